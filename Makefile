@@ -1,0 +1,19 @@
+# Each target sets up .venv when needed. Without make (Windows): py tools\course.py lab
+PYTHON ?= python3
+COURSE = $(PYTHON) tools/course.py
+
+.PHONY: lab test course notebooks badges bench clean
+lab:        ## JupyterLab, opened on notebook 00
+	$(COURSE) lab
+test:       ## ruff, unit tests, every notebook under nbval with the network off
+	$(COURSE) test
+course:     ## run every notebook here and write HTML pages to build/course
+	$(COURSE) course
+notebooks:  ## rebuild the committed notebooks from notebooks/src; ONLY=01 for one
+	$(COURSE) notebooks $(ONLY)
+badges:     ## make badges REPO=owner/name: Colab links and clone address of your fork
+	$(COURSE) badges $(REPO)
+bench:      ## measured comparisons
+	$(COURSE) bench
+clean:
+	rm -rf .venv build

@@ -1,0 +1,40 @@
+"""The small helper module behind the course's notebooks.
+
+Public names are gathered here; `from ddpm_helpers import viz` loads the plotting part, and matplotlib with it.
+"""
+
+from .data import DataError, ImageData, batches, load_images, read_idx, to_float, to_uint8
+from .digits import synthetic_digits
+from .exercises import AnswerError, EquationError, check, show_solution, verify
+from .nets import BasicUNet, count_parameters
+from .sampling import Step, naive_step, naive_trajectory
+from .schedule import corrupt, per_image
+from .training import budget, default_device, naive_loss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnswerError",
+    "BasicUNet",
+    "DataError",
+    "EquationError",
+    "ImageData",
+    "Step",
+    "batches",
+    "budget",
+    "check",
+    "corrupt",
+    "count_parameters",
+    "default_device",
+    "load_images",
+    "naive_loss",
+    "naive_step",
+    "naive_trajectory",
+    "per_image",
+    "read_idx",
+    "show_solution",
+    "synthetic_digits",
+    "to_float",
+    "to_uint8",
+    "verify",
+]

@@ -1,0 +1,366 @@
+"""Images: where they come from, and their two forms (uint8 outside the models, floats inside)."""
+
+import difflib
+import gzip
+import http.client
+import os
+import queue
+import socket
+import struct
+import tempfile
+import threading
+import time
+import urllib.request
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from .digits import synthetic_digits
+
+NETWORK_SECONDS = 5  # how long a host may stay silent before we go on without it
+DATASETS = {"mnist": "MNIST", "fashion": "FashionMNIST", "cifar10": "CIFAR10"}  # torchvision's classes
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+
+
+class DataError(ValueError):
+    """Data that cannot be read or had: the message names the file or argument, and says what to do."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set in memory."""
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64, an index into `classes`
+    classes: tuple[str, ...]
+    source: str  # one sentence: what these images are and where they came from
+
+    def __repr__(self) -> str:
+        return f"ImageData({tuple(self.images.shape)} {self.images.dtype}, {len(self.classes)} classes: {self.source})"
+
+
+def load_images(
+    name: str | Path = "mnist", *, train: bool = True, size: int | None = None, strict: bool = False
+) -> ImageData:
+    """Load a data set, from the nearest place that has it.
+
+    "mnist", "fashion" and "cifar10" are looked for in the data folder (the environment variable DDPM_DATA, else
+    `data` in the working directory; torchvision's layout, IDX files packed or not), then in the cache of an earlier
+    download, then downloaded by torchvision, which verifies checksums. Where the network does not answer within
+    5 seconds or the download fails, drawn digits stand in, with one warning. "digits" asks for the drawn digits.
+    Anything else is a folder of pictures: one sub-folder a class, or all in one.
+
+    Args:
+        name: "mnist", "fashion", "cifar10", "digits", or the path of a folder of pictures.
+        train: the training half or the test half; a folder of pictures has one part only and ignores this.
+        size: for a folder of pictures: crop and resize each to size x size pixels.
+        strict: raise instead of standing in drawn digits.
+
+    Returns:
+        `ImageData` with images (N, C, H, W) uint8 in 0 ... 255.
+
+    Raises:
+        DataError: for an unknown name, a damaged file, a folder without usable pictures, or under `strict` where
+            the data cannot be had.
+    """
+    if name == "digits":
+        return _drawn_digits(train, "Drawn digits made by ddpm_helpers.synthetic_digits; no download.")
+    if name not in DATASETS:
+        return load_folder(_existing_folder(name), size=size)
+    folder = data_folder()
+    for root, place in ((folder, f"the data folder {folder}"), (_cache() / name, "an earlier download")):
+        found = _load_torchvision(name, root, train)
+        if found:
+            return ImageData(*found, f"{DATASETS[name]}, {_half(train)} images, from {place}.")
+    problem = _download(name)
+    if not problem:
+        return ImageData(
+            *_load_torchvision(name, _cache() / name, train),
+            f"{DATASETS[name]}, {_half(train)} images, downloaded by torchvision.",
+        )
+    advice = f"To use the real images, put torchvision's {DATASETS[name]} files into {folder} or set DDPM_DATA."
+    if strict:
+        raise DataError(f"{DATASETS[name]} cannot be had: {problem}. {advice}")
+    warnings.warn(f"Drawn digits stand in for {DATASETS[name]}: {problem}. {advice}", stacklevel=2)
+    source = f"Drawn digits, standing in for {DATASETS[name]} ({problem})."
+    return _drawn_digits(train, source, colour=name == "cifar10")
+
+
+def data_folder() -> Path:
+    """The user's data folder: the environment variable DDPM_DATA, else `data` in the working directory.
+
+    Raises:
+        DataError: if DDPM_DATA names a folder that does not exist.
+    """
+    chosen = os.environ.get("DDPM_DATA")
+    if chosen and not Path(chosen).expanduser().is_dir():
+        raise DataError(f"DDPM_DATA is set to {chosen!r}, which is not a folder: correct it, or unset it")
+    return Path(chosen or "data").expanduser().absolute()
+
+
+def read_idx(path: str | Path) -> np.ndarray:
+    """Read an IDX file, the format of MNIST, plain or gzipped (told by its first bytes, not by its name).
+
+    The header is two zero bytes, a type code, the number of axes, then the length of each axis as a big-endian
+    32-bit integer; the values follow, last axis fastest.
+
+    Returns:
+        array in the machine's byte order with the shape that the header announces.
+
+    Raises:
+        DataError: if the file is not IDX, or is shorter or longer than its header says; nothing is allocated for
+            values that are not there.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            stream = gzip.open(file) if packed else file
+            return _parse_idx(stream, path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: damaged gzip file ({error}); fetch it again") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _parse_idx(stream, path: Path) -> np.ndarray:
+    head = stream.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0":
+        hint = "; the name says gzip, the content is not" if path.suffix == ".gz" and head else ""
+        raise DataError(f"{path}: not an IDX file: it must start with two zero bytes, found {head[:2]!r}{hint}")
+    code, axes = head[2], head[3]
+    if code not in IDX_TYPES:
+        known = ", ".join(f"0x{c:02x}" for c in IDX_TYPES)
+        raise DataError(f"{path}: unknown IDX type code 0x{code:02x}; the format knows {known}")
+    sizes = stream.read(4 * axes)
+    if len(sizes) < 4 * axes:
+        raise DataError(f"{path}: truncated: the header announces {axes} axes, the file ends before their lengths")
+    shape = struct.unpack(f">{axes}I", sizes)
+    dtype = np.dtype(IDX_TYPES[code])
+    expected = dtype.itemsize * int(np.prod(shape, dtype=object))
+    body = _read_at_most(stream, expected + 1)
+    if len(body) != expected:
+        found = "more" if len(body) > expected else f"{len(body):,}"
+        raise DataError(
+            f"{path}: the header announces {' x '.join(map(str, shape))} values, {expected:,} bytes; "
+            f"the file holds {found}: {'truncated' if len(body) < expected else 'too long'}, fetch it again"
+        )
+    return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _read_at_most(stream, limit: int) -> bytearray:
+    """Up to `limit` bytes, in pieces: a lying header must not make us allocate what is not there."""
+    body = bytearray()
+    while len(body) < limit and (piece := stream.read(min(1 << 20, limit - len(body)))):
+        body += piece
+    return body
+
+
+def load_folder(folder: Path, *, size: int | None = None) -> ImageData:
+    """Load a folder of pictures: one sub-folder a class, or all pictures in one folder (one class).
+
+    Pictures become RGB unless all are grey. `size` crops each to a square from the middle and resizes it.
+
+    Raises:
+        DataError: if there is no picture, one cannot be read, or sizes differ and `size` is not given.
+    """
+    from PIL import Image, ImageOps
+
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
+    if not files:
+        raise DataError(f"{folder}: no pictures here; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    pictures = []
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                picture = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{file}: cannot be read as a picture ({error}); remove or replace it") from error
+        picture = ImageOps.fit(picture, (size, size)) if size else picture
+        if pictures and picture.size != pictures[0].size:
+            raise DataError(
+                f"pictures differ in size: {files[0].name} is {_by(pictures[0])}, {file.name} is {_by(picture)}; "
+                "load_images(folder, size=32) crops and resizes them all"
+            )
+        pictures.append(picture)
+    mode = "L" if all(p.mode == "L" for p in pictures) else "RGB"
+    pixels = np.stack([np.asarray(p.convert(mode)) for p in pictures])  # (N, H, W) or (N, H, W, 3)
+    images = torch.from_numpy(pixels.reshape(*pixels.shape[:3], -1)).permute(0, 3, 1, 2).contiguous()
+    owners = [f.relative_to(folder).parts[0] if f.parent != folder else folder.name for f in files]
+    classes = tuple(sorted(set(owners)))
+    labels = torch.tensor([classes.index(owner) for owner in owners])
+    return ImageData(images, labels, classes, f"{len(files):,} pictures from the folder {folder}.")
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 images 0 ... 255 -> float32 in [-1, 1], the range inside every diffusion model here.
+
+    Raises:
+        TypeError: if `images` is not uint8.
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(f"to_float: expected uint8 images in 0 ... 255, got {images.dtype}")
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Float images in [-1, 1] -> uint8 in 0 ... 255, rounded; values outside are clipped, never wrapped.
+
+    Raises:
+        TypeError: if `x` is not a float tensor.
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"to_uint8: expected float images in [-1, 1], got {x.dtype}")
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def batches(images: Tensor, batch_size: int, steps: int, *, seed: int = 0, start: int = 0) -> Iterator[Tensor]:
+    """Yield `steps - start` batches of `images` (N, ...), reshuffled each epoch, every image once an epoch.
+
+    The order depends on (seed, step) alone, so a run that stops at a step goes on there with `start=step`. The
+    last batch of an epoch is smaller where batch_size does not divide N.
+
+    Raises:
+        ValueError: if there are no images or batch_size is below 1.
+    """
+    if not len(images) or batch_size < 1:
+        raise ValueError(f"batches: need images and a batch_size >= 1, got {len(images)} and {batch_size}")
+    per_epoch = -(-len(images) // batch_size)
+    epoch = None
+    for step in range(start, steps):
+        if epoch != step // per_epoch:
+            epoch = step // per_epoch
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            order = torch.randperm(len(images), generator=generator).to(images.device)
+        first = step % per_epoch * batch_size
+        yield images[order[first : first + batch_size]]
+
+
+def _half(train: bool) -> str:
+    return "training" if train else "test"
+
+
+def _by(picture) -> str:
+    return "x".join(map(str, picture.size))
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddpm_helpers"
+
+
+def _existing_folder(name: str | Path) -> Path:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    near = difflib.get_close_matches(str(name).lower(), [*DATASETS, "digits"], n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise DataError(
+        f"load_images: {str(name)!r} is neither a folder nor one of {', '.join([*DATASETS, 'digits'])}{hint}"
+    )
+
+
+def _drawn_digits(train: bool, source: str, colour: bool = False) -> ImageData:
+    images, labels = synthetic_digits(10_000, size=32 if colour else 28, seed=0 if train else 1)
+    if colour:  # a random ink on a random paper for each image
+        generator = torch.Generator().manual_seed(int(train))
+        ink, paper = torch.rand((2, len(images), 3, 1, 1), generator=generator)
+        images = (paper * 255 + (ink - paper) * images).to(torch.uint8)
+    return ImageData(images, labels, tuple("0123456789"), f"{source[:-1]}, {_half(train)} seed.")
+
+
+def _load_torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor, tuple[str, ...]] | None:
+    """Images, labels and class names from a folder in torchvision's layout; None if they are not there."""
+    if name == "cifar10":
+        if not (root / "cifar-10-batches-py").is_dir():
+            return None
+        from torchvision.datasets import CIFAR10
+
+        try:
+            dataset = CIFAR10(root, train=train, download=False)  # verifies checksums before it reads
+        except RuntimeError as error:
+            raise DataError(f"{root / 'cifar-10-batches-py'}: incomplete or altered; fetch it again") from error
+        images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+        return images, torch.tensor(dataset.targets), tuple(dataset.classes)
+    half = "train" if train else "t10k"
+    raw = root / DATASETS[name] / "raw"
+    files = [_plain_or_packed(raw / f"{half}-{part}-ubyte") for part in ("images-idx3", "labels-idx1")]
+    if None in files:
+        return None
+    images, labels = (torch.from_numpy(read_idx(file)) for file in files)
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+        raise DataError(
+            f"{files[0]} and {files[1]} do not fit together: shapes {tuple(images.shape)} and "
+            f"{tuple(labels.shape)}, expected (N, H, W) and (N,)"
+        )
+    fashion = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+    classes = fashion if name == "fashion" else "0123456789"
+    return images[:, None], labels.long(), tuple(classes)
+
+
+def _plain_or_packed(path: Path) -> Path | None:
+    return next((p for p in (path, path.with_name(path.name + ".gz")) if p.is_file()), None)
+
+
+def _download(name: str) -> str | None:
+    """Download into the cache; None if that went well, else what went wrong, as half a sentence.
+
+    Processes wait for each other at a lock, and a download becomes visible only when it is complete.
+    """
+    from torchvision import datasets
+
+    dataset = getattr(datasets, DATASETS[name])
+    urls = [CIFAR10_URL] if name == "cifar10" else [m + dataset.resources[0][0] for m in dataset.mirrors]
+    if not _any_answers(urls):
+        return "no download host can be reached"
+    target, timeout = _cache() / name, socket.getdefaulttimeout()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            if target.exists():  # another process was faster
+                return None
+            socket.setdefaulttimeout(NETWORK_SECONDS)  # a silent host must not hang the notebook
+            root = Path(temporary) / name
+            dataset(root, train=True, download=True)
+            for archive in root.rglob("*.gz"):  # unpacked by now
+                archive.unlink()
+            root.rename(target)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        where = f" into {target.parent}" if isinstance(error, PermissionError) else ""
+        return f"the download{where} failed ({str(error).splitlines()[0]})"
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return None
+
+
+def _any_answers(urls: list[str]) -> bool:
+    """True as soon as one of the hosts answers; all are asked at once, for 5 seconds at most."""
+    answers: queue.Queue[bool] = queue.Queue()
+
+    def ask(url: str) -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "ddpm_helpers"})
+            urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
+            answers.put(True)
+        except (OSError, ValueError):
+            answers.put(False)
+
+    for url in urls:  # daemon threads: looking up a host's name can hang, and must not hold up the exit
+        threading.Thread(target=ask, args=(url,), daemon=True).start()
+    deadline = time.monotonic() + NETWORK_SECONDS
+    for _ in urls:
+        try:
+            if answers.get(timeout=max(deadline - time.monotonic(), 0)):
+                return True
+        except queue.Empty:
+            return False
+    return False

@@ -1,0 +1,36 @@
+"""Exercises of notebook 00: a first taste."""
+
+import torch
+
+from ..data import to_float
+from .core import Exercise
+
+
+def _images() -> list[tuple]:
+    ramp = torch.arange(256, dtype=torch.uint8)  # every value once: nothing can hide
+    return [(ramp.reshape(4, 2, 32, 1),), (ramp[:120].reshape(5, 2, 3, 4),)]
+
+
+Exercise(
+    tag="0.1",
+    reference=to_float,
+    cases=_images,
+    mistakes={
+        "It looks as if you computed in uint8: 2 * 200 wraps around to 144 there. Call .float() first.": (
+            lambda images: (images * 2).float() / 255 - 1
+        ),
+        "It looks as if you stopped at [0, 1]: 0 must become -1 and 255 must become 1.": (
+            lambda images: images.float() / 255
+        ),
+        "It looks as if you divided by 256 or 128: then 255, the brightest value, does not become 1.": (
+            lambda images: images.float() / 128 - 1
+        ),
+        "It looks as if you subtracted 1 before doubling: [0, 1] became [-2, 0].": (
+            lambda images: 2 * (images.float() / 255 - 1)
+        ),
+        "It looks as if the images were rescaled by their own smallest and largest value. "
+        "A fixed scale is wanted: the same grey must become the same number in every image.": (
+            lambda images: 2 * (images - images.min()).float() / (images.max() - images.min()).float() - 1
+        ),
+    },
+)

@@ -1,0 +1,90 @@
+"""Exercises of notebook 01: corrupt, the loss, and one sampling step."""
+
+import torch
+import torch.nn.functional as F
+
+from ..sampling import naive_step
+from ..schedule import corrupt, per_image
+from ..training import naive_loss
+from .core import Exercise
+
+
+def _batch(*shape: int) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    x, noise = (torch.rand(shape, generator=generator) for _ in range(2))
+    return x, torch.linspace(0, 1, shape[0]), noise
+
+
+def half_and_a_bit(x, t=None):
+    """Stands in for a network: cheap, and its output is neither its input nor the target."""
+    return 0.5 * x + 0.1
+
+
+Exercise(
+    tag="1.1",
+    reference=corrupt,
+    cases=lambda: [_batch(5, 3, 4, 2), _batch(3, 1, 2, 5), _batch(4, 1, 4, 4)],
+    mistakes={
+        "It looks as if the two weights are swapped: amount 0 must return the clean image.": (
+            lambda x, amount, noise: per_image(amount, x) * x + (1 - per_image(amount, x)) * noise
+        ),
+        "It looks as if the image keeps its full strength: weight it by 1 - amount.": (
+            lambda x, amount, noise: x + per_image(amount, x) * noise
+        ),
+        "It looks as if the noise has its full strength: weight it by amount.": (
+            lambda x, amount, noise: (1 - per_image(amount, x)) * x + noise
+        ),
+        "It looks as if amount, shape (B,), met the last axis of the images. Give it three more axes: "
+        "amount.reshape(-1, 1, 1, 1).": lambda x, amount, noise: (1 - amount) * x + amount * noise,
+        "It looks as if amount was reshaped to (B, 1, 1): broadcasting then lines it up with the channels. "
+        "It needs (B, 1, 1, 1).": (
+            lambda x, amount, noise: (1 - amount.reshape(-1, 1, 1)) * x + amount.reshape(-1, 1, 1) * noise
+        ),
+    },
+)
+
+Exercise(
+    tag="1.2",
+    reference=naive_loss,
+    cases=lambda: [(half_and_a_bit, *_batch(5, 3, 4, 2)), (half_and_a_bit, *_batch(3, 1, 2, 5))],
+    mistakes={
+        "It looks as if the prediction is compared with the corrupted images: the target is the clean x.": (
+            lambda model, x, amount, noise: F.mse_loss(
+                model(corrupt(x, amount, noise)), corrupt(x, amount, noise)
+            )
+        ),
+        "It looks as if the prediction is compared with the noise: the target is the clean x.": (
+            lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), noise)
+        ),
+        "It looks as if the network is shown the clean images: it must see the corrupted ones.": (
+            lambda model, x, amount, noise: F.mse_loss(model(x), x)
+        ),
+        "It looks as if the squared errors are summed, not averaged: then the loss grows with the batch.": (
+            lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), x, reduction="sum")
+        ),
+        "It looks as if absolute errors were averaged: square them.": (
+            lambda model, x, amount, noise: F.l1_loss(model(corrupt(x, amount, noise)), x)
+        ),
+    },
+)
+
+Exercise(
+    tag="1.3",
+    reference=naive_step,
+    cases=lambda: [(*_batch(5, 3, 4, 2)[::2], i, 7) for i in (0, 3, 6)],
+    mistakes={
+        "It looks as if every step moves the share 1 / steps: the last step would then stop short of the "
+        "prediction. Divide by the steps that are left.": (
+            lambda x, x0_hat, i, steps: x + (x0_hat - x) / steps
+        ),
+        "It looks as if the two images are swapped: start at x and move towards x0_hat.": (
+            lambda x, x0_hat, i, steps: x0_hat + (x - x0_hat) / (steps - i)
+        ),
+        "It looks as if the count is off by one: in step i, counted from 0, there are steps - i left.": (
+            lambda x, x0_hat, i, steps: x + (x0_hat - x) / (steps - i + 1)
+        ),
+        "It looks as if the difference points the wrong way: x0_hat - x leads to the prediction.": (
+            lambda x, x0_hat, i, steps: x + (x - x0_hat) / (steps - i)
+        ),
+    },
+)
