@@ -28,6 +28,7 @@ NETWORK_SECONDS = 5  # how long a host may stay silent before we go on without i
 DATASETS = {"mnist": "MNIST", "fashion": "FashionMNIST", "cifar10": "CIFAR10"}  # torchvision's classes
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
@@ -124,8 +125,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            stream = gzip.open(file) if packed else file
+        with gzip.open(path) if packed else open(path, "rb") as stream:
             return _parse_idx(stream, path)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: damaged gzip file ({error}); fetch it again") from error
@@ -302,8 +302,7 @@ def _load_torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tenso
             f"{files[0]} and {files[1]} do not fit together: shapes {tuple(images.shape)} and "
             f"{tuple(labels.shape)}, expected (N, H, W) and (N,)"
         )
-    fashion = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
-    classes = fashion if name == "fashion" else "0123456789"
+    classes = FASHION if name == "fashion" else "0123456789"
     return images[:, None], labels.long(), tuple(classes)
 
 

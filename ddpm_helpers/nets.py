@@ -1,6 +1,5 @@
 """The networks. One signature for all: forward(x (B, C, H, W) float, t (B,)) -> (B, C, H, W)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,7 +42,10 @@ class BasicUNet(nn.Module):
 
 
 def check_image_batch(x: Tensor, *, channels: int, multiple: int, net: str) -> None:
-    """Raise a ValueError that says what to change if `x` is not a float (B, channels, H, W) with H, W % multiple == 0."""
+    """Raise a ValueError that says what to change if `x` does not suit a net.
+
+    It must be a float tensor (B, channels, H, W) whose H and W are divisible by `multiple`.
+    """
     if not isinstance(x, Tensor) or x.ndim != 4:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{net}: expected images (B, {channels}, H, W), got {shape}; one image needs x[None]")

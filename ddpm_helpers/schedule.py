@@ -4,7 +4,6 @@ Contract for everything here: images `x` are float tensors of shape (B, ...), ba
 as an amount has shape (B,). Randomness is an argument, so every function is pure.
 """
 
-import torch
 from torch import Tensor
 
 
@@ -51,7 +50,5 @@ def corrupt(x: Tensor, amount: Tensor, noise: Tensor) -> Tensor:
         raise ValueError(f"corrupt: noise has shape {tuple(noise.shape)}, images have {tuple(x.shape)}")
     weight = per_image(amount, x)  # (B, 1, 1, 1)
     if not bool(((weight >= 0) & (weight <= 1)).all()):
-        raise ValueError(
-            f"corrupt: amounts must lie in [0, 1], got {amount.min().item():g} to {amount.max().item():g}"
-        )
+        raise ValueError(f"corrupt: amounts must lie in [0, 1], got {amount.min().item():g} to {amount.max().item():g}")
     return (1 - weight) * x + weight * noise

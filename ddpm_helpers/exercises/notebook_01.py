@@ -49,9 +49,7 @@ Exercise(
     cases=lambda: [(half_and_a_bit, *_batch(5, 3, 4, 2)), (half_and_a_bit, *_batch(3, 1, 2, 5))],
     mistakes={
         "It looks as if the prediction is compared with the corrupted images: the target is the clean x.": (
-            lambda model, x, amount, noise: F.mse_loss(
-                model(corrupt(x, amount, noise)), corrupt(x, amount, noise)
-            )
+            lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), corrupt(x, amount, noise))
         ),
         "It looks as if the prediction is compared with the noise: the target is the clean x.": (
             lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), noise)
@@ -74,9 +72,7 @@ Exercise(
     cases=lambda: [(*_batch(5, 3, 4, 2)[::2], i, 7) for i in (0, 3, 6)],
     mistakes={
         "It looks as if every step moves the share 1 / steps: the last step would then stop short of the "
-        "prediction. Divide by the steps that are left.": (
-            lambda x, x0_hat, i, steps: x + (x0_hat - x) / steps
-        ),
+        "prediction. Divide by the steps that are left.": (lambda x, x0_hat, i, steps: x + (x0_hat - x) / steps),
         "It looks as if the two images are swapped: start at x and move towards x0_hat.": (
             lambda x, x0_hat, i, steps: x0_hat + (x - x0_hat) / (steps - i)
         ),

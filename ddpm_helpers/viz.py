@@ -1,0 +1,158 @@
+"""Pictures. Images are clipped to their range, never rescaled by their own extremes: drift must stay visible."""
+
+import io
+import sys
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import Image, display
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito: told apart by all
+GAP = 2  # white pixels between images
+STYLE = {
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 11,
+    "figure.facecolor": "white",
+}
+
+
+def subplots(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (7.0, 3.2)):
+    """`matplotlib.pyplot.subplots` in the course's style; `size` is width and height in inches."""
+    with plt.rc_context(STYLE):
+        return plt.subplots(rows, columns, figsize=size, layout="constrained")
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure with a text `alt` for those who cannot see it, and close it."""
+    display(_picture(figure, alt))
+    plt.close(figure)
+
+
+def image_grid(images: Tensor, *, alt: str, columns: int = 8, value_range: tuple[float, float] = (-1, 1)) -> None:
+    """Show images (N, C, H, W) in a grid, row by row.
+
+    Args:
+        images: uint8, or floats within `value_range`; what lies outside is clipped.
+        alt: text for those who cannot see the picture.
+        columns: images per row.
+        value_range: the floats shown as black and as white.
+    """
+    rows = [images[i : i + columns] for i in range(0, len(images), columns)]
+    image_rows({str(i): row for i, row in enumerate(rows)}, alt=alt, value_range=value_range, names=False)
+
+
+def image_rows(
+    rows: dict[str, Tensor],
+    *,
+    alt: str,
+    titles: list[str] | None = None,
+    value_range: tuple[float, float] = (-1, 1),
+    names: bool = True,
+) -> None:
+    """Show rows of images under each other: the dictionary's keys name the rows, `titles` the columns.
+
+    Args:
+        rows: name -> images (N, C, H, W), uint8 or floats within `value_range` (clipped).
+        alt: text for those who cannot see the picture.
+        titles: one per column.
+        value_range: the floats shown as black and as white.
+        names: write the keys beside the rows.
+
+    Raises:
+        ValueError: if a row is not (N, C, H, W) with 1 or 3 channels.
+    """
+    canvas, (height, width) = _mosaic([_pixels(images, value_range) for images in rows.values()])
+    inches = 0.85 / height  # per pixel: each image is 0.85 inches high
+    size = (canvas.shape[1] * inches + 1.3 * names, canvas.shape[0] * inches + 0.3 * bool(titles))
+    figure, axis = subplots(size=size)
+    axis.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.spines[:].set_visible(False)
+    middles = [(i + 0.5) * (height + GAP) for i in range(len(rows))]
+    axis.set_yticks(middles if names else [], rows if names else [])
+    middles = [(i + 0.5) * (width + GAP) for i in range(len(titles or []))]
+    axis.set_xticks(middles, titles or [])
+    axis.tick_params(length=0, labelbottom=False, labeltop=True)
+    show(figure, alt)
+
+
+class LiveLoss:
+    """A progress bar and a loss curve that grow while a training loop runs; call it once a step with the loss.
+
+    Losses stay on the device until the curve is drawn, so that watching does not slow training down.
+
+    Args:
+        steps: number of calls to come.
+        label: what the vertical axis shows.
+        mean_over: draw means over this many steps; also the length of what `means` averages.
+        seconds: time between two drawings.
+    """
+
+    def __init__(self, steps: int, *, label: str = "loss", mean_over: int = 50, seconds: float = 3.0):
+        self.steps, self.label, self.mean_over, self.seconds = steps, label, mean_over, seconds
+        self.losses: list[Tensor] = []
+        self.handle = display(self._picture(), display_id=True)
+        self.drawn = time.monotonic()
+        self.bar = tqdm(total=steps, unit="step", mininterval=1.0, ncols=88, file=sys.stdout)
+
+    def __call__(self, loss: Tensor) -> None:
+        self.losses.append(loss.detach())
+        self.bar.update()
+        last = len(self.losses) == self.steps
+        if last or time.monotonic() - self.drawn > self.seconds:
+            if self.handle:  # there is none outside of a notebook
+                self.handle.update(self._picture())
+            self.drawn = time.monotonic()
+        if last:
+            self.bar.close()
+
+    def means(self, length: int) -> list[float]:
+        """Mean losses of consecutive stretches of `length` steps (an epoch, say), an incomplete last one left out."""
+        losses = torch.stack(self.losses).float()
+        return losses[: len(losses) // length * length].reshape(-1, length).mean(1).tolist()
+
+    def _picture(self) -> Image:
+        length = min(self.mean_over, max(1, len(self.losses) // 4))
+        means = self.means(length) if self.losses else []
+        figure, axis = subplots(size=(7, 2.6))
+        axis.plot([length * (i + 1) for i in range(len(means))], means)
+        axis.set(xlim=(0, self.steps), xlabel="step", ylabel=f"{self.label}\n(mean of {length} steps)")
+        axis.set_yscale("log")
+        fall = f": it falls from {means[0]:.4f} to {means[-1]:.4f}" if means else ""
+        picture = _picture(figure, f"Curve of {self.label} over {len(self.losses)} steps{fall}")
+        plt.close(figure)
+        return picture
+
+
+def _picture(figure: Figure, alt: str) -> Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return Image(buffer.getvalue(), alt=alt)
+
+
+def _mosaic(rows: list[np.ndarray]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Put rows of pictures on one white canvas; one drawing is much faster than one per picture."""
+    height, width = rows[0].shape[1:3]
+    colour = any(row.ndim == 4 for row in rows)
+    columns = max(len(row) for row in rows)
+    canvas = np.ones((len(rows) * (height + GAP) - GAP, columns * (width + GAP) - GAP) + (3,) * colour, np.float32)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row[..., None] if colour and row.ndim == 3 else row):
+            top, left = i * (height + GAP), j * (width + GAP)
+            canvas[top : top + height, left : left + width] = picture
+    return canvas, (height, width)
+
+
+def _pixels(images: Tensor, value_range: tuple[float, float]):
+    """(N, C, H, W) -> array (N, H, W) or (N, H, W, 3) of floats in [0, 1]."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"expected images (N, C, H, W) with 1 or 3 channels, got shape {tuple(images.shape)}")
+    low, high = (0, 255) if images.dtype == torch.uint8 else value_range
+    x = ((images.detach().float().cpu() - low) / (high - low)).clamp(0, 1)
+    return x[:, 0].numpy() if x.shape[1] == 1 else x.permute(0, 2, 3, 1).numpy()
