@@ -9,7 +9,7 @@ from .exercises import AnswerError, EquationError, check, show_solution, verify
 from .nets import BasicUNet, count_parameters
 from .sampling import Step, naive_step, naive_trajectory
 from .schedule import corrupt, per_image
-from .training import budget, default_device, naive_loss
+from .training import budget, default_device, environment_report, naive_loss
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ __all__ = [
     "corrupt",
     "count_parameters",
     "default_device",
+    "environment_report",
     "load_images",
     "naive_loss",
     "naive_step",

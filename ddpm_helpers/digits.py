@@ -99,6 +99,8 @@ def synthetic_digits(n: int = 10_000, size: int = 28, seed: int = 0) -> tuple[to
         raise ValueError(f"n must be at least 1, got {n}")
     if size < 8:
         raise ValueError(f"size must be at least 8 pixels, got {size}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % 10)
     style = rng.integers(1_000_000, size=n)

@@ -1,7 +1,9 @@
 """Training: how long, on what, and what is minimised."""
 
 import os
+import platform
 from collections.abc import Callable
+from importlib.metadata import version
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,23 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def environment_report() -> str:
+    """What to paste into a question: versions, device, precision and the variables that change a run."""
+    device = default_device()
+    names = {"cuda": lambda: torch.cuda.get_device_name(), "mps": lambda: "Apple GPU"}
+    packages = ("torch", "torchvision", "numpy", "matplotlib", "einops", "ipywidgets")
+    settings = {name: os.environ.get(name, "not set") for name in ("DDPM_DATA", "DDPM_BUDGET", "DDPM_STRICT")}
+    lines = {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "ddpm_helpers": version("ddpm-helpers"),
+        **{package: version(package) for package in packages},
+        "device": f"{device.type}, {names.get(device.type, lambda: f'{torch.get_num_threads()} threads')()}",
+        **settings,
+    }
+    return "\n".join(f"{name:<14}{value}" for name, value in lines.items())
 
 
 def budget(*, gpu: int, cpu: int, quick: int) -> int:

@@ -123,7 +123,8 @@ class LiveLoss:
         figure, axis = subplots(size=(7, 2.6))
         axis.plot([length * (i + 1) for i in range(len(means))], means)
         axis.set(xlim=(0, self.steps), xlabel="step", ylabel=f"{self.label}\n(mean of {length} steps)")
-        axis.set_yscale("log")
+        if means:  # a logarithmic axis needs data
+            axis.set_yscale("log")
         fall = f": it falls from {means[0]:.4f} to {means[-1]:.4f}" if means else ""
         picture = _picture(figure, f"Curve of {self.label} over {len(self.losses)} steps{fall}")
         plt.close(figure)

@@ -205,7 +205,7 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         parts = (_difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
         return next((part for part in parts if part), None)
     if actual is None:
-        return "It returned None: is there a return in front of the result?"
+        return None if expected is None else "It returned None: is there a return in front of the result?"
     if not isinstance(expected, Tensor):
         expected, actual = _as_number(expected), _as_number(actual)
         if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
@@ -216,8 +216,10 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return f"Expected {_summary(expected)}, got {_summary(actual)}."
     if not expected.numel():
         return None
-    error = (actual.double() - expected.double()).abs().max().item()
-    if error <= tolerance * max(expected.double().abs().max().item(), 1e-30):
+    actual, expected = actual.double(), expected.double()
+    agree = (actual == expected) | (actual.isnan() & expected.isnan())
+    error = torch.where(agree, 0.0, (actual - expected).abs()).max().item()
+    if error <= tolerance * expected.nan_to_num(0, 0, 0).abs().max().item():
         return None
     return f"Shape and dtype are right, values are not: the largest error is {error:.3g}."
 
@@ -227,11 +229,9 @@ def _as_number(value: Any) -> Any:
 
 
 def _explain(error: Exception) -> str:
-    line = traceback.extract_tb(error.__traceback__)[-1].line if error.__traceback__ else None
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
     if frames:
-        line = frames[0].line
-        return f"It stopped with {type(error).__name__}: {error}\n  in the line: {line}"
+        return f"It stopped with {type(error).__name__}: {error}\n  in the line: {frames[0].line}"
     return f"It does not work: {error}."
 
 

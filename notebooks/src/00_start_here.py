@@ -1,0 +1,155 @@
+# %% [markdown]
+# # Start here
+#
+# ![Five rows: on the left noise turns into digits, on the right the network's guesses](../figures/01_five_steps.png)
+# *Top to bottom: noise becomes digits in five small steps (left), led by what a network predicts at each step (right).
+# You train this network in the next notebook.*
+#
+# **You will** check your machine, look at the data byte by byte, and solve a first exercise that marks itself.
+# **You need** a little Python and the idea of an average. **Time** 5 minutes of reading; the cells run in 10 seconds
+# on a laptop with 2 cores, and no GPU is needed.
+
+# %% [markdown]
+# ## How to read these notebooks
+#
+# Run the cells from top to bottom: click one, press Shift-Enter, read what appears, go on. Every notebook runs alone,
+# so you can start anywhere, and every one works without a network. The first cell makes sure that the course's helper
+# module is there.
+
+# %% tags=["setup"]
+REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
+try:
+    import ddpm_helpers
+except ImportError:
+    assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
+    get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
+
+import gzip
+import struct
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from ddpm_helpers import check, environment_report, load_images, read_idx, to_uint8, verify, viz
+
+# %% [markdown]
+# ## Your machine
+#
+# If something goes wrong later, paste this report into your question. It is the first thing that anybody will ask for.
+
+# %%
+print(environment_report())
+
+# %% [markdown]
+# ## The data
+#
+# Most of the course uses MNIST: handwritten digits, scanned around 1990, 28 x 28 grey pixels each. `load_images` takes
+# them from your data folder if they are there, else downloads them, and where there is no network it draws digits of
+# its own. The last line below says which of the three happened to you.
+
+# %%
+data = load_images("mnist")
+print(tuple(data.images.shape), data.images.dtype)  # (N, C, H, W): images, channels, height, width
+print(data.source)
+
+# %%
+viz.image_grid(data.images[:32], columns=16, alt="32 handwritten digits, white on black, in two rows")
+
+# %% [markdown]
+# *Look for two digits of the same kind that differ a lot: slant, thickness, an open or a closed loop. A model that has
+# learned only "the average digit" would lose exactly these differences. That is the failure to watch for.*
+#
+# ## What is in the file
+#
+# The files of MNIST have a format of their own, IDX, and it is simple enough to read by hand. First comes a header: two
+# zero bytes, a code for the type of the values (8 means uint8), the number of axes, and then the length of each axis as
+# a 32-bit integer, most significant byte first. After the header there is nothing but values. Let us write such a file
+# with three images, compress it as the original files are, and look at its first 16 bytes.
+
+# %%
+three = data.images[:3, 0]  # (3, 28, 28)
+folder = TemporaryDirectory()
+path = Path(folder.name) / "three-images-idx3-ubyte.gz"
+header = struct.pack(">4B3I", 0, 0, 8, 3, *three.shape)
+path.write_bytes(gzip.compress(header + three.numpy().tobytes()))
+print(header.hex(" ", 4))
+
+# %% [markdown]
+# *Four groups of four bytes. The first ends in `08 03`: type 8, three axes. Then 3 images of `1c` by `1c`, which is
+# hexadecimal for 28. `read_idx` does the reverse, and refuses a file that is shorter or longer than its header says.*
+
+# %% tags=["nbval-check-output"]
+print(read_idx(path).shape, (read_idx(path) == three.numpy()).all())
+
+# %% [markdown]
+# ## Two forms of an image
+#
+# On disk and in memory an image is uint8: integers from 0 (black) to 255 (white). Inside a diffusion model it is a
+# float between -1 and 1, so that mid-grey is 0 and an image has about the size of the noise that we shall add to it.
+# With $u$ for the integer and $x$ for the float:
+#
+# $$x = \frac{2u}{255} - 1 \tag{0.1}$$
+#
+# ## Exercise 0.1 - `to_float`
+#
+# Exercises look like this one: a function with `...` where your lines go, and `check` under it. Run the cell as it
+# stands first. You are told that the exercise is yours to write, and the notebook goes on with the course's own version.
+# So nothing breaks if you skip one.
+#
+# Then write it: turn uint8 images of any shape into floats by (0.1). One line is enough.
+
+# %% tags=["exercise", "nbval-check-output"]
+def to_float(images):
+    ...  # one line
+
+
+to_float = check(to_float)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `images.float()` makes floats of the integers. Do that before you multiply.
+#
+# </details>
+#
+# Before you leave, give a wrong answer on purpose. Return `images * 2 / 255 - 1`, without `.float()`, and run the cell
+# again. Guess first what is wrong with it. A check knows the mistakes that people make and names the one it sees; for
+# anything else it shows the call that failed and how far off you were. If you are stuck,
+# `from ddpm_helpers import show_solution` and `show_solution("to_float")` print the course's version.
+
+# %% [markdown]
+# ## Every equation is run
+#
+# Each equation with a number is *run*: a cell near it computes both sides, prints how far apart they are, and stops the
+# notebook if that is too far. Here is (0.1) for 0, 102 and 255, with the right-hand side worked out by hand.
+
+# %% tags=["nbval-check-output"]
+verify("0.1", to_float(torch.tensor([0, 102, 255], dtype=torch.uint8)), torch.tensor([-1.0, -0.2, 1.0]))
+
+# %% [markdown]
+# ## And back
+#
+# To look at a picture that a model made, we need the reverse. A model is free to answer 1.3 or -2, so the reverse
+# rounds, and *clips* what lies outside of the range:
+#
+# $$u = \mathrm{clip}\left(\mathrm{round}\left(\tfrac{255}{2}\,(x + 1)\right),\ 0,\ 255\right) \tag{0.2}$$
+#
+# For every one of the 256 greys, there and back must change nothing.
+
+# %% tags=["nbval-check-output"]
+greys = torch.arange(256, dtype=torch.uint8)
+verify("0.2", to_uint8(to_float(greys)), greys, tol=0)
+print(to_uint8(torch.tensor([-2.0, 1.3])))
+
+# %% [markdown]
+# *The second line shows the clipping: -2 becomes 0 and 1.3 becomes 255. A plain cast would have wrapped around, and
+# white dots would sit in the black corners of your pictures. You will meet that bug again in the wild.*
+#
+# ## What comes next
+#
+# The course invents diffusion models from nothing and repairs one failure at a time. Notebook 01 trains a network to
+# repair damaged digits, and asks whether such a network can also invent new ones. It can, a little.
+#
+# **What broke:** nothing yet. We can read, show and convert images, but we cannot make one. On to
+# [01 Corrupt and predict](01_corrupt_and_predict.ipynb).

@@ -1,0 +1,400 @@
+# %% [markdown]
+# # Corrupt and predict
+#
+# ![Sixty-four digits made by the network of this notebook; most can be read, some are blurred or broken](../figures/01_forty_steps.png)
+# *None of these 64 digits was written by a person. A network made them from noise. How many can you read, and what is
+# wrong with the others?*
+#
+# **You will** train a network to repair damaged digits, turn it into a machine that invents new ones, and find out why
+# its inventions are blurred. **You need** to have seen a PyTorch training loop once, and [notebook 00](00_start_here.ipynb).
+# **Time** 30 minutes of reading; the cells run in about 5 minutes on a laptop with 2 cores.
+
+# %% tags=["setup"]
+REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
+try:
+    import ddpm_helpers
+except ImportError:
+    assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
+    get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ddpm_helpers import BasicUNet, batches, budget, check, count_parameters, default_device, load_images
+from ddpm_helpers import naive_trajectory, verify, viz
+
+device = default_device()
+generator = torch.Generator().manual_seed(0)
+
+# %%
+data = load_images("mnist")
+print(data.source)
+
+# %% [markdown]
+# ## Damage, in any amount
+#
+# Here is a plan. Damaging an image is easy: mix it with noise. Repairing a damaged image is something a network can
+# learn, because we can make as many pairs (damaged, clean) as we like. And pure noise is only a very damaged image. So
+# hand the network pure noise, ask for a repair, and see what it invents.
+#
+# In this notebook, and only here, images lie in [0, 1], and the noise is **uniform**: each pixel is drawn from [0, 1].
+# To **corrupt** an image $x_0$ by the amount $a$, take the point that lies the fraction $a$ of the way from the image to
+# a noise image $\epsilon$:
+#
+# $$x_a = (1 - a)\, x_0 + a\, \epsilon, \qquad 0 \le a \le 1 \tag{1.1}$$
+#
+# ### Exercise 1.1 - `corrupt`
+#
+# `x` and `noise` have shape (B, C, H, W); `amount` has shape (B,), one number for each image. Return the corrupted
+# images. (The noise is an argument, not drawn inside, so that everybody gets the same answer.)
+
+# %% tags=["exercise", "nbval-check-output"]
+def corrupt(x, amount, noise):
+    ...  # two lines
+
+
+corrupt = check(corrupt)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `amount * x` lines up the *last* axes, B with W. First make `amount` of shape (B, 1, 1, 1):
+# `amount.reshape(-1, 1, 1, 1)`.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+x = data.images[:8].float() / 255  # (8, 1, 28, 28) in [0, 1]
+noise = torch.rand(x.shape, generator=generator)
+amount = torch.linspace(0, 1, 8)
+one_by_one = [torch.lerp(x[i], noise[i], amount[i]) for i in range(8)]
+verify("1.1", corrupt(x, amount, noise), torch.stack(one_by_one))
+
+# %% [markdown]
+# Guess before you run the next cell: up to which amount can you still tell the digit?
+
+# %%
+rows = {f"image {i + 1}": corrupt(x[i].expand(8, -1, -1, -1), amount, noise) for i in range(3)}
+titles = [f"{a:.2f}" for a in amount]
+viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="Three digits fade into noise over eight amounts")
+
+# %% [markdown]
+# *The amount grows from left to right. At 0.71 most people still read the digit, at 0.86 they guess, and at 1 there is
+# nothing left to read: the noise is the same in all three rows.*
+#
+# ## A network that repairs
+#
+# `BasicUNet` is about the smallest network that can do this. Three convolutions on the way down see ever coarser
+# versions of the image, three on the way up return to full size, and two **skip connections** carry fine detail across.
+# Input and output have the same shape. Note what it is not told: the amount.
+
+# %% tags=["nbval-check-output"]
+torch.manual_seed(0)
+model = BasicUNet().to(device)
+print(f"{count_parameters(model):,} parameters")
+print(tuple(model(x.to(device)).shape))
+
+# %% [markdown]
+# The network $f$ gets the corrupted image and must return the clean one. We measure its error by the **mean squared
+# error** over all pixels, averaged over images, amounts and noise:
+#
+# $$L(f) = \mathbb{E}_{x_0,\, a,\, \epsilon}\; \frac{1}{D}\, \big\lVert f(x_a) - x_0 \big\rVert^2,
+# \qquad D = 28 \cdot 28 \text{ pixels} \tag{1.2}$$
+#
+# ### Exercise 1.2 - `naive_loss`
+#
+# Return this loss for one batch, as a scalar. Your `corrupt` is there to be used.
+
+# %% tags=["exercise", "nbval-check-output"]
+def naive_loss(model, x, amount, noise):
+    ...  # corrupt, predict, compare
+
+
+naive_loss = check(naive_loss)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `F.mse_loss(a, b)` averages the squared differences of two tensors. Ask yourself which two.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+with torch.no_grad():
+    repaired = model(corrupt(x, amount, noise).to(device)).cpu()
+    loss = naive_loss(lambda x_a: model(x_a.to(device)).cpu(), x, amount, noise)
+squared_norms = (repaired - x).flatten(1).square().sum(1)  # (8,)
+verify("1.2", loss, (squared_norms / 784).mean(), tol=1e-5)
+
+# %% [markdown]
+# ## Training
+#
+# An epoch is one pass over all images: 469 batches of 128 for MNIST. Every batch gets fresh amounts and fresh noise, so
+# the network never sees the same damaged image twice.
+
+# %%
+per_epoch = -(-len(data.images) // 128)
+steps = budget(gpu=3 * per_epoch, cpu=3 * per_epoch, quick=60)
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+live = viz.LiveLoss(steps, label="squared error")
+for batch in batches(data.images, 128, steps):
+    x = batch.float() / 255
+    amount, noise = torch.rand(len(x), generator=generator), torch.rand(x.shape, generator=generator)
+    loss = naive_loss(model, x.to(device), amount.to(device), noise.to(device))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    live(loss)
+
+# %%
+print("mean loss of each epoch:", [round(mean, 4) for mean in live.means(min(per_epoch, steps))])
+
+# %% [markdown]
+# *The loss falls fast, then slowly; it will not reach 0, and the next pictures show why it cannot. (The first epochs of
+# this experiment are usually reported as 0.0286, 0.0217 and 0.0197.)*
+#
+# Now the test of what it learned, on images that it has never seen.
+
+# %%
+test = load_images("mnist", train=False)
+x = test.images[:8].float() / 255
+amount = torch.linspace(0, 1, 8)
+corrupted = corrupt(x, amount, torch.rand(x.shape, generator=generator))
+with torch.no_grad():
+    prediction = model(corrupted.to(device)).cpu()
+rows = {"input": x, "corrupted": corrupted, "prediction": prediction}
+viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="Clean digits, their corrupted versions, the repairs")
+
+# %% [markdown]
+# *Compare the top and bottom rows. Up to about 0.7 the repair is good, although the network was not told how much damage
+# to expect. In the last column there is no information left, and the network answers with a grey cloud. The next section
+# shows that the cloud is the right answer, to the wrong question.*
+#
+# ## Why the cloud is the best answer
+#
+# Uniform noise has a property that lets us look behind the curtain. Take a corrupted image $x_a$. A clean image $x_0$ can
+# have produced it only if the noise that this would have taken, $(x_a - (1 - a) x_0) / a$, lies in [0, 1] at every pixel.
+# If it does, it is as likely as any other such noise. So each training image is either *impossible* or *plausible*, and
+# all the plausible ones are equally likely. We can list them.
+
+# %%
+images = data.images.float() / 255  # (N, 1, 28, 28)
+
+def plausible(x_a, a):
+    noise_needed = (x_a - (1 - a) * images) / a
+    possible = (noise_needed > -1e-5) & (noise_needed < 1 + 1e-5)
+    return images[possible.flatten(1).all(1)]  # (number of plausible images, 1, 28, 28)
+
+# %%
+rows = {}
+for a in (0.9, 0.95, 0.97, 0.99, 1.0):
+    x_a = corrupt(images[:1], torch.tensor([a]), torch.rand(1, 1, 28, 28, generator=generator))
+    candidates = plausible(x_a, a)
+    with torch.no_grad():
+        answer = model(x_a.to(device)).cpu()
+    some = candidates[torch.linspace(0, len(candidates) - 1, 4).long()]
+    rows[f"{a:.2f}: {len(candidates):,} plausible"] = torch.cat([x_a, some, candidates.mean(0)[None], answer])
+titles = ["corrupted", "plausible", "", "", "", "their mean", "network"]
+viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="For five amounts: plausible digits, their mean, the answer")
+
+# %% [markdown]
+# *Read each row from left to right: the corrupted image, four of the training images that can have produced it, the mean
+# of all of them, and what the network answered. The last two columns look alike, and neither looks like a digit where
+# the plausible ones disagree. At 0.90 one image is left, and you could not have told: the network cannot compare 60,000
+# images pixel by pixel, so its answer is blurred there too.*
+#
+# The network has no choice. Let $m$ be the mean of the plausible images. Whatever constant answer $c$ somebody gives, its
+# expected squared error splits in two, and only the second part depends on $c$:
+#
+# $$\mathbb{E}\,\lVert c - x_0\rVert^2 = \mathbb{E}\,\lVert m - x_0\rVert^2 + \lVert c - m\rVert^2 \tag{1.3}$$
+#
+# So the mean is the best answer, and squared error is what makes it best. Let us run this for the last row, with the
+# answer of the network as $c$. (Here every image is plausible, so the expectation is an average over all of them.)
+
+# %% tags=["nbval-check-output"]
+x0, c = candidates.double(), answer.double()  # (N, 1, 28, 28) and (1, 1, 28, 28)
+m = x0.mean(0, keepdim=True)
+
+def squared_norm(difference):
+    return difference.flatten(1).square().sum(1).mean()  # mean over the images
+
+verify("1.3", squared_norm(c - x0), squared_norm(m - x0) + squared_norm(c - m))
+
+# %% [markdown]
+# **The repair of pure noise is the mean of all digits, and the mean of all digits is not a digit.**
+#
+# ## Small steps
+#
+# The way out is not to trust the network's first guess, but not to ignore it either. Start from noise. Ask for the
+# clean image, and move a little towards the answer. The result is a slightly less damaged image, so ask again: the second
+# answer is based on more, and commits a little more. With $n$ steps, step $i = 0, \dots, n - 1$ moves the share
+# 1/(steps left) of the way:
+#
+# $$x_{i+1} = x_i + \frac{\hat{x}_0 - x_i}{n - i}, \qquad \hat{x}_0 = f(x_i) \tag{1.4}$$
+#
+# ### Exercise 1.3 - `naive_step`
+
+# %% tags=["exercise", "nbval-check-output"]
+def naive_step(x, x0_hat, i, steps):
+    ...  # one line
+
+
+naive_step = check(naive_step)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# In the last step one step is left, and the result must be `x0_hat` itself. Test your formula on `i = steps - 1`.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+start, target = images[:2].double(), images[2:4].double()  # any two images show it
+walk = start
+for i in range(5):
+    walk = naive_step(walk, target, i, 5)
+verify("1.4", walk, target)
+
+# %% [markdown]
+# *With a prediction that never changes, five steps end exactly on it. But the predictions do change. That is the point.*
+
+# %% tags=["figure-01_five_steps"]
+noise = torch.rand(6, 1, 28, 28, generator=generator).to(device)
+path = list(naive_trajectory(model, noise, steps=5))
+before = [noise, *(step.x for step in path)]  # where each step starts
+gap = torch.ones_like(noise[:1])
+rows = {f"step {i}": torch.cat([before[i], gap, step.x0_hat]) for i, step in enumerate(path)}
+titles = ["", "", "x", "", "", "", "", "", "", "prediction"]
+viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="Left: x in five steps. Right: the prediction at each step")
+
+# %% [markdown]
+# *Left, $x$ at the start of each step; right, what the network predicts from it. Look down one column on the right. The
+# first prediction is the same cloud for all six. Then chance decides: some faint difference in the noise makes one digit
+# a little more plausible, the step makes it more plausible still, and by the last row the network is sure.*
+#
+# Five steps are few. Guess before you run: what do 40 steps improve, the sharpness, the shapes, or both?
+
+# %% tags=["figure-01_forty_steps"]
+noise = torch.rand(64, 1, 28, 28, generator=generator).to(device)
+*_, last = naive_trajectory(model, noise, steps=40)
+viz.image_grid(last.x, columns=16, value_range=(0, 1), alt="64 digits sampled in 40 steps; most can be read")
+
+# %%
+rows = {}
+for steps in (1, 2, 5, 10, 40):
+    *_, last = naive_trajectory(model, noise[:12], steps)
+    rows[f"{steps} steps"] = last.x
+viz.image_rows(rows, value_range=(0, 1), alt="The same twelve starts, sampled in 1, 2, 5, 10 and 40 steps")
+
+# %% [markdown]
+# *The same twelve noise images in every row. One step gives the cloud; with more steps the strokes get darker
+# backgrounds and clearer edges. But look closely at 40 steps: blobs, loose ends, shapes between two digits. More steps
+# alone will not mend that.*
+#
+# ## What the sampler is doing
+#
+# We found (1.4) by common sense. It is also a textbook method. As the amount $a$ falls from 1 to 0, equation (1.1) moves
+# the image along a straight line with the constant velocity $dx_a/da = \epsilon - x_0$. We know neither $\epsilon$ nor
+# $x_0$ at sampling time, but (1.1) also says $\epsilon - x_0 = (x_a - x_0)/a$, and for $x_0$ we have a guess.
+# **Euler's method** follows a velocity in small straight steps. Here the amount goes from 1 to 0 in $n$ steps of $1/n$,
+# and step $i$ starts at $a = 1 - i/n$:
+#
+# $$x_{i+1} = x_i - \frac{1}{n} \cdot \frac{x_i - \hat{x}_0}{a} \tag{1.5}$$
+#
+# Put in $a = (n - i)/n$ and the $n$ cancels: this is (1.4).
+
+# %% tags=["nbval-check-output"]
+n, i = 40, 13
+a = 1 - i / n
+euler = start - (1 / n) * (start - target) / a
+verify("1.5", naive_step(start, target, i, n), euler)
+
+# %% [markdown]
+# *So sampling means solving a differential equation whose right-hand side is a network. This view will return: notebook
+# 07 takes larger steps with a better solver. What is missing is any reason why this straight path, and this noise, should
+# be the right ones.*
+#
+# ## Why it works without being told the amount
+#
+# The network is never told how damaged its input is. Does it need to be? Let a second, small network guess the amount
+# from the corrupted image alone.
+
+# %%
+torch.manual_seed(0)
+guesser = nn.Sequential(
+    nn.Conv2d(1, 16, 3, stride=2), nn.SiLU(), nn.Conv2d(16, 32, 3, stride=2), nn.SiLU(),
+    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1), nn.Sigmoid(),
+).to(device)  # (B, 1, 28, 28) -> (B, 1) in [0, 1]
+optimizer = torch.optim.Adam(guesser.parameters(), lr=3e-3)
+
+# %%
+steps = budget(gpu=1000, cpu=1000, quick=100)
+live = viz.LiveLoss(steps, label="squared error of the guess")
+for batch in batches(data.images, 128, steps, seed=1):
+    x = batch.float() / 255
+    amount, noise = torch.rand(len(x), generator=generator), torch.rand(x.shape, generator=generator)
+    guess = guesser(corrupt(x, amount, noise).to(device))[:, 0]
+    loss = F.mse_loss(guess, amount.to(device))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    live(loss)
+
+# %%
+x = test.images[:1000].float() / 255
+amount = torch.rand(1000, generator=generator)
+with torch.no_grad():
+    guess = guesser(corrupt(x, amount, torch.rand(x.shape, generator=generator)).to(device))[:, 0].cpu()
+print(f"on 1,000 new images the guess is off by {(guess - amount).abs().mean():.3f} on average")
+
+# %%
+figure, axis = viz.subplots(size=(4, 4))
+axis.plot([0, 1], [0, 1], color="black", linewidth=1)
+axis.plot(amount, guess, ".", markersize=3)
+axis.set(xlabel="true amount", ylabel="guessed amount", aspect="equal")
+viz.show(figure, alt="Guessed against true amount: the points lie along the diagonal")
+
+# %% [markdown]
+# *Every dot is one image that the guesser has never seen; on the black line the guess is right. The amount can be read
+# from the image: noise leaves its mark on every pixel. That is why the repairing network gets by without being told.
+# Notebook 04 measures what telling it is worth all the same.*
+#
+# ## One more limit, hidden in the last line of the network
+#
+# `BasicUNet` ends with the activation SiLU, $s(z) = z / (1 + e^{-z})$. For images in [0, 1] that does no harm. But its
+# smallest value $-w$ is not far below 0, and it satisfies
+#
+# $$w\, e^{w} = e^{-1} \tag{1.6}$$
+#
+# (set the derivative of $s$ to zero at $z$: then $1 + z + e^{z} = 0$, so $s(z) = z + 1$, and (1.6) follows).
+
+# %% tags=["nbval-check-output"]
+w = -F.silu(torch.linspace(-3, 0, 3_000_001, dtype=torch.float64)).min().item()
+verify("1.6", w * math.exp(w), math.exp(-1))
+print(f"the output of this network cannot go below {-w:.4f}")
+
+# %% [markdown]
+# *Gaussian noise falls below that about four times in ten. This network could never be trained to predict noise, however long
+# you wait; its loss would stop falling and nothing would tell you why. A loss that is stuck is a reason to look at the
+# range of the last layer.*
+#
+# ## What to remember, and what broke
+#
+# - A network that repairs images can be turned into one that invents them: by many small steps, not by one large one.
+# - Squared error makes it answer with a mean. Where the input leaves much open, the mean is a blur.
+# - The sampler feeds the network its own half-finished work. It was trained on straight blends of a real image and
+#   uniform noise, and what it meets while sampling is not quite such a blend. Nothing in our recipe makes up for that.
+#
+# **What broke:** everything here was a choice without a reason: uniform noise, a straight line, amounts drawn evenly, no
+# noise added on the way. We cannot say what distribution the samples have, or that the start is right for every data
+# set. Which noise process ends in *exactly* the same known distribution, whatever the data? That is the question of
+# notebook 02.
+#
+# ### Experiments to try
+#
+# - Train on `load_images("fashion")`. Which kinds of clothing come out well, and why those?
+# - Sample from Gaussian noise instead of uniform noise, with the same network. Guess first.
+# - Replace the squared error by `F.l1_loss`. The best answer is then the median of each pixel: what happens to the cloud?

@@ -1,0 +1,169 @@
+"""check, verify and show_solution; and every exercise of every notebook: its answer is right, its mistakes are named."""
+
+import pytest
+import torch
+
+from ddpm_helpers import AnswerError, EquationError, check, corrupt, per_image, show_solution, verify
+from ddpm_helpers.exercises import EXERCISES
+from ddpm_helpers.exercises.core import _run
+
+MISTAKES = [
+    pytest.param(exercise, sentence, mistake, id=f"{exercise.name}-{number}")
+    for exercise in EXERCISES.values()
+    for number, (sentence, mistake) in enumerate(exercise.mistakes.items(), start=1)
+]
+
+
+def named(function, name):
+    """A copy of a function under the exercise's name, as a learner would have it."""
+
+    def copy(*arguments):
+        return function(*arguments)
+
+    copy.__name__ = name
+    return copy
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_right_answer_is_accepted(exercise, capsys):
+    answer = named(exercise.reference, exercise.name)
+    assert check(answer) is answer
+    assert capsys.readouterr().out == f"Exercise {exercise.tag} ({exercise.name}): correct.\n"
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_every_exercise_has_enough_mistakes(exercise):
+    assert len(exercise.mistakes) >= 3
+
+
+@pytest.mark.parametrize(("exercise", "sentence", "mistake"), MISTAKES)
+def test_mistake_is_named(exercise, sentence, mistake, capsys):
+    assert check(named(mistake, exercise.name)) is exercise.reference
+    assert sentence in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("exercise", "sentence", "mistake"), MISTAKES)
+def test_mistake_raises_for_graders(exercise, sentence, mistake, monkeypatch):
+    monkeypatch.setenv("DDPM_STRICT", "1")
+    with pytest.raises(AnswerError) as caught:
+        check(named(mistake, exercise.name))
+    assert sentence in str(caught.value)
+
+
+def said(answer, capsys) -> str:
+    """What check prints about a wrong `corrupt`; it must hand back the course's own."""
+    answer.__name__ = "corrupt"
+    assert check(answer) is corrupt
+    return capsys.readouterr().out
+
+
+def blend(x, amount, noise):
+    return (1 - per_image(amount, x)) * x + per_image(amount, x) * noise
+
+
+def test_skeleton_is_greeted(capsys):
+    def skeleton(x, amount, noise): ...
+
+    def half_written(x, amount, noise):
+        weight = ...
+        return x * weight
+
+    for answer in (skeleton, half_written):
+        text = said(answer, capsys)
+        assert "is yours to write" in text
+        assert "not yet" not in text
+
+
+def test_ellipsis_as_an_index_is_no_skeleton(capsys):
+    def answer(x, amount, noise):
+        weight = amount[..., None, None, None]
+        return (1 - weight) * x + weight * noise
+
+    answer.__name__ = "corrupt"
+    assert check(answer) is answer
+
+
+def test_checking_twice_is_not_an_answer(capsys):
+    assert check(corrupt) is corrupt
+    assert "is yours to write" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda x, a, n: None, "is there a return"),
+        (lambda x, a, n: blend(x, a, n)[0], "Expected a tensor of shape (5, 3, 4, 2), float32, got a tensor of shape"),
+        (lambda x, a, n: blend(x, a, n).double(), "got a tensor of shape (5, 3, 4, 2), float64"),
+        (lambda x, a, n: 3.0, "got float 3.0"),
+        (lambda x, a, n: blend(x, a, n) + 0.25, "the largest error is 0.25"),
+        (lambda x, a: x, "takes 2 positional arguments but 3 were given"),
+        (lambda x, a, n: x.no_such_thing, "no_such_thing"),
+        (lambda x, a, n: blend(x, a, torch.rand_like(x)), "two equal calls give two results"),
+        (lambda x, a, n: x.copy_(blend(x, a, n)), "changes its argument in place"),
+        (lambda x, a, n: blend(x, a, n) * float("nan"), "values are not"),
+    ],
+)
+def test_other_mistakes_are_described(wrong, says, capsys):
+    text = said(wrong, capsys)
+    assert says in text
+    assert "goes on with the course's own corrupt" in text
+
+
+def test_the_failing_call_is_shown(capsys):
+    text = said(lambda x, a, n: blend(x, a, n) + 1, capsys)
+    assert "The call was corrupt(x: [5, 3, 4, 2], amount: [5], noise: [5, 3, 4, 2])" in text
+
+
+def test_unknown_name_suggests_the_nearest(capsys):
+    def corrupts(x, amount, noise): ...
+
+    assert check(corrupts) is corrupts
+    assert "did you mean 'corrupt'" in capsys.readouterr().out
+
+
+def test_stop_button_is_not_swallowed():
+    def corrupt(x, amount, noise):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check(corrupt)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_cases_are_repeatable(exercise):
+    """Else a mistake could pass or fail by luck."""
+    first, second = ([_run(exercise.reference, case) for case in exercise.cases()] for _ in range(2))
+    assert str(first) == str(second)
+
+
+def test_show_solution(capsys):
+    show_solution("corrupt")
+    assert "def corrupt(" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no exercise called 'nothing'"):
+        show_solution("nothing")
+
+
+def test_verify_exact(capsys):
+    verify("9.1", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0 + 3e-7]))
+    assert capsys.readouterr().out == "(9.1) holds: largest relative difference 1.2e-07, tolerance 1e-06\n"
+    verify("9.2", 0.5, 0.5, tol=0)
+    with pytest.raises(EquationError, match=r"\(9.3\) fails"):
+        verify("9.3", 1.0, 1.001)
+    with pytest.raises(EquationError, match="nan"):
+        verify("9.4", float("nan"), 1.0)
+    with pytest.raises(EquationError):
+        verify("9.5", torch.tensor([1.0, float("nan")]), 1.0)
+    with pytest.raises(ValueError, match="shape"):
+        verify("9.6", torch.zeros(2), torch.zeros(3))
+
+
+def test_verify_mean_would_notice_a_wrong_factor(capsys):
+    draws = torch.randn(100_000, 3, generator=torch.Generator().manual_seed(0))
+    verify("9.7", samples=draws.square(), expected=1.0)
+    assert "mean of 100,000 draws" in capsys.readouterr().out
+    with pytest.raises(EquationError):
+        verify("9.7", samples=draws.square(), expected=2**0.5)
+    with pytest.raises(EquationError, match="nan"):
+        verify("9.8", samples=draws * float("nan"), expected=0.0)
+    with pytest.raises(EquationError):
+        verify("9.9", samples=torch.ones(10), expected=1.5)

@@ -1,0 +1,240 @@
+"""Notebooks from their sources, pages from notebooks, links from the one setting. Called by tools/course.py."""
+
+import html
+import re
+import shutil
+import sys
+import time
+from base64 import b64decode
+from pathlib import Path
+
+import jupytext
+import nbformat
+from latex2mathml.converter import convert as to_mathml
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+SOURCES = NOTEBOOKS / "src"
+PAGES = ROOT / "build" / "course"
+
+
+def notebooks(names: list[str]) -> int:
+    """Execute every notebook source (or those whose name starts with one of `names`); write it and its figures."""
+    failed = 0
+    for source in sorted(SOURCES.glob("*.py")):
+        if names and not source.name.startswith(tuple(names)):
+            continue
+        notebook = from_source(source)
+        if execute(notebook, source.stem):
+            write_figures(notebook)
+            nbformat.write(notebook, NOTEBOOKS / f"{source.stem}.ipynb")
+        else:
+            failed += 1
+    write_readme(setting())
+    return failed
+
+
+def from_source(source: Path) -> NotebookNode:
+    """The notebook of a percent-format source, not executed; cell ids depend on the place alone, for small diffs."""
+    notebook = jupytext.read(source)
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for place, cell in enumerate(notebook.cells):
+        cell.id = f"{source.stem[:2]}-{place:03d}"
+    return notebook
+
+
+def execute(notebook: NotebookNode, name: str) -> bool:
+    """Run all cells in place, with a progress bar; False, and the error printed, if a cell fails."""
+    start = time.monotonic()
+    with tqdm(total=len(notebook.cells), desc=name, unit="cell") as bar:
+        client = NotebookClient(
+            notebook,
+            timeout=7200,
+            kernel_name="python3",
+            record_timing=False,
+            resources={"metadata": {"path": str(NOTEBOOKS)}},
+            on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n),
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            print(f"{name} failed:\n" + re.sub(r"\x1b\[[\d;]*m", "", str(error)), file=sys.stderr)
+            return False
+    notebook.metadata.pop("widgets", None)  # GitHub refuses to show notebooks that carry widget state
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
+    print(f"{name}: {time.monotonic() - start:.0f} s")
+    return True
+
+
+def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Neighbouring pieces of one stream put together; of a progress bar, only what was last on its line."""
+    result = []
+    for output in outputs:
+        last = result[-1] if result else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            result.append(output)
+    for output in result:
+        if output.output_type == "stream":
+            output.text = re.sub(r"[^\n]*\r", "", output.text)
+    return result
+
+
+def write_figures(notebook: NotebookNode) -> None:
+    """Write the picture of each cell tagged figure-NAME to figures/NAME.png (or .gif)."""
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            if tag.startswith("figure-"):
+                pictures = [o.data for o in cell.outputs if o.output_type in ("display_data", "execute_result")]
+                data = next(d for d in pictures if "image/gif" in d or "image/png" in d)
+                kind = "gif" if "image/gif" in data else "png"
+                target = ROOT / "figures" / f"{tag.removeprefix('figure-')}.{kind}"
+                target.write_bytes(b64decode(data[f"image/{kind}"]))
+
+
+def course(_: list[str]) -> int:
+    """Run every notebook on this machine, write one HTML page each and an index to build/course."""
+    shutil.rmtree(PAGES, ignore_errors=True)
+    PAGES.mkdir(parents=True)
+    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
+    failed = []
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        if not execute(notebook, path.stem):
+            failed.append(path.stem)
+            continue
+        (PAGES / f"{path.stem}.html").write_text(page(notebook, path.stem), encoding="utf-8")
+    (PAGES / "index.html").write_text(index(paths, failed), encoding="utf-8")
+    print(f"Open {PAGES / 'index.html'}" + (f"\nFailed: {', '.join(failed)}" if failed else ""))
+    return len(failed)
+
+
+def page(notebook: NotebookNode, name: str) -> str:
+    """One HTML page that needs no network: pictures inside, formulas as MathML."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", math_to_mathml(cell.source))
+    exporter = HTMLExporter(template_name="lab", embed_images=True, mathjax_url="", require_js_url="")
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    title = title_of(notebook)
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title, "path": str(NOTEBOOKS)}})
+    home = '<p style="text-align:center;font-family:sans-serif"><a href="index.html">All notebooks</a></p>'
+    return re.sub(r"<script[^>]*>.*?</script>", "", body, flags=re.S).replace("</body>", home + "</body>")
+
+
+def math_to_mathml(text: str) -> str:
+    """Replace $$...$$ and $...$ outside of code by MathML, which browsers draw without any script."""
+
+    def convert(match: re.Match) -> str:
+        if match["code"]:
+            return match["code"]
+        latex = match["block"] or match["inline"]
+        tag = re.search(r"\\tag\{([\d.]+)\}", latex)
+        latex = re.sub(r"\\tag\{[\d.]+\}", rf"\\qquad ({tag[1]})" if tag else "", latex)
+        return to_mathml(latex, display="block" if match["block"] else "inline")
+
+    pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$"
+    return re.sub(pattern, convert, text, flags=re.S)
+
+
+def index(paths: list[Path], failed: list[str]) -> str:
+    rows = []
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        note = " (failed on this machine)" if path.stem in failed else ""
+        link = f'<a href="{path.stem}.html">{path.stem[:2]} {html.escape(title_of(notebook))}</a>{note}'
+        rows.append(f"<li>{link}<br>{html.escape(summary_of(notebook))}</li>")
+    style = "body{font:17px/1.5 sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}li{margin:1rem 0}"
+    style += "ol{list-style:none;padding:0}"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Diffusion models, built</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{style}</style></head><body>'
+        f"<h1>Diffusion models, built</h1><ol>{''.join(rows)}</ol></body></html>"
+    )
+
+
+def title_of(notebook: NotebookNode) -> str:
+    return notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+
+
+def summary_of(notebook: NotebookNode) -> str:
+    """The header's "You will ..." sentence, as plain text."""
+    match = re.search(r"\*\*You will\*\*\s+(.+?)\s+\*\*You need\*\*", notebook.cells[0].source, flags=re.S)
+    text = " ".join(match[1].split()) if match else ""
+    return text[:1].upper() + text[1:]
+
+
+def setting() -> str:
+    """The one setting: owner/name of the repository on GitHub, or nothing."""
+    return re.search(r'^repo = "(.*)"$', (ROOT / "pyproject.toml").read_text(), flags=re.M)[1]
+
+
+def badges(rest: list[str]) -> int:
+    """Set the repository's owner/name and everything that follows from it: set-up cells, Colab links, README."""
+    repo = rest[0] if rest else ""
+    if repo and not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        print(f"badges: expected owner/name, as in GitHub's address of your fork; got {repo!r}", file=sys.stderr)
+        return 2
+    edit(ROOT / "pyproject.toml", lambda text: re.sub(r'^repo = ".*"$', f'repo = "{repo}"', text, flags=re.M))
+    for source in SOURCES.glob("*.py"):
+        edit(source, lambda text, name=source.stem: link_notebook(text, name, repo))
+        path = NOTEBOOKS / f"{source.stem}.ipynb"
+        notebook, fresh = nbformat.read(path, as_version=4), from_source(source)
+        for old, new in zip(notebook.cells, fresh.cells, strict=True):
+            old.source = new.source  # outputs stay
+        nbformat.write(notebook, path)
+    write_readme(repo)
+    return 0
+
+
+def link_notebook(text: str, name: str, repo: str) -> str:
+    """A notebook source with its set-up cell and the Colab link under its title for this repository."""
+    text = re.sub(r'^REPO = ".*?"', f'REPO = "{repo}"', text, flags=re.M)
+    text = re.sub(r"^# \[Open in Colab\].*\n#\n", "", text, flags=re.M)
+    link = f"# [Open in Colab]({colab(name, repo)})\n#\n" if repo else ""
+    return re.sub(r"^(# # .*\n#\n)", lambda match: match[1] + link, text, count=1, flags=re.M)
+
+
+def colab(name: str, repo: str) -> str:
+    return f"https://colab.research.google.com/github/{repo}/blob/main/notebooks/{name}.ipynb"
+
+
+def write_readme(repo: str) -> None:
+    """Fill the README's generated parts: the table of notebooks and the clone address."""
+    rows = ["| | notebook | you will |" + (" Colab |" if repo else ""), "|---|---|---|" + ("---|" if repo else "")]
+    for source in sorted(SOURCES.glob("*.py")):
+        notebook, name = from_source(source), source.stem
+        row = f"| {name[:2]} | [{title_of(notebook)}](notebooks/{name}.ipynb) | {summary_of(notebook)} |"
+        rows.append(row + (f" [open]({colab(name, repo)}) |" if repo else ""))
+    address = f"https://github.com/{repo}" if repo else "ADDRESS-OF-THIS-REPOSITORY"
+    parts = {"notebooks": "\n".join(rows), "clone": f"```\ngit clone {address} ddpm-course\ncd ddpm-course\n```"}
+    for name, text in parts.items():
+        edit(ROOT / "README.md", lambda readme, name=name, text=text: fill(readme, name, text))
+
+
+def fill(readme: str, name: str, text: str) -> str:
+    pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
+    return re.sub(pattern, lambda match: match[1] + text + match[2], readme, flags=re.S)
+
+
+def edit(path: Path, change) -> None:
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    command, *rest = sys.argv[1:]
+    sys.exit({"notebooks": notebooks, "course": course, "badges": badges}[command](rest))

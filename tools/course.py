@@ -1,0 +1,112 @@
+"""The course's commands, the same on Linux, macOS and Windows; needs Python 3.10 or newer and nothing else.
+
+    python tools/course.py lab                     JupyterLab, opened on notebook 00
+    python tools/course.py test                    ruff, unit tests, every notebook under nbval, network off
+    python tools/course.py course                  run every notebook here, write HTML pages to build/course
+    python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
+    python tools/course.py badges owner/name       Colab links and clone address for your fork ("" removes them)
+    python tools/course.py bench                   measured comparisons
+
+Each sets up .venv first, once; with --current-env the packages of the running Python (conda, say) are used.
+"""
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def set_up() -> str:
+    """Make .venv and install the course in it, unless that was done for this pyproject.toml; its Python."""
+    if sys.version_info < (3, 10):  # noqa: UP036 - older Pythons do read this line
+        sys.exit(f"The course needs Python 3.10 or newer; this is {sys.version.split()[0]} ({sys.executable}).")
+    python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp = VENV / "installed-for"
+    # The folder belongs to the stamp too: a moved checkout must be installed anew.
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return str(python)
+    print("Setting up .venv (once; PyTorch is large, so this takes a few minutes) ...", flush=True)
+    if run([sys.executable, "-m", "venv", "--clear", str(VENV)]):
+        sys.exit("Python's venv module is missing here; on Debian or Ubuntu: apt-get install python3-venv")
+    if run([str(python), "-m", "pip", "install", "-q", "-e", f"{ROOT}[lab,test]"]):
+        sys.exit("The installation failed; pip's message above says why. Run the same command again to retry.")
+    stamp.write_text(wanted)
+    return str(python)
+
+
+def run(command: list[str], **environment: str) -> int:
+    """Run a command in the course's folder, output shown; its exit status."""
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
+
+
+def lab(python: str, rest: list[str]) -> int:
+    return run([python, "-m", "jupyterlab", "notebooks/00_start_here.ipynb", *rest])
+
+
+def test(python: str, rest: list[str]) -> int:
+    failed = [
+        name
+        for name, status in (
+            ("ruff check", run([python, "-m", "ruff", "check", "."])),
+            ("ruff format", run([python, "-m", "ruff", "format", "--check", "--quiet", "."])),
+            ("unit tests", run([python, "-m", "pytest", *rest])),
+            ("notebooks", nbval(python)),
+        )
+        if status
+    ]
+    print(f"\nFAILED: {', '.join(failed)}" if failed else "\nAll green: ruff, unit tests, notebooks.", flush=True)
+    return len(failed)
+
+
+def nbval(python: str) -> int:
+    """Every notebook, quick budget, network off, on drawn digits: the same everywhere, whatever data lies here."""
+    with tempfile.TemporaryDirectory() as empty:
+        offline = os.pathsep.join([str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH", "")])
+        return run(
+            [python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
+            + ["--nbval-sanitize-with=tests/sanitize.cfg", "--durations=5", "-p", "no:cacheprovider"]
+            + [str(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))],
+            PYTHONPATH=offline.rstrip(os.pathsep),
+            DDPM_BUDGET="quick",
+            DDPM_DATA=empty,
+            XDG_CACHE_HOME=empty,
+        )
+
+
+def bench(python: str, rest: list[str]) -> int:
+    scripts = sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py"))
+    return sum(run([python, str(script), *rest]) for script in scripts)
+
+
+def build(command: str):
+    return lambda python, rest: run([python, "tools/build.py", command, *rest])
+
+
+COMMANDS = {
+    "lab": lab,
+    "test": test,
+    "bench": bench,
+    "course": build("course"),
+    "notebooks": build("notebooks"),
+    "badges": build("badges"),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--current-env", action="store_true", help="no .venv: use the running Python's packages")
+    known, rest = parser.parse_known_args()
+    return COMMANDS[known.command](sys.executable if known.current_env else set_up(), rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
