@@ -78,7 +78,7 @@ def load_images(
     if name not in DATASETS:
         return load_folder(_existing_folder(name), size=size)
     folder = data_folder()
-    for root, place in ((folder, f"the data folder {folder}"), (_cache() / name, "an earlier download")):
+    for root, place in ((folder, "your data folder"), (_cache() / name, "an earlier download")):
         found = _load_torchvision(name, root, train)
         if found:
             return ImageData(*found, f"{DATASETS[name]}, {_half(train)} images, from {place}.")

@@ -69,7 +69,7 @@ def image_rows(
         ValueError: if a row is not (N, C, H, W) with 1 or 3 channels.
     """
     canvas, (height, width) = _mosaic([_pixels(images, value_range) for images in rows.values()])
-    inches = 0.85 / height  # per pixel: each image is 0.85 inches high
+    inches = min(0.85 / height, 9.5 / canvas.shape[1])  # per pixel
     size = (canvas.shape[1] * inches + 1.3 * names, canvas.shape[0] * inches + 0.3 * bool(titles))
     figure, axis = subplots(size=size)
     axis.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

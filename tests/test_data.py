@@ -1,5 +1,6 @@
 """Where images come from, and everything that can be wrong with them."""
 
+import contextlib
 import gzip
 import http.server
 import os
@@ -114,10 +115,8 @@ def test_idx_mutations_raise_only_data_error(tmp_path_factory, data):
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, min(60, len(content) - 1)))] = data.draw(st.integers(0, 255))
     path = write(tmp_path_factory.getbasetemp() / "mutated", bytes(content[: data.draw(st.integers(0, len(content)))]))
-    try:
+    with contextlib.suppress(DataError):  # anything else fails the test
         read_idx(path)
-    except DataError as error:
-        assert str(path) in str(error)
 
 
 # ---- the user's folder ----------------------------------------------------------------------------------------------
@@ -132,7 +131,7 @@ def test_data_folder_plain_and_packed(nowhere, pack, suffix):
     assert torch.equal(data.images[:, 0], torch.from_numpy(IMAGES))
     assert data.labels.tolist() == LABELS.tolist()
     assert data.classes == tuple("0123456789")
-    assert str(nowhere / "data") in data.source
+    assert "your data folder" in data.source
 
 
 def test_labels_and_images_of_different_length(nowhere):
@@ -265,7 +264,6 @@ def test_bad_download_is_never_taken_for_data(mirror, behaviour):
     assert "downloaded" in load_images("mnist").source
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0 and not Path("/proc").exists(), reason="needs Unix rights")
 def test_cache_that_cannot_be_written(mirror):
     (mirror / "cache").write_text("a file where the cache folder should be")
     with pytest.warns(UserWarning, match=r"the download .*failed"):

@@ -1,4 +1,4 @@
-"""check, verify and show_solution; and every exercise of every notebook: its answer is right, its mistakes are named."""
+"""check, verify, show_solution; and every exercise: its answer is accepted, its mistakes are named."""
 
 import pytest
 import torch

@@ -5,12 +5,12 @@ import re
 import shutil
 import sys
 import time
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 import jupytext
 import nbformat
-from latex2mathml.converter import convert as to_mathml
+from latex2mathml.converter import convert as latex_to_mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
@@ -117,38 +117,57 @@ def course(_: list[str]) -> int:
         if not execute(notebook, path.stem):
             failed.append(path.stem)
             continue
-        (PAGES / f"{path.stem}.html").write_text(page(notebook, path.stem), encoding="utf-8")
+        (PAGES / f"{path.stem}.html").write_text(page(notebook), encoding="utf-8")
     (PAGES / "index.html").write_text(index(paths, failed), encoding="utf-8")
     print(f"Open {PAGES / 'index.html'}" + (f"\nFailed: {', '.join(failed)}" if failed else ""))
     return len(failed)
 
 
-def page(notebook: NotebookNode, name: str) -> str:
-    """One HTML page that needs no network: pictures inside, formulas as MathML."""
+def page(notebook: NotebookNode) -> str:
+    """One HTML page that needs no network and no script: pictures inside, formulas as MathML."""
+    formulas: list[str] = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", math_to_mathml(cell.source))
-    exporter = HTMLExporter(template_name="lab", embed_images=True, mathjax_url="", require_js_url="")
+            text = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", cell.source)
+            text = re.sub(r"\]\(\.\./(figures/[\w.-]+)\)", lambda match: f"]({data_address(ROOT / match[1])})", text)
+            cell.source = set_aside_formulas(text, formulas)
+    exporter = HTMLExporter(template_name="lab", mathjax_url="", require_js_url="")
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    title = title_of(notebook)
-    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title, "path": str(NOTEBOOKS)}})
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title_of(notebook)}})
+    body = re.sub(r"<script[^>]*>.*?</script>", "", body, flags=re.S)
+    body = re.sub(r"FORMULA(\d+)END", lambda match: formulas[int(match[1])], body)
     home = '<p style="text-align:center;font-family:sans-serif"><a href="index.html">All notebooks</a></p>'
-    return re.sub(r"<script[^>]*>.*?</script>", "", body, flags=re.S).replace("</body>", home + "</body>")
+    style = ".numbered{display:flex}.numbered math{flex:1}.numbered span{align-self:center}math{font-size:1.15em}"
+    return body.replace("</head>", f"<style>{style}</style></head>").replace("</body>", home + "</body>")
 
 
-def math_to_mathml(text: str) -> str:
-    """Replace $$...$$ and $...$ outside of code by MathML, which browsers draw without any script."""
+def data_address(picture: Path) -> str:
+    kind = "gif" if picture.suffix == ".gif" else "png"
+    return f"data:image/{kind};base64,{b64encode(picture.read_bytes()).decode()}"
+
+
+def set_aside_formulas(text: str, formulas: list[str]) -> str:
+    """Replace $$...$$ and $...$ outside of code by marks, and append their MathML, which browsers draw by themselves.
+
+    Marks, because nbconvert cleans HTML in markdown cells and would take the MathML apart.
+    """
 
     def convert(match: re.Match) -> str:
         if match["code"]:
             return match["code"]
-        latex = match["block"] or match["inline"]
-        tag = re.search(r"\\tag\{([\d.]+)\}", latex)
-        latex = re.sub(r"\\tag\{[\d.]+\}", rf"\\qquad ({tag[1]})" if tag else "", latex)
-        return to_mathml(latex, display="block" if match["block"] else "inline")
+        formulas.append(to_mathml(match["block"] or match["inline"], display="block" if match["block"] else "inline"))
+        return f"FORMULA{len(formulas) - 1}END"
 
-    pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$"
+    pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$"
     return re.sub(pattern, convert, text, flags=re.S)
+
+
+def to_mathml(latex: str, display: str) -> str:
+    """A formula as MathML; the number of \\tag{n.m} goes to the right of it."""
+    tag = re.search(r"\\tag\{([\d.]+)\}", latex)
+    latex = re.sub(r"\\tag\{[\d.]+\}", "", latex).replace(r"\lVert", r"\|").replace(r"\rVert", r"\|")
+    mathml = latex_to_mathml(" ".join(latex.split()), display=display)
+    return f'<div class="numbered">{mathml}<span>({tag[1]})</span></div>' if tag else mathml
 
 
 def index(paths: list[Path], failed: list[str]) -> str:
@@ -194,6 +213,9 @@ def badges(rest: list[str]) -> int:
         edit(source, lambda text, name=source.stem: link_notebook(text, name, repo))
         path = NOTEBOOKS / f"{source.stem}.ipynb"
         notebook, fresh = nbformat.read(path, as_version=4), from_source(source)
+        if len(notebook.cells) != len(fresh.cells):
+            print(f"badges: {path.name} is older than its source; type `make notebooks` first", file=sys.stderr)
+            return 1
         for old, new in zip(notebook.cells, fresh.cells, strict=True):
             old.source = new.source  # outputs stay
         nbformat.write(notebook, path)

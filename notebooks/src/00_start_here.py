@@ -2,6 +2,7 @@
 # # Start here
 #
 # ![Five rows: on the left noise turns into digits, on the right the network's guesses](../figures/01_five_steps.png)
+#
 # *Top to bottom: noise becomes digits in five small steps (left), led by what a network predicts at each step (right).
 # You train this network in the next notebook.*
 #

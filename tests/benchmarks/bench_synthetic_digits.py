@@ -1,18 +1,17 @@
 """Measure `synthetic_digits`: its speed on one core, and how well a network trained on it alone reads MNIST.
 
-    python bench_synthetic.py MNIST_ROOT
+    python tests/benchmarks/bench_synthetic_digits.py
 
-MNIST_ROOT is the `root` of torchvision.datasets.MNIST, already downloaded. Takes about a minute.
+takes about a minute and needs MNIST (DDPM_DATA, or a network). The skeletons were tuned on training images only.
 """
 
-import argparse
 import time
 
 import torch
-from digits import synthetic_digits
 from torch import nn
 from torch.nn import functional as F
-from torchvision.datasets import MNIST
+
+from ddpm_helpers import DataError, count_parameters, load_images, synthetic_digits
 
 EPOCHS = 6
 BATCH = 100
@@ -50,25 +49,18 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed and truthfulness of synthetic_digits.")
-    parser.add_argument("mnist_root", help="root folder of torchvision.datasets.MNIST")
-    parser.add_argument(
-        "--split",
-        choices=["train", "test"],
-        default="test",
-        help="MNIST images to score; tune on train (its first 10,000), report on test",
-    )
-    args = parser.parse_args()
-
     start = time.process_time()  # CPU time of all threads together: the seconds that one core would need
     synthetic_digits(10_000)
     print(f"10,000 images of 28 x 28: {time.process_time() - start:.2f} s on one core")
 
-    mnist = MNIST(args.mnist_root, train=args.split == "train", download=False)
-    images, labels = mnist.data[:10_000, None].float() / 255, mnist.targets[:10_000]
-    print(f"CNN with {sum(p.numel() for p in make_cnn().parameters()):,} parameters, {EPOCHS} epochs")
+    try:
+        mnist = load_images("mnist", train=False, strict=True)
+    except DataError as error:
+        return print(f"accuracy on MNIST not measured: {error}")
+    images = mnist.images.float() / 255
+    print(f"CNN with {count_parameters(make_cnn()):,} parameters, {EPOCHS} epochs of 10,000 drawn digits")
     for seed in range(3):
-        print(f"seed {seed}: MNIST {args.split} accuracy {accuracy(train(seed), images, labels):.2%}")
+        print(f"seed {seed}: accuracy on MNIST's test images {accuracy(train(seed), images, mnist.labels):.2%}")
 
 
 if __name__ == "__main__":

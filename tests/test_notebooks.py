@@ -1,0 +1,210 @@
+"""What holds for every notebook: sources and notebooks agree, cells are short, equations run, exercises can be solved.
+
+Executing the notebooks is nbval's part; see `tools/course.py test`.
+"""
+
+import ast
+import contextlib
+import inspect
+import io
+import linecache
+import re
+import textwrap
+from pathlib import Path
+from statistics import median
+
+import jupytext
+import nbformat
+import pytest
+from jupytext.config import load_jupytext_config
+from jupytext.paired_paths import paired_paths
+
+from ddpm_helpers.exercises import EXERCISES
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SOURCES = sorted((ROOT / "notebooks" / "src").glob("*.py"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+
+
+def read(path: Path):
+    return nbformat.read(path, as_version=4) if path.suffix == ".ipynb" else jupytext.read(path)
+
+
+def code_cells(path: Path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def test_every_source_has_its_notebook():
+    assert [path.stem for path in SOURCES] == [path.stem for path in NOTEBOOKS]
+    assert NOTEBOOKS
+
+
+@each_source
+def test_jupyter_keeps_both_sides_in_step(path):
+    """The pairing declared in pyproject.toml is the one that JupyterLab's jupytext extension finds."""
+    config = load_jupytext_config(str(path))
+    formats = config.default_formats(str(path))
+    pairs = {Path(pair) for pair, _ in paired_paths(str(path), {"extension": ".py", "format_name": "percent"}, formats)}
+    assert pairs == {path, ROOT / "notebooks" / f"{path.stem}.ipynb"}
+
+
+@each_notebook
+def test_notebook_equals_its_source(path):
+    source = read(path.parent / "src" / f"{path.stem}.py")
+    cells = [(cell.cell_type, cell.source, tags(cell)) for cell in read(path).cells]
+    assert cells == [(cell.cell_type, cell.source, tags(cell)) for cell in source.cells], "run: make notebooks"
+
+
+@each_notebook
+def test_executed_in_order_without_error(path):
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        assert not [output for output in cell.outputs if output.output_type == "error"], cell.source
+        assert "standing in" not in str(cell.outputs), "committed outputs come from real data"
+
+
+@each_notebook
+def test_cells_are_short_and_files_small(path):
+    lengths = [len([line for line in cell.source.splitlines() if line.strip()]) for cell in code_cells(path)]
+    assert max(lengths) <= 20
+    assert median(lengths) <= 6
+    assert path.stat().st_size < 1_500_000
+    assert "widgets" not in read(path).metadata, "GitHub refuses notebooks with widget state"
+
+
+@each_notebook
+def test_every_picture_has_alt_text_and_a_caption(path):
+    cells = read(path).cells
+    for place, cell in enumerate(cells):
+        for alt in re.findall(r"!\[(.*?)\]\(", cell.source) if cell.cell_type == "markdown" else []:
+            assert len(alt) > 10
+        for output in cell.get("outputs", []):
+            for kind in ("image/png", "image/gif"):
+                if kind in output.get("data", {}):
+                    assert len(output.metadata.get(kind, {}).get("alt", "")) > 10, cell.source
+                    # The words about it: in the next text, at most one code cell (another picture) away.
+                    assert any(c.cell_type == "markdown" for c in cells[place + 1 : place + 3]), cell.source
+
+
+@each_source
+def test_header_says_what_you_will_need_and_how_long(path):
+    header = read(path).cells[0].source
+    assert header.startswith("# ")
+    for word in ("**You will** ", "**You need** ", "**Time** "):
+        assert word in re.sub(r"\s+", " ", header)
+
+
+@each_source
+def test_prose_is_plain(path):
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            text = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|!\[.*?\]", "", cell.source, flags=re.S)
+            assert "!" not in text, text
+            assert not re.search(r"\b(simply|obviously|just|as we can see)\b", text, flags=re.I), text
+
+
+@each_source
+def test_setup_cell_is_the_same_everywhere(path):
+    first = code_cells(path)[0]
+    assert tags(first) == ["setup"]
+    lines = first.source.splitlines()[:6]
+    assert lines == code_cells(SOURCES[0])[0].source.splitlines()[:6]
+
+
+@each_source
+def test_links_between_notebooks_exist(path):
+    for link in re.findall(r"\]\(([\w/.-]+\.(?:ipynb|md))", path.read_text(encoding="utf-8")):
+        assert (path.parent.parent / link).exists(), link
+
+
+@each_source
+def test_every_numbered_equation_is_run(path):
+    """Each \\tag{n.m} has a verify("n.m", ...) after it and before the next notebook part ends; none is spare."""
+    number = str(int(path.stem[:2]))
+    tagged, verified = {}, {}
+    for place, cell in enumerate(read(path).cells):
+        if cell.cell_type == "markdown":
+            for tag in re.findall(r"\\tag\{([\d.]+)\}", cell.source):
+                assert tag not in tagged, f"({tag}) is numbered twice"
+                tagged[tag] = place
+        else:
+            for tag in re.findall(r'verify\(\s*"([\d.]+)"', cell.source):
+                verified.setdefault(tag, place)
+    assert set(tagged) == set(verified)
+    assert list(tagged) == [f"{number}.{i}" for i in range(1, len(tagged) + 1)]
+    for tag, place in tagged.items():
+        assert 0 < verified[tag] - place <= 7, f"({tag}) is not run in the next cells"
+
+
+@each_source
+def test_stated_facts_are_compared(path):
+    """nbval compares the text of cells that check or verify."""
+    for cell in code_cells(path):
+        if re.search(r"= check\(|verify\(", cell.source):
+            assert "nbval-check-output" in tags(cell), cell.source
+
+
+def exercise_cells():
+    for path in SOURCES:
+        cells = code_cells(path)
+        for cell in cells:
+            if "exercise" in tags(cell):
+                yield pytest.param(cells[0].source, cell.source, id=re.search(r"= check\((\w+)\)", cell.source)[1])
+
+
+EXERCISE_CELLS = list(exercise_cells())
+
+
+def test_every_exercise_is_asked_once_and_in_order():
+    asked = [cell.id for cell in EXERCISE_CELLS]
+    assert sorted(asked) == sorted(EXERCISES)
+    text = "".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    headings = re.findall(r"^# #+ Exercise ([\d.]+) - `(\w+)`", text, flags=re.M)
+    assert headings == [(EXERCISES[name].tag, name) for name in asked]
+
+
+def run_cell(source: str, namespace: dict) -> str:
+    """Execute a cell as Jupyter would (its source can be inspected); what it printed."""
+    name = f"<cell {hash(source)}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(source, name, "exec"), namespace)
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize(("setup", "cell"), EXERCISE_CELLS)
+def test_skeleton_is_greeted(setup, cell):
+    namespace = {}
+    run_cell(setup, namespace)
+    assert "is yours to write" in run_cell(cell, namespace)
+
+
+@pytest.mark.parametrize(("setup", "cell"), EXERCISE_CELLS)
+def test_solved_notebook(setup, cell):
+    """The reference, put into its skeleton and run with nothing but the set-up cell, is right.
+
+    Names that the reference takes from the helper module (its own argument checks, say) are handed to it.
+    """
+    namespace = {}
+    run_cell(setup, namespace)
+    exercise = EXERCISES[re.search(r"= check\((\w+)\)", cell)[1]]
+    solution = textwrap.dedent(inspect.getsource(exercise.reference))
+    skeleton = ast.parse(cell).body[0]
+    assert list(inspect.signature(exercise.reference).parameters) == [a.arg for a in skeleton.args.args]
+    solved = solution + "\n".join(cell.splitlines()[skeleton.end_lineno :])
+    for name in exercise.reference.__code__.co_names:
+        if name in exercise.reference.__globals__ and name not in namespace:
+            namespace[name] = exercise.reference.__globals__[name]
+    for name in re.findall(r"\b\w+\b", solution.split(":\n")[0]):  # annotations
+        if name in exercise.reference.__globals__:
+            namespace.setdefault(name, exercise.reference.__globals__[name])
+    assert run_cell(solved, namespace) == f"Exercise {exercise.tag} ({exercise.name}): correct.\n"
+    assert namespace[exercise.name] is not exercise.reference

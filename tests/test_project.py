@@ -1,0 +1,110 @@
+"""The project's own promises: one-way imports, equal environments, light start-up, honest links."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "ddpm_helpers"
+ORDER = ["schedule", "digits", "data", "nets", "sampling", "metrics", "training", "viz", "exercises", "__init__"]
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+
+
+def pyproject() -> dict:
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_imports_go_one_way():
+    for file in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                for name in names:
+                    assert ORDER.index(name.split(".")[0]) < ORDER.index(file.stem), f"{file.name} imports {name}"
+
+
+def test_conda_environment_equals_pyproject():
+    project = pyproject()["project"]
+    wanted = {"python" + project["requires-python"], "pip"}
+    for requirement in sum(
+        (project["optional-dependencies"][extra] for extra in ("lab", "test")), project["dependencies"]
+    ):
+        name, bound = re.fullmatch(r"([\w-]+)(>=.+)", requirement).groups()
+        wanted.add(CONDA_NAMES.get(name, name) + bound)
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert {entry for entry in listed if isinstance(entry, str)} == wanted
+    assert {"pip": ["-e ."]} in listed
+
+
+def test_import_is_light():
+    code = "import sys, ddpm_helpers; print([m for m in ('matplotlib', 'torchvision', 'IPython') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_pictures_come_from_notebook_cells():
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "notebooks" / "src").glob("*.py"))
+    made = set(re.findall(r'"figure-([\w-]+)"', sources))
+    assert {path.stem for path in (ROOT / "figures").iterdir()} == made
+    for text in (sources, (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert set(re.findall(r"figures/([\w-]+)\.(?:png|gif)", text)) <= made
+
+
+def test_readme_names_real_commands():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"\bmake ([a-z]+)", readme)) <= targets
+    for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme):
+        assert (ROOT / link).exists(), link
+
+
+def test_every_formula_becomes_mathml():
+    """The HTML pages draw formulas without scripts; a command that latex2mathml does not know would show up raw."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    import build
+
+    for source in (ROOT / "notebooks" / "src").glob("*.py"):
+        formulas: list[str] = []
+        for cell in build.from_source(source).cells:
+            if cell.cell_type == "markdown":
+                text = build.set_aside_formulas(cell.source, formulas)
+                assert "$" not in re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S), text
+        for mathml in formulas:
+            assert "\\" not in re.sub(r"&#x0*5C;", "", mathml), mathml
+
+
+def test_command_line_tool_explains_itself():
+    result = subprocess.run([sys.executable, "tools/course.py", "nonsense"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "invalid choice: 'nonsense'" in result.stderr
+
+
+def test_badges_change_one_setting_and_back(tmp_path):
+    """On a copy: the setting, the set-up cells, the links and the README follow, and "" undoes it all."""
+    import shutil
+
+    for name in ("notebooks", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def badges(repo: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "tools/build.py", "badges", repo], cwd=tmp_path, capture_output=True)
+
+    assert badges("no-slash").returncode == 2
+    assert badges("someone/course").returncode == 0
+    assert 'repo = "someone/course"' in (tmp_path / "pyproject.toml").read_text()
+    for kind in ("notebooks/src/00_start_here.py", "notebooks/00_start_here.ipynb"):
+        text = (tmp_path / kind).read_text(encoding="utf-8").replace('\\"', '"')
+        assert 'REPO = "someone/course"' in text
+        assert "colab.research.google.com/github/someone/course/blob/main/notebooks/00_start_here.ipynb" in text
+    readme = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "git clone https://github.com/someone/course" in readme
+    assert badges("").returncode == 0
+    assert {path: path.read_bytes() for path in files} == files

@@ -1,0 +1,64 @@
+"""Pictures: pixel values are kept or clipped, never rescaled; every picture has its text."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from IPython.display import Image
+from PIL import Image as Picture
+
+from ddpm_helpers import viz
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed, in order."""
+    pictures: list[Image] = []
+    monkeypatch.setattr(viz, "display", lambda picture, **_: pictures.append(picture))
+    return pictures
+
+
+def pixels(image: Image) -> np.ndarray:
+    return np.asarray(Picture.open(io.BytesIO(image.data)).convert("L"))
+
+
+def test_floats_are_clipped_not_rescaled():
+    faint = torch.tensor([-0.1, 0.0, 0.1]).reshape(1, 1, 1, 3)
+    np.testing.assert_allclose(viz._pixels(faint, (-1, 1))[0, 0], [0.45, 0.5, 0.55], atol=1e-6)
+    np.testing.assert_allclose(viz._pixels(30 * faint, (-1, 1))[0, 0], [0, 0.5, 1])
+    np.testing.assert_allclose(
+        viz._pixels(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8), (-1, 1))[0, 0], [0, 0.2, 1]
+    )
+
+
+def test_mosaic_keeps_order_and_colour():
+    grey, colour = np.zeros((2, 4, 3)), np.ones((1, 4, 3, 3)) * [1, 0, 0]
+    canvas, size = viz._mosaic([grey, colour])
+    assert size == (4, 3)
+    assert canvas.shape == (2 * 4 + viz.GAP, 2 * 3 + viz.GAP, 3)
+    assert canvas[0, 0].tolist() == [0, 0, 0]
+    assert canvas[-1, 0].tolist() == [1, 0, 0]
+    assert canvas[-1, -1].tolist() == [1, 1, 1], "the missing fourth picture is white"
+
+
+def test_every_picture_has_its_text(shown):
+    viz.image_grid(-torch.ones(10, 1, 8, 8), columns=4, alt="ten black squares")
+    viz.image_rows({"a": torch.zeros(3, 3, 8, 8)}, titles=["x", "y", "z"], alt="three")
+    assert [picture.alt for picture in shown] == ["ten black squares", "three"]
+    assert (pixels(shown[0]) < 5).mean() > 0.3
+
+
+def test_images_of_a_wrong_shape():
+    with pytest.raises(ValueError, match="expected images"):
+        viz.image_rows({"a": torch.zeros(28, 28)[None]}, alt="")
+
+
+def test_live_loss(shown, capsys):
+    live = viz.LiveLoss(6, label="error", seconds=1e9)
+    for step in range(6):
+        live(torch.tensor(float(step + 1), requires_grad=True))
+    assert live.means(2) == [1.5, 3.5, 5.5]
+    assert live.means(4) == [2.5], "an incomplete stretch is left out"
+    assert "6/6" in capsys.readouterr().out
+    assert not any(loss.requires_grad for loss in live.losses)
