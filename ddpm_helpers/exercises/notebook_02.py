@@ -111,7 +111,7 @@ Exercise(
         "It looks as if only the last beta is rescaled: the first one belongs to the line, too.": (
             lambda T, beta_1, beta_T: _betas(T, beta_1, beta_T * 1000 / T)
         ),
-        "It looks as if the line starts at index 0: beta[0] belongs to the clean image and is 0, the line to 1 ... T.": (
+        "It looks as if the line starts at index 0: beta[0] belongs to the clean image and is 0, the line to 1 to T.": (
             lambda T, beta_1, beta_T: torch.linspace(beta_1 * 1000 / T, beta_T * 1000 / T, T + 1, dtype=torch.float64)
         ),
         "It looks as if the line has T + 1 points, so that beta[1] is already past its start: it has T points, "
