@@ -1,4 +1,4 @@
-"""Exercises of notebook 02: one forward step, the jump, the betas rescaled, signal-to-noise ratio."""
+"""Exercises of notebook 02: one forward step, the jump, the signal-to-noise ratio, betas rescaled."""
 
 import torch
 
@@ -99,6 +99,31 @@ Exercise(
 
 Exercise(
     tag="2.3",
+    reference=snr,
+    cases=lambda: [(linear_schedule(50),), (cosine_schedule(40),), (linear_schedule(300, rescale=False),)],
+    tolerance=1e-3,  # 1 - alpha_bar from the float32 table is a right answer, and off by 3e-4 where beta is 1e-4
+    mistakes={
+        "It looks as if this is the ratio of the weights: square them, signal and noise are measured as variances.": (
+            lambda s: s.sqrt_alpha_bar / s.sigma
+        ),
+        "It looks as if this is noise over signal: turn it around, the clean image has an infinite ratio.": (
+            lambda s: s.sigma**2 / s.alpha_bar
+        ),
+        "It looks as if only the noise keeps its root: the variance of the noise is schedule.sigma**2.": (
+            lambda s: s.alpha_bar / s.sigma
+        ),
+        "It looks as if alpha and beta stand where alpha_bar belongs: that compares the parts of one step alone.": (
+            lambda s: s.alpha / s.beta
+        ),
+        "It looks as if this is alpha_bar itself: divide it by the variance of the noise.": lambda s: s.alpha_bar,
+        "It looks as if the logarithm was taken: it belongs in the plot, not in the function.": (
+            lambda s: (s.alpha_bar / s.sigma**2).log()
+        ),
+    },
+)
+
+Exercise(
+    tag="2.4",
     reference=linear_beta,
     cases=lambda: [(50, 1e-4, 0.02), (300, 1e-4, 0.02), (40, 2e-3, 0.01), (1000, 1e-4, 0.02)],
     mistakes={
@@ -119,31 +144,6 @@ Exercise(
             lambda T, beta_1, beta_T: torch.cat(
                 [torch.zeros(1), torch.linspace(beta_1 * 1000 / T, beta_T * 1000 / T, T + 1, dtype=torch.float64)[1:]]
             )
-        ),
-    },
-)
-
-Exercise(
-    tag="2.4",
-    reference=snr,
-    cases=lambda: [(linear_schedule(50),), (cosine_schedule(40),), (linear_schedule(300, rescale=False),)],
-    tolerance=1e-3,  # 1 - alpha_bar from the float32 table is a right answer, and off by 3e-4 where beta is 1e-4
-    mistakes={
-        "It looks as if this is the ratio of the weights: square them, signal and noise are measured as variances.": (
-            lambda s: s.sqrt_alpha_bar / s.sigma
-        ),
-        "It looks as if this is noise over signal: turn it around, the clean image has an infinite ratio.": (
-            lambda s: s.sigma**2 / s.alpha_bar
-        ),
-        "It looks as if only the noise keeps its root: the variance of the noise is schedule.sigma**2.": (
-            lambda s: s.alpha_bar / s.sigma
-        ),
-        "It looks as if alpha and beta stand where alpha_bar belongs: that compares the parts of one step alone.": (
-            lambda s: s.alpha / s.beta
-        ),
-        "It looks as if this is alpha_bar itself: divide it by the variance of the noise.": lambda s: s.alpha_bar,
-        "It looks as if the logarithm was taken: it belongs in the plot, not in the function.": (
-            lambda s: (s.alpha_bar / s.sigma**2).log()
         ),
     },
 )
