@@ -107,7 +107,7 @@ def verify(
     """
     if samples is not None:
         return _verify_mean(tag, samples, expected, sigmas)
-    left, right = (torch.as_tensor(side).detach().to("cpu", torch.float64) for side in (left, right))
+    left, right = (_double(side) for side in (left, right))
     if left.shape != right.shape and right.ndim > 0:
         raise ValueError(f"({tag}): left has shape {tuple(left.shape)}, right {tuple(right.shape)}")
     scale = right.abs().max().item() or 1.0
@@ -119,8 +119,7 @@ def verify(
 
 
 def _verify_mean(tag: str, samples: Tensor, expected: Any, sigmas: float) -> None:
-    samples = samples.detach().to("cpu", torch.float64)  # (N, ...)
-    expected = torch.as_tensor(expected, dtype=torch.float64, device="cpu")
+    samples, expected = _double(samples), _double(expected)  # (N, ...) and (...)
     mean, n = samples.mean(0), len(samples)
     standard_error = samples.std(0) / n**0.5
     apart = (mean - expected).abs()
@@ -129,6 +128,11 @@ def _verify_mean(tag: str, samples: Tensor, expected: Any, sigmas: float) -> Non
     if not distance <= sigmas:
         raise EquationError(f"({tag}) fails: {text}")
     print(f"({tag}) holds: {text}")
+
+
+def _double(side: Any) -> Tensor:
+    """In 64 bits and on the CPU; in this order, since MPS has none. A Python number keeps all its digits."""
+    return side.detach().cpu().double() if isinstance(side, Tensor) else torch.tensor(side, dtype=torch.float64)
 
 
 def _report(message: str, function: Callable) -> Callable:
