@@ -197,18 +197,19 @@ def plot_histograms(
     """
     rows = -(-len(panels) // columns)
     figure, axes = subplots(rows, columns, size=(9, 0.9 + 1.5 * rows))
-    edges, x = np.linspace(*span, 61), np.linspace(*span, 400)
-    for i, (axis, (title, samples)) in enumerate(zip(np.ravel(axes), panels.items(), strict=True)):
+    edges, x = np.linspace(*span, 81), np.linspace(*span, 400)
+    labelled = None
+    for axis, (title, samples) in zip(np.ravel(axes), panels.items(), strict=False):
         for j, (name, values) in enumerate(samples.items()):
             kind = {"histtype": "step", "linewidth": 1.5} if j else {"alpha": 0.45}
             axis.hist(values.detach().cpu().numpy(), edges, density=True, color=COLOURS[j], label=name, **kind)
         mean, std = (normal or {}).get(title, (0.0, 1.0))
         density = np.exp(-(((x - mean) / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi))
         axis.plot(x, density, "--", color="black", linewidth=1.2)
-        axis.set(title=title, yticks=[], xlim=span, ylim=(0, 2 * density.max()))  # spikes are cut off
+        axis.set(title=title, yticks=[], xlim=span, ylim=(0, 1.6 * density.max()))  # spikes are cut off
         axis.spines["left"].set_visible(False)
-        if i == 0 and len(samples) > 1:
-            axis.legend(frameon=False, fontsize=8, loc="upper left")
+        if len(samples) > 1 and not labelled:
+            labelled = axis.legend(frameon=False, fontsize=8, loc="upper left")
     show(figure, alt)
 
 
