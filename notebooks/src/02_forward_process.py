@@ -396,7 +396,7 @@ print(
 
 # %% [markdown]
 # *The squares of the two weights add up to 1 at every step, so the curves cross at $1/\sqrt 2$. What should surprise: they
-# cross after about a quarter of the steps, and in the last third the image has a weight below 0.1.*
+# cross after about a quarter of the steps, and from step 700 on the image has a weight below 0.1.*
 #
 # One number holds both weights, the **signal-to-noise ratio** (SNR), the variance of the signal over that of the noise:
 #
@@ -605,16 +605,16 @@ viz.image_rows(rows, titles=[f"{share:.0%}" for share in shares], alt=alt)
 # the digit visible to about 70 %. At the right edge you see no difference between the rows, although the trap still has the
 # image with a weight of 0.22 there: that is why you measure it.*
 #
-# How much does the jump save? Time it once: the walk to step 1000 against the jump, for 64 images.
+# How much does the jump save? Time it once: the walk to step 1000 against the jump, for 16 images.
 
 # %%
-batch, noise = images[:64], torch.randn(64, 1, 28, 28, generator=generator)
+batch, noise = images[:16], torch.randn(16, 1, 28, 28, generator=generator)
 start = time.perf_counter()
 for t in range(1, 1001):
     batch = forward_step(batch, schedule.beta[t].item(), torch.randn(noise.shape, generator=generator))
 walked = time.perf_counter() - start
 start = time.perf_counter()
-jumped = q_sample(schedule, images[:64], torch.full((64,), 1000), noise)
+jumped = q_sample(schedule, images[:16], torch.full((16,), 1000), noise)
 print(f"walk {walked * 1000:.0f} ms, jump {(time.perf_counter() - start) * 1000:.2f} ms")
 
 # %% [markdown]
