@@ -91,6 +91,16 @@ def test_each_equation_has_its_mistakes(name):
     assert numbered == set(re.findall(r'verify\(\s*"([\d.]+)"', text))
 
 
+@pytest.fixture
+def one_thread():
+    """Many small tensors: on a busy machine threads that wait for each other take longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", BREAKS)
 def test_broken_equations_are_noticed(name, monkeypatch):
     drawn = ddpm_helpers.load_images("digits")
