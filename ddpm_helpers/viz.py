@@ -245,7 +245,12 @@ def explore_forward(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, *
     for control in (names, slider):
         control.observe(update, "value")
     update()
-    return widgets.VBox([widgets.HBox([names, slider, label]), image])
+    return _Explorer([widgets.HBox([names, slider, label]), image])
+
+
+class _Explorer(widgets.VBox):
+    def __repr__(self) -> str:  # what a page that shows no widgets has in its place
+        return "Controls that move: run this notebook to use them."
 
 
 def _picture(figure: Figure, alt: str) -> Image:

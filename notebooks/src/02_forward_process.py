@@ -2,6 +2,7 @@
 # # The forward process
 #
 # ![Four digits fade into noise over nine columns; the last column is the same kind of noise in every row](../figures/02_jump.png)
+#
 # *Four digits on their way to noise; the step $t$ stands above each column. In the last column the rows are exchangeable:
 # the noise no longer tells which digit it came from.*
 #
@@ -97,7 +98,9 @@ verify("2.3", samples=(a * x + b * z) ** 2, expected=a**2 / 3 + b**2)
 
 
 # %% tags=["exercise", "nbval-check-output"]
-def forward_step(x, beta, noise): ...  # one line
+def forward_step(x, beta, noise):
+    x_t = ...  # one line
+    return x_t
 
 
 forward_step = check(forward_step)
@@ -316,7 +319,9 @@ print(tuple(sigma[steps].shape), tuple(per_image(sigma[steps], images[:3]).shape
 
 
 # %% tags=["exercise", "nbval-check-output"]
-def q_sample(schedule, x0, t, noise): ...  # two or three lines
+def q_sample(schedule, x0, t, noise):
+    x_t = ...  # one line, or three
+    return x_t
 
 
 q_sample = check(q_sample)
@@ -412,7 +417,9 @@ print(
 
 
 # %% tags=["exercise", "nbval-check-output"]
-def snr(schedule): ...  # one line
+def snr(schedule):
+    ratio = ...  # (T+1,)
+    return ratio
 
 
 snr = check(snr)
