@@ -478,7 +478,7 @@ means = q_sample(short, one, last, noise).mean((1, 2, 3))  # (4000,)
 verify("2.17", samples=means, expected=short.sqrt_alpha_bar[300] * images[0].mean())
 
 # %%
-panels, brightness = {}, images.mean((1, 2, 3))[:4000]  # of 4,000 different images
+panels = {}  # of 4,000 different images
 for T in (50, 200, 300, 1000):
     s = linear_schedule(T, rescale=False)
     ends = q_sample(s, images[:4000], torch.full((4000,), T), noise).mean((1, 2, 3))
@@ -491,8 +491,8 @@ viz.plot_histograms(panels, normal=normal, span=(-0.8, 0.3), alt=alt)
 # %% [markdown]
 # *Blue: the mean pixel of $x_T$, over 4,000 images. Orange: that of noise, where the sampler starts. What should surprise
 # is $T = 300$: the eye sees noise, but the two histograms hardly overlap. A network trained with this schedule has
-# never met an image like the ones that the sampler hands it, and the samples come out with the wrong brightness. The loss
-# shows nothing of this.*
+# never met an image like the ones that the sampler hands it, and the loss shows nothing of this. Notebook 12 shows what
+# becomes of the samples.*
 #
 # ### The repair
 #
