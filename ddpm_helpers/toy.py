@@ -170,7 +170,8 @@ def loss_weight(schedule: NoiseSchedule, variance: Tensor) -> Tensor:
         ValueError: if `variance` has another shape than the tables.
     """
     if variance.shape != schedule.beta.shape:
-        raise ValueError(f"loss_weight: variance must have shape {tuple(schedule.beta.shape)}, got {variance.shape}")
+        wanted, found = tuple(schedule.beta.shape), tuple(variance.shape)
+        raise ValueError(f"loss_weight: variance must have shape {wanted}, got {found}")
     weight = torch.zeros_like(schedule.beta)
     beta, alpha, sigma = schedule.beta[1:], schedule.alpha[1:], schedule.sigma[1:]
     weight[1:] = beta**2 / (2 * variance[1:] * alpha * sigma**2)
@@ -178,5 +179,5 @@ def loss_weight(schedule: NoiseSchedule, variance: Tensor) -> Tensor:
 
 
 def _check_step(schedule: NoiseSchedule, t: int) -> None:
-    if not isinstance(t, int) or not 1 <= t <= schedule.T:
+    if not isinstance(t, int) or isinstance(t, bool) or not 1 <= t <= schedule.T:
         raise ValueError(f"t must be an int in 1 ... {schedule.T}, got {t!r}")
