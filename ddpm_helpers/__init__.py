@@ -8,7 +8,20 @@ from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
 from .nets import BasicUNet, count_parameters
 from .sampling import Step, naive_step, naive_trajectory
-from .schedule import corrupt, per_image
+from .schedule import (
+    NoiseSchedule,
+    corrupt,
+    cosine_schedule,
+    forward_step,
+    linear_beta,
+    linear_schedule,
+    per_image,
+    posterior,
+    predict_eps,
+    predict_x0,
+    q_sample,
+    snr,
+)
 from .training import budget, default_device, environment_report, naive_loss
 
 __version__ = "0.1.0"
@@ -19,21 +32,31 @@ __all__ = [
     "DataError",
     "EquationError",
     "ImageData",
+    "NoiseSchedule",
     "Step",
     "batches",
     "budget",
     "check",
     "corrupt",
+    "cosine_schedule",
     "count_parameters",
     "default_device",
     "environment_report",
+    "forward_step",
+    "linear_beta",
+    "linear_schedule",
     "load_images",
     "naive_loss",
     "naive_step",
     "naive_trajectory",
     "per_image",
+    "posterior",
+    "predict_eps",
+    "predict_x0",
+    "q_sample",
     "read_idx",
     "show_solution",
+    "snr",
     "synthetic_digits",
     "to_float",
     "to_uint8",

@@ -4,13 +4,17 @@ import io
 import sys
 import time
 
+import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import Image, display
 from matplotlib.figure import Figure
+from PIL import Image as PILImage
 from torch import Tensor
 from tqdm import tqdm
+
+from .schedule import NoiseSchedule, q_sample
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito: told apart by all
 GAP = 2  # white pixels between images
@@ -131,6 +135,125 @@ class LiveLoss:
         return picture
 
 
+def plot_curves(
+    curves: dict[str, Tensor | tuple[Tensor, Tensor]],
+    *,
+    alt: str,
+    xlabel: str = "step t",
+    ylabel: str = "",
+    level: float | None = None,
+) -> None:
+    """Draw named curves in one picture.
+
+    Args:
+        curves: name -> y (N,), drawn over 0 ... N-1; or name -> (x, y).
+        alt: text for those who cannot see the picture.
+        xlabel: name of the horizontal axis.
+        ylabel: name of the vertical axis.
+        level: height of a thin horizontal line.
+    """
+    figure, axis = subplots()
+    for name, curve in curves.items():
+        x, y = curve if isinstance(curve, tuple) else (range(len(curve)), curve)
+        axis.plot(x, y, label=name)
+    if level is not None:
+        axis.axhline(level, color="black", linewidth=0.8)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(frameon=False)
+    show(figure, alt)
+
+
+def plot_walks(panels: dict[str, tuple[Tensor, Tensor, Tensor]], *, alt: str) -> None:
+    """Draw random walks side by side: title -> (walks (steps, N), mean (steps,), standard deviation (steps,)).
+
+    Walks are thin lines, the mean is a thick one, and the band reaches two standard deviations to either side.
+    """
+    figure, axes = subplots(1, len(panels), size=(9, 3.2))
+    for i, (axis, (title, (walks, mean, std))) in enumerate(zip(np.atleast_1d(axes), panels.items(), strict=True)):
+        t = range(len(walks))
+        axis.fill_between(t, mean - 2 * std, mean + 2 * std, color=COLOURS[5], alpha=0.35, linewidth=0)
+        axis.plot(t, walks, color="0.35", linewidth=0.5)
+        axis.plot(t, mean, color=COLOURS[1], linewidth=2.5)
+        axis.set(title=title, xlabel="step t", ylabel="" if i else "$x_t$")
+        axis.sharey(np.atleast_1d(axes)[0])
+    show(figure, alt)
+
+
+def plot_histograms(
+    panels: dict[str, dict[str, Tensor]],
+    *,
+    alt: str,
+    columns: int = 4,
+    span: tuple[float, float] = (-4, 4),
+    normal: dict[str, tuple[float, float]] | None = None,
+) -> None:
+    """Draw histograms in panels, each over the density of a Gaussian, a dashed line.
+
+    Args:
+        panels: title -> name -> samples (N,); the first of a panel is filled, others are outlined.
+        alt: text for those who cannot see the picture.
+        columns: panels per row.
+        span: ends of the horizontal axis.
+        normal: title -> (mean, standard deviation) of the dashed line; 0 and 1 where the title is not named.
+    """
+    rows = -(-len(panels) // columns)
+    figure, axes = subplots(rows, columns, size=(9, 0.9 + 1.5 * rows))
+    edges, x = np.linspace(*span, 81), np.linspace(*span, 400)
+    labelled = None
+    for axis, (title, samples) in zip(np.ravel(axes), panels.items(), strict=False):
+        for j, (name, values) in enumerate(samples.items()):
+            kind = {"histtype": "step", "linewidth": 1.5} if j else {"alpha": 0.45}
+            axis.hist(values.detach().cpu().numpy(), edges, density=True, color=COLOURS[j], label=name, **kind)
+        mean, std = (normal or {}).get(title, (0.0, 1.0))
+        density = np.exp(-(((x - mean) / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi))
+        axis.plot(x, density, "--", color="black", linewidth=1.2)
+        axis.set(title=title, yticks=[], xlim=span, ylim=(0, 1.6 * density.max()))  # spikes are cut off
+        axis.spines["left"].set_visible(False)
+        if len(samples) > 1 and not labelled:
+            labelled = axis.legend(frameon=False, fontsize=8, loc="upper left")
+    show(figure, alt)
+
+
+def explore_forward(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, *, positions: int = 41) -> widgets.VBox:
+    """A slider over the step and a drop-down for the schedule; the same images and noise everywhere.
+
+    Every picture is drawn before the widget appears, so moving the slider only swaps one for another.
+
+    Args:
+        schedules: told apart by their names.
+        x0: images (N, C, H, W) in [-1, 1], shown in one row.
+        noise: same shape as `x0`.
+        positions: of the slider, from step 1 to step T.
+    """
+    pictures = {}
+    for schedule in schedules:
+        steps = torch.linspace(1, schedule.T, positions).round().long()
+        signal, sigma = schedule.sqrt_alpha_bar[steps].tolist(), schedule.sigma[steps].tolist()
+        pictures[schedule.name] = [
+            (
+                _enlarged(q_sample(schedule, x0, steps[i].expand(len(x0)), noise)),
+                f"t = {steps[i]} of {schedule.T}: {signal[i]:.3f} x image + {sigma[i]:.3f} x noise",
+            )
+            for i in range(positions)
+        ]
+    names = widgets.Dropdown(options=list(pictures), description="schedule")
+    slider = widgets.IntSlider(0, 0, positions - 1, description="step", readout=False)
+    image, label = widgets.Image(format="png"), widgets.Label()
+
+    def update(_=None) -> None:
+        image.value, label.value = pictures[names.value][slider.value]
+
+    for control in (names, slider):
+        control.observe(update, "value")
+    update()
+    return _Explorer([widgets.HBox([names, slider, label]), image])
+
+
+class _Explorer(widgets.VBox):
+    def __repr__(self) -> str:  # what a page that shows no widgets has in its place
+        return "Controls that move: run this notebook to use them."
+
+
 def _picture(figure: Figure, alt: str) -> Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
@@ -148,6 +271,15 @@ def _mosaic(rows: list[np.ndarray]) -> tuple[np.ndarray, tuple[int, int]]:
             top, left = i * (height + GAP), j * (width + GAP)
             canvas[top : top + height, left : left + width] = picture
     return canvas, (height, width)
+
+
+def _enlarged(images: Tensor, times: int = 3) -> bytes:
+    """A PNG of one row of images (N, C, H, W) in [-1, 1], each pixel `times` pixels wide."""
+    canvas, _ = _mosaic([_pixels(images, (-1, 1))])
+    canvas = (canvas * 255).round().astype(np.uint8).repeat(times, 0).repeat(times, 1)
+    buffer = io.BytesIO()
+    PILImage.fromarray(canvas).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def _pixels(images: Tensor, value_range: tuple[float, float]):

@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddpm_helpers"
-ORDER = ["schedule", "digits", "data", "nets", "sampling", "metrics", "training", "viz", "exercises", "__init__"]
+ORDER = ["schedule", "toy", "digits", "data", "nets", "sampling", "metrics", "training", "viz", "exercises", "__init__"]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 

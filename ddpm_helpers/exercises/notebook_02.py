@@ -1,0 +1,149 @@
+"""Exercises of notebook 02: one forward step, the jump, the signal-to-noise ratio, betas rescaled."""
+
+import torch
+
+from ..schedule import cosine_schedule, forward_step, linear_beta, linear_schedule, per_image, q_sample, snr
+from .core import Exercise
+
+
+def _images(*shape: int) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    x, noise = torch.randn((2, *shape), generator=generator)
+    return x, noise
+
+
+def _step(beta: float, *shape: int) -> tuple:
+    x, noise = _images(*shape)
+    return x, beta, noise
+
+
+def _jump(schedule, steps: list[int], *shape: int) -> tuple:
+    x0, noise = _images(*shape)
+    return schedule, x0, torch.tensor(steps), noise
+
+
+def _blend(schedule, x0, t, noise, signal, sigma):
+    return per_image(signal[t], x0) * x0 + per_image(sigma[t], x0) * noise
+
+
+def _shifted_jump(schedule, x0, t, noise):
+    return _blend(schedule, x0, t - 1, noise, schedule.sqrt_alpha_bar, schedule.sigma)
+
+
+def _jump_with_three_axes(schedule, x0, t, noise):
+    signal, sigma = schedule.sqrt_alpha_bar[t].reshape(-1, 1, 1), schedule.sigma[t].reshape(-1, 1, 1)
+    return signal * x0 + sigma * noise
+
+
+def _betas(T, first, last):
+    beta = torch.zeros(T + 1, dtype=torch.float64)
+    beta[1:] = torch.linspace(first, last, T, dtype=torch.float64)
+    return beta
+
+
+Exercise(
+    tag="2.1",
+    reference=forward_step,
+    cases=lambda: [_step(0.02, 5, 3, 4, 2), _step(0.3, 3, 1, 2, 5), _step(0.8, 2, 3, 5, 4)],
+    mistakes={
+        "It looks as if x is not shrunk: the variance then grows by beta in every step. Weight x by sqrt(1 - beta).": (
+            lambda x, beta, noise: x + beta**0.5 * noise
+        ),
+        "It looks as if the noise has weight beta: its variance is then beta squared. Take the square root.": (
+            lambda x, beta, noise: (1 - beta) ** 0.5 * x + beta * noise
+        ),
+        "It looks as if x has weight 1 - beta: its variance is then (1 - beta) squared. Take the square root.": (
+            lambda x, beta, noise: (1 - beta) * x + beta**0.5 * noise
+        ),
+        "It looks as if both square roots are missing: beta and 1 - beta are variances, weights are their roots.": (
+            lambda x, beta, noise: (1 - beta) * x + beta * noise
+        ),
+        "It looks as if the two weights are swapped: a small beta adds little noise and keeps most of x.": (
+            lambda x, beta, noise: beta**0.5 * x + (1 - beta) ** 0.5 * noise
+        ),
+    },
+)
+
+Exercise(
+    tag="2.2",
+    reference=q_sample,
+    cases=lambda: [
+        _jump(linear_schedule(50), [1, 50, 17, 3, 30], 5, 3, 4, 2),
+        _jump(cosine_schedule(40), [20, 39, 8], 3, 1, 2, 5),
+    ],
+    mistakes={
+        "It looks as if the square roots are missing: alpha_bar and 1 - alpha_bar are variances, weights are their "
+        "roots, schedule.sqrt_alpha_bar and schedule.sigma.": (
+            lambda s, x0, t, noise: _blend(s, x0, t, noise, s.alpha_bar, s.sigma**2)
+        ),
+        "It looks as if the image has weight alpha_bar: take its root, schedule.sqrt_alpha_bar.": (
+            lambda s, x0, t, noise: _blend(s, x0, t, noise, s.alpha_bar, s.sigma)
+        ),
+        "It looks as if the noise has weight 1 - alpha_bar: take its root, schedule.sigma.": (
+            lambda s, x0, t, noise: _blend(s, x0, t, noise, s.sqrt_alpha_bar, s.sigma**2)
+        ),
+        "It looks as if alpha and beta stand where alpha_bar belongs: that is one step, not the jump over t of them.": (
+            lambda s, x0, t, noise: _blend(s, x0, t, noise, s.alpha**0.5, s.beta**0.5)
+        ),
+        "It looks as if the tables were read at t - 1: here step t stands at index t, index 0 is the clean image.": (
+            _shifted_jump
+        ),
+        "It looks as if schedule.sigma[t], shape (B,), met the last axis of the images: "
+        "per_image(schedule.sigma[t], x0) gives it shape (B, 1, 1, 1).": lambda s, x0, t, noise: (
+            s.sqrt_alpha_bar[t] * x0 + s.sigma[t] * noise
+        ),
+        "It looks as if the weights have shape (B, 1, 1): broadcasting then lines them up with the channels. "
+        "They need (B, 1, 1, 1).": _jump_with_three_axes,
+    },
+)
+
+Exercise(
+    tag="2.3",
+    reference=snr,
+    cases=lambda: [(linear_schedule(50),), (cosine_schedule(40),), (linear_schedule(300, rescale=False),)],
+    tolerance=1e-3,  # 1 - alpha_bar from the float32 table is a right answer, and off by 3e-4 where beta is 1e-4
+    mistakes={
+        "It looks as if this is the ratio of the weights: square them, signal and noise are measured as variances.": (
+            lambda s: s.sqrt_alpha_bar / s.sigma
+        ),
+        "It looks as if this is noise over signal: turn it around, the clean image has an infinite ratio.": (
+            lambda s: s.sigma**2 / s.alpha_bar
+        ),
+        "It looks as if only the noise keeps its root: the variance of the noise is schedule.sigma**2.": (
+            lambda s: s.alpha_bar / s.sigma
+        ),
+        "It looks as if alpha and beta stand where alpha_bar belongs: that compares the parts of one step alone.": (
+            lambda s: s.alpha / s.beta
+        ),
+        "It looks as if this is alpha_bar itself: divide it by the variance of the noise.": lambda s: s.alpha_bar,
+        "It looks as if the logarithm was taken: it belongs in the plot, not in the function.": (
+            lambda s: (s.alpha_bar / s.sigma**2).log()
+        ),
+    },
+)
+
+Exercise(
+    tag="2.4",
+    reference=linear_beta,
+    cases=lambda: [(50, 1e-4, 0.02), (300, 1e-4, 0.02), (40, 2e-3, 0.01), (1000, 1e-4, 0.02)],
+    mistakes={
+        "It looks as if the ends are not rescaled: multiply both by 1000 / T.": (
+            lambda T, beta_1, beta_T: _betas(T, beta_1, beta_T)
+        ),
+        "It looks as if the ends are multiplied by T / 1000: fewer steps must be larger ones.": (
+            lambda T, beta_1, beta_T: _betas(T, beta_1 * T / 1000, beta_T * T / 1000)
+        ),
+        "It looks as if only the last beta is rescaled: the first one belongs to the line, too.": (
+            lambda T, beta_1, beta_T: _betas(T, beta_1, beta_T * 1000 / T)
+        ),
+        "It looks as if the line starts at index 0: beta[0] belongs to the clean image and is 0, the line to 1 to T.": (
+            lambda T, beta_1, beta_T: torch.linspace(beta_1 * 1000 / T, beta_T * 1000 / T, T + 1, dtype=torch.float64)
+        ),
+        "It looks as if the line has T + 1 points, so that beta[1] is already past its start: it has T points, "
+        "beta[1] to beta[T].": (
+            lambda T, beta_1, beta_T: torch.cat(
+                [torch.zeros(1), torch.linspace(beta_1 * 1000 / T, beta_T * 1000 / T, T + 1, dtype=torch.float64)[1:]]
+            )
+        ),
+    },
+)

@@ -1,0 +1,265 @@
+"""Exercises of notebook 03: the weight of a path, Gaussian KL, the posterior, x_0 from the noise, the loss weight."""
+
+import torch
+
+from ..schedule import cosine_schedule, linear_schedule, per_image, posterior, predict_x0
+from ..toy import ReverseModel, double, gaussian_kl, log_forward, log_jump, log_weight, loss_weight
+from .core import Exercise
+
+
+def _walk(T: int, paths: int) -> tuple:
+    """A model that is neither ideal nor trivial, and paths that no process drew: every term of the sum differs."""
+    schedule = double(cosine_schedule(T, max_beta=0.9))
+    generator = torch.Generator().manual_seed(T)
+    path = torch.randn(T + 1, paths, generator=generator, dtype=torch.float64)
+    return ReverseModel(schedule, 0.5 * schedule.beta, lambda x, t: 0.7 * x + 0.05 * t), path
+
+
+def _sum(path, first, steps):
+    for t in range(1, len(path)):
+        first = first + steps(t, path[t - 1], path[t])
+    return first
+
+
+Exercise(
+    tag="3.1",
+    reference=log_weight,
+    cases=lambda: [_walk(4, 3), _walk(2, 7), _walk(5, 5)],
+    mistakes={
+        "It looks as if the prior log p(x_T) is missing: the model's path starts there.": (
+            lambda model, path: log_weight(model, path) - model.log_prior(path[-1])
+        ),
+        "It looks as if the ratio is upside down: the model's log density minus q's.": (
+            lambda model, path: -log_weight(model, path)
+        ),
+        "It looks as if q(x_t | x_0), the jump, stands where q(x_t | x_{t-1}), one step, belongs.": (
+            lambda model, path: _sum(
+                path,
+                model.log_prior(path[-1]),
+                lambda t, a, b: model.log_step(a, b, t) - log_jump(model.schedule, path[0], b, t),
+            )
+        ),
+        "It looks as if q is missing: what remains is the log density of the model's path alone.": (
+            lambda model, path: _sum(path, model.log_prior(path[-1]), lambda t, a, b: model.log_step(a, b, t))
+        ),
+        "It looks as if the first step, t = 1, is left out: t runs from 1 to T, both included.": (
+            lambda model, path: (
+                log_weight(model, path)
+                - model.log_step(path[0], path[1], 1)
+                + log_forward(model.schedule, path[0], path[1], 1)
+            )
+        ),
+        "It looks as if the last step, t = T, is left out: range(1, T) stops at T - 1.": (
+            lambda model, path: (
+                log_weight(model, path)
+                - model.log_step(path[-2], path[-1], len(path) - 1)
+                + log_forward(model.schedule, path[-2], path[-1], len(path) - 1)
+            )
+        ),
+        "It looks as if the paths were averaged: return one number per path, shape (N,).": (
+            lambda model, path: log_weight(model, path).mean()
+        ),
+        "It looks as if x_{t-1} and x_t are swapped in the model's step: log_step(x_prev, x_t, t).": (
+            lambda model, path: _sum(
+                path,
+                model.log_prior(path[-1]),
+                lambda t, a, b: model.log_step(b, a, t) - log_forward(model.schedule, a, b, t),
+            )
+        ),
+    },
+)
+
+
+def _images(schedule, *shape: int) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    x0, x_t = (torch.randn(shape, generator=generator) for _ in range(2))
+    return schedule, x0, x_t, torch.randint(2, schedule.T + 1, shape[:1], generator=generator)
+
+
+def _posterior(of_x0, of_x_t, variance):
+    """A `posterior` with other coefficients, each a function of (schedule, t)."""
+
+    def wrong(schedule, x0, x_t, t):
+        mean = per_image(of_x0(schedule, t), x0) * x0 + per_image(of_x_t(schedule, t), x_t) * x_t
+        return mean, per_image(variance(schedule, t), x0)
+
+    return wrong
+
+
+def _of_x0(s, t):
+    return s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2
+
+
+def _of_x_t(s, t):
+    return s.alpha[t].sqrt() * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2
+
+
+def _variance(s, t):
+    return s.posterior_variance[t]
+
+
+Exercise(
+    tag="3.2",
+    reference=posterior,
+    cases=lambda: [
+        _images(linear_schedule(50), 5, 3, 4, 2),
+        _images(cosine_schedule(9), 3, 1, 2, 6),
+        (linear_schedule(50), torch.ones(1, 2, 3, 4), torch.zeros(1, 2, 3, 4), torch.tensor([1])),
+    ],
+    mistakes={
+        "It looks as if the weights of x_0 and x_t are swapped: near t = 1 the mean must be close to x_0.": (
+            _posterior(_of_x_t, _of_x0, _variance)
+        ),
+        "It looks as if alpha_bar_t stands in front of x_0, where the step before, alpha_bar_{t-1}, belongs.": (
+            _posterior(lambda s, t: s.sqrt_alpha_bar[t] * s.beta[t] / s.sigma[t] ** 2, _of_x_t, _variance)
+        ),
+        "It looks as if a square root is missing in front of x_t: sqrt(alpha_t), not alpha_t.": (
+            _posterior(_of_x0, lambda s, t: s.alpha[t] * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2, _variance)
+        ),
+        "It looks as if sqrt(alpha_bar_t) stands in front of x_t: one step shrinks by sqrt(alpha_t) alone.": (
+            _posterior(_of_x0, lambda s, t: s.sqrt_alpha_bar[t] * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2, _variance)
+        ),
+        "It looks as if the variance is beta_t: knowing x_0 makes it smaller, beta_t sigma_{t-1}^2 / sigma_t^2.": (
+            _posterior(_of_x0, _of_x_t, lambda s, t: s.beta[t])
+        ),
+        "It looks as if the second value is the standard deviation: return the variance.": (
+            _posterior(_of_x0, _of_x_t, lambda s, t: s.posterior_variance[t].sqrt())
+        ),
+        "It looks as if sigma was not squared: 1 - alpha_bar is sigma^2.": (
+            _posterior(
+                lambda s, t: s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t],
+                lambda s, t: s.alpha[t].sqrt() * s.sigma[t - 1] / s.sigma[t],
+                lambda s, t: s.beta[t] * s.sigma[t - 1] / s.sigma[t],
+            )
+        ),
+    },
+)
+
+
+def _gaussians(*shape: int) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    means = torch.randn((2, *shape), generator=generator, dtype=torch.float64)
+    variances = 0.2 + torch.rand((2, *shape), generator=generator, dtype=torch.float64)
+    return means[0], variances[0], means[1], variances[1]
+
+
+Exercise(
+    tag="3.3",
+    reference=gaussian_kl,
+    cases=lambda: [_gaussians(5), _gaussians(3, 2), _gaussians(4, 1, 2)],
+    mistakes={
+        "It looks as if the two Gaussians are swapped: KL(q || p) weighs with q, the first one.": (
+            lambda m1, v1, m2, v2: gaussian_kl(m2, v2, m1, v1)
+        ),
+        "It looks as if the squared distance of the means is divided by the first variance: p, the second one, "
+        "says how surprising a distance is.": (
+            lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - torch.log(v1 / v2) + (m1 - m2) ** 2 / v1)
+        ),
+        "It looks as if the factor 1/2 is missing.": lambda m1, v1, m2, v2: 2 * gaussian_kl(m1, v1, m2, v2),
+        "It looks as if the logarithm has the wrong sign: where the means agree and the variances differ, "
+        "a KL is above 0.": (lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 + torch.log(v1 / v2) + (m1 - m2) ** 2 / v2)),
+        "It looks as if the - 1 is missing: two equal Gaussians have KL 0.": (
+            lambda m1, v1, m2, v2: gaussian_kl(m1, v1, m2, v2) + 0.5
+        ),
+        "It looks as if the distance of the means is not squared.": (
+            lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - torch.log(v1 / v2) + (m1 - m2).abs() / v2)
+        ),
+        "It looks as if the arguments were taken for standard deviations: they are variances already.": (
+            lambda m1, v1, m2, v2: gaussian_kl(m1, v1**2, m2, v2**2)
+        ),
+        "It looks as if the result is averaged: return one KL per element.": (
+            lambda m1, v1, m2, v2: gaussian_kl(m1, v1, m2, v2).mean()
+        ),
+    },
+)
+
+
+def _noisy(schedule, *shape: int) -> tuple:
+    _, x_t, eps, t = _images(schedule, *shape)
+    return schedule, x_t, t, eps
+
+
+Exercise(
+    tag="3.4",
+    reference=predict_x0,
+    cases=lambda: [
+        _noisy(linear_schedule(50), 5, 3, 4, 2),
+        _noisy(cosine_schedule(9, max_beta=0.9), 3, 1, 2, 6),
+        _noisy(linear_schedule(50), 4, 1, 4, 4),
+    ],
+    mistakes={
+        "It looks as if the noise is added: take it away.": (
+            lambda s, x_t, t, eps: (x_t + per_image(s.sigma[t], x_t) * eps) / per_image(s.sqrt_alpha_bar[t], x_t)
+        ),
+        "It looks as if you divide by alpha_bar: its square root is what multiplied the image.": (
+            lambda s, x_t, t, eps: (x_t - per_image(s.sigma[t], x_t) * eps) / per_image(s.alpha_bar[t], x_t)
+        ),
+        "It looks as if the noise was weighted by 1 - alpha_bar, its variance: sigma is the square root.": (
+            lambda s, x_t, t, eps: (x_t - per_image(s.sigma[t] ** 2, x_t) * eps) / per_image(s.sqrt_alpha_bar[t], x_t)
+        ),
+        "It looks as if the division is missing: what remains after taking the noise away is still shrunk.": (
+            lambda s, x_t, t, eps: x_t - per_image(s.sigma[t], x_t) * eps
+        ),
+        "It looks as if alpha_t, of one step, stands where alpha_bar_t, of all t steps, belongs.": (
+            lambda s, x_t, t, eps: (x_t - per_image(s.sigma[t], x_t) * eps) / per_image(s.alpha[t].sqrt(), x_t)
+        ),
+        "It looks as if the tables, shape (B,), met the last axis of the images: per_image(sigma[t], x_t) gives "
+        "them three more axes.": (lambda s, x_t, t, eps: (x_t - s.sigma[t] * eps) / s.sqrt_alpha_bar[t]),
+        "It looks as if t counts from 0 here: index 0 is the clean image, so use t as it is.": (
+            lambda s, x_t, t, eps: (
+                (x_t - per_image(s.sigma[t - 1], x_t) * eps) / per_image(s.sqrt_alpha_bar[t - 1], x_t)
+            )
+        ),
+    },
+)
+
+
+def _weights(schedule, variance):
+    return double(schedule), double(schedule).beta if variance is None else variance(double(schedule))
+
+
+def _weight(formula):
+    """A `loss_weight` with another formula of (schedule, variance); entry 0 stays 0."""
+
+    def wrong(schedule, variance):
+        weight = formula(schedule, variance)
+        return torch.cat([torch.zeros_like(weight[:1]), weight[1:]])
+
+    return wrong
+
+
+Exercise(
+    tag="3.5",
+    reference=loss_weight,
+    cases=lambda: [
+        _weights(linear_schedule(50), None),
+        _weights(cosine_schedule(9), lambda s: s.beta * (1 + s.sigma)),
+        _weights(linear_schedule(30), lambda s: 0.3 * s.beta),
+    ],
+    mistakes={
+        "It looks as if the factor 1/2 is missing; it comes from the Gaussian's exponent.": (
+            lambda schedule, variance: 2 * loss_weight(schedule, variance)
+        ),
+        "It looks as if beta is not squared: the distance of the means is squared, and so is its factor.": (
+            _weight(lambda s, v: s.beta / (2 * v * s.alpha * s.sigma**2))
+        ),
+        "It looks as if you divide by sigma instead of sigma^2 = 1 - alpha_bar.": (
+            _weight(lambda s, v: s.beta**2 / (2 * v * s.alpha * s.sigma))
+        ),
+        "It looks as if alpha_t is missing: the mean is divided by its square root.": (
+            _weight(lambda s, v: s.beta**2 / (2 * v * s.sigma**2))
+        ),
+        "It looks as if alpha_bar_t, of all t steps, stands where alpha_t, of one step, belongs.": (
+            _weight(lambda s, v: s.beta**2 / (2 * v * s.alpha_bar * s.sigma**2))
+        ),
+        "It looks as if the variance was squared: it is a variance already.": (
+            _weight(lambda s, v: s.beta**2 / (2 * v**2 * s.alpha * s.sigma**2))
+        ),
+        "It looks as if entry 0 holds 0 / 0, or the table starts at t = 1: return (T+1,) with 0 in front.": (
+            lambda s, v: s.beta**2 / (2 * v * s.alpha * s.sigma**2)
+        ),
+        "It looks as if the first entry, of step 0, is missing: return (T+1,) with 0 in front.": (
+            lambda s, v: loss_weight(s, v)[1:]
+        ),
+    },
+)

@@ -1,0 +1,183 @@
+"""A world with one pixel, where likelihood, bound and posterior can be computed exactly (notebook 03).
+
+Contract: numbers are float64, `t` is a plain int in 1 ... T that holds for all points, and points broadcast, so
+that one function serves a path (N,) and a grid (n, 1) against (1, n).
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .schedule import NoiseSchedule
+
+
+def double(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The same schedule with its tables computed afresh from `beta` and kept in float64 (on the CPU).
+
+    >>> double(linear_schedule(1000)).alpha_bar.dtype
+    torch.float64
+    """
+    beta = schedule.beta.detach().cpu().double()
+    log_alpha_bar = torch.log1p(-beta).cumsum(0)
+    variance = -torch.expm1(log_alpha_bar)
+    tables = {
+        "beta": beta,
+        "alpha": 1 - beta,
+        "alpha_bar": log_alpha_bar.exp(),
+        "sqrt_alpha_bar": (log_alpha_bar / 2).exp(),
+        "sigma": variance.sqrt(),
+        "posterior_variance": torch.cat([beta[:1], beta[1:] * variance[:-1] / variance[1:]]),
+    }
+    exact = copy.copy(schedule)
+    for name, table in tables.items():
+        object.__setattr__(exact, name, table)
+    return exact
+
+
+def log_normal(x: Tensor, mean: Tensor | float, variance: Tensor | float) -> Tensor:
+    """Log density of N(mean, variance) at `x`; all three broadcast.
+
+    Raises:
+        ValueError: if a variance is not above 0.
+    """
+    variance = torch.as_tensor(variance, dtype=x.dtype)
+    if not bool((variance > 0).all()):
+        raise ValueError(f"log_normal: variance must be above 0, got {variance.min().item():g}")
+    return -0.5 * ((x - mean) ** 2 / variance + torch.log(2 * math.pi * variance))
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A mixture of Gaussians on the line.
+
+    Raises:
+        ValueError: if the three tensors (K,) differ in length, weights do not sum to 1, or one is not above 0.
+    """
+
+    weights: Tensor  # (K,), they sum to 1
+    means: Tensor  # (K,)
+    stds: Tensor  # (K,)
+
+    def __post_init__(self):
+        if not self.weights.shape == self.means.shape == self.stds.shape == (len(self.weights),):
+            raise ValueError("Mixture: weights, means and stds must be three tensors of one shape (K,)")
+        if not bool((self.weights > 0).all() and (self.stds > 0).all()) or abs(self.weights.sum().item() - 1) > 1e-6:
+            raise ValueError("Mixture: weights and stds must be above 0, and the weights must sum to 1")
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log q(x), same shape as `x`."""
+        return torch.logsumexp(self.weights.log() + log_normal(x[..., None], self.means, self.stds**2), -1)
+
+    def noised(self, schedule: NoiseSchedule, t: int) -> "Mixture":
+        """The distribution of x_t: each peak moves towards 0 and widens towards 1."""
+        variance = schedule.alpha_bar[t] * self.stds**2 + schedule.sigma[t] ** 2
+        return Mixture(self.weights, schedule.sqrt_alpha_bar[t] * self.means, variance.sqrt())
+
+    def ideal_eps(self, schedule: NoiseSchedule) -> Callable[[Tensor, int], Tensor]:
+        """The function (x_t, t) -> E[noise | x_t]: what a perfect network would answer for this data."""
+
+        def eps(x_t: Tensor, t: int) -> Tensor:
+            peaks = self.noised(schedule, t)
+            logits = peaks.weights.log() + log_normal(x_t[..., None], peaks.means, peaks.stds**2)  # (..., K)
+            shares = schedule.sigma[t] * (x_t[..., None] - peaks.means) / peaks.stds**2  # E[noise | x_t, peak]
+            return (logits.softmax(-1) * shares).sum(-1)
+
+        return eps
+
+
+def log_forward(schedule: NoiseSchedule, x_prev: Tensor, x_t: Tensor, t: int) -> Tensor:
+    """log q(x_t | x_{t-1}): one step of noise."""
+    _check_step(schedule, t)
+    return log_normal(x_t, schedule.alpha[t].sqrt() * x_prev, schedule.beta[t])
+
+
+def log_jump(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: int) -> Tensor:
+    """log q(x_t | x_0): t steps of noise at once."""
+    _check_step(schedule, t)
+    return log_normal(x_t, schedule.sqrt_alpha_bar[t] * x0, schedule.sigma[t] ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class ReverseModel:
+    """p_theta: x_T from N(0, 1), then T Gaussian steps down to x_0. The noise prediction `eps` is all it learns."""
+
+    schedule: NoiseSchedule
+    variance: Tensor  # (T+1,), variance[t] of the step from t to t - 1; index 0 is not used
+    eps: Callable[[Tensor, int], Tensor]  # (x_t, t) -> predicted noise, same shape
+
+    def mean(self, x_t: Tensor, t: int) -> Tensor:
+        """Mean of the step from t to t - 1 (Ho et al. 2020, eq. 11)."""
+        _check_step(self.schedule, t)
+        s = self.schedule
+        return (x_t - s.beta[t] / s.sigma[t] * self.eps(x_t, t)) / s.alpha[t].sqrt()
+
+    def log_step(self, x_prev: Tensor, x_t: Tensor, t: int) -> Tensor:
+        """log p_theta(x_{t-1} | x_t)."""
+        return log_normal(x_prev, self.mean(x_t, t), self.variance[t])
+
+    def log_prior(self, x_T: Tensor) -> Tensor:
+        """log p(x_T), standard normal."""
+        return log_normal(x_T, 0.0, 1.0)
+
+
+def log_weight(model: ReverseModel, path: Tensor) -> Tensor:
+    """log p_theta(x_0, ..., x_T) - log q(x_1, ..., x_T | x_0) of each path.
+
+    Args:
+        model: the reverse model, with its schedule.
+        path: (T+1, N), path[t] holds x_t of N paths.
+
+    Returns:
+        (N,). Over paths drawn from q its mean is the ELBO; the mean of its exponential is the likelihood.
+
+    Raises:
+        ValueError: if `path` has not T + 1 rows.
+    """
+    T = model.schedule.T
+    if path.ndim != 2 or len(path) != T + 1:
+        raise ValueError(f"log_weight: a path has T + 1 = {T + 1} rows, got shape {tuple(path.shape)}")
+    total = model.log_prior(path[T])  # (N,)
+    for t in range(1, T + 1):
+        total = total + model.log_step(path[t - 1], path[t], t) - log_forward(model.schedule, path[t - 1], path[t], t)
+    return total
+
+
+def gaussian_kl(mean_1: Tensor, variance_1: Tensor, mean_2: Tensor, variance_2: Tensor) -> Tensor:
+    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) in nats, element by element; the four broadcast.
+
+    >>> gaussian_kl(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(0.0), torch.tensor(1.0))
+    tensor(0.5000)
+    """
+    ratio = variance_1 / variance_2
+    return 0.5 * (ratio - 1 - torch.log(ratio) + (mean_1 - mean_2) ** 2 / variance_2)
+
+
+def loss_weight(schedule: NoiseSchedule, variance: Tensor) -> Tensor:
+    """What the bound puts in front of the squared noise error of each step (Ho et al. 2020, eq. 12).
+
+    Args:
+        schedule: the forward process.
+        variance: (T+1,), variance[t] of the model's step from t to t - 1; index 0 is not used.
+
+    Returns:
+        (T+1,), entry t is beta_t^2 / (2 variance_t alpha_t sigma_t^2); entry 0 is 0.
+
+    Raises:
+        ValueError: if `variance` has another shape than the tables.
+    """
+    if variance.shape != schedule.beta.shape:
+        wanted, found = tuple(schedule.beta.shape), tuple(variance.shape)
+        raise ValueError(f"loss_weight: variance must have shape {wanted}, got {found}")
+    weight = torch.zeros_like(schedule.beta)
+    beta, alpha, sigma = schedule.beta[1:], schedule.alpha[1:], schedule.sigma[1:]
+    weight[1:] = beta**2 / (2 * variance[1:] * alpha * sigma**2)
+    return weight
+
+
+def _check_step(schedule: NoiseSchedule, t: int) -> None:
+    if not isinstance(t, int) or isinstance(t, bool) or not 1 <= t <= schedule.T:
+        raise ValueError(f"t must be an int in 1 ... {schedule.T}, got {t!r}")

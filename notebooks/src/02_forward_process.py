@@ -1,0 +1,646 @@
+# %% [markdown]
+# # The forward process
+#
+# ![Four digits fade into noise over nine columns; the last column is the same kind of noise in every row](../figures/02_jump.png)
+#
+# *Four digits on their way to noise; the step $t$ stands above each column. In the last column the rows are exchangeable:
+# the noise no longer tells which digit it came from.*
+#
+# **You will** build a noise process that ends in the same distribution whatever it starts from, prove that any number of
+# its steps can be taken in one jump, and measure how close to pure noise it ends. **You need** mean and variance,
+# Gaussians, and [notebook 01](01_corrupt_and_predict.ipynb) for the motive. **Time** 40 minutes of reading; the cells run
+# in 15 seconds on a laptop with 2 cores.
+
+# %% tags=["setup"]
+REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
+try:
+    import ddpm_helpers
+except ImportError:
+    assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
+    get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
+
+import math
+import time
+
+import torch
+
+from ddpm_helpers import check, cosine_schedule, linear_schedule, load_images, per_image, to_float, verify, viz
+
+generator = torch.Generator().manual_seed(0)
+
+# %%
+data = load_images("mnist")
+images = to_float(data.images)  # (N, 1, 28, 28) in [-1, 1]
+print(data.source)
+
+# %% [markdown]
+# ## Where we are
+#
+# Notebook 01 turned noise into digits, blurred ones, with a recipe made of choices: uniform noise, a straight line, no
+# noise added on the way, and no way to say what distribution the samples have. This notebook repairs the first half of
+# the recipe, the destruction. It asks one question:
+#
+# **Which noise process ends in exactly $\mathcal{N}(0, I)$, whatever the data?**
+#
+# The end must not depend on the data, because sampling starts there: we have to be able to draw from it before we know any
+# image. From here on images lie in [-1, 1], and all noise is Gaussian. Pixels get independent noise, so we can study one
+# pixel at a time: below, $x_0$ is a number as often as it is an image.
+#
+# ## First try: add noise, again and again
+#
+# Take small steps. Each adds fresh Gaussian noise $\varepsilon_t \sim \mathcal{N}(0, 1)$ of standard deviation $s$:
+# $x_t = x_{t-1} + s\,\varepsilon_t$. Guess before you go on: start at $x_0 = 0.8$ with $s = 0.2$. Where is $x_{200}$ on
+# average, and how far does it stray?
+#
+# Every step adds noise of mean 0, so the mean never moves. The noises are independent, so their variances add up:
+#
+# $$\mathbb{E}[x_t \mid x_0] = x_0 \tag{2.1}$$
+#
+# $$\operatorname{Var}[x_t \mid x_0] = t\, s^2 \tag{2.2}$$
+
+# %% tags=["nbval-check-output"]
+x0, s = 0.8, 0.2
+noise = torch.randn(201, 20_000, generator=generator)  # 200 steps of 20,000 walks
+noise[0] = 0.0  # there is no step 0
+naive = x0 + (s * noise).cumsum(0)  # (201, 20000): x_0 to x_200 of each walk
+verify("2.1", samples=naive[200], expected=x0)
+verify("2.2", samples=(naive[200] - x0) ** 2, expected=200 * s**2)
+
+# %% [markdown]
+# Both go wrong. The mean remembers $x_0$ for ever, and the variance grows without bound: after 10,000 steps the standard
+# deviation is 20, and no step is the last. This process ends nowhere.
+#
+# ## Repair: shrink before you add
+#
+# Something has to pull back. Multiply by a number $a$ below 1 before adding noise of standard deviation $b$. One such step
+# turns the variance of $x$ into
+#
+# $$\operatorname{Var}[a\,x + b\,\varepsilon] = a^2 \operatorname{Var}[x] + b^2 \tag{2.3}$$
+#
+# because the two parts are independent. Which $a$ keeps a variance of 1 at 1? Put 1 on both sides: $1 = a^2 + b^2$, so
+# $a = \sqrt{1 - b^2}$. The variance of the added noise gets its usual name, $\beta = b^2$, and the step becomes
+#
+# $$x_t = {\color{#0072B2}{\sqrt{1 - \beta}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta}\; \varepsilon_t}},
+# \qquad 0 < \beta < 1 \tag{2.4}$$
+#
+# Blue is what stays of the signal, orange is noise; these colours mean the same all through this notebook.
+
+# %% tags=["nbval-check-output"]
+a, b = 0.7, 0.5
+x = 2 * torch.rand(200_000, generator=generator) - 1  # uniform in [-1, 1]: mean 0, variance 1/3
+z = torch.randn(200_000, generator=generator)
+verify("2.3", samples=(a * x + b * z) ** 2, expected=a**2 / 3 + b**2)
+
+# %% [markdown]
+# ### Exercise 2.1 - `forward_step`
+#
+# Write (2.4). `x` and `noise` are tensors of one shape, `beta` is a number.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def forward_step(x, beta, noise):
+    x_t = ...  # one line
+    return x_t
+
+
+forward_step = check(forward_step)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The formula has two square roots; `beta ** 0.5` is one way to write them. Do not draw new noise: use the argument.
+#
+# </details>
+#
+# If (2.4) is right, it keeps a variance of 1, even if $x$ is not Gaussian at all. Coin flips of $\pm 1$ have variance 1.
+
+# %% tags=["nbval-check-output"]
+coins = torch.randint(0, 2, (200_000,), generator=generator) * 2.0 - 1  # -1 or 1
+z = torch.randn(200_000, generator=generator)
+verify("2.4", samples=forward_step(coins, 0.3, z) ** 2, expected=1.0)
+
+# %% [markdown]
+# ## The fixed point
+#
+# Repeat the step with the same $\beta$, and write $m_t$ and $v_t$ for mean and variance of $x_t$. The noise has mean 0, so
+# $m_t = \sqrt{1-\beta}\; m_{t-1}$, and (2.3) says $v_t = (1-\beta)\, v_{t-1} + \beta$. Subtract 1 on both sides of the
+# second: $v_t - 1 = (1-\beta)(v_{t-1} - 1)$. Each step multiplies by a number below 1, so after $t$ steps
+#
+# $$m_t = (1-\beta)^{t/2}\, m_0 \tag{2.5}$$
+#
+# $$v_t = 1 + (1-\beta)^t\, (v_0 - 1) \tag{2.6}$$
+#
+# Whatever $m_0$ and $v_0$ are, the mean goes to 0 and the variance to 1, exponentially fast. A variance above 1 sinks, one
+# below 1 rises.
+
+# %% tags=["nbval-check-output"]
+beta, m, v = 0.02, 0.8, 4.0
+for _ in range(100):
+    m, v = math.sqrt(1 - beta) * m, (1 - beta) * v + beta
+verify("2.5", m, (1 - beta) ** 50 * 0.8)
+verify("2.6", v, 1 + (1 - beta) ** 100 * (4.0 - 1))
+
+# %%
+repaired = torch.full((201, 20_000), x0)
+for t in range(1, 201):
+    repaired[t] = forward_step(repaired[t - 1], s**2, noise[t])  # the noise of the naive walks
+
+# %%
+t = torch.arange(201)
+kept = (1 - s**2) ** t  # (201,)
+left = (naive[:, :30], torch.full((201,), x0), s * t.sqrt())
+right = (repaired[:, :30], x0 * kept.sqrt(), (1 - kept).sqrt())
+alt = "Left: walks spread around 0.8 without end. Right: walks settle around 0 in a band of constant width"
+viz.plot_walks({"add noise": left, "shrink, then add the same noise": right}, alt=alt)
+
+# %% [markdown]
+# *Thirty walks from 0.8, with mean (orange) and two standard deviations (band) by the formulas. Each walk on the right uses
+# the very noise of its twin on the left. Left, the mean stays and the band widens for ever. Right, the start is forgotten
+# and the band stops widening: shrinking and adding balance.*
+#
+# Mean and variance are only two numbers. Does the whole *distribution* become Gaussian? Guess which of these three starts
+# takes longest: two spikes at $\pm 1.5$, one value far out at 3, or a wide uniform.
+
+# %%
+n = 20_000
+starts = {
+    "spikes": torch.randint(0, 2, (n,), generator=generator) * 3.0 - 1.5,
+    "far out": torch.full((n,), 3.0),
+    "wide": 7 * torch.rand(n, generator=generator) - 3.5,
+}
+panels = {}
+for name, x in starts.items():
+    for t in range(501):
+        if t in (0, 15, 60, 500):
+            panels[f"{name}, t = {t}"] = {"x": x}
+        x = forward_step(x, 0.02, torch.randn(n, generator=generator))
+viz.plot_histograms(panels, alt="Histograms of three starts at four steps; all three end on the standard Gaussian")
+
+# %% [markdown]
+# *Read each row from left to right; the dashed line is $\mathcal{N}(0, 1)$. By $t = 500$ you cannot tell the rows apart.
+# The one that is off longest is the start far out, because a mean shrinks with $(1-\beta)^{t/2}$ and the excess variance
+# with $(1-\beta)^t$, twice as fast. And nothing in the step knows about the start: the answer to our question is (2.4).*
+#
+# One word in the question stays open: *exactly*. After finitely many steps a little of the start is left. How much, the
+# rest of this notebook computes.
+#
+# ## Let the steps differ: a schedule
+#
+# Early steps meet fine detail, which little noise destroys. Late steps meet an image that is mostly noise, where a small
+# step changes next to nothing. So let $\beta$ grow. A **noise schedule** is a list $\beta_1, \dots, \beta_T$. The first
+# one in wide use takes $T = 1000$ steps on a line from $\beta_1 = 0.0001$ to $\beta_T = 0.02$:
+#
+# $$\beta_t = \beta_1 + \frac{t-1}{T-1}\,(\beta_T - \beta_1), \qquad t = 1, \dots, T \tag{2.7}$$
+#
+# Two more names make the formulas short. What a step keeps of the variance is $\alpha_t = 1 - \beta_t$, and what $t$ steps
+# keep of it is the product
+#
+# $$\bar\alpha_t = \prod_{s=1}^{t} \alpha_s = \prod_{s=1}^{t} (1 - \beta_s), \qquad \bar\alpha_0 = 1 \tag{2.8}$$
+#
+# | symbol | meaning | in this course | in other libraries |
+# |---|---|---|---|
+# | $t$ | step, counted from 1 to $T$; 0 is the clean image | `t` | timestep, counted from 0: `t - 1` |
+# | $x_0$, $x_t$ | clean image, image after $t$ steps | `x0`, `x_t` | `x_start` or `original_samples`, `sample` |
+# | $\varepsilon$ | noise, $\mathcal{N}(0, I)$ | `noise`; predicted: `eps` | `noise`; `"epsilon"` |
+# | $\beta_t$ | variance of the noise that step $t$ adds | `schedule.beta[t]` | `betas[t - 1]` |
+# | $\alpha_t$ | $1 - \beta_t$ | `schedule.alpha[t]` | `alphas[t - 1]` |
+# | $\bar\alpha_t$ | product of $\alpha_1$ to $\alpha_t$ | `schedule.alpha_bar[t]` | `alphas_cumprod[t - 1]` |
+# | $\sqrt{\bar\alpha_t}$ | weight of the image in $x_t$ | `schedule.sqrt_alpha_bar[t]` | `sqrt_alphas_cumprod[t - 1]` |
+# | $\sqrt{1-\bar\alpha_t}$ | weight of the noise in $x_t$ | `schedule.sigma[t]` | `sqrt_one_minus_alphas_cumprod[t - 1]` |
+#
+# Careful with one letter: some papers write $\sigma$ for the ratio $\sqrt{1-\bar\alpha_t} / \sqrt{\bar\alpha_t}$ of the
+# last two rows. Here $\sigma_t$ is the last row alone.
+
+# %% tags=["nbval-check-output"]
+schedule = linear_schedule(1000)
+t = torch.arange(1, 1001, dtype=torch.float64)
+beta = 1e-4 + (t - 1) / 999 * (0.02 - 1e-4)
+verify("2.7", schedule.beta[1:], beta)
+verify("2.8", schedule.alpha_bar[1:], (1 - beta).cumprod(0))
+print("alpha_bar at steps 0, 1, 1000:", [f"{schedule.alpha_bar[i].item():.6f}" for i in (0, 1, 1000)])
+
+# %% [markdown]
+# ## All steps in one jump
+#
+# Training will need $x_t$ for random $t$, again and again. Walking there takes $t$ steps. We now prove that one step is
+# enough:
+#
+# *Claim.* $x_t = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_t}\; \varepsilon}}$
+# with a single $\varepsilon \sim \mathcal{N}(0, I)$.
+#
+# The proof is by **induction**: show it for $t = 1$, then show that if it holds for $t - 1$ it holds for $t$.
+#
+# **Start.** For $t = 1$ the product (2.8) has one factor, $\bar\alpha_1 = 1 - \beta_1$, and the step (2.4) *is* the claim:
+#
+# $$x_1 = {\color{#0072B2}{\sqrt{\bar\alpha_1}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_1}\; \varepsilon_1}} \tag{2.9}$$
+
+# %% tags=["nbval-check-output"]
+x0 = images[:4]  # (4, 1, 28, 28)
+noise_1 = torch.randn(x0.shape, generator=generator)
+signal, sigma = schedule.sqrt_alpha_bar, schedule.sigma  # (1001,) each
+verify("2.9", forward_step(x0, schedule.beta[1], noise_1), signal[1] * x0 + sigma[1] * noise_1)
+
+# %% [markdown]
+# **From $t-1$ to $t$.** Suppose the claim holds for $t - 1$, with some noise $\bar\varepsilon$. One line at a time:
+#
+# | | | reason |
+# |---|---|---|
+# | $x_t$ | $= {\color{#0072B2}{\sqrt{\alpha_t}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta_t}\; \varepsilon_t}}$ | the step (2.4) |
+# | | $= \sqrt{\alpha_t}\,\big({\color{#0072B2}{\sqrt{\bar\alpha_{t-1}}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_{t-1}}\; \bar\varepsilon}}\big) + {\color{#D55E00}{\sqrt{\beta_t}\; \varepsilon_t}}$ | the claim for $t-1$ |
+# | | $= {\color{#0072B2}{\sqrt{\alpha_t \bar\alpha_{t-1}}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\varepsilon + \sqrt{\beta_t}\; \varepsilon_t}}$ | multiply out |
+# | | $= {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\varepsilon + \sqrt{\beta_t}\; \varepsilon_t}}$ | $\bar\alpha_t = \alpha_t \bar\alpha_{t-1}$, from (2.8) |
+#
+# So far nothing random was touched; first line and last line are equal for every single draw:
+#
+# $${\color{#0072B2}{\sqrt{\alpha_t}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta_t}\; \varepsilon_t}} = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\varepsilon + \sqrt{\beta_t}\; \varepsilon_t}} \tag{2.10}$$
+
+# %% tags=["nbval-check-output"]
+t = 400
+noise_bar, noise_t = torch.randn(2, *x0.shape, generator=generator)
+alpha, beta = schedule.alpha[t], schedule.beta[t]
+before = signal[t - 1] * x0 + sigma[t - 1] * noise_bar  # the claim for t - 1
+orange = alpha.sqrt() * sigma[t - 1] * noise_bar + beta.sqrt() * noise_t
+verify("2.10", forward_step(before, beta, noise_t), signal[t] * x0 + orange)
+
+# %% [markdown]
+# The orange part is a sum of two independent Gaussians. Such a sum is a Gaussian again, and the variances add:
+#
+# $$b\,\varepsilon_1 + c\,\varepsilon_2 \sim \mathcal{N}(0,\; b^2 + c^2) \tag{2.11}$$
+#
+# This is the only place where we need the noise to be Gaussian; two uniform noises add up to a triangle, not to a uniform.
+# To run it, compare the second and the fourth moment: a Gaussian of variance $v$ has $\mathbb{E}[z^2] = v$ and
+# $\mathbb{E}[z^4] = 3 v^2$.
+
+# %% tags=["nbval-check-output"]
+b, c = 0.6, 1.1
+noise_1, noise_2 = torch.randn(2, 400_000, generator=generator)
+z, v = b * noise_1 + c * noise_2, b**2 + c**2
+verify("2.11", samples=torch.stack([z**2, z**4], 1), expected=[v, 3 * v**2])
+
+# %% [markdown]
+# Here $b^2 = \alpha_t (1 - \bar\alpha_{t-1})$ and $c^2 = \beta_t$. Their sum, one line at a time:
+#
+# | | | reason |
+# |---|---|---|
+# | $b^2 + c^2$ | $= \alpha_t (1-\bar\alpha_{t-1}) + \beta_t$ | definition |
+# | | $= \alpha_t - \alpha_t \bar\alpha_{t-1} + \beta_t$ | multiply out |
+# | | $= \alpha_t - \bar\alpha_t + \beta_t$ | $\bar\alpha_t = \alpha_t \bar\alpha_{t-1}$ |
+# | | $= 1 - \bar\alpha_t$ | $\alpha_t + \beta_t = 1$ |
+#
+# $$\alpha_t (1-\bar\alpha_{t-1}) + \beta_t = 1 - \bar\alpha_t \tag{2.12}$$
+
+# %% tags=["nbval-check-output"]
+left = schedule.alpha[1:] * sigma[:-1] ** 2 + schedule.beta[1:]  # (1000,): all steps at once
+verify("2.12", left, sigma[1:] ** 2)
+verify("2.12", sigma**2, 1 - schedule.alpha_bar)
+
+# %% [markdown]
+# So the orange part is $\mathcal{N}(0, (1-\bar\alpha_t) I)$, and we may write it as $\sqrt{1-\bar\alpha_t}$ times one
+# standard Gaussian. That is the claim for $t$, and the proof is done:
+#
+# $$x_t = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_t}\; \varepsilon}},
+# \qquad \varepsilon \sim \mathcal{N}(0, I) \tag{2.13}$$
+#
+# Mind what this says and what it does not. The $\varepsilon$ of the jump is none of the $\varepsilon_1, \dots,
+# \varepsilon_t$ of the walk. Jump and walk agree in *distribution*: no statistic of many draws can tell them apart.
+#
+# In the notation of papers: $q(x_t \mid x_{t-1}) = \mathcal{N}(x_t;\, \sqrt{1-\beta_t}\, x_{t-1},\, \beta_t I)$ is the step,
+# and $q(x_t \mid x_0) = \mathcal{N}(x_t;\, \sqrt{\bar\alpha_t}\, x_0,\, (1-\bar\alpha_t) I)$ is the jump.
+#
+# ### Exercise 2.2 - `q_sample`
+#
+# Write the jump. `x0` and `noise` have shape (B, C, H, W); `t` has shape (B,), so each image jumps to its own step. The
+# tables `schedule.sqrt_alpha_bar` and `schedule.sigma` hold both square roots for all steps, so `schedule.sigma[t]` has
+# shape (B,), too. `per_image` gives such numbers the axes that let each multiply its own image:
+
+# %% tags=["nbval-check-output"]
+steps = torch.tensor([3, 500, 1000])  # three images, three steps
+print(tuple(sigma[steps].shape), tuple(per_image(sigma[steps], images[:3]).shape))
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def q_sample(schedule, x0, t, noise):
+    x_t = ...  # one line, or three
+    return x_t
+
+
+q_sample = check(q_sample)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `per_image(schedule.sigma[t], x0)` is one of the two weights. The noise is an argument again.
+#
+# </details>
+#
+# ## The jump is the walk
+#
+# Now the test that decides. Take one pixel, 0.8. Walk 300 small steps, 100,000 times, and compare with the mean and the
+# variance that (2.13) promises.
+
+# %% tags=["nbval-check-output"]
+steps, pixel, n = 300, 0.8, 100_000
+walk = torch.full((n, 1), pixel)
+for t in range(1, steps + 1):
+    walk = forward_step(walk, schedule.beta[t].item(), torch.randn(n, 1, generator=generator))
+mean, variance = pixel * signal[steps].item(), sigma[steps].item() ** 2
+verify("2.13", samples=torch.cat([walk, (walk - mean) ** 2], 1), expected=[mean, variance])
+
+# %%
+panels, normal = {}, {}
+for t in (100, 300, 1000):
+    noise = torch.randn(n, 1, generator=generator)
+    jump = q_sample(schedule, torch.full((n, 1), pixel), torch.full((n,), t), noise)
+    panels[f"t = {t}"] = {"jump": jump[:, 0]}
+    normal[f"t = {t}"] = (pixel * signal[t].item(), sigma[t].item())
+panels["t = 300"]["walk"] = walk[:, 0]
+alt = "Histograms of jumps to three steps; at 300 the outline of the walks lies on them"
+viz.plot_histograms(panels, columns=3, normal=normal, span=(-3, 3), alt=alt)
+
+# %% [markdown]
+# *The dashed lines are (2.13). In the middle panel the outline of 100,000 walks lies on the filled histogram of 100,000
+# jumps: 300 rounds of noise against one. At $t = 1000$ the pixel's 0.8 is gone: the middle of the curve is at 0.*
+#
+# There is a second, exact way to see it. Follow each noise to the end of the walk: $\varepsilon_s$ enters with weight
+# $\sqrt{\beta_s}$ and is then shrunk by every later step, in all by $\sqrt{\bar\alpha_t / \bar\alpha_s}$. Squares of
+# weights are variances, and these must add up to the variance of the jump:
+#
+# $$\sum_{s=1}^{t} \beta_s\, \frac{\bar\alpha_t}{\bar\alpha_s} = 1 - \bar\alpha_t \tag{2.14}$$
+
+# %% tags=["nbval-check-output"]
+alpha_bar = schedule.alpha_bar
+for t in (1, 300, 1000):
+    squares = schedule.beta[1 : t + 1] * alpha_bar[t] / alpha_bar[1 : t + 1]  # (t,)
+    verify("2.14", squares.sum(), sigma[t] ** 2)
+
+# %% tags=["figure-02_jump"]
+steps = torch.tensor([1, 50, 100, 200, 300, 400, 500, 700, 1000])
+noise = torch.randn(4, 9, 1, 28, 28, generator=generator)
+rows = {
+    str(data.labels[i].item()): q_sample(schedule, images[i].expand(9, -1, -1, -1), steps, noise[i]) for i in range(4)
+}
+alt = "Four digits at nine steps from 1 to 1000, ever noisier"
+viz.image_rows(rows, titles=[str(t.item()) for t in steps], alt=alt)
+
+# %% [markdown]
+# *Pixels outside [-1, 1] are shown as black or white. Where do you lose the digit? Most people around 400, although $x_t$
+# still has the image with a weight of 0.44. Neighbouring pixels help the eye; a network can use all 784.*
+#
+# ## Two curves
+#
+# Everything that a schedule does to an image is in its two weights.
+
+# %%
+curves = {r"image: $\sqrt{\bar\alpha_t}$": signal, r"noise: $\sqrt{1-\bar\alpha_t}$": sigma}
+alt = "The weight of the image falls from 1 to 0, the weight of the noise rises from 0 to 1"
+viz.plot_curves(curves, ylabel="weight", alt=alt)
+crossing = int((signal < sigma).nonzero()[0])
+print(
+    f"the noise outweighs the image from step {crossing} on; weights of step 400: {signal[400]:.3f} and {sigma[400]:.3f}"
+)
+
+# %% [markdown]
+# *The squares of the two weights add up to 1 at every step, so the curves cross at $1/\sqrt 2$. What should surprise: they
+# cross after about a quarter of the steps, and from step 700 on the image has a weight below 0.1.*
+#
+# One number holds both weights, the **signal-to-noise ratio** (SNR), the variance of the signal over that of the noise:
+#
+# $$\mathrm{SNR}_t = \frac{\bar\alpha_t}{1-\bar\alpha_t} \tag{2.15}$$
+#
+# It falls from infinity at step 0 towards 0. Nothing is lost by keeping only its logarithm, since
+#
+# $$\bar\alpha_t = \frac{1}{1 + e^{-\log \mathrm{SNR}_t}} \tag{2.16}$$
+#
+# ### Exercise 2.3 - `snr`
+#
+# Return the SNR of every step, shape (T+1,).
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def snr(schedule):
+    ratio = ...  # (T+1,)
+    return ratio
+
+
+snr = check(snr)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `schedule.sigma` is a square root; the variance of the noise is its square. (Why not `1 - schedule.alpha_bar`? It is
+# right, too, but at $t = 1$ it subtracts 0.9999 from 1 in 32-bit floats, and four digits are lost.)
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+exact = (1 - schedule.beta[1:].double()).cumprod(0)  # alpha_bar once more, in 64 bits
+verify("2.15", snr(schedule)[1:].log(), (exact / (1 - exact)).log(), tol=1e-6)
+verify("2.16", snr(schedule)[1:].log().sigmoid(), alpha_bar[1:])
+
+# %% [markdown]
+# ## A trap: too few steps
+#
+# A thousand steps are slow, so let us take fewer: $T = 50$, 200 or 300, with the same ends 0.0001 and 0.02. A lot of
+# published code does this. Guess: how much of the image is left at the last step?
+
+# %% tags=["nbval-check-output"]
+print("    T   alpha_bar_T   weight of the image   weight of the noise")
+for T in (50, 200, 300, 1000):
+    short = linear_schedule(T, rescale=False)
+    print(f"{T:5}   {short.alpha_bar[T]:11.5f}   {short.sqrt_alpha_bar[T]:19.4f}   {short.sigma[T]:19.4f}")
+
+# %%
+rows = {}
+noise = torch.randn(8, 1, 28, 28, generator=generator)
+for T in (50, 200, 300, 1000):
+    rows[f"T = {T}"] = q_sample(linear_schedule(T, rescale=False), images[:8], torch.full((8,), T), noise)
+rows["pure noise"] = noise
+alt = "The last step of four schedules: at T = 50 digits, at 200 shadows of digits, then noise"
+viz.image_rows(rows, alt=alt)
+
+# %% [markdown]
+# *The last step of each schedule, with the same noise in every row. At $T = 50$ the digits are plain. At 200 they are
+# shadows; you find them if you know where to look. At 300 you see noise. Is 300 good enough, then?*
+#
+# The sampler will start from $\mathcal{N}(0, I)$, the last row. The network was trained on the row of its own $T$. To see
+# what an eye does not, average all pixels of an image. A mean over pixels keeps the image's share and averages the noise
+# away; for one image, over many draws of the noise,
+#
+# $$\mathbb{E}[\,\mathrm{mean}(x_T)\,] = \sqrt{\bar\alpha_T}\; \mathrm{mean}(x_0) \tag{2.17}$$
+#
+# and pure noise has mean 0 with a standard deviation of $1/\sqrt{784} = 1/28$.
+
+# %% tags=["nbval-check-output"]
+short = linear_schedule(300, rescale=False)
+one, last = images[:1].expand(4000, -1, -1, -1), torch.full((4000,), 300)
+noise = torch.randn(one.shape, generator=generator)
+means = q_sample(short, one, last, noise).mean((1, 2, 3))  # (4000,)
+verify("2.17", samples=means, expected=short.sqrt_alpha_bar[300] * images[0].mean())
+
+# %%
+panels = {}  # of 4,000 different images
+for T in (50, 200, 300, 1000):
+    s = linear_schedule(T, rescale=False)
+    ends = q_sample(s, images[:4000], torch.full((4000,), T), noise).mean((1, 2, 3))
+    panels[f"T = {T}"] = {"mean of $x_T$": ends, "mean of noise": noise.mean((1, 2, 3))}
+    print(f"T = {T:4}: {abs(ends.mean()) * 28:5.2f} standard deviations from the mean of noise")
+normal = dict.fromkeys(panels, (0.0, 1 / 28))
+alt = "Mean brightness of the last step against that of noise, for four schedules"
+viz.plot_histograms(panels, normal=normal, span=(-0.8, 0.3), alt=alt)
+
+# %% [markdown]
+# *Blue: the mean pixel of $x_T$, over 4,000 images. Orange: that of noise, where the sampler starts. What should surprise
+# is $T = 300$: the eye sees noise, but the two histograms hardly overlap. A network trained with this schedule has
+# never met an image like the ones that the sampler hands it, and the loss shows nothing of this. Notebook 12 shows what
+# becomes of the samples.*
+#
+# ### The repair
+#
+# What decides is the sum of the betas: $\log \bar\alpha_T = \sum_t \log(1 - \beta_t) \approx -\sum_t \beta_t$. For 1000 steps
+# the sum is about 10, and $e^{-10}$ is small. Fewer steps must be larger steps. Multiply all betas by $1000/T$, and the sum
+# is the same for every $T$:
+#
+# $$\sum_{t=1}^{T} \frac{1000}{T}\, \beta_t = 1000 \cdot \frac{\beta_1 + \beta_T}{2} \tag{2.18}$$
+#
+# ### Exercise 2.4 - `linear_beta`
+#
+# Return the betas of a linear schedule with `T` steps, both ends rescaled by $1000/T$. The result has `T + 1` entries, and
+# entry 0 is the clean image, with $\beta_0 = 0$.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def linear_beta(T, beta_1, beta_T):
+    beta = torch.zeros(T + 1, dtype=torch.float64)
+    beta[1:] = ...  # one line
+    return beta
+
+
+linear_beta = check(linear_beta)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `torch.linspace(first, last, count)` includes both ends. How many betas are there after the zero?
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+sums = [linear_beta(T, 1e-4, 0.02).sum() for T in (50, 200, 300, 1000)]
+verify("2.18", torch.stack(sums), torch.full((4,), 1000 * (1e-4 + 0.02) / 2, dtype=torch.float64))
+for T in (50, 200, 300, 1000):
+    print(f"T = {T:4}: alpha_bar_T = {linear_schedule(T).alpha_bar[T]:.1e}")
+
+# %% [markdown]
+# *Rescaling is the default of `linear_schedule`; `linear_schedule(T, rescale=False)` is the trap. It has a limit: at
+# $T = 20$ the last beta would reach 1, and `linear_schedule` refuses. Whatever schedule you meet, print $\bar\alpha_T$ before
+# you train.*
+#
+# ## Another shape: cosine
+#
+# The linear schedule spends many steps where there is next to nothing left to destroy. The cosine schedule starts from the
+# curve that we want, and reads the betas off it: $\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$, at most 0.999.
+#
+# $$\bar\alpha_t = \frac{f(t)}{f(0)}, \qquad f(t) = \cos^2\!\Big(\frac{t/T + 0.008}{1.008} \cdot \frac{\pi}{2}\Big) \tag{2.19}$$
+
+# %% tags=["nbval-check-output"]
+cosine = cosine_schedule(1000)
+t = torch.arange(1000, dtype=torch.float64)  # step T itself is the one where beta is cut to 0.999
+f = torch.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
+verify("2.19", cosine.alpha_bar[:1000], f / f[0])
+
+# %%
+trap = linear_schedule(300, rescale=False)
+curves = {s.name: (torch.arange(1, s.T + 1) / s.T, snr(s)[1:].log()) for s in (schedule, cosine, trap)}
+alt = "Log SNR of three schedules falls with t; the trap ends far above the others"
+viz.plot_curves(curves, xlabel="t / T", ylabel="log SNR", level=0, alt=alt)
+for s in (schedule, cosine):
+    print(f"{s.name}: {(snr(s) < math.exp(-4)).float().mean():.0%} of the steps have log SNR below -4")
+
+# %% [markdown]
+# *Above the thin line the signal is stronger, below it the noise. Cosine crosses in the middle and falls steeply only at
+# the ends. Linear crosses after a quarter and sinks for a long time after that. The third curve surprises: for two thirds of
+# the way the trap is as good as cosine. But it stops at -3, and this plot is the quickest way to spot that.*
+#
+# ## The range of the data counts, too
+#
+# SNR compares the noise with a signal of variance 1. An image in [-1, 1] has about that much; the same image in [0, 1] has
+# half the contrast, and contrast enters squared:
+#
+# $$\operatorname{Var}[2x - 1] = 4 \operatorname{Var}[x] \tag{2.20}$$
+
+# %% tags=["nbval-check-output"]
+x = data.images[:1000].double() / 255  # in [0, 1]
+verify("2.20", (2 * x - 1).var(), 4 * x.var())
+
+# %%
+steps = torch.tensor([1, 50, 100, 200, 300, 400, 500, 700, 1000])
+noise = torch.randn(9, 1, 28, 28, generator=generator)
+half = q_sample(schedule, (images[:1].expand(9, -1, -1, -1) + 1) / 2, steps, noise)
+rows = {
+    "data in [-1, 1]": q_sample(schedule, images[:1].expand(9, -1, -1, -1), steps, noise),
+    "data in [0, 1]": 2 * half - 1,
+}
+alt = "The same digit and noise; with data in [0, 1] it fades much earlier"
+viz.image_rows(rows, titles=[str(t.item()) for t in steps], alt=alt)
+
+# %% [markdown]
+# *Same digit, same noise, same schedule; each row is shown on the scale of its own data. With [0, 1] the digit is gone by
+# $t = 300$: a factor of 4 in SNR is lost at every step. The row also turns dark, because noise has mean 0, and in [0, 1] 0
+# is not grey but black. Nothing fails, no message appears. Worse, a sampler that clips to [-1, 1] then lets through values that no image has. The course converts with
+# `to_float` on the way in and `to_uint8` on the way out, and nowhere else.*
+#
+# ## Explore
+#
+# Move the slider; change the schedule where the digits are about to vanish. (On a page that cannot run Python, the strip
+# below the widget shows the same.)
+
+# %%
+trio = [schedule, cosine, trap]
+noise = torch.randn(8, 1, 28, 28, generator=generator)
+viz.explore_forward(trio, images[:8], noise)
+
+# %% tags=["figure-02_schedules"]
+rows, shares = {}, torch.linspace(0.1, 1, 10)
+for s in trio:
+    steps = (shares * s.T).round().long()
+    rows[s.name] = q_sample(s, images[:1].expand(10, -1, -1, -1), steps, noise[:1].expand(10, -1, -1, -1))
+alt = "One digit under three schedules, at ten shares of T"
+viz.image_rows(rows, titles=[f"{share:.0%}" for share in shares], alt=alt)
+
+# %% [markdown]
+# *Columns are shares of $T$, the noise is the same everywhere. Linear looks like noise from half time on, the other two keep
+# the digit visible to about 70 %. At the right edge you see no difference between the rows, although the trap still has the
+# image with a weight of 0.22 there: that is why you measure it.*
+#
+# How much does the jump save? Time it once: the walk to step 1000 against the jump, for 16 images.
+
+# %%
+batch, noise = images[:16], torch.randn(16, 1, 28, 28, generator=generator)
+start = time.perf_counter()
+for t in range(1, 1001):
+    batch = forward_step(batch, schedule.beta[t].item(), torch.randn(noise.shape, generator=generator))
+walked = time.perf_counter() - start
+start = time.perf_counter()
+jumped = q_sample(schedule, images[:16], torch.full((16,), 1000), noise)
+print(f"walk {walked * 1000:.0f} ms, jump {(time.perf_counter() - start) * 1000:.2f} ms")
+
+# %% [markdown]
+# ## What to remember, and what broke
+#
+# - Shrink by $\sqrt{1-\beta}$, add noise of variance $\beta$: the only point that this leaves alone is $\mathcal{N}(0, I)$.
+# - Any number of steps is one jump, $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \varepsilon$. One random $t$, one
+#   line, one training example.
+# - "Exactly" holds up to $\bar\alpha_T$. It is 0.00004 for the linear schedule of 1000 steps; it is your job to print it.
+#
+# **What broke:** nothing here goes back. We can destroy any image, and we know precisely where it ends, but a sampler has
+# to undo a step: draw $x_{t-1}$ given $x_t$. That depends on which images exist, and (2.4) does not know any. The jump is no
+# help either: to guess $x_0$ from $x_T$ in one go is the grey cloud of notebook 01. We need a model that learns to undo
+# *small* steps, and a loss that says what "well undone" means. Everybody uses the squared error of the predicted noise.
+# Why that, and not something else? Notebook 03 starts from the likelihood of the data and derives it.
+#
+# ### Experiments to try
+#
+# - Replace the noise in the fixed-point picture by uniform noise of variance 1. Where does the process end now, and which
+#   equation above would be wrong?
+# - Find the smallest $T$ for which the *unscaled* linear schedule ends less than half a standard deviation from noise.
+# - A constant beta for $T = 1000$: which value gives the same $\bar\alpha_T$ as the linear schedule?

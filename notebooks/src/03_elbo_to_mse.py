@@ -1,0 +1,1319 @@
+# %% [markdown]
+# # From likelihood to a squared error
+#
+# ![Three panels, one per model: the log-likelihood of each data point, and the bound below it; the shaded gap between them is wide for the untrained model and thin for the ideal one](../figures/03_bound.png)
+#
+# *Three models of the same data, from useless to ideal. The solid line is what we want to raise, the dashed line is all
+# that we can compute for images. Look at the shaded gap between them: why does it close by itself?*
+#
+# **You will** go all the way from "make the data likely" to "predict the noise, squared error", and run every line of
+# the derivation on a world small enough to compute exactly. **You need** the density of a Gaussian, Bayes' rule,
+# logarithms, and [notebook 02](02_forward_process.ipynb). **Time** 90 minutes with pen and paper; the cells run in
+# about 20 seconds on a laptop with 2 cores, no GPU.
+
+# %% tags=["setup"]
+REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
+try:
+    import ddpm_helpers
+except ImportError:
+    assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
+    get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
+
+import math
+
+import torch
+
+from ddpm_helpers import check, load_images, per_image, to_float, verify, viz
+from ddpm_helpers.schedule import cosine_schedule, forward_step, linear_schedule, predict_eps, q_sample, snr
+from ddpm_helpers.toy import Mixture, ReverseModel, double, log_forward, log_jump, log_normal
+
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+generator = torch.Generator().manual_seed(0)
+
+# %% [markdown]
+# ## Where we stand
+#
+# Notebook 02 built a way to destroy: the **forward process** $q$. Each step shrinks an image a little and adds a little
+# noise, and after $T$ steps every image has become $\mathcal{N}(0, I)$, whatever it was. If we could walk the same
+# steps backwards we could start from noise, which is easy to draw, and end at an image. Nobody gives us the backward
+# steps. We must learn them, and to learn we need a number to improve. This notebook finds the number.
+#
+# The answer fits on one line, and you may have seen it: show a network a noisy image, ask it for the noise, take the
+# squared error. Why should *that* have anything to do with making the data likely? The whole way has eight stops:
+# likelihood, importance weights, a bound, a sum over steps, a posterior, a distance of means, a distance of noises, one
+# random step. None of them is left out.
+#
+# ### Notation
+#
+# Colours keep their meaning through all formulas: ${\color{#0072B2}{\text{signal}}}$, what comes from the clean image, is
+# blue, ${\color{#D55E00}{\text{noise}}}$ is orange, and whatever the ${\color{#009E73}{\text{model}}}$ contributes is green. What
+# is both, like $x_t$, has no colour.
+#
+# | symbol | meaning | name in our code | name in other libraries |
+# |:--|:--|:--|:--|
+# | $x_0$, $x_t$ | clean image; image after $t$ steps of noise | `x0`, `x_t` | `original_samples`, `sample` |
+# | $t = 1, \dots, T$ | the step; 0 is the clean image | `t` | `timestep` = our `t - 1` |
+# | $\beta_t$ | variance of the noise that step $t$ adds | `schedule.beta[t]` | `betas[t - 1]` |
+# | $\alpha_t = 1 - \beta_t$ | what step $t$ keeps, squared | `schedule.alpha[t]` | `alphas[t - 1]` |
+# | $\bar\alpha_t = \alpha_1 \cdots \alpha_t$ | what $t$ steps keep, squared; $\bar\alpha_0 = 1$ | `schedule.alpha_bar[t]` | `alphas_cumprod[t - 1]` |
+# | $\sigma_t = \sqrt{1 - \bar\alpha_t}$ | how much noise is in $x_t$ | `schedule.sigma[t]` | `(1 - alphas_cumprod[t - 1]) ** 0.5` |
+# | $\epsilon$ | the noise in $x_t$, standard normal | `noise`, `eps` | `noise` |
+# | $\epsilon_\theta(x_t, t)$ | the model's guess of it; $\theta$ stands for all that is learned | `model.eps(x_t, t)` | `model_output`, `noise_pred` |
+# | $\tilde\mu_t$, $\tilde\beta_t$ | mean and variance of $q(x_{t-1} \mid x_t, x_0)$ | `posterior(...)` | `_get_variance` for $\tilde\beta_t$ |
+# | $\mu_\theta$, $s_t^2$ | mean and variance of the model's step | `model.mean`, `model.variance[t]` | `variance_type` chooses $s_t^2$ |
+#
+# One warning. Ho et al. 2020 write $\sigma_t^2$ for the variance of the *model's* step. Here $\sigma_t$ is the noise in
+# $x_t$, as in notebook 02, and the model's variance is $s_t^2$.
+#
+# ## 1. A world with one pixel
+#
+# An image has 784 pixels, and none of the quantities below can be computed there. So take a world with one pixel. An
+# "image" is a number $x_0$, and the data are a **mixture of Gaussians** with two peaks:
+#
+# $$q(x_0) = \sum_k w_k\, \mathcal{N}(x_0;\, m_k,\, d_k^2) \tag{3.1}$$
+#
+# In one dimension every integral is a sum over a fine grid. For smooth curves that fade to nothing at both ends such a
+# sum is accurate to almost all the digits the computer has, so "exact" below means: to nine digits or more.
+
+# %% tags=["nbval-check-output"]
+mixture = Mixture(*torch.tensor([[0.35, 0.65], [-1.2, 0.7], [0.25, 0.35]], dtype=torch.float64))
+x = torch.linspace(-8, 8, 801, dtype=torch.float64)  # (801,) the grid
+dx = x[1] - x[0]
+density = mixture.log_density(x).exp()  # (801,) q(x_0) at each grid point
+verify("3.1", density.sum() * dx, 1.0, tol=1e-9)
+
+# %% [markdown]
+# From notebook 02: one step is $q(x_t \mid x_{t-1}) = \mathcal{N}(\sqrt{\alpha_t}\, x_{t-1},\, \beta_t)$, and $t$ steps
+# at once are the jump $q(x_t \mid x_0) = \mathcal{N}(\sqrt{\bar\alpha_t}\, x_0,\, \sigma_t^2)$. A Gaussian that is
+# shrunk and blurred by a Gaussian stays one, so each peak of the mixture moves and widens on its own:
+#
+# $$q(x_t) = \int q(x_t \mid x_0)\, q(x_0)\, \mathrm{d}x_0
+# = \sum_k w_k\, \mathcal{N}\big(x_t;\; {\color{#0072B2}{\sqrt{\bar\alpha_t}\, m_k}},\;
+# {\color{#0072B2}{\bar\alpha_t d_k^2}} + {\color{#D55E00}{\sigma_t^2}}\big) \tag{3.2}$$
+#
+# Eight steps are enough here; `double` keeps the tables in 64 bits, so that we can ask for many equal digits.
+
+# %% tags=["nbval-check-output"]
+schedule = double(cosine_schedule(8, max_beta=0.9))
+T = schedule.T
+jump = log_jump(schedule, x[:, None], x[None, :], 3).exp()  # (801, 801): row x_0, column x_3
+verify("3.2", density @ jump * dx, mixture.noised(schedule, 3).log_density(x).exp(), tol=1e-9)
+
+# %%
+figure, axes = viz.subplots(1, 5, size=(10, 2.2))
+for t, axis in zip([0, 1, 2, 4, 8], axes, strict=True):
+    axis.fill_between(x, mixture.noised(schedule, t).log_density(x).exp(), alpha=0.4)
+    axis.plot(x, log_normal(x, 0.0, 1.0).exp(), "--", color="black", linewidth=1)
+    axis.set(title=f"t = {t}", xlim=(-3, 3), ylim=(0, 0.8), yticks=[])
+viz.show(figure, "Five densities: two separate peaks at t = 0 melt into one standard normal curve at t = 8")
+
+# %% [markdown]
+# *The data, and what the forward process makes of them; dashed, the standard normal. At $t = 8$ the two nearly agree.
+# All that is left of the data there is $\sqrt{\bar\alpha_8}$, 6 % of its height.*
+
+# %% tags=["nbval-check-output"]
+print([round(a, 3) for a in schedule.sqrt_alpha_bar.tolist()])
+
+# %% [markdown]
+# ## 2. A model that walks backwards, and what it should maximise
+#
+# The model starts where the forward process ends and takes $T$ steps down. Each step is a Gaussian whose mean
+# ${\color{#009E73}{\mu_\theta(x_t, t)}}$ a network computes and whose variance $s_t^2$ we fix by hand:
+#
+# $${\color{#009E73}{p_\theta(x_0, x_1, \dots, x_T)}} = p(x_T) \prod_{t=1}^{T} {\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}},
+# \qquad p(x_T) = \mathcal{N}(0, 1), \quad
+# {\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}} = \mathcal{N}\big({\color{#009E73}{\mu_\theta(x_t, t)}},\, s_t^2\big) \tag{3.3}$$
+#
+# That is the density of a whole **path**, from noise to image. We never see paths. We see images. The model's density
+# of an image is the path density summed over all paths that end there, and it is called the **likelihood**:
+#
+# $${\color{#009E73}{p_\theta(x_0)}} = \int \! \cdots \! \int {\color{#009E73}{p_\theta(x_0, x_1, \dots, x_T)}}\;
+# \mathrm{d}x_1 \cdots \mathrm{d}x_T \tag{3.4}$$
+#
+# Take it literally first: two steps, a coarse grid of 161 points, and every path there is.
+# `ReverseModel` holds a schedule, the variances and a function that guesses the noise; how the guess becomes a mean is
+# the subject of section 7. Until then only this matters: a better guess is a better model. And in this world the best
+# guess of all is known, `mixture.ideal_eps`.
+
+# %% tags=["nbval-check-output"]
+short, coarse = double(cosine_schedule(2, max_beta=0.9)), x[::5]
+step = coarse[1] - coarse[0]
+little = ReverseModel(short, short.beta, mixture.ideal_eps(short))
+x_0, x_1, x_2 = coarse[:, None, None], coarse[None, :, None], coarse[None, None, :]
+paths = (little.log_prior(x_2) + little.log_step(x_1, x_2, 2) + little.log_step(x_0, x_1, 1)).exp()
+print(f"{tuple(paths.shape)}: {paths.numel():,} paths")
+verify("3.3", paths.sum() * step**3, 1.0)
+
+# %% [markdown]
+# There is a cheaper order for the same sum. The step from $t$ to $t - 1$ looks only at $x_t$, so sum over $x_T$ first,
+# then over $x_{T-1}$, and so on. Each is a product of a matrix (row $x_{t-1}$, column $x_t$) with a vector.
+
+# %%
+def marginals(model, x):
+    """The model's density of x_T, ..., x_0 on the grid: (T+1, n), row t for x_t."""
+    p = [model.log_prior(x).exp()]
+    for t in range(model.schedule.T, 0, -1):
+        p.append(model.log_step(x[:, None], x[None, :], t).exp() @ p[-1] * (x[1] - x[0]))
+    return torch.stack(p[::-1])
+
+
+# %% tags=["nbval-check-output"]
+verify("3.4", paths.sum((1, 2)) * step**2, marginals(little, coarse)[0], tol=1e-9)
+
+# %% [markdown]
+# Guess before you run: how many grid points for eight steps, path by path, by matrices, and for images of 784 pixels?
+
+# %% tags=["nbval-check-output"]
+print(f"one pixel, path by path:  801^8 = {801.0**8:.0e} paths")
+print(f"one pixel, by matrices:   8 * 801^2 = {8 * 801**2:,} multiplications")
+print(f"784 pixels, by matrices:  801^784 = 10^{784 * math.log10(801):.0f} entries in a single vector")
+print("784 pixels, a grid of 10: 10^784 entries; the universe has about 10^80 atoms")
+
+# %% [markdown]
+# *One pixel is easy with matrices. For images even one vector of the cheap way is out of reach, on any grid: this
+# integral is **intractable**. Everything that follows is a way around it.*
+#
+# Three models will keep us company. All use $s_t^2 = \beta_t$. The first always guesses that there is no noise, as an
+# untrained network might; the second guesses half of the ideal answer; the third is the ideal one.
+
+# %%
+ideal_eps = mixture.ideal_eps(schedule)
+
+
+def model_with(share):
+    """The model that guesses this share of the ideal noise."""
+    return ReverseModel(schedule, schedule.beta, lambda x_t, t: share * ideal_eps(x_t, t))
+
+
+models = {"guesses 0": model_with(0.0), "half the ideal": model_with(0.5), "ideal": model_with(1.0)}
+
+# %% [markdown]
+# **Maximum likelihood** asks for the model that makes the data as likely as possible on average. Is there a ceiling?
+#
+# | line | because |
+# |:--|:--|
+# | $\mathbb{E}_{q(x_0)} \log {\color{#009E73}{p_\theta(x_0)}}$ | what we want to raise |
+# | $= \mathbb{E}_q \log q(x_0) - \mathbb{E}_q \big[\log q(x_0) - \log {\color{#009E73}{p_\theta(x_0)}}\big]$ | add and subtract $\log q(x_0)$ |
+# | $= \mathbb{E}_q \log q(x_0) - \mathrm{KL}\big(q(x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_0)}}\big)$ | the definition of the **KL divergence**, $\mathrm{KL}(q \Vert p) = \mathbb{E}_q[\log q - \log p]$ |
+#
+# A KL divergence is never negative, and 0 only if both densities agree. (You will have the tool to prove it in section
+# 3.) So the ceiling does not depend on the model, and raising the likelihood is the same as lowering a distance to the
+# data:
+#
+# $$\mathbb{E}_{q(x_0)} \log {\color{#009E73}{p_\theta(x_0)}} = \underbrace{\mathbb{E}_q \log q(x_0)}_{\text{ceiling}}
+# - \mathrm{KL}\big(q(x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_0)}}\big) \tag{3.5}$$
+
+# %%
+def over_data(values):
+    """Average of a function on the grid over the data: E_q(x_0)[values]."""
+    return (density * values).sum() * dx
+
+
+# %% tags=["nbval-check-output"]
+log_q = mixture.log_density(x)
+log_p = {name: marginals(model, x)[0].log() for name, model in models.items()}
+for name, values in log_p.items():
+    print(f"{name:15} likelihood {over_data(values):.3f}, ceiling {over_data(log_q):.3f} nats")
+    verify("3.5", over_data(values), over_data(log_q) - over_data((density / values.exp()).log()), tol=1e-9)
+
+# %% [markdown]
+# (A **nat** is the unit of a natural logarithm; divide by $\log 2$ for bits. Densities can be above 1, so a
+# log-likelihood may be positive; here it is not.) The ideal model still misses the ceiling by a little: with eight
+# steps, each forced to be a Gaussian, nobody can do perfectly.
+#
+# ## 3. Weights, and a bound
+#
+# Throwing darts replaces a grid where a grid is too large. Which darts? Paths drawn from the model almost never end at
+# the $x_0$ we ask about. Paths drawn from $q(x_1, \dots, x_T \mid x_0)$ all start there: take an image and add noise.
+#
+# | line | because |
+# |:--|:--|
+# | ${\color{#009E73}{p_\theta(x_0)}} = \displaystyle\int {\color{#009E73}{p_\theta(x_0, \dots, x_T)}}\, \mathrm{d}x_1 \cdots \mathrm{d}x_T$ | (3.4) |
+# | $= \displaystyle\int q(x_1, \dots, x_T \mid x_0)\, \frac{\color{#009E73}{p_\theta(x_0, \dots, x_T)}}{q(x_1, \dots, x_T \mid x_0)}\, \mathrm{d}x_1 \cdots \mathrm{d}x_T$ | multiply and divide by $q$, which is nowhere 0 |
+# | $= \mathbb{E}_{q(x_1, \dots, x_T \mid x_0)}\,[\, W \,]$ | an integral against a density is an average |
+#
+# $${\color{#009E73}{p_\theta(x_0)}} = \mathbb{E}_{q}\,[\,W\,], \qquad
+# W = \frac{\color{#009E73}{p_\theta(x_0, x_1, \dots, x_T)}}{q(x_1, \dots, x_T \mid x_0)} \tag{3.6}$$
+#
+# Both path densities are products over steps, so the logarithm of the weight $W$ is a sum:
+#
+# $$\log W = \log p(x_T) + \sum_{t=1}^{T} \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_t \mid x_{t-1})} \tag{3.7}$$
+#
+# ### Exercise 3.1 - `log_weight`
+#
+# `path` has shape (T+1, N): `path[t]` holds $x_t$ of N paths. Return $\log W$ of each path, shape (N,). You have
+# `model.log_prior(x_T)`, `model.log_step(x_prev, x_t, t)` and `log_forward(model.schedule, x_prev, x_t, t)`.
+
+# %% tags=["exercise", "nbval-check-output"]
+def log_weight(model, path):
+    total = ...  # the prior; then add T ratios
+    return total
+
+
+log_weight = check(log_weight)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# A loop `for t in range(1, model.schedule.T + 1)`. A ratio of densities is a difference of logarithms:
+# `log_step(...) - log_forward(...)`, with `path[t - 1]` and `path[t]`.
+#
+# </details>
+
+# %%
+def walk(x0, number):
+    """Draw paths from q(x_1, ..., x_T | x_0): (T+1, number)."""
+    path = [torch.full((number,), x0, dtype=torch.float64)]
+    for t in range(1, T + 1):
+        noise = torch.randn(number, generator=generator, dtype=torch.float64)
+        path.append(forward_step(path[-1], schedule.beta[t], noise))
+    return torch.stack(path)
+
+
+# %% [markdown]
+# We run (3.7) the long way round on five paths, multiplying densities, and (3.6) with 200,000 paths that start at
+# $x_0 = 0.7$, the middle of the right peak.
+
+# %% tags=["nbval-check-output"]
+ideal, half, steps, here = models["ideal"], models["half the ideal"], range(1, T + 1), 435  # x[435] is 0.7
+path = walk(0.7, 200_000)  # (9, 200000)
+above = torch.stack([ideal.log_step(path[t - 1], path[t], t).exp() for t in steps]).prod(0)
+below = torch.stack([log_forward(schedule, path[t - 1], path[t], t).exp() for t in steps]).prod(0)
+product = ideal.log_prior(path[T]).exp() * above / below
+verify("3.7", log_weight(ideal, path)[:5], product[:5].log(), tol=1e-9)
+verify("3.6", samples=log_weight(ideal, path).exp(), expected=log_p["ideal"][here].exp())
+
+# %% [markdown]
+# So the likelihood is an average, and averages can be estimated for images too. Why not stop here? Because of the
+# weights. An "image" of $D$ independent pixels is $D$ paths side by side, and its $\log W$ is the sum of theirs. Group our
+# paths so, and weigh them with the half-ideal model. Guess: of 100 draws, how much of the sum is the largest weight?
+
+# %%
+for pixels in (1, 10, 100):
+    logs = log_weight(half, path).reshape(-1, 100, pixels).sum(2)  # (repetitions, 100 draws)
+    largest = logs.softmax(1).max(1).values.mean()
+    print(f"{pixels:3} pixels: the largest of 100 weights makes {largest:.0%} of their sum, on average")
+
+# %% [markdown]
+# *With 100 pixels, one draw is nearly everything and the other 99 are wasted; with 784 it is worse. The average is still
+# right in principle, and useless in practice.* The remedy is to average $\log W$ instead of $W$: the sum of many pixels
+# is then a sum, and has no such tails. But it is a different number. Which one is larger? The logarithm is concave, it
+# lies below each of its tangents, and the rest is one line each:
+#
+# | line | because |
+# |:--|:--|
+# | $\log W \le \log c + \dfrac{W - c}{c}$ | the tangent of the logarithm at any $c > 0$ |
+# | $\mathbb{E}_q \log W \le \log c + \dfrac{\mathbb{E}_q W - c}{c}$ | average both sides |
+# | $\mathbb{E}_q \log W \le \log \mathbb{E}_q W$ | choose $c = \mathbb{E}_q W$; the fraction vanishes. This is **Jensen's inequality** |
+# | $\mathbb{E}_q \log W \le \log {\color{#009E73}{p_\theta(x_0)}}$ | (3.6) |
+#
+# The left side is the **evidence lower bound**:
+#
+# $$\mathrm{ELBO}(x_0) = \mathbb{E}_{q(x_1, \dots, x_T \mid x_0)} \log W \;\le\; \log {\color{#009E73}{p_\theta(x_0)}} \tag{3.8}$$
+#
+# (The same tangent proves that no KL is negative: put $W = p/q$ and $c = 1$.) On the grid the ELBO is exact, because
+# each term of (3.7) involves two neighbours of the path only, and their joint density is
+# $q(x_{t-1} \mid x_0)\, q(x_t \mid x_{t-1})$.
+
+# %%
+def elbo(model, x):
+    """E_q[log W] for each x_0 on the grid, exactly: (n,)."""
+    s, row, column, dx = model.schedule, x[:, None], x[None, :], x[1] - x[0]
+    total = log_jump(s, row, column, s.T).exp() @ model.log_prior(x) * dx
+    for t in range(1, s.T + 1):
+        log_q = log_forward(s, row, column, t)  # (n, n): row x_{t-1}, column x_t
+        ratio = model.log_step(row, column, t) - log_q
+        inner = (log_q.exp() * ratio).sum(1) * dx  # (n,) of x_{t-1}
+        total = total + (inner if t == 1 else log_jump(s, row, column, t - 1).exp() @ inner * dx)
+    return total
+
+
+# %% [markdown]
+# Two checks. The average of `log_weight` over paths must hit the exact ELBO at $x_0 = 0.7$. And an inequality is checked
+# like this: at every grid point between -3 and 3, the smaller one of bound and log-likelihood is the bound.
+
+# %% tags=["nbval-check-output"]
+inside = x.abs() <= 3
+bounds = {name: elbo(model, x) for name, model in models.items()}
+for name, model in models.items():
+    verify("3.8", samples=log_weight(model, path), expected=bounds[name][here])
+    verify("3.8", torch.minimum(bounds[name], log_p[name])[inside], bounds[name][inside], tol=1e-9)
+
+# %% tags=["figure-03_bound"]
+figure, axes = viz.subplots(1, 3, size=(10, 3.2))
+for axis, name in zip(axes, models, strict=True):
+    exact, bound = log_p[name], bounds[name]
+    axis.plot(x, exact, color=GREEN, label="log-likelihood")
+    axis.plot(x, bound, "--", color="black", label="ELBO")
+    axis.fill_between(x, bound, exact, color="black", alpha=0.12, label="gap")
+    axis.set(title=f"{name}: gap {over_data(exact - bound):.2f}", xlim=(-2.2, 2), ylim=(-10, 0.5), xlabel="$x_0$")
+axes[0].set_ylabel("nats")
+axes[2].legend(loc="lower center", frameon=False)
+viz.show(figure, "For three models, log-likelihood and ELBO against x0; the gap between them shrinks from left to right")
+
+# %% [markdown]
+# *Follow the dashed line from left to right. Nobody has told the models to tighten the bound, and yet the gap in the
+# titles (averaged over the data) shrinks as the model improves.* It is no accident. What is the gap?
+#
+# | line | because |
+# |:--|:--|
+# | $\log {\color{#009E73}{p_\theta(x_0)}} - \mathrm{ELBO}(x_0)$ | the gap |
+# | $= \mathbb{E}_q \big[\log {\color{#009E73}{p_\theta(x_0)}} - \log {\color{#009E73}{p_\theta(x_0, \dots, x_T)}} + \log q(x_1, \dots, x_T \mid x_0)\big]$ | (3.8) written out; $\log p_\theta(x_0)$ does not depend on the path |
+# | $= \mathbb{E}_q \big[\log q(x_1, \dots, x_T \mid x_0) - \log {\color{#009E73}{p_\theta(x_1, \dots, x_T \mid x_0)}}\big]$ | joint density divided by the density of $x_0$: conditional density |
+#
+# $$\log {\color{#009E73}{p_\theta(x_0)}} - \mathrm{ELBO}(x_0)
+# = \mathrm{KL}\big(q(x_1, \dots, x_T \mid x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_1, \dots, x_T \mid x_0)}}\big) \tag{3.9}$$
+#
+# The gap asks: of all the paths by which the model could have produced this $x_0$, do they look like the paths of $q$?
+# To see it as a number we need the model's paths given $x_0$. Read the model's chain the other way round, from $x_0$ up
+# to $x_T$. It is a Markov chain in that direction as well, because a neighbour separates past from future in both
+# directions; so the conditional path density is a product of steps, and Bayes' rule gives each step:
+#
+# $${\color{#009E73}{p_\theta(x_1, \dots, x_T \mid x_0)}} = \prod_{t=1}^T {\color{#009E73}{p_\theta(x_t \mid x_{t-1})}},
+# \qquad {\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}
+# = \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)\; p_\theta(x_t)}}{\color{#009E73}{p_\theta(x_{t-1})}} \tag{3.10}$$
+#
+# The marginals $p_\theta(x_t)$ are the rows that `marginals` returned. Now the gap can be summed step by step:
+#
+# | line | because |
+# |:--|:--|
+# | $\mathrm{KL}\big(q(x_1, \dots, x_T \mid x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_1, \dots, x_T \mid x_0)}}\big)$ | the right side of (3.9) |
+# | $= \mathbb{E}_q \displaystyle\sum_{t=1}^T \log \frac{q(x_t \mid x_{t-1})}{\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}$ | both path densities are products of steps |
+# | $= \displaystyle\sum_{t=1}^T \mathbb{E}_{q(x_{t-1} \mid x_0)}\, \mathbb{E}_{q(x_t \mid x_{t-1})} \log \frac{q(x_t \mid x_{t-1})}{\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}$ | each term involves two neighbours; average over the later one first |
+# | $= \displaystyle\sum_{t=1}^T \mathbb{E}_{q(x_{t-1} \mid x_0)}\, \mathrm{KL}\big(q(x_t \mid x_{t-1})\,\Vert\,{\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}\big)$ | the inner average is a KL |
+#
+# This way to the gap needs neither the likelihood of (3.4) nor the ELBO of (3.8):
+
+# %%
+def chain_gap(model, x):
+    """KL between the paths of q and of the model, given x_0, from (3.10): (n,)."""
+    s, row, column, dx, log_m = model.schedule, x[:, None], x[None, :], x[1] - x[0], marginals(model, x).log()
+    total = torch.zeros_like(x)
+    for t in range(1, s.T + 1):
+        log_q = log_forward(s, row, column, t)
+        log_up = model.log_step(row, column, t) + log_m[t][None, :] - log_m[t - 1][:, None]  # log p(x_t | x_{t-1})
+        inner = (log_q.exp() * (log_q - log_up)).sum(1) * dx
+        total = total + (inner if t == 1 else log_jump(s, row, column, t - 1).exp() @ inner * dx)
+    return total
+
+
+# %% [markdown]
+# And as a check of (3.10) on its own: each $p_\theta(x_t \mid x_{t-1})$ must be a density, so its sum over $x_t$ is 1 for
+# every $x_{t-1}$.
+
+# %% tags=["nbval-check-output"]
+for name, model in models.items():
+    verify("3.9", (log_p[name] - bounds[name])[inside], chain_gap(model, x)[inside], tol=1e-9)
+p = marginals(ideal, x)
+for t in steps:
+    up = ideal.log_step(x[:, None], x[None, :], t).exp() * p[t][None, :] / p[t - 1][:, None]  # row x_{t-1}
+    verify("3.10", up.sum(1)[inside] * dx, torch.ones(301, dtype=torch.float64), tol=1e-9)
+
+# %% [markdown]
+# So the bound has two ways to grow: the likelihood rises, or the gap closes. Both are welcome. Improve the model in 11
+# small moves, from guessing 0 to the ideal guess, and watch both.
+
+# %%
+shares = torch.linspace(0, 1, 11)
+exact = torch.stack([over_data(marginals(model_with(s.item()), x)[0].log()) for s in shares])
+bound = torch.stack([over_data(elbo(model_with(s.item()), x)) for s in shares])
+
+
+# %% [markdown]
+# And more steps? Guess: with the ideal guess of the noise, does the gap vanish as $T$ grows? We try two choices of the
+# model's variance that Ho et al. 2020 (section 3.2) name as the two extremes: $s_t^2 = \beta_t$, and the smaller
+# $s_t^2 = \tilde\beta_t$, `posterior_variance`, whose meaning is the subject of section 5. (At $t = 1$ that variance is
+# 0, which no density can have, so both use $\beta_1$ there.)
+
+# %%
+def ideal_gap(T, small):
+    """Gap of the model that guesses the noise ideally in T steps, averaged over the data."""
+    s = double(cosine_schedule(T, max_beta=0.9))
+    variance = torch.cat([s.beta[:2], s.posterior_variance[2:]]) if small else s.beta
+    model = ReverseModel(s, variance, mixture.ideal_eps(s))
+    return over_data(marginals(model, x)[0].log() - elbo(model, x)).item()
+
+
+lengths = [8, 16, 32, 64]
+gaps = {small: [ideal_gap(T, small) for T in lengths] for small in (False, True)}
+for T_now, large, small in zip(lengths, *gaps.values(), strict=True):
+    print(f"T = {T_now:2}: gap {large:.3f} with beta, {small:.3f} with the posterior variance")
+
+# %% tags=["figure-03_gap_shrinks"]
+figure, (left, right) = viz.subplots(1, 2, size=(10, 3.2))
+left.axhline(over_data(log_q), color="black", linewidth=1, linestyle=":", label="ceiling")
+left.plot(shares, exact, "o-", color=GREEN, label="log-likelihood")
+left.plot(shares, bound, "o--", color="black", label="ELBO")
+left.fill_between(shares, bound, exact, color="black", alpha=0.12, label="gap")
+left.set(xlabel="share of the ideal noise guess", ylabel="nats, mean over the data")
+left.legend(frameon=False, loc="lower right")
+right.loglog(lengths, gaps[False], "o-", color="black", label=r"$s_t^2 = \beta_t$")
+right.loglog(lengths, gaps[True], "s--", color=PINK, label=r"$s_t^2 = \tilde\beta_t$")
+right.set(xlabel="number of steps T", ylabel="gap, nats", ylim=(0.02, 1.5))
+right.set_xticks(lengths, lengths, minor=False)
+right.minorticks_off()
+right.legend(frameon=False, loc="lower left")
+viz.show(figure, "Left: ELBO and likelihood rise together as the model improves. Right: gap against the number of steps")
+
+# %% [markdown]
+# *Left: both lines rise, and the gap closes on the way. Right: with $s_t^2 = \beta_t$ every doubling of the steps brings
+# the gap closer to half; with the posterior variance it stays where it is.* The falling line is why diffusion uses many steps: run
+# backwards, a small Gaussian step is nearly a Gaussian again, and the smaller the step, the nearer (Sohl-Dickstein et
+# al. 2015, section 2.2). The flat line is the surprise, and the fault is not the bound's. At the first few steps the
+# noise is narrower than the peaks of the data, a noisy $x_t$ leaves $x_0$ undecided, and the true backward step is as
+# wide as $\beta_t$. The posterior variance is the width for someone who *knows* $x_0$: too narrow there, and more steps
+# make more such steps. We stay with $s_t^2 = \beta_t$ in this notebook.
+#
+# ## 4. From one path to T terms
+#
+# The ELBO is an average over whole paths. To train we want terms that look at one step each. As written in (3.7), each
+# ratio compares a step down, $p_\theta(x_{t-1} \mid x_t)$, with a step up, $q(x_t \mid x_{t-1})$: densities of two
+# different variables. Turn $q$ around. Without $x_0$ that fails, because $q(x_{t-1} \mid x_t)$ needs the data. With
+# $x_0$ it works:
+#
+# | line | because |
+# |:--|:--|
+# | $q(x_t \mid x_{t-1})$ | for $t \ge 2$ |
+# | $= q(x_t \mid x_{t-1}, x_0)$ | **Markov**: given $x_{t-1}$, the next step does not care about $x_0$ |
+# | $= \dfrac{q(x_{t-1}, x_t \mid x_0)}{q(x_{t-1} \mid x_0)}$ | conditional density |
+# | $= \dfrac{q(x_{t-1} \mid x_t, x_0)\; q(x_t \mid x_0)}{q(x_{t-1} \mid x_0)}$ | split the joint density the other way: **Bayes' rule** |
+#
+# $$q(x_t \mid x_{t-1}) = q(x_{t-1} \mid x_t, x_0)\; \frac{q(x_t \mid x_0)}{q(x_{t-1} \mid x_0)} \tag{3.11}$$
+#
+# To run it we need $q(x_{t-1} \mid x_t, x_0)$ from somewhere else than (3.11). Draw paths from $x_0 = 0.7$, and ask what
+# (3.11) claims about an average: weighting $q(x_{t-1} \mid x_0)$ by $q(x_t \mid x_{t-1})$ and dividing by
+# $q(x_t \mid x_0)$ must leave a density in $x_{t-1}$, with total 1 and with the mean that the paths show near that $x_t$.
+
+# %%
+def log_back(t, x0):
+    """log q(x_{t-1} | x_t, x_0) on the grid, from (3.11): row x_{t-1}, column x_t."""
+    up = log_forward(schedule, x[:, None], x[None, :], t)
+    return up + log_jump(schedule, x0, x, t - 1)[:, None] - log_jump(schedule, x0, x, t)[None, :]
+
+
+# %% tags=["nbval-check-output"]
+near = (path[4] - 1.0).abs() < 0.01  # paths that pass x_4 = 1
+verify("3.11", log_back(4, x[here]).exp().sum(0)[inside] * dx, torch.ones(301, dtype=torch.float64), tol=1e-9)
+verify("3.11", samples=path[3][near], expected=(log_back(4, x[here])[:, 450].exp() * x).sum() * dx)
+
+# %% [markdown]
+# Now the fractions at the right end of (3.11), one for each $t$, cancel each other: the product **telescopes**.
+#
+# $$\prod_{t=2}^{T} \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)}
+# = \frac{q(x_1 \mid x_0)}{q(x_2 \mid x_0)} \cdot \frac{q(x_2 \mid x_0)}{q(x_3 \mid x_0)} \cdots \frac{q(x_{T-1} \mid x_0)}{q(x_T \mid x_0)}
+# = \frac{q(x_1 \mid x_0)}{q(x_T \mid x_0)} \tag{3.12}$$
+
+# %% tags=["nbval-check-output"]
+jumps = {t: log_jump(schedule, path[0], path[t], t).exp() for t in steps}
+fractions = torch.stack([jumps[t - 1] / jumps[t] for t in range(2, T + 1)])
+verify("3.12", fractions[:, :5].prod(0), (jumps[1] / jumps[T])[:5], tol=1e-9)
+
+# %% [markdown]
+# Put both into $\log W$. The first ratio, $t = 1$, is left as it is, because there is no step below it.
+#
+# | $\log W$ | because |
+# |:--|:--|
+# | $= \log p(x_T) + \log \dfrac{\color{#009E73}{p_\theta(x_0 \mid x_1)}}{q(x_1 \mid x_0)} + \displaystyle\sum_{t=2}^T \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_t \mid x_{t-1})}$ | (3.7), with $t = 1$ apart |
+# | $= \log p(x_T) + \log \dfrac{\color{#009E73}{p_\theta(x_0 \mid x_1)}}{q(x_1 \mid x_0)} + \displaystyle\sum_{t=2}^T \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_{t-1} \mid x_t, x_0)} + \sum_{t=2}^T \log \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)}$ | (3.11) in each term |
+# | $= \log p(x_T) + \log \dfrac{\color{#009E73}{p_\theta(x_0 \mid x_1)}}{q(x_1 \mid x_0)} + \displaystyle\sum_{t=2}^T \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_{t-1} \mid x_t, x_0)} + \log \frac{q(x_1 \mid x_0)}{q(x_T \mid x_0)}$ | (3.12) |
+# | $= \log \dfrac{p(x_T)}{q(x_T \mid x_0)} + \displaystyle\sum_{t=2}^T \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_{t-1} \mid x_t, x_0)} + \log {\color{#009E73}{p_\theta(x_0 \mid x_1)}}$ | $q(x_1 \mid x_0)$ cancels; sort |
+#
+# Average over $q$. The first and the last piece are plain averages. In the sum, each term involves $x_{t-1}$ and $x_t$ only,
+# and their joint density splits as $q(x_{t-1}, x_t \mid x_0) = q(x_t \mid x_0)\, q(x_{t-1} \mid x_t, x_0)$:
+#
+# | line | because |
+# |:--|:--|
+# | $\mathbb{E}_q \log \dfrac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_{t-1} \mid x_t, x_0)}$ | one term of the sum |
+# | $= \mathbb{E}_{q(x_t \mid x_0)}\, \mathbb{E}_{q(x_{t-1} \mid x_t, x_0)} \log \dfrac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_{t-1} \mid x_t, x_0)}$ | average over $x_{t-1}$ first, with $x_t$ held |
+# | $= -\, \mathbb{E}_{q(x_t \mid x_0)}\, \mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}\big)$ | the inner average is minus a KL, for each $x_t$ another one |
+#
+# Change all signs, and the bound has $T + 1$ terms:
+#
+# $$-\mathrm{ELBO}(x_0) = \underbrace{\mathrm{KL}\big(q(x_T \mid x_0)\,\Vert\,p(x_T)\big)}_{L_T}
+# + \sum_{t=2}^{T} \underbrace{\mathbb{E}_{q(x_t \mid x_0)}\, \mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}\big)}_{L_{t-1}}
+# \; \underbrace{-\, \mathbb{E}_{q(x_1 \mid x_0)} \log {\color{#009E73}{p_\theta(x_0 \mid x_1)}}}_{L_0} \tag{3.13}$$
+#
+# (Ho et al. 2020, equation 5.) Each term has a meaning. $L_T$: does the forward process end where the model starts?
+# Nothing to learn. $L_{t-1}$: does one step down agree with $q$'s own step down? $L_0$: the last step must land on
+# $x_0$. On the grid all of them are sums.
+
+# %%
+def terms(model, x0):
+    """L_0, L_1, ..., L_T at one x_0, by sums over the grid: (T+1,)."""
+    first, last = log_jump(schedule, x0, x, 1).exp(), log_jump(schedule, x0, x, T)
+    values = [-(first * model.log_step(x0, x, 1)).sum() * dx]
+    for t in range(2, T + 1):
+        back = log_back(t, x0)  # (801, 801): row x_{t-1}, column x_t
+        inner = (back.exp() * (back - model.log_step(x[:, None], x[None, :], t))).sum(0) * dx  # a KL for each x_t
+        values.append((log_jump(schedule, x0, x, t).exp() * inner).sum() * dx)
+    return torch.stack([*values, (last.exp() * (last - model.log_prior(x))).sum() * dx])
+
+
+# %% tags=["nbval-check-output"]
+all_terms = {name: terms(model, x[here]) for name, model in models.items()}
+for name, values in all_terms.items():
+    verify("3.13", -values.sum(), bounds[name][here], tol=1e-9)
+    print(f"{name:15}", " ".join(f"L{t} {v:.3f} " for t, v in enumerate(values.tolist())))
+
+# %%
+figure, axis = viz.subplots(size=(8, 3))
+for i, (name, values) in enumerate(all_terms.items()):
+    axis.bar(torch.arange(T + 1) + 0.27 * (i - 1), values, width=0.25, label=name, color=(PINK, "#999999", GREEN)[i])
+axis.axhline(0, color="black", linewidth=0.8)
+axis.set_xticks(range(T + 1), [f"$L_{t}$" for t in range(T + 1)])
+axis.set(ylabel="nats at $x_0 = 0.7$")
+axis.legend(frameon=False, loc="upper left")
+viz.show(figure, "Bars for the nine terms of the bound and three models; the terms in the middle shrink for better models")
+
+# %% [markdown]
+# *Every $L_{t-1}$ shrinks as the guess improves; $L_8$ is too small to see and the same for all
+# three, because no model enters it. $L_0$ may
+# be negative: it is minus the logarithm of a density, not a KL. Surprising at first: even the ideal model keeps a
+# positive rest in $L_1$ to $L_7$. Section 6 explains where it comes from.*
+#
+# ## 5. The posterior: complete the square
+#
+# $q(x_{t-1} \mid x_t, x_0)$ is what the model is compared with, so we need it in closed form. By (3.11) it is, up to a
+# factor without $x_{t-1}$, a product of two Gaussians:
+#
+# $$-2 \log q(x_{t-1} \mid x_t, x_0) = \frac{(x_t - \sqrt{\alpha_t}\, x_{t-1})^2}{\beta_t}
+# + \frac{(x_{t-1} - \sqrt{\bar\alpha_{t-1}}\, {\color{#0072B2}{x_0}})^2}{\sigma_{t-1}^2} + \text{const} \tag{3.14}$$
+#
+# Write $y$ for $x_{t-1}$, and let "const" swallow whatever has no $y$ in it.
+#
+# | line | because |
+# |:--|:--|
+# | $\dfrac{(x_t - \sqrt{\alpha_t}\, y)^2}{\beta_t} + \dfrac{(y - \sqrt{\bar\alpha_{t-1}}\, {\color{#0072B2}{x_0}})^2}{\sigma_{t-1}^2}$ | (3.14) |
+# | $= y^2 \Big(\dfrac{\alpha_t}{\beta_t} + \dfrac{1}{\sigma_{t-1}^2}\Big) - 2y \Big(\dfrac{\sqrt{\alpha_t}\, x_t}{\beta_t} + \dfrac{\sqrt{\bar\alpha_{t-1}}\, {\color{#0072B2}{x_0}}}{\sigma_{t-1}^2}\Big) + \text{const}$ | multiply out, collect powers of $y$ |
+# | $= A y^2 - 2By + \text{const}$ | names for the two brackets |
+# | $= A\, (y - B/A)^2 + \text{const}$ | complete the square; $B^2/A$ has no $y$ in it |
+#
+# Minus twice the logarithm of $\mathcal{N}(y;\, m, v)$ is $(y - m)^2 / v$ and a constant. So the posterior is a Gaussian
+# with variance $1/A$ and mean $B/A$. The variance first:
+#
+# | line | because |
+# |:--|:--|
+# | $A = \dfrac{\alpha_t}{\beta_t} + \dfrac{1}{\sigma_{t-1}^2} = \dfrac{\alpha_t \sigma_{t-1}^2 + \beta_t}{\beta_t\, \sigma_{t-1}^2}$ | common denominator |
+# | $\alpha_t \sigma_{t-1}^2 + \beta_t = \alpha_t - \alpha_t \bar\alpha_{t-1} + 1 - \alpha_t$ | $\sigma_{t-1}^2 = 1 - \bar\alpha_{t-1}$ and $\beta_t = 1 - \alpha_t$ |
+# | $= 1 - \bar\alpha_t = \sigma_t^2$ | $\alpha_t$ cancels, $\alpha_t \bar\alpha_{t-1} = \bar\alpha_t$. Remember this line, it returns in section 7 |
+#
+# $$\tilde\beta_t = \frac{1}{A} = \Big(\frac{\alpha_t}{\beta_t} + \frac{1}{\sigma_{t-1}^2}\Big)^{-1} = \beta_t\, \frac{\sigma_{t-1}^2}{\sigma_t^2} \tag{3.15}$$
+#
+# And the mean is $B$ times $\tilde\beta_t$:
+#
+# | line | because |
+# |:--|:--|
+# | $\dfrac{B}{A} = \Big(\dfrac{\sqrt{\alpha_t}\, x_t}{\beta_t} + \dfrac{\sqrt{\bar\alpha_{t-1}}\, {\color{#0072B2}{x_0}}}{\sigma_{t-1}^2}\Big) \cdot \beta_t\, \dfrac{\sigma_{t-1}^2}{\sigma_t^2}$ | $B$ from above, $1/A$ from (3.15) |
+# | $= \dfrac{\sqrt{\alpha_t}\, \sigma_{t-1}^2}{\sigma_t^2}\, x_t + \dfrac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{\sigma_t^2}\, {\color{#0072B2}{x_0}}$ | in the first term $\beta_t$ cancels, in the second $\sigma_{t-1}^2$ |
+#
+# $$\tilde\mu_t(x_t, x_0) = \frac{B}{A} = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{\sigma_t^2}\, {\color{#0072B2}{x_0}}
+# + \frac{\sqrt{\alpha_t}\, \sigma_{t-1}^2}{\sigma_t^2}\, x_t \tag{3.16}$$
+#
+# (Ho et al. 2020, equation 7.) It is a weighted mixture of where we are and where we should end. At $t = 1$ there is no
+# noise below, $\sigma_0 = 0$: the variance is 0 and the mean is $x_0$.
+#
+# ### Exercise 3.2 - `posterior`
+#
+# `x0` and `x_t` have shape (B, ...), `t` has shape (B,). Return the mean, of the images' shape, and the variance, of
+# shape (B, 1, ..., 1). `per_image(values, x0)` gives a (B,) tensor that shape. Index the tables with `t` and `t - 1`.
+
+# %% tags=["exercise", "nbval-check-output"]
+def posterior(schedule, x0, x_t, t):
+    before, now = schedule.sigma[t - 1] ** 2, schedule.sigma[t] ** 2  # (B,), (B,)
+    mean = ...
+    variance = ...
+    return mean, variance
+
+
+posterior = check(posterior)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The weight of `x0` is `schedule.sqrt_alpha_bar[t - 1] * schedule.beta[t] / now`, shape (B,): wrap it in `per_image`.
+#
+# </details>
+#
+# Three checks: (3.14) differs from the logarithm of the Gaussian by a constant; (3.15) both ways; and mean and variance
+# of the posterior that the grid has from Bayes' rule, without any square completed.
+
+# %% tags=["nbval-check-output"]
+t, x_t, x_0 = 4, x[450:451], x[435:436]  # x_4 = 1, x_0 = 0.7; (1,), (1,)
+s, y, here_t = schedule, x[inside], torch.tensor([4])
+mean, variance = posterior(schedule, x_0, x_t, here_t)
+square = (x_t - s.alpha[t].sqrt() * y) ** 2 / s.beta[t] + (y - s.sqrt_alpha_bar[t - 1] * x_0) ** 2 / s.sigma[t - 1] ** 2
+gaussian = -2 * log_normal(y, mean, variance)
+verify("3.14", square - square[0], gaussian - gaussian[0], tol=1e-9)
+
+# %% tags=["nbval-check-output"]
+by_hand = 1 / (s.alpha[2:] / s.beta[2:] + 1 / s.sigma[1:-1] ** 2)
+verify("3.15", s.posterior_variance[2:], by_hand, tol=1e-9)
+back = log_back(4, x[here])[:, 450].exp()  # (801,) q(x_3 | x_4 = 1, x_0 = 0.7)
+grid_mean = (back * x).sum() * dx
+verify("3.16", mean[0], grid_mean, tol=1e-9)
+verify("3.15", variance[0], (back * (x - grid_mean) ** 2).sum() * dx, tol=1e-9)
+
+# %%
+figure, axis = viz.subplots(size=(7.5, 2.8))
+axis.plot(x, log_jump(s, x_0, x, 3).exp(), color=BLUE, label="$q(x_3 | x_0)$: where signal would be")
+axis.plot(x, log_forward(s, x, x_t, 4).exp(), color=ORANGE, label="$q(x_4 | x_3)$, as a function of $x_3$")
+axis.plot(x, back, color="black", label="posterior $q(x_3 | x_4, x_0)$")
+axis.fill_between(x, log_normal(x, mean, variance).exp(), color="black", alpha=0.15, label="(3.15) and (3.16)")
+axis.set(xlim=(-1.5, 3.5), xlabel="$x_3$, given $x_0 = 0.7$ and $x_4 = 1$")
+axis.legend(frameon=False, fontsize=9)
+viz.show(figure, "Two bell curves and their normalised product, a narrower bell curve between them")
+
+# %% [markdown]
+# *The posterior sits between the two curves it is the product of, and is narrower than both. The grey area, from the
+# two formulas, fills the black line, from Bayes' rule on the grid.*
+#
+# ### Is it allowed to look at $x_0$?
+#
+# In training, yes: we made $x_t$ from $x_0$, we hold both in hand, and (3.13) is an exact identity. When sampling there
+# is no $x_0$, it is what we are looking for. So the model gets $x_t$ alone. What it would need is the step without
+# $x_0$. Take the joint density of $x_{t-1}$ and $x_0$ given $x_t$, split it, and integrate $x_0$ away: it is the average of
+# the posteriors over all clean images that may hide behind $x_t$.
+#
+# $$q(x_{t-1} \mid x_t) = \int q(x_{t-1} \mid x_t, {\color{#0072B2}{x_0}})\; q({\color{#0072B2}{x_0}} \mid x_t)\, \mathrm{d}x_0 \tag{3.17}$$
+#
+# Left side by Bayes' rule from the marginals of section 1, right side from `posterior`, at $t = 3$ and $x_3 = -0.28$:
+
+# %% tags=["nbval-check-output"]
+t, x_3 = 3, x[386]
+log_m2, log_m3 = (mixture.noised(schedule, k).log_density(x) for k in (2, 3))
+left = (log_forward(schedule, x, x_3, t) + log_m2 - log_m3[386]).exp()  # (801,) q(x_2 | x_3)
+hidden = (mixture.log_density(x) + log_jump(schedule, x, x_3, t) - log_m3[386]).exp()  # (801,) q(x_0 | x_3)
+mean, variance = posterior(schedule, x, x_3.expand(801), torch.full((801,), t))  # (801,), (801,), one per x_0
+bells = log_normal(x[:, None], mean[None, :], variance[None, :]).exp()  # row x_2, column x_0
+verify("3.17", left, bells @ hidden * dx, tol=1e-9)
+
+# %%
+figure, axis = viz.subplots(size=(7.5, 2.8))
+axis.plot(x, left, color="black", label="$q(x_2 | x_3)$: what is true without $x_0$")
+for column in (335, 345, 425, 440):
+    label = "four posteriors, at a third of their height" if column == 335 else None
+    axis.plot(x, bells[:, column] / 3, color=BLUE, linewidth=1, label=label)
+axis.plot(x, ideal.log_step(x, x_3, t).exp(), "--", color=GREEN, label="the ideal model's step")
+axis.set(xlim=(-2.2, 2.2), ylim=(0, 1.1), xlabel=f"$x_2$, given $x_3 = {x_3:.2f}$")
+axis.legend(frameon=False, fontsize=9, loc="upper right")
+viz.show(figure, "The true backward step is a broad curve, an average of many bell curves; the model has one bell curve")
+
+# %% [markdown]
+# *Black, the true backward step: an average of bell curves (blue), one for each $x_0$ that is possible, and no bell
+# curve itself: from here some images come down on the left peak, some on the right. The model must answer with a single one (dashed). It cannot match any of the posteriors, and should not: it must come
+# close to their average. That it is not shaped like a bell is what the gap of the ideal model consists of.*
+#
+# ## 6. The distance between two Gaussians
+#
+# Every $L_{t-1}$ in (3.13) is a KL of two Gaussians. With $q = \mathcal{N}(m_1, v_1)$ and $p = \mathcal{N}(m_2, v_2)$:
+#
+# | line | because |
+# |:--|:--|
+# | $\mathrm{KL}(q \Vert p) = \mathbb{E}_q\big[\log q(x) - \log p(x)\big]$ | definition |
+# | $= \mathbb{E}_q\Big[\dfrac12 \log \dfrac{v_2}{v_1} - \dfrac{(x - m_1)^2}{2 v_1} + \dfrac{(x - m_2)^2}{2 v_2}\Big]$ | the two log densities; $2\pi$ cancels |
+# | $= \dfrac12 \log \dfrac{v_2}{v_1} - \dfrac12 + \dfrac{\mathbb{E}_q (x - m_2)^2}{2 v_2}$ | $\mathbb{E}_q (x - m_1)^2 = v_1$ |
+# | $= \dfrac12 \log \dfrac{v_2}{v_1} - \dfrac12 + \dfrac{v_1 + (m_1 - m_2)^2}{2 v_2}$ | $x - m_2 = (x - m_1) + (m_1 - m_2)$; the mixed term averages to 0 |
+#
+# $$\mathrm{KL}\big(\mathcal{N}(m_1, v_1)\,\Vert\,\mathcal{N}(m_2, v_2)\big)
+# = \frac12 \Big(\frac{v_1}{v_2} - 1 - \log \frac{v_1}{v_2} + \frac{(m_1 - m_2)^2}{v_2}\Big) \tag{3.18}$$
+#
+# ### Exercise 3.3 - `gaussian_kl`
+#
+# Four tensors that broadcast, variances and not standard deviations; return one KL per element.
+
+# %% tags=["exercise", "nbval-check-output"]
+def gaussian_kl(mean_1, variance_1, mean_2, variance_2):
+    ...  # one or two lines
+
+
+gaussian_kl = check(gaussian_kl)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `ratio = variance_1 / variance_2` appears twice. The squared distance is divided by the *second* variance.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+m_1, v_1, m_2, v_2 = torch.tensor([0.3, 0.2, -0.5, 0.6], dtype=torch.float64)
+log_1, log_2 = log_normal(x, m_1, v_1), log_normal(x, m_2, v_2)
+verify("3.18", gaussian_kl(m_1, v_1, m_2, v_2), (log_1.exp() * (log_1 - log_2)).sum() * dx, tol=1e-9)
+print(f"KL(q || p) = {gaussian_kl(m_1, v_1, m_2, v_2):.3f}, KL(p || q) = {gaussian_kl(m_2, v_2, m_1, v_1):.3f}")
+
+# %% [markdown]
+# *The order matters: a KL is no distance in the strict sense.* Now use it: put $m_1 = \tilde\mu_t$, $v_1 = \tilde\beta_t$,
+# $m_2 = \mu_\theta$, $v_2 = s_t^2$ into (3.18). Both variances are fixed numbers with no network in them. So only the means
+# are left to learn:
+#
+# $$L_{t-1} = C_t + \frac{1}{2 s_t^2}\; \mathbb{E}_{q(x_t \mid x_0)} \big(\tilde\mu_t(x_t, x_0) - {\color{#009E73}{\mu_\theta(x_t, t)}}\big)^2,
+# \qquad C_t = \frac12 \Big(\frac{\tilde\beta_t}{s_t^2} - 1 - \log \frac{\tilde\beta_t}{s_t^2}\Big) \tag{3.19}$$
+#
+# With $s_t^2 = \tilde\beta_t$, equal variances, $C_t = 0$ and a squared distance is all there is. With $s_t^2 = \beta_t$
+# the constant is there, the same for every network. **Here the squared error is born**: it is the part of a Gaussian's
+# KL that a network can change.
+
+# %%
+def mean_distance(model, x0, t):
+    """E (posterior mean - model mean)^2 over q(x_t | x_0), on the grid."""
+    mean, _ = posterior(schedule, x0.expand(801), x, torch.full((801,), t))
+    return (log_jump(schedule, x0, x, t).exp() * (mean - model.mean(x, t)) ** 2).sum() * dx
+
+
+# %% tags=["nbval-check-output"]
+r = schedule.posterior_variance[2:] / schedule.beta[2:]
+constant = 0.5 * (r - 1 - r.log())  # (T-1,): C_2 ... C_T
+for name, model in models.items():
+    distances = torch.stack([mean_distance(model, x[here], t) for t in range(2, T + 1)])
+    verify("3.19", constant + distances / (2 * schedule.beta[2:]), all_terms[name][1:-1], tol=1e-9)
+
+# %% [markdown]
+# What is the best mean? The model sees $x_t$; the target $\tilde\mu_t$ depends on $x_0$ as well, so one $x_t$ comes with
+# many targets. Call their average $\bar\mu(x_t) = \mathbb{E}[\tilde\mu_t \mid x_t]$. Write the error as
+# $(\tilde\mu_t - \bar\mu) + (\bar\mu - \mu_\theta)$ and square; the mixed term vanishes, because for each $x_t$ the first
+# bracket averages to 0 and the second is fixed. Over data and noise:
+#
+# $$\mathbb{E} \big(\tilde\mu_t - {\color{#009E73}{\mu_\theta}}\big)^2
+# = \underbrace{\mathbb{E} \big(\tilde\mu_t - \bar\mu\big)^2}_{\text{floor, no model in it}}
+# + \mathbb{E} \big(\bar\mu - {\color{#009E73}{\mu_\theta}}\big)^2 \tag{3.20}$$
+#
+# So the best answer is the average of the targets, and the loss of even the best network ends at a floor above 0. With
+# the constant of (3.19) it is the rest that the bars in section 4 showed. A training loss that stops falling is not a sign that learning stopped.
+
+# %% tags=["nbval-check-output"]
+t = 4
+together = density[:, None] * log_jump(schedule, x[:, None], x[None, :], t).exp() * dx**2  # row x_0, column x_4
+target = torch.stack([posterior(schedule, x0.expand(801), x, torch.full((801,), t))[0] for x0 in x])  # (801, 801)
+best = (together * target).sum(0) / together.sum(0)  # (801,)
+floor = (together * (target - best) ** 2).sum()
+for name, model in models.items():
+    error = (together * (target - model.mean(x, t)) ** 2).sum()
+    verify("3.20", error, floor + (together.sum(0) * (best - model.mean(x, t)) ** 2).sum(), tol=1e-9)
+    print(f"{name:15} error {error:.4f}, of which the floor is {floor:.4f}")
+
+# %% [markdown]
+# *The ideal model sits on the floor. Its guess earned the name.*
+#
+# ## 7. The mean, in terms of the noise
+#
+# We could let the network answer with $\mu_\theta$. But in (3.16) it would spend its effort on repeating $x_t$, which it
+# is given. What it does not know is $x_0$, or, what is the same, the noise. From notebook 02,
+#
+# $$x_t = \sqrt{\bar\alpha_t}\, {\color{#0072B2}{x_0}} + \sigma_t\, {\color{#D55E00}{\epsilon}}
+# \qquad \Longleftrightarrow \qquad
+# {\color{#0072B2}{x_0}} = \frac{x_t - \sigma_t\, {\color{#D55E00}{\epsilon}}}{\sqrt{\bar\alpha_t}} \tag{3.21}$$
+#
+# Whoever knows $x_t$ and one of the two knows the other.
+#
+# ### Exercise 3.4 - `predict_x0`
+#
+# Images (B, ...), `t` of shape (B,), `eps` of the images' shape: return the clean images.
+
+# %% tags=["exercise", "nbval-check-output"]
+def predict_x0(schedule, x_t, t, eps):
+    signal, sigma = per_image(schedule.sqrt_alpha_bar[t], x_t), per_image(schedule.sigma[t], x_t)
+    return ...
+
+
+predict_x0 = check(predict_x0)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# First take the noise away, then undo the shrinking.
+#
+# </details>
+#
+# From here on we test on real images as well, as far as it can be done. (If MNIST is not at hand, drawn digits stand in;
+# then the numbers of section 9 are other ones.)
+
+# %%
+data = load_images("mnist")
+print(data.source)
+
+# %% tags=["nbval-check-output"]
+long = double(linear_schedule(1000))
+images = to_float(data.images[:64]).double()  # (64, 1, 28, 28)
+t_images = torch.randint(2, 1001, (64,), generator=generator)
+noise = torch.randn(images.shape, generator=generator, dtype=torch.float64)
+noisy = q_sample(long, images, t_images, noise)
+verify("3.21", predict_x0(long, noisy, t_images, noise), images, tol=1e-9)
+verify("3.21", predict_eps(long, noisy, t_images, images), noise, tol=1e-9)
+
+# %% [markdown]
+# Put (3.21) into the posterior mean.
+#
+# | line | because |
+# |:--|:--|
+# | $\tilde\mu_t = \dfrac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{\sigma_t^2}\, {\color{#0072B2}{x_0}} + \dfrac{\sqrt{\alpha_t}\, \sigma_{t-1}^2}{\sigma_t^2}\, x_t$ | (3.16) |
+# | $= \dfrac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{\sigma_t^2} \cdot \dfrac{x_t - \sigma_t {\color{#D55E00}{\epsilon}}}{\sqrt{\bar\alpha_t}} + \dfrac{\sqrt{\alpha_t}\, \sigma_{t-1}^2}{\sigma_t^2}\, x_t$ | (3.21) |
+# | $= \dfrac{\beta_t}{\sqrt{\alpha_t}\, \sigma_t^2}\, (x_t - \sigma_t {\color{#D55E00}{\epsilon}}) + \dfrac{\sqrt{\alpha_t}\, \sigma_{t-1}^2}{\sigma_t^2}\, x_t$ | $\sqrt{\bar\alpha_t} = \sqrt{\alpha_t}\, \sqrt{\bar\alpha_{t-1}}$ |
+# | $= \dfrac{1}{\sqrt{\alpha_t}} \Big(\dfrac{\beta_t + \alpha_t \sigma_{t-1}^2}{\sigma_t^2}\, x_t - \dfrac{\beta_t}{\sigma_t}\, {\color{#D55E00}{\epsilon}}\Big)$ | take $1/\sqrt{\alpha_t}$ out, collect $x_t$ |
+# | $= \dfrac{1}{\sqrt{\alpha_t}} \Big(x_t - \dfrac{\beta_t}{\sigma_t}\, {\color{#D55E00}{\epsilon}}\Big)$ | $\beta_t + \alpha_t \sigma_{t-1}^2 = \sigma_t^2$, the line to remember from section 5 |
+#
+# $$\tilde\mu_t = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#D55E00}{\epsilon}}\Big) \tag{3.22}$$
+#
+# The complicated weights have collapsed: to walk one step back, take a little of the noise away, and undo the step's shrinking. (Ho et al.
+# 2020, equations 10 and 11.)
+
+# %%
+def mean_from_eps(schedule, x_t, t, eps):
+    """(3.22) for images (B, ...) and steps (B,)."""
+    share = per_image(schedule.beta[t] / schedule.sigma[t], x_t)
+    return (x_t - share * eps) / per_image(schedule.alpha[t].sqrt(), x_t)
+
+
+# %% tags=["nbval-check-output"]
+verify("3.22", mean_from_eps(long, noisy, t_images, noise), posterior(long, images, noisy, t_images)[0], tol=1e-9)
+
+# %% [markdown]
+# Now give the model's mean the same form, with its guess in the place of the noise. That is a choice; it costs nothing,
+# because for a given $x_t$ any mean can be written so. It is what `model.mean` has been doing since section 2. And then
+# $x_t$ cancels in the difference. (By (3.20) the best guess is the average noise, $\mathbb{E}[\epsilon \mid x_t]$: this is what
+# `ideal_eps` computes.)
+#
+# $${\color{#009E73}{\mu_\theta}} = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#009E73}{\epsilon_\theta(x_t, t)}}\Big)
+# \quad \Longrightarrow \quad
+# \big(\tilde\mu_t - {\color{#009E73}{\mu_\theta}}\big)^2 = \frac{\beta_t^2}{\alpha_t\, \sigma_t^2}\, \big({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}}\big)^2 \tag{3.23}$$
+
+# %% tags=["nbval-check-output"]
+t = 5
+eps = (x - schedule.sqrt_alpha_bar[t] * 0.7) / schedule.sigma[t]  # (801,) the noise, if x_0 = 0.7
+target, _ = posterior(schedule, torch.full_like(x, 0.7), x, torch.full((801,), t))
+factor = schedule.beta[t] ** 2 / (schedule.alpha[t] * schedule.sigma[t] ** 2)
+verify("3.23", (target - half.mean(x, t)) ** 2, factor * (eps - half.eps(x, t)) ** 2, tol=1e-9)
+
+# %% [markdown]
+# Put (3.23) into (3.19), and the bound is a weighted sum of squared noise errors:
+#
+# $$L_{t-1} = C_t + w_t\, \mathbb{E}_{\epsilon} \big({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}}\big)^2,
+# \qquad w_t = \frac{\beta_t^2}{2\, s_t^2\, \alpha_t\, \sigma_t^2} \tag{3.24}$$
+#
+# (Ho et al. 2020, equation 12.) And $L_0$? It is $-\log$ of a Gaussian around $\mu_\theta(x_1, 1)$ at $x_0$, that is
+# $\frac12 \log(2\pi s_1^2) + (x_0 - \mu_\theta)^2 / (2 s_1^2)$, and at $t = 1$ the posterior mean *is* $x_0$. So (3.23)
+# holds there too, and (3.24) covers $t = 1$ with $C_1 = \frac12 \log(2\pi s_1^2)$. Starting the tables at
+# $\bar\alpha_0 = 1$ has paid off.
+#
+# ### Exercise 3.5 - `loss_weight`
+#
+# `schedule` and `variance`, the $s_t^2$, shape (T+1,). Return the weights $w_t$, shape (T+1,), with 0 at index 0, where
+# nothing is predicted.
+
+# %% tags=["exercise", "nbval-check-output"]
+def loss_weight(schedule, variance):
+    weight = torch.zeros_like(schedule.beta)
+    weight[1:] = ...
+    return weight
+
+
+loss_weight = check(loss_weight)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Use slices `[1:]` of `beta`, `alpha`, `sigma` and `variance`. Five factors: one squared above, and `2`, `variance`,
+# `alpha`, `sigma ** 2` below.
+#
+# </details>
+
+# %%
+def noise_error(model, x0, t):
+    """E (eps - guess)^2 over the noise, on the grid."""
+    eps = (x - schedule.sqrt_alpha_bar[t] * x0) / schedule.sigma[t]
+    return (log_jump(schedule, x0, x, t).exp() * (eps - model.eps(x, t)) ** 2).sum() * dx
+
+
+# %% tags=["nbval-check-output"]
+w = loss_weight(schedule, schedule.beta)[1:]  # (T,)
+C = torch.cat([0.5 * torch.log(2 * torch.pi * schedule.beta[1:2]), constant])  # (T,): C_1 ... C_T
+for name, model in models.items():
+    errors = torch.stack([noise_error(model, x[here], t) for t in steps])
+    verify("3.24", C + w * errors, all_terms[name][:-1], tol=1e-9)
+
+# %% [markdown]
+# *All eight learnable terms of the bound, computed at the start of section 4 without a closed form, now come out of
+# squared noise errors to nine digits, for a useless, a middling and an ideal model.*
+#
+# ### What the weight does
+#
+# With $s_t^2 = \tilde\beta_t$ the weight has a meaning. Let $\mathrm{SNR}_t = \bar\alpha_t / \sigma_t^2$, the **signal-to-noise
+# ratio** of notebook 02.
+#
+# | line | because |
+# |:--|:--|
+# | $w_t = \dfrac{\beta_t^2}{2 \tilde\beta_t \alpha_t \sigma_t^2} = \dfrac{\beta_t}{2\, \alpha_t\, \sigma_{t-1}^2}$ | (3.15) for $\tilde\beta_t$ |
+# | $\beta_t = \sigma_t^2 - \alpha_t \sigma_{t-1}^2$ | the line to remember, once more |
+# | $w_t = \dfrac12 \Big(\dfrac{\sigma_t^2}{\alpha_t \sigma_{t-1}^2} - 1\Big) = \dfrac12 \Big(\dfrac{\bar\alpha_{t-1} / \sigma_{t-1}^2}{\bar\alpha_t / \sigma_t^2} - 1\Big)$ | $1/\alpha_t = \bar\alpha_{t-1}/\bar\alpha_t$ |
+#
+# $$w_t = \frac12 \Big(\frac{\mathrm{SNR}_{t-1}}{\mathrm{SNR}_t} - 1\Big) \qquad \text{if } s_t^2 = \tilde\beta_t \tag{3.25}$$
+#
+# A step weighs as much as the share of signal it destroys (Kingma et al. 2021 build their method on this).
+
+# %% tags=["nbval-check-output"]
+beta_tilde = torch.cat([long.beta[:2], long.posterior_variance[2:]])
+w_large, w_small = loss_weight(long, long.beta), loss_weight(long, beta_tilde)
+ratio = snr(long)
+verify("3.25", w_small[2:], 0.5 * (ratio[1:-1] / ratio[2:] - 1), tol=1e-9)
+
+# %% tags=["nbval-check-output"]
+for t in (1, 2, 10, 100, 300, 1000):
+    print(f"t = {t:4}: weight {w_large[t]:.4f} with beta, {w_small[t]:.4f} with the posterior variance")
+print(f"smallest at t = {w_large[1:].argmin() + 1}; t <= 100 holds {w_large[:101].sum() / w_large.sum():.0%} of the weight")
+
+# %%
+figure, axis = viz.subplots(size=(8, 3))
+axis.loglog(range(1, 1001), w_large[1:], color=BLUE, label=r"bound, $s_t^2 = \beta_t$")
+axis.loglog(range(2, 1001), w_small[2:], "--", color=PINK, label=r"bound, $s_t^2 = \tilde\beta_t$")
+axis.axhline(w_large[1:].mean(), color=ORANGE, label="$L_{simple}$: the same for all (here: the mean)")
+axis.set(xlabel="step t", ylabel="weight $w_t$", xlim=(1, 1000))
+axis.legend(frameon=False, fontsize=9)
+viz.show(figure, "The bound's weight falls by a factor of a hundred from t = 1 to t = 300, L simple's weight is constant")
+
+# %% [markdown]
+# *The linear schedule with 1000 steps; both axes logarithmic. The bound cares most about the first steps, where the
+# image is almost clean and the noise invisible. Where the curve lies above the orange line, $L_{simple}$ turns a step
+# down; where it lies below, it turns it up.*
+#
+# ### Drop the weight
+#
+# Ho et al. 2020 (equation 14) train with every weight set to 1 and call it **$L_{simple}$**:
+#
+# $$L_{simple} = \frac1T \sum_{t=1}^{T} \mathbb{E}_{x_0, \epsilon} \big({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}}\big)^2
+# = \frac1T \sum_{t=1}^{T} \frac{1}{w_t} \big(L_{t-1} - C_t\big) \tag{3.26}$$
+#
+# The right side says what it is in terms of the bound: the same terms, each multiplied by $1/w_t$.
+
+# %% tags=["nbval-check-output"]
+for name, model in models.items():
+    simple = torch.stack([noise_error(model, x[here], t) for t in steps]).mean()
+    verify("3.26", simple, ((all_terms[name][:-1] - C) / w).mean(), tol=1e-9)
+    print(f"{name:15} L_simple {simple:.3f}")
+
+# %% [markdown]
+# Is anything broken by that? Weights are positive, and the best answer at each $t$, the average $\mathbb{E}[\epsilon \mid x_t]$,
+# is the best one under any positive weights. A network that can do everything ends at the same place. A real network
+# cannot do everything, and the weights decide where it spends its strength. Section 10 shows the price.
+#
+# ## 8. One random step instead of all
+#
+# A sum over 1000 steps for each image would be 1000 calls of the network. But a sum is $T$ times an average, and an
+# average can be sampled. Draw $t$ uniformly from $1, \dots, T$, draw the noise, and for any function $f$ of the step
+#
+# $$\sum_{t=1}^{T} f(t) = T \cdot \mathbb{E}_{t}\, [\, f(t)\, ] \tag{3.27}$$
+#
+# One draw of $t$ and $\epsilon$ gives an **unbiased** estimate of the whole sum: right on average, noisy each time. We
+# estimate $\sum_t w_t\, \mathbb{E}(\epsilon - \epsilon_\theta)^2$ for the half-ideal model at $x_0 = 0.7$ and compare with
+# the exact value from the bound.
+
+# %%
+def one_random_step(model, x0, number):
+    """T w_t (eps - guess)^2 for random t and eps: (number,)."""
+    t = torch.randint(1, T + 1, (number,), generator=generator)
+    eps = torch.randn(number, generator=generator, dtype=torch.float64)
+    x_t = q_sample(schedule, torch.full_like(eps, x0), t, eps)
+    guesses = torch.stack([model.eps(x_t, s) for s in steps])  # (T, number): at every step, then pick
+    return T * w[t - 1] * (eps - guesses[t - 1, torch.arange(number)]) ** 2
+
+
+# %%
+wanted = (all_terms["half the ideal"][:-1] - C).sum()
+print(f"exact sum {wanted:.4f}")
+for number in (100, 10_000, 400_000):
+    draws = one_random_step(half, 0.7, number)
+    print(f"{number:7,} draws: {draws.mean():.4f} with a standard error of {draws.std() / number**0.5:.4f}")
+
+# %% tags=["nbval-check-output"]
+verify("3.27", samples=draws, expected=wanted)
+
+# %% [markdown]
+# *A hundred times more draws, a standard error ten times smaller. Training never needs the sum itself, only a direction
+# that is right on average, and a batch of 128 images with a random step each is plenty.*
+#
+# Now everything is on the table. Draw an image, a step and noise; mix; ask the network for the noise; square the
+# error. That is Algorithm 1 of Ho et al. 2020, and you know where each piece comes from:
+#
+# | we wanted | we took instead | why that is allowed | what it cost |
+# |:--|:--|:--|:--|
+# | $\log p_\theta(x_0)$ | its lower bound (3.8) | Jensen | the gap (3.9) |
+# | an average over paths | $T + 1$ terms of one step each (3.13) | Markov, Bayes, telescoping | nothing |
+# | KLs | squared distances of means (3.19) | all are Gaussians of fixed variance | the shape of the true step (3.17) |
+# | distances of means | distances of noises (3.24) | $x_t$ is known to both | nothing |
+# | the bound's weights | none (3.26) | the best answer for each $t$ is the same | section 10 |
+# | the sum over $t$ | one random $t$ (3.27) | right on average | noise in the gradient |
+#
+# ## 9. The same on images
+#
+# For 784 pixels the squared error becomes a squared length, summed over pixels, and the KL of two Gaussians with
+# variance $s_t^2$ in each pixel is the sum of the pixels' KLs. Nothing else changes. The likelihood is out of reach now,
+# but the bound is not, and one kind of denoiser lets us compute it almost exactly without training anything: pretend
+# that the images are *one* 784-dimensional Gaussian, with the mean $m$ and the covariance of 10,000 of them. It is the best
+# that a denoiser without any non-linearity can do.
+#
+# Turn the axes so that they point along the covariance's own directions (its eigenvectors). A turn changes no squared
+# length, and standard normal noise looks the same from every side. Along direction $i$ let $\lambda_i$ be the variance of
+# the images and $d_i$ the coordinate of $x_0 - m$. What is the best guess of the noise, if all we see is a sum of two
+# independent Gaussians, signal of variance $\bar\alpha_t \lambda_i$ and noise of variance $\sigma_t^2$? The noise's share of the
+# variance, $h_i = \sigma_t^2 / (\bar\alpha_t \lambda_i + \sigma_t^2)$, tells how much of the sum to call noise. (It is (3.16)
+# once more: the posterior mean of one of two Gaussians.)
+#
+# | line, for one direction | because |
+# |:--|:--|
+# | $x_t - \sqrt{\bar\alpha_t}\, m = \sqrt{\bar\alpha_t}\, {\color{#0072B2}{d}} + \sigma_t {\color{#D55E00}{\epsilon}}$ | (3.21), the mean taken off |
+# | ${\color{#009E73}{\epsilon_\theta}} = \dfrac{h}{\sigma_t} \big(\sqrt{\bar\alpha_t}\, {\color{#0072B2}{d}} + \sigma_t {\color{#D55E00}{\epsilon}}\big)$ | the share $h$ of that, divided by $\sigma_t$, because we guess $\epsilon$ and not $\sigma_t \epsilon$ |
+# | ${\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}} = (1 - h)\, {\color{#D55E00}{\epsilon}} - \dfrac{h \sqrt{\bar\alpha_t}}{\sigma_t}\, {\color{#0072B2}{d}}$ | collect |
+# | $\mathbb{E}_\epsilon ({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}})^2 = (1 - h)^2 + \dfrac{\bar\alpha_t}{\sigma_t^2}\, h^2\, {\color{#0072B2}{d}}^2$ | $\mathbb{E}\epsilon = 0$, $\mathbb{E}\epsilon^2 = 1$ |
+#
+# $$\mathbb{E}_\epsilon \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}} \big\rVert^2
+# = \sum_{i=1}^{784} \Big[ (1 - h_i)^2 + \mathrm{SNR}_t\, h_i^2\, {\color{#0072B2}{d_i^2}} \Big] \tag{3.28}$$
+
+# %%
+pixels = to_float(data.images[:10_000]).flatten(1).double()  # (10000, 784)
+centre = pixels.mean(0)
+small = 1e-4 * torch.eye(784, dtype=torch.float64)  # some pixels are always black: keep the variance above 0
+lam, directions = torch.linalg.eigh(pixels.T.cov() + small)  # (784,), (784, 784)
+
+
+def gaussian_eps(x_t, t):
+    """The guess of the noise for flat images (B, 784) and steps (B,)."""
+    along = (x_t - per_image(long.sqrt_alpha_bar[t], x_t) * centre) @ directions
+    variance = long.alpha_bar[t][:, None] * lam + long.sigma[t][:, None] ** 2  # (B, 784)
+    return per_image(long.sigma[t], x_t) * (along / variance) @ directions.T
+
+
+# %% [markdown]
+# The bound is for images that the denoiser has not seen: 500 test images. We compute (3.28) for all of them and all $t$
+# at once, and compare one of the half a million numbers, at $t = 100$, with 2,000 draws of noise.
+
+# %%
+unseen = to_float(load_images("mnist", train=False).images[:500]).flatten(1).double()  # (500, 784)
+d_squared = ((unseen - centre) @ directions) ** 2  # (500, 784)
+h = long.sigma[1:, None] ** 2 / (long.alpha_bar[1:, None] * lam + long.sigma[1:, None] ** 2)  # (1000, 784), row t - 1
+exact_errors = ((1 - h) ** 2).sum(1) + ratio[1:] * (h**2 @ d_squared.T).T  # (500, 1000)
+
+# %% tags=["nbval-check-output"]
+eps = torch.randn(2000, 784, generator=generator, dtype=torch.float64)
+t_100 = torch.full((2000,), 100)
+guess = gaussian_eps(q_sample(long, unseen[:1].expand(2000, -1), t_100, eps), t_100)
+verify("3.28", samples=(eps - guess).square().sum(1), expected=exact_errors[0, 99])
+
+# %% [markdown]
+# $L_T$ and all $L_{t-1}$ follow. $L_0$ needs care. A pixel is no real number, it is one of 256 greys. The honest question
+# is: what is the *probability* of this grey? Give each grey the interval around it, $2/255$ wide, and let the outermost
+# ones reach to infinity (Ho et al. 2020, equation 13); $\Phi$ is the distribution function of the standard normal:
+#
+# $${\color{#009E73}{P_\theta(x_0 \mid x_1)}} = \Phi\Big(\frac{b_+ - {\color{#009E73}{\mu_\theta}}}{s_1}\Big) - \Phi\Big(\frac{b_- - {\color{#009E73}{\mu_\theta}}}{s_1}\Big),
+# \qquad b_\pm = x_0 \pm \tfrac{1}{255}, \quad \text{open at } \pm 1 \tag{3.29}$$
+#
+# The probabilities of the 256 greys must add up to 1, whatever the mean.
+
+# %%
+def log_grey(x0, mean, std):
+    """log P(x0 | mean) for greys x0 in -1 ... 1 on the 256-step ladder."""
+    upper = torch.where(x0 > 1 - 1e-6, math.inf, (x0 + 1 / 255 - mean) / std)
+    lower = torch.where(x0 < -1 + 1e-6, -math.inf, (x0 - 1 / 255 - mean) / std)
+    return (torch.special.ndtr(upper) - torch.special.ndtr(lower)).clamp(min=1e-300).log()
+
+
+# %% tags=["nbval-check-output"]
+greys = to_float(torch.arange(256, dtype=torch.uint8)).double()
+for mean in (-1.02, -0.3, 0.99):
+    verify("3.29", log_grey(greys, mean, long.beta[1].sqrt()).exp().sum(), 1.0)
+
+# %% [markdown]
+# Divide by the number of pixels and by $\log 2$, and the bound has a unit that everyone can picture: **bits per
+# dimension**, the length of a code for one pixel. Uncompressed it is 8.
+
+# %%
+gaussian_kl_T = gaussian_kl(long.sqrt_alpha_bar[-1] * unseen, long.sigma[-1] ** 2, torch.zeros(()), torch.ones(()))
+r = long.posterior_variance[2:] / long.beta[2:]
+C_long = 784 * 0.5 * (r - 1 - r.log())  # (999,): C_2 ... C_T, summed over pixels
+L_middle = C_long + w_large[2:] * exact_errors[:, 1:]  # (500, 999): L_1 ... L_999
+one = torch.ones(500, dtype=torch.long)
+x_1 = q_sample(long, unseen, one, torch.randn(unseen.shape, generator=generator, dtype=torch.float64))
+L_0 = -log_grey(unseen, mean_from_eps(long, x_1, one, gaussian_eps(x_1, one)), long.beta[1].sqrt()).sum(1)
+bits = 784 * math.log(2)
+parts = {"L_T": gaussian_kl_T.sum(1), "L_1 ... L_(T-1)": L_middle.sum(1), "L_0": L_0}
+for name, values in parts.items():
+    print(f"{name:16} {values.mean() / bits:9.5f} bits per dimension, +- {values.std() / 500**0.5 / bits:.5f}")
+print(f"{'sum':16} {sum(parts.values()).mean() / bits:9.5f}")
+
+# %% [markdown]
+# The sum bounds the cost of an image under this model from above, and no network was trained. $L_T$ is next to nothing, as
+# notebook 02 promised for a schedule that ends in noise. The standard errors come from the choice of 500 images (and
+# for $L_0$ from one draw of noise for each).
+#
+# Last, the random step of (3.27) on images: one random image, one random $t$, one noise, 20,000 times, against the exact
+# sum over all 999 middle steps and all 500 images.
+#
+# $$\frac{1}{500} \sum_{x_0} \sum_{t=2}^{T} L_{t-1}(x_0) = (T - 1) \cdot \mathbb{E}_{x_0,\, t,\, \epsilon} \Big[ C_t + w_t \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}} \big\rVert^2 \Big] \tag{3.30}$$
+
+# %%
+def random_errors(number):
+    """Random steps t = 2 ... T and the squared noise error of a random test image there: (number,), (number,)."""
+    t = torch.randint(2, 1001, (number,), generator=generator)
+    x0 = unseen[torch.randint(500, (number,), generator=generator)]
+    eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+    return t, (eps - gaussian_eps(q_sample(long, x0, t, eps), t)).square().sum(1)
+
+
+t, errors = (torch.cat(part) for part in zip(*[random_errors(2000) for _ in range(10)], strict=True))
+
+# %% tags=["nbval-check-output"]
+draws = 999 * (C_long[t - 2] + w_large[t] * errors)  # (20000,)
+verify("3.30", samples=draws, expected=L_middle.sum(1).mean())
+
+# %% [markdown]
+# Unbiased, yes. But how noisy is one draw?
+
+# %%
+for name, values in {"bound": w_large[t] * errors, "L_simple": errors}.items():
+    print(f"{name:8} one draw spreads by {values.std() / values.mean():.1f} times its mean")
+
+# %% [markdown]
+# *With the bound's weights a few draws at small $t$ carry most of the sum, as the few large weights did in section 3.
+# Without them the draws are more alike, and the gradient is calmer: a second reason to drop the weights (Nichol &
+# Dhariwal 2021, section 3.3, report the same and draw small $t$ more often instead).*
+#
+# ## 10. What is lost
+#
+# Two shares of the same training signal: how much of the bound, and how much of $L_{simple}$, comes from steps up to
+# $t$?
+
+# %%
+signal = exact_errors.mean(0)  # (1000,) squared noise error at t = 1 ... 1000
+share_bound, share_simple = ((v * signal).cumsum(0) / (v * signal).sum() for v in (w_large[1:], torch.ones(1000)))
+figure, axis = viz.subplots(size=(7.5, 2.8))
+axis.plot(range(1, 1001), share_bound, color=BLUE, label="bound")
+axis.plot(range(1, 1001), share_simple, color=ORANGE, label="$L_{simple}$")
+axis.set(xlabel="step t", ylabel="share from steps up to t", ylim=(0, 1.02), xlim=(0, 1000))
+axis.legend(frameon=False, loc="lower right")
+viz.show(figure, "Cumulative shares of the loss over t; the bound's curve rises far earlier than L simple's")
+print(f"steps up to t = 20: {share_bound[19]:.0%} of the bound, {share_simple[19]:.0%} of L_simple")
+
+# %% [markdown]
+# *The bound spends much of its attention on steps where the noise is too faint to see. $L_{simple}$ moves it to the
+# middle, where shapes are decided.* For a network of limited strength that is a trade: Ho et al. 2020 (table 1) measure
+# on CIFAR-10 at most 3.70 bits per dimension with the bound and 3.75 with $L_{simple}$, slightly worse, and a Frechet
+# distance of 13.51 against 3.17, far better samples. **Likelihood is paid for sample quality.**
+#
+# You can see the paying half in our one-pixel world, with a network that is very limited: it knows one number,
+# $\epsilon_\theta(x_t) = \theta x_t$. It is not even told $t$. For any weights $v_t$ its loss is a parabola in $\theta$:
+#
+# | line | because |
+# |:--|:--|
+# | $\sum_t v_t\, \mathbb{E} ({\color{#D55E00}{\epsilon}} - \theta x_t)^2$ | the loss, weighted by $v_t$ |
+# | $= \sum_t v_t \big(1 - 2 \theta\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t] + \theta^2\, \mathbb{E}[x_t^2]\big)$ | multiply out; $\mathbb{E}\epsilon^2 = 1$ |
+# | $0 = \sum_t v_t \big({-2}\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t] + 2 \theta\, \mathbb{E}[x_t^2]\big)$ | derivative with respect to $\theta$ |
+#
+# With $x_t$ from (3.21), and $\epsilon$ independent of $x_0$, the two averages are $\sigma_t$ and
+# $\bar\alpha_t\, \mathbb{E}[x_0^2] + \sigma_t^2$:
+#
+# $$\theta^* = \frac{\sum_t v_t\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t]}{\sum_t v_t\, \mathbb{E}[x_t^2]}
+# = \frac{\sum_t v_t\, {\color{#D55E00}{\sigma_t}}}{\sum_t v_t\, \big({\color{#0072B2}{\bar\alpha_t\, \mathbb{E}[x_0^2]}} + {\color{#D55E00}{\sigma_t^2}}\big)} \tag{3.31}$$
+#
+# The check takes the derivative from the machine instead: at $\theta^*$ it must vanish.
+
+# %% tags=["nbval-check-output"]
+square = over_data(x**2)  # E[x_0^2]
+power = schedule.alpha_bar[1:] * square + schedule.sigma[1:] ** 2  # (T,) E[x_t^2]
+for name, v in {"weights of the bound": w, "L_simple": torch.ones_like(w)}.items():
+    theta = ((v * schedule.sigma[1:]).sum() / (v * power).sum()).requires_grad_()
+    loss = (v * (1 - 2 * theta * schedule.sigma[1:] + theta**2 * power)).sum()
+    verify("3.31", torch.autograd.grad(loss, theta)[0] / loss.detach(), 0.0, tol=1e-9)
+    answer = theta.item()
+    model = ReverseModel(schedule, schedule.beta, lambda x_t, t, answer=answer: answer * x_t)
+    simple = (1 - 2 * answer * schedule.sigma[1:] + answer**2 * power).mean()
+    print(f"{name:20} theta {answer:.3f}, L_simple {simple:.3f}, ELBO {over_data(elbo(model, x)):.3f} nats")
+print(f"{'the ideal model':20} ELBO {over_data(bounds['ideal']):.3f} nats")
+
+# %% [markdown]
+# *The same network, two weightings, two answers. Each wins by its own measure: the bound's weights give the higher ELBO,
+# $L_{simple}$ the smaller $L_{simple}$. And both stay far below the ideal model.*
+#
+# ## 11. One prediction, four coordinates
+#
+# Given $x_t$, the noise and the clean image are two names for one piece of knowledge (3.21). There are more names. The
+# **velocity** (Salimans & Ho 2022) turns the pair $(x_0, \epsilon)$ by an angle, which makes all conversions free of
+# divisions, because $\bar\alpha_t + \sigma_t^2 = 1$:
+#
+# $$v = \sqrt{\bar\alpha_t}\, {\color{#D55E00}{\epsilon}} - \sigma_t\, {\color{#0072B2}{x_0}}, \qquad
+# {\color{#0072B2}{x_0}} = \sqrt{\bar\alpha_t}\, x_t - \sigma_t v, \qquad
+# {\color{#D55E00}{\epsilon}} = \sigma_t\, x_t + \sqrt{\bar\alpha_t}\, v \tag{3.32}$$
+
+# %% tags=["nbval-check-output"]
+signal, sigma = per_image(long.sqrt_alpha_bar[t_images], images), per_image(long.sigma[t_images], images)
+velocity = signal * noise - sigma * images  # (64, 1, 28, 28)
+verify("3.32", signal * noisy - sigma * velocity, images, tol=1e-9)
+verify("3.32", sigma * noisy + signal * velocity, noise, tol=1e-9)
+
+# %% [markdown]
+# The **score** is the slope of a log density: which way is more likely? For the jump it is
+# $\nabla_{x_t} \log q(x_t \mid x_0) = -(x_t - \sqrt{\bar\alpha_t}\, x_0)/\sigma_t^2 = -\epsilon / \sigma_t$. Averaged over
+# all $x_0$ that may hide behind $x_t$ it becomes a statement about the marginal density, which nobody could have
+# written down:
+#
+# | line | because |
+# |:--|:--|
+# | $\nabla \log q(x_t) = \dfrac{\nabla q(x_t)}{q(x_t)}$ | derivative of a logarithm |
+# | $= \dfrac{1}{q(x_t)} \displaystyle\int \nabla q(x_t \mid x_0)\, q(x_0)\, \mathrm{d}x_0$ | (3.2), derivative under the integral |
+# | $= \displaystyle\int \nabla \log q(x_t \mid x_0)\; \frac{q(x_t \mid x_0)\, q(x_0)}{q(x_t)}\, \mathrm{d}x_0$ | $\nabla q = q\, \nabla \log q$ |
+# | $= \mathbb{E}\big[{-\epsilon} / \sigma_t \mid x_t\big]$ | the fraction is $q(x_0 \mid x_t)$ |
+#
+# $$\nabla_{x_t} \log q(x_t) = -\, \frac{\mathbb{E}[\,{\color{#D55E00}{\epsilon}} \mid x_t\,]}{\sigma_t} \tag{3.33}$$
+#
+# So a network that predicts the noise well has learned the slope of the log density at every noise level.
+
+# %% tags=["nbval-check-output"]
+for t in (1, 4, 8):
+    x_t = x.clone().requires_grad_()
+    slope = torch.autograd.grad(mixture.noised(schedule, t).log_density(x_t).sum(), x_t)[0]
+    verify("3.33", slope, -ideal_eps(x, t) / schedule.sigma[t], tol=1e-9)
+
+# %% [markdown]
+# The names are equivalent, their plain squared errors are not. For a fixed $x_t$ an error $\Delta$ in one is an error in
+# all: $\Delta\epsilon = -\frac{\sqrt{\bar\alpha_t}}{\sigma_t} \Delta x_0$ by (3.21), $\Delta v = -\frac{1}{\sigma_t} \Delta x_0$
+# by (3.32), $\Delta \text{score} = -\frac{1}{\sigma_t} \Delta\epsilon$ by (3.33). Squared:
+#
+# $$(\Delta \epsilon)^2 = \mathrm{SNR}_t\, (\Delta x_0)^2 = \bar\alpha_t\, (\Delta v)^2 = \sigma_t^2\, (\Delta\, \text{score})^2 \tag{3.34}$$
+#
+# We perturb a prediction on real images and convert it three times.
+
+# %% tags=["nbval-check-output"]
+guess = noise + 0.1 * torch.randn(noise.shape, generator=generator, dtype=torch.float64)
+x0_guess = predict_x0(long, noisy, t_images, guess)
+v_guess = signal * guess - sigma * x0_guess
+error = (guess - noise) ** 2  # (64, 1, 28, 28)
+verify("3.34", error, per_image(ratio[t_images], images) * (x0_guess - images) ** 2)
+verify("3.34", error, signal**2 * (v_guess - velocity) ** 2)
+verify("3.34", error, sigma**2 * (guess / sigma - noise / sigma) ** 2)
+
+# %%
+figure, axis = viz.subplots(size=(8, 3.2))
+a, s = long.alpha_bar[1:], long.sigma[1:]
+curves = {"noise": (torch.ones(1000), ORANGE), "clean image": (1 / ratio[1:], BLUE), "velocity": (1 / a, PINK)}
+curves |= {"score": (1 / s**2, GREEN), "bound": (w_large[1:], "black")}
+for name, (weight, colour) in curves.items():
+    axis.loglog(ratio[1:], weight, color=colour, label=name, linestyle="--" if name == "bound" else "-")
+axis.invert_xaxis()
+axis.set(xlabel="signal-to-noise ratio (clean on the left, noise on the right)", ylabel="weight on the\nsquared noise error")
+axis.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
+viz.show(figure, "Weight implied by a plain squared error in four coordinates, against the signal-to-noise ratio")
+
+# %% [markdown]
+# *What a plain squared error in each coordinate asks of the noise prediction. Errors in the clean image weigh most where
+# there is almost only noise; errors in the score weigh most where there is almost none; velocity is close to noise on
+# the left and close to clean image on the right. Choosing a target is choosing a weight.*
+#
+# ## What broke
+#
+# Nothing in the derivation. But go back to the end of section 10. A model that answers $\theta x_t$ at every step
+# scores far below the ideal one, and no weighting repairs it. The loss demands a different answer for every
+# $t$: the ideal guess for one and the same $x_t$ changes from step to step.
+
+# %% tags=["nbval-check-output"]
+for t in steps:
+    print(f"t = {t}: the noise in x_t = 0.5 is, on average, {ideal_eps(torch.tensor(0.5).double(), t):+.3f}")
+
+# %% [markdown]
+# *The same input, eight answers, not even of one sign.* We will not train 1000 networks. One network must serve every
+# $t$. **How does it know which $t$ it is looking at?** Notebook 04 takes that up.

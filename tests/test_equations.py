@@ -1,0 +1,171 @@
+"""Every numbered equation can fail: each is broken on purpose, one wrong factor at a time, and `verify` must notice.
+
+A notebook is run cell by cell with its pictures left out. Where a cell verifies equations, it is run again with each
+of the mistakes below written into it.
+"""
+
+import re
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+
+import ddpm_helpers
+from ddpm_helpers import EquationError
+
+SOURCES = Path(__file__).parent.parent / "notebooks" / "src"
+
+# notebook -> equation -> what is written in its cell, and the mistake to put there instead
+BREAKS: dict[str, dict[str, list[tuple[str, str]]]] = {}
+
+BREAKS["02_forward_process"] = {
+    "2.1": [("expected=x0", "expected=0.0"), ("expected=x0", "expected=2**0.5 * x0")],
+    "2.2": [("200 * s**2", "200 * s"), ("200 * s**2", "201 * s**2 * 2**0.5")],
+    "2.3": [("+ b**2", "+ b"), ("a**2 / 3", "a / 3")],
+    "2.4": [("forward_step(coins, 0.3, z)", "(0.7 * coins + 0.3**0.5 * z)"), ("0.3, z)", "0.3, 0.3**0.5 * z)")],
+    "2.5": [("** 50", "** 100"), ("math.sqrt(1 - beta) * m", "(1 - beta) * m")],
+    "2.6": [("(4.0 - 1)", "4.0"), ("* v + beta", "* v + beta**2")],
+    "2.7": [("(t - 1) / 999", "t / 1000"), ("(t - 1) / 999", "t / 999")],
+    "2.8": [("schedule.alpha_bar[1:]", "schedule.alpha_bar[:-1]"), ("(1 - beta).cumprod(0)", "(1 - beta)")],
+    "2.9": [("sigma[1] * noise_1", "sigma[1] ** 2 * noise_1"), ("schedule.beta[1]", "schedule.beta[2]")],
+    "2.10": [("alpha.sqrt() * sigma", "sigma"), ("beta.sqrt() * noise_t", "beta * noise_t")],
+    "2.11": [("3 * v**2", "v**2"), ("b**2 + c**2", "(b + c) ** 2")],
+    "2.12": [("sigma[:-1] ** 2", "sigma[:-1]"), ("schedule.alpha[1:]", "schedule.alpha[1:] ** 0.5")],
+    "2.13": [("signal[steps].item()", "signal[steps].item() ** 2"), (".item() ** 2", ".item() ** 2 * 2**0.5")],
+    "2.14": [("beta[1 : t + 1] *", "beta[1 : t + 1] ** 0.5 *"), ("/ alpha_bar[1 : t + 1]", "/ alpha_bar[:t]")],
+    "2.15": [("exact / (1 - exact)", "(exact / (1 - exact)) ** 0.5"), ("exact / (1 - exact)", "exact")],
+    "2.16": [(".log().sigmoid()", ".sigmoid()")],
+    "2.17": [("short.sqrt_alpha_bar[300]", "short.alpha_bar[300]"), ("short.sqrt_alpha_bar[300]", "0.0")],
+    "2.18": [("(1e-4 + 0.02) / 2", "(1e-4 + 0.02)"), ("(1e-4 + 0.02) / 2", "0.02 / 2")],
+    "2.19": [(") ** 2", ")"), ("0.008) / 1.008", "0.008)"), ("f / f[0]", "f")],
+    "2.20": [("4 * x.var()", "2 * x.var()")],
+}
+
+BREAKS["03_elbo_to_mse"] = {
+    "3.1": [("log_density(x).exp()", "log_density(x).exp() ** 0.5"), ("density.sum() * dx", "density.sum()")],
+    "3.2": [("noised(schedule, 3)", "noised(schedule, 4)"), ("density @ jump", "jump @ density")],
+    "3.3": [("step**3", "step**2"), ("log_step(x_0, x_1, 1)", "log_step(x_1, x_0, 1)")],
+    "3.4": [("sum((1, 2))", "sum((0, 1))"), ("coarse)[0]", "coarse)[1]")],
+    "3.5": [
+        ("over_data(log_q) - over_data(", "over_data(log_q) + over_data("),
+        ("density / values", "values / density"),
+    ],
+    "3.6": [(".exp(), expected", ", expected"), ("expected=log_p", "expected=2**0.5 * log_p")],
+    "3.7": [("above / below", "below / above"), ("(schedule, path[t - 1]", "(schedule, path[0]")],
+    "3.8": [("expected=bounds", "expected=log_p"), ("torch.minimum", "torch.maximum")],
+    "3.9": [("log_p[name] - bounds[name]", "bounds[name] - log_p[name]"), ("chain_gap(model", "chain_gap(ideal")],
+    "3.10": [(" / p[t - 1][:, None]", ""), ("p[t][None, :]", "p[t - 1][None, :]")],
+    "3.11": [(".exp().sum(0)", ".exp().sum(1)"), (".exp() * x)", ".exp() * x * 2**0.5)")],
+    "3.12": [("jumps[t - 1] / jumps[t]", "jumps[t] / jumps[t - 1]"), ("(jumps[1]", "(jumps[2]")],
+    "3.13": [("-values.sum()", "values.sum()"), ("-values.sum()", "-values[:-1].sum()")],
+    "3.14": [("s.alpha[t].sqrt() * y", "s.alpha[t] * y"), ("/ s.sigma[t - 1] ** 2", "/ s.sigma[t - 1]")],
+    "3.15": [("s.alpha[2:] / s.beta[2:]", "1 / s.beta[2:]"), ("(x - grid_mean) ** 2", "x**2")],
+    "3.16": [("(back * x).sum()", "(back * x**2).sum()"), ("mean[0], grid_mean", "2**0.5 * mean[0], grid_mean")],
+    "3.17": [("bells @ hidden", "bells @ density"), ("+ log_m2 - log_m3[386]", "+ log_m2")],
+    "3.18": [("log_1 - log_2", "log_2 - log_1"), ("(log_1.exp()", "(log_2.exp()")],
+    "3.19": [("distances / (2 * schedule", "distances / (schedule"), ("constant + distances", "distances")],
+    "3.20": [("error, floor + ", "error, "), ("(best - model.mean(x, t)) ** 2", "(best - model.mean(x, t)).abs()")],
+    "3.21": [("t_images, noise), images", "t_images, -noise), images"), ("t_images, images)", "t_images - 1, images)")],
+    "3.22": [("mean_from_eps(long, noisy, t_images,", "mean_from_eps(long, noisy, t_images - 1,")],
+    "3.23": [("schedule.beta[t] ** 2", "schedule.beta[t]"), ("(schedule.alpha[t] *", "(")],
+    "3.24": [("C + w * errors", "w * errors"), ("C + w * errors", "C + 2**0.5 * w * errors")],
+    "3.25": [("0.5 * (ratio", "(ratio"), ("ratio[1:-1] / ratio[2:]", "ratio[2:] / ratio[1:-1]")],
+    "3.26": [("- C) / w", "- C) * w"), ("[:-1] - C)", "[:-1])")],
+    "3.27": [("samples=draws", "samples=draws / T"), ("samples=draws", "samples=2**0.5 * draws")],
+    "3.28": [("(eps - guess)", "(eps + guess)"), (".square().sum(1), expected", ".abs().sum(1), expected")],
+    "3.29": [(".exp().sum()", ".sum()"), ("log_grey(greys,", "log_grey(greys[1:],")],
+    "3.30": [("999 * (C_long", "(C_long"), ("+ w_large[t] * errors", "+ errors")],
+    "3.31": [("theta**2 * power", "theta * power"), ("((v * schedule.sigma[1:])", "((v * schedule.sigma[1:] ** 2)")],
+    "3.32": [("noisy - sigma", "noisy + sigma"), ("sigma * noisy + signal * velocity", "sigma * noisy + velocity")],
+    "3.33": [("-ideal_eps", "ideal_eps"), (" / schedule.sigma[t]", "")],
+    "3.34": [
+        ("error, signal**2", "error, signal"),
+        ("error, sigma**2", "error, sigma"),
+        ("ratio[t_images]", "ratio[1:65]"),
+    ],
+}
+
+
+def code_cells(name: str) -> list[str]:
+    source = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
+    cells = re.split(r"^# %%(.*)\n", source, flags=re.MULTILINE)[1:]  # header, cell, header, cell, ...
+    return [cell for header, cell in zip(cells[::2], cells[1::2], strict=True) if "[markdown]" not in header]
+
+
+def broken_ways(name: str, cell: str) -> list[tuple[str, str]]:
+    """Equation and source of every broken version of a cell."""
+    versions = []
+    for tag in dict.fromkeys(re.findall(r'verify\(\s*"([\d.]+)"', cell)):
+        for right, wrong in BREAKS[name].get(tag, []):
+            if right in cell:
+                versions.append((tag, cell.replace(right, wrong)))
+    return versions
+
+
+def suspicious(verify):
+    """`verify`, which then has to refuse the same equation with its right-hand side slightly off."""
+
+    def doubted(tag, left=None, right=None, *, tol=1e-6, samples=None, expected=None, **others):
+        if samples is None:
+            verify(tag, left, right, tol=tol)
+            right = torch.as_tensor(right).detach().double()
+            wrong = [torch.where(right == 0, 10 * tol, right * (1 + 10 * tol))]
+            calls = [{"left": left, "right": side, "tol": tol} for side in wrong]
+        else:
+            verify(tag, samples=samples, expected=expected, **others)
+            expected = torch.as_tensor(expected, dtype=torch.float64)
+            calls = []
+            for place in expected.reshape(-1).nonzero()[:, 0]:  # each expected mean, if it is off by sqrt(2)
+                wrong = expected.reshape(-1).clone()
+                wrong[place] *= 2**0.5
+                calls.append({"samples": samples, "expected": wrong.reshape(expected.shape), **others})
+        for call in calls:
+            with pytest.raises(EquationError, match=re.escape(f"({tag})")):
+                verify(tag, **call)
+
+    return doubted
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_each_equation_has_its_mistakes(name):
+    text = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
+    numbered = set(re.findall(r"\\tag\{([\d.]+)\}", text))
+    assert numbered == set(BREAKS[name])
+    assert numbered == set(re.findall(r'verify\(\s*"([\d.]+)"', text))
+
+
+@pytest.fixture
+def one_thread():
+    """Many small tensors: on a busy machine threads that wait for each other take longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", BREAKS)
+def test_broken_equations_are_noticed(name, monkeypatch):
+    drawn = ddpm_helpers.load_images("digits")
+    monkeypatch.setattr(ddpm_helpers, "load_images", lambda *_, **__: drawn)
+    monkeypatch.setattr(ddpm_helpers, "viz", MagicMock(), raising=False)
+    monkeypatch.setenv("DDPM_BUDGET", "quick")
+    world: dict = {"__name__": name}
+    noticed = dict.fromkeys(BREAKS[name], 0)
+    for cell in code_cells(name):
+        if "verify(" in cell:
+            before = dict(world)
+            state = world["generator"].get_state() if "generator" in world else None
+            exec(cell, {**before, "verify": suspicious(world["verify"])})
+            for tag, broken in broken_ways(name, cell):
+                if state is not None:
+                    world["generator"].set_state(state)
+                with pytest.raises(EquationError, match=re.escape(f"({tag})")):
+                    exec(broken, dict(before))
+                noticed[tag] += 1
+            if state is not None:
+                world["generator"].set_state(state)
+        if "viz.subplots(" not in cell:
+            exec(cell, world)
+    assert noticed == {tag: len(ways) for tag, ways in BREAKS[name].items()}

@@ -1,0 +1,331 @@
+"""The forward process against closed forms, against simulation, against another library, and against bad input."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddpm_helpers import (
+    NoiseSchedule,
+    corrupt,
+    cosine_schedule,
+    forward_step,
+    linear_beta,
+    linear_schedule,
+    per_image,
+    posterior,
+    predict_eps,
+    predict_x0,
+    q_sample,
+    snr,
+)
+
+TABLES = ("beta", "alpha", "alpha_bar", "sqrt_alpha_bar", "sigma", "posterior_variance")
+SCHEDULES = [linear_schedule(), linear_schedule(50), linear_schedule(300, rescale=False), cosine_schedule(100)]
+SHAPE = (5, 3, 4, 2)
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# closed forms
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.name)
+def test_tables_equal_a_plain_product_in_float64(schedule):
+    assert all(getattr(schedule, name).shape == (schedule.T + 1,) for name in TABLES)
+    assert all(getattr(schedule, name).dtype == torch.float32 for name in TABLES)
+    schedule, alpha_bar = NoiseSchedule(schedule.beta), 1.0  # from the float32 betas, so that both start alike
+    for t in range(1, schedule.T + 1):
+        beta, before = schedule.beta[t].item(), alpha_bar
+        alpha_bar *= 1 - beta
+        expected = {
+            "alpha": 1 - beta,
+            "alpha_bar": alpha_bar,
+            "sqrt_alpha_bar": math.sqrt(alpha_bar),
+            "sigma": math.sqrt(1 - alpha_bar),
+            "posterior_variance": beta * (1 - before) / (1 - alpha_bar),
+        }
+        for name, value in expected.items():
+            assert getattr(schedule, name)[t].item() == pytest.approx(value, rel=2e-7, abs=0), (name, t)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.name)
+def test_step_zero_is_the_clean_image(schedule):
+    first = [getattr(schedule, name)[0].item() for name in TABLES]
+    assert first == [0, 1, 1, 1, 0, 0]
+    assert schedule.posterior_variance[1] == 0
+    assert snr(schedule)[0] == math.inf
+
+
+def test_small_noise_keeps_its_digits():
+    beta = torch.zeros(11, dtype=torch.float64)
+    beta[1:] = 1e-9  # 1 - alpha_bar would be 0 in float32
+    sigma = NoiseSchedule(beta).sigma[1:]
+    assert torch.allclose(sigma, (torch.arange(1, 11) * 1e-9).sqrt(), rtol=1e-6, atol=0)
+
+
+def test_linear_schedule_of_the_paper():
+    schedule = linear_schedule()
+    assert schedule.T == 1000
+    assert schedule.beta[1].item() == pytest.approx(1e-4, rel=1e-7)
+    assert schedule.beta[1000].item() == pytest.approx(0.02, rel=1e-7)
+    assert schedule.alpha_bar[1000].item() == pytest.approx(4.0358e-5, rel=1e-4)
+
+
+@pytest.mark.parametrize("T", [21, 50, 200, 300, 1000, 4000])
+def test_rescaled_linear_schedule_ends_in_noise(T):
+    assert linear_schedule(T).alpha_bar[T] < 1e-4
+    assert torch.allclose(linear_schedule(T).beta[[1, T]], torch.tensor([0.1, 20.0]) / T)
+
+
+@pytest.mark.parametrize(("T", "left"), [(50, 0.603), (200, 0.132), (300, 0.0481)])
+def test_unscaled_linear_schedule_does_not(T, left):
+    assert linear_schedule(T, rescale=False).alpha_bar[T].item() == pytest.approx(left, rel=2e-3)
+
+
+def test_cosine_schedule_is_a_squared_cosine_until_the_clip():
+    T, s = 1000, 0.008
+    schedule = cosine_schedule(T)
+    f = [math.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2 for t in range(T + 1)]
+    expected = torch.tensor([value / f[0] for value in f[:-1]], dtype=torch.float64)  # step T alone is clipped
+    assert torch.allclose(schedule.alpha_bar[:-1].double(), expected, rtol=1e-6, atol=0)
+    assert schedule.beta.max().item() == pytest.approx(0.999)
+
+
+def test_posterior_equals_bayes_on_a_grid():
+    schedule, t, x0, x_t = linear_schedule(50), 20, 0.7, -0.3
+    grid = torch.linspace(-6, 6, 20_001, dtype=torch.float64)
+    a_bar, beta = (getattr(schedule, n).double() for n in ("alpha_bar", "beta"))
+    log_p = -((grid - a_bar[t - 1].sqrt() * x0) ** 2) / (1 - a_bar[t - 1]) / 2
+    log_p = log_p - ((x_t - (1 - beta[t]).sqrt() * grid) ** 2) / beta[t] / 2
+    p = log_p.softmax(0)
+    mean = (p * grid).sum()
+    variance = (p * (grid - mean) ** 2).sum()
+    x0, x_t = (torch.full((1, 1, 1, 1), value) for value in (x0, x_t))
+    ours, our_variance = posterior(schedule, x0, x_t, torch.tensor([t]))
+    assert ours.item() == pytest.approx(mean.item(), rel=1e-5)
+    assert our_variance.item() == pytest.approx(variance.item(), rel=1e-5)
+
+
+def test_posterior_shapes_and_first_step():
+    schedule, x0, x_t = linear_schedule(50), normal(*SHAPE), normal(*SHAPE, seed=1)
+    mean, variance = posterior(schedule, x0, x_t, torch.ones(5, dtype=torch.int64))
+    assert variance.shape == (5, 1, 1, 1)
+    assert bool((variance == 0).all())
+    assert torch.allclose(mean, x0, atol=1e-6)
+
+
+# simulation
+
+
+def test_many_small_steps_have_the_moments_of_one_jump():
+    schedule, t, n = linear_schedule(50), 25, 200_000
+    x = torch.full((n, 1), 0.8)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, t + 1):
+        x = forward_step(x, schedule.beta[step], torch.randn(x.shape, generator=generator))
+    mean, variance = 0.8 * schedule.sqrt_alpha_bar[t], schedule.sigma[t] ** 2
+    assert abs(x.mean() - mean) < 4 * (variance / n) ** 0.5
+    assert abs(x.var() - variance) < 4 * variance * (2 / n) ** 0.5
+
+
+def test_each_image_gets_its_own_step():
+    schedule, x0, noise = linear_schedule(50), normal(*SHAPE), normal(*SHAPE, seed=1)
+    t = torch.tensor([1, 50, 7, 7, 30])
+    together = q_sample(schedule, x0, t, noise)
+    alone = [q_sample(schedule, x0[i : i + 1], t[i : i + 1], noise[i : i + 1]) for i in range(5)]
+    assert torch.equal(together, torch.cat(alone))
+    betas = schedule.beta[t]
+    alone = [forward_step(x0[i : i + 1], betas[i].item(), noise[i : i + 1]) for i in range(5)]
+    assert torch.allclose(forward_step(x0, betas, noise), torch.cat(alone), rtol=1e-6, atol=1e-7)
+
+
+# round trips
+
+
+@settings(max_examples=60, deadline=None)
+@given(which=st.sampled_from(SCHEDULES), data=st.data(), seed=st.integers(0, 2**31))
+def test_noise_and_clean_image_come_back(which, data, seed):
+    t = torch.tensor(data.draw(st.lists(st.integers(1, which.T - 1), min_size=5, max_size=5)))
+    x0, noise = normal(*SHAPE, seed=seed, dtype=torch.float64), normal(*SHAPE, seed=seed + 1, dtype=torch.float64)
+    x_t = q_sample(which, x0, t, noise)
+    assert torch.allclose(predict_eps(which, x_t, t, x0), noise, atol=1e-9)
+    assert torch.allclose(predict_x0(which, x_t, t, noise), x0, atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(betas=st.lists(st.floats(1e-6, 0.999), min_size=1, max_size=30))
+def test_any_schedule_is_monotone_and_preserves_variance(betas):
+    schedule = NoiseSchedule(torch.tensor([0.0, *betas], dtype=torch.float64))
+    assert bool((schedule.alpha_bar.diff() <= 0).all())
+    assert bool((schedule.posterior_variance <= schedule.beta * (1 + 1e-6)).all())
+    assert torch.allclose(schedule.sqrt_alpha_bar**2 + schedule.sigma**2, torch.ones(len(betas) + 1), atol=1e-6)
+
+
+# another library
+
+
+def library(**settings):
+    return pytest.importorskip("diffusers").DDPMScheduler(clip_sample=False, **settings)
+
+
+PAIRS = [
+    ("linear", linear_schedule(), {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}),
+    ("linear 200", linear_schedule(200, rescale=False), {"num_train_timesteps": 200}),
+    ("linear 100", linear_schedule(100), {"num_train_timesteps": 100, "beta_start": 1e-3, "beta_end": 0.2}),
+    ("cosine", cosine_schedule(), {"beta_schedule": "squaredcos_cap_v2"}),
+    ("cosine 50", cosine_schedule(50), {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 50}),
+]
+
+
+@pytest.mark.parametrize(("ours", "settings"), [p[1:] for p in PAIRS], ids=[p[0] for p in PAIRS])
+def test_equal_to_diffusers(ours, settings):
+    theirs = library(**settings)
+    # their product of alphas is taken in float32, hence 1e-4 and not 1e-7
+    assert torch.allclose(ours.beta[1:], theirs.betas, rtol=2e-5, atol=1e-9)
+    assert torch.allclose(ours.alpha_bar[1:], theirs.alphas_cumprod, rtol=1e-4, atol=1e-9)
+    t = torch.tensor([1, 2, ours.T // 2, ours.T - 1, ours.T])
+    x0, noise = normal(*SHAPE), normal(*SHAPE, seed=1)
+    x_t = q_sample(ours, x0, t, noise)
+    assert torch.allclose(x_t, theirs.add_noise(x0, noise, t - 1), rtol=1e-4, atol=2e-5)
+    for i in range(5):  # their step takes one time step for all; it adds noise, whose share we take away
+        one = slice(i, i + 1)
+        mean, variance = posterior(ours, x0[one], x_t[one], t[one])
+        theirs.config.prediction_type = "sample"
+        generator = torch.Generator().manual_seed(0)
+        step = theirs.step(x0[one], t[i].item() - 1, x_t[one], generator=generator).prev_sample
+        z = torch.randn(x0[one].shape, generator=torch.Generator().manual_seed(0)) * (t[i] > 1)
+        assert torch.allclose(mean + variance.sqrt() * z, step, rtol=1e-4, atol=5e-5)
+
+
+# bad input
+
+
+GOOD = (normal(*SHAPE), torch.arange(1, 6), normal(*SHAPE, seed=1))
+BAD_STEPS = {
+    "zero": (torch.tensor([0, 1, 2, 3, 4]), ValueError, "from 1 to T = 50"),
+    "beyond T": (torch.tensor([1, 2, 3, 4, 51]), ValueError, "got 1 to 51"),
+    "negative": (torch.tensor([1, 2, 3, 4, -1]), ValueError, "got -1 to 4"),
+    "float": (torch.rand(5), TypeError, "integer tensor"),
+    "bool": (torch.ones(5, dtype=torch.bool), TypeError, "integer tensor"),
+    "a plain number": (7, TypeError, "integer tensor"),
+    "no axis": (torch.tensor(7), ValueError, "one step per image"),
+    "too few": (torch.tensor([1, 2, 3]), ValueError, "one step per image"),
+    "one for all": (torch.tensor([1]), ValueError, "one step per image"),
+    "two axes": (torch.ones(5, 1, dtype=torch.int64), ValueError, "one step per image"),
+    "another device": (torch.ones(5, dtype=torch.int64, device="meta"), ValueError, "schedule.to"),
+}
+CALLS = {
+    "q_sample": lambda s, t: q_sample(s, GOOD[0], t, GOOD[2]),
+    "predict_x0": lambda s, t: predict_x0(s, GOOD[0], t, GOOD[2]),
+    "predict_eps": lambda s, t: predict_eps(s, GOOD[0], t, GOOD[2]),
+    "posterior": lambda s, t: posterior(s, GOOD[0], GOOD[2], t),
+}
+
+
+@pytest.mark.parametrize(("t", "error", "message"), BAD_STEPS.values(), ids=BAD_STEPS.keys())
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_bad_steps(call, t, error, message):
+    with pytest.raises(error, match=message):
+        call(linear_schedule(50), t)
+
+
+def test_images_that_do_not_fit():
+    schedule, (x0, t, noise) = linear_schedule(50), GOOD
+    with pytest.raises(ValueError, match="noise has shape"):
+        q_sample(schedule, x0, t, noise[:1])
+    with pytest.raises(ValueError, match="x_t has shape"):
+        posterior(schedule, x0, noise[..., :1], t)
+    with pytest.raises(TypeError, match="to_float"):
+        q_sample(schedule, torch.zeros(SHAPE, dtype=torch.uint8), t, noise)
+    with pytest.raises(ValueError, match="noise has shape"):
+        forward_step(x0, 0.1, noise[:, :1])
+    with pytest.raises(ValueError, match="one number per image"):
+        per_image(torch.rand(3), x0)
+    with pytest.raises(ValueError, match="amounts must lie"):
+        corrupt(x0, torch.full((5,), 1.5), noise)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, -0.1, math.nan])
+def test_bad_betas(beta):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        forward_step(GOOD[0], beta, GOOD[2])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        NoiseSchedule(torch.tensor([0.0, 0.1, beta]))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        linear_schedule(100, 1e-4, beta)
+
+
+@pytest.mark.parametrize("beta", [torch.zeros(0), torch.zeros(1), torch.tensor([0.1, 0.2]), torch.zeros(2, 2)])
+def test_betas_of_the_wrong_shape(beta):
+    with pytest.raises(ValueError, match="must have shape"):
+        NoiseSchedule(beta)
+
+
+@pytest.mark.parametrize("T", [0, -1, 10.0, "10", None])
+def test_bad_length(T):
+    for make in (linear_beta, linear_schedule, cosine_schedule):
+        with pytest.raises(ValueError, match="integer >= 1"):
+            make(T)
+
+
+@pytest.mark.parametrize("T", [1, 2, 20])
+def test_rescaling_that_reaches_one_says_what_to_do(T):
+    with pytest.raises(ValueError, match="rescale=False"):
+        linear_schedule(T)
+    assert linear_schedule(T, rescale=False).T == T
+    assert cosine_schedule(T).T == T
+
+
+@pytest.mark.parametrize("arguments", [{"s": -1}, {"s": math.nan}, {"max_beta": 1.0}, {"max_beta": 0.0}])
+def test_bad_cosine(arguments):
+    with pytest.raises(ValueError, match="cosine_schedule"):
+        cosine_schedule(10, **arguments)
+
+
+# one object, moved and shown
+
+
+def test_frozen_and_short_to_look_at():
+    schedule = linear_schedule(50)
+    with pytest.raises(AttributeError):
+        schedule.beta = schedule.alpha
+    assert repr(schedule) == "NoiseSchedule('linear, T = 50', alpha_bar[T]=7.7e-06)"
+
+
+def test_moves_whole_without_float64():
+    """MPS has no float64: nothing that is moved may be one. The meta device stands in for it."""
+    schedule = linear_schedule(50)
+    moved = schedule.to("meta")
+    for name in TABLES:
+        assert getattr(moved, name).device.type == "meta"
+        assert getattr(moved, name).dtype == torch.float32
+        assert getattr(schedule, name).device.type == "cpu"
+    assert (moved.name, moved.T) == (schedule.name, 50)
+    assert all(torch.equal(getattr(schedule.to("cpu"), n), getattr(schedule, n)) for n in TABLES)
+
+
+@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs Apple's MPS")
+def test_on_mps():
+    schedule = linear_schedule(50).to("mps")
+    x0, t, noise = (tensor.to("mps") for tensor in GOOD)
+    assert torch.allclose(q_sample(schedule, x0, t, noise).cpu(), q_sample(linear_schedule(50), *GOOD), atol=1e-6)
+    assert torch.equal(NoiseSchedule(schedule.beta).beta, schedule.beta)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_cuda_without_waiting_for_it():
+    schedule = linear_schedule(50).to("cuda")
+    x0, t, noise = (tensor.to("cuda") for tensor in GOOD)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        x_t = q_sample(schedule, x0, t, noise)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.allclose(x_t.cpu(), q_sample(linear_schedule(50), *GOOD), atol=1e-6)
+    with pytest.raises(ValueError, match=r"schedule\.to"):
+        q_sample(schedule, x0, t.cpu(), noise)
