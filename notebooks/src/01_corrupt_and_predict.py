@@ -83,8 +83,8 @@ titles = [f"{a:.2f}" for a in amount]
 viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="Three digits fade into noise over eight amounts")
 
 # %% [markdown]
-# *The amount grows from left to right. At 0.71 most people still read the digit, at 0.86 they guess, and at 1 there is
-# nothing left to read: the noise is the same in all three rows.*
+# *The amount grows from left to right. At 0.57 the digits can be read, at 0.71 you guess, and from 0.86 on you cannot tell
+# the rows apart, although all but the last column still hold some of their digit. At 1 nothing is left of it.*
 #
 # ## A network that repairs
 #
@@ -205,7 +205,7 @@ viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="For five amounts: p
 # %% [markdown]
 # *Read each row from left to right: the corrupted image (one digit, one noise image, five amounts), up to four of the
 # training images that can have produced it, the mean of all of those, and what the network answered. As the amount grows,
-# more digits become plausible, and their mean loses its shape. In the last two rows the network's answer is much like
+# more digits become plausible, and their mean loses its shape. In the last two rows the network's answer comes close to
 # the mean. Further up it is more blurred than it would have to be: the network cannot compare 20,000 images pixel by
 # pixel.*
 #
