@@ -89,7 +89,7 @@ def test_badges_change_one_setting_and_back(tmp_path):
     import shutil
 
     for name in ("notebooks", "tools"):
-        shutil.copytree(ROOT / name, tmp_path / name)
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("data"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
