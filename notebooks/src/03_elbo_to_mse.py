@@ -286,7 +286,8 @@ product = ideal.log_prior(path[T]).exp() * above / below
 verify("3.7", log_weight(ideal, path)[:5], product[:5].log(), tol=1e-9)
 verify("3.6", samples=log_weight(ideal, path).exp(), expected=log_p["ideal"][here].exp())
 
-# %% [markdown] So the likelihood is an average, and averages can be estimated for images too. Why not stop here?
+# %% [markdown]
+# So the likelihood is an average, and averages can be estimated for images too. Why not stop here?
 # Because of the weights. An "image" of $D$ independent pixels is $D$ paths side by side, and its $\log W$ is the sum
 # of theirs. Group our paths so, and weigh them with the half-ideal model. Guess: of 100 draws, how much of the sum is
 # the largest weight?
@@ -297,7 +298,8 @@ for pixels in (1, 10, 100):
     largest = logs.softmax(1).max(1).values.mean()
     print(f"{pixels:3} pixels: the largest of 100 weights makes {largest:.0%} of their sum, on average")
 
-# %% [markdown] *With 100 pixels, one draw is nearly everything and the other 99 are wasted; with 784 it is worse. The
+# %% [markdown]
+# *With 100 pixels, one draw is nearly everything and the other 99 are wasted; with 784 it is worse. The
 # average is still right in principle, and useless in practice.* The remedy is to average $\log W$ instead of $W$:
 # over many pixels logarithms add up where weights multiply. But it is a different number. Which one is larger? The
 # logarithm is concave, it lies below each of its tangents, and the rest is one line each:
@@ -330,7 +332,8 @@ def elbo(model, x):
     return total
 
 
-# %% [markdown] Two checks. The average of `log_weight` over paths must hit the exact ELBO at $x_0 = 0.7$. And an
+# %% [markdown]
+# Two checks. The average of `log_weight` over paths must hit the exact ELBO at $x_0 = 0.7$. And an
 # inequality is checked like this: at every grid point between -3 and 3, the smaller one of bound and log-likelihood
 # is the bound.
 
@@ -351,7 +354,7 @@ for axis, name in zip(axes, models, strict=True):
     axis.set(title=f"{name}: gap {over_data(exact - bound):.2f}", xlim=(-2.2, 2), ylim=(-10, 0.5), xlabel="$x_0$")
 axes[0].set_ylabel("nats")
 axes[2].legend(loc="lower center", frameon=False)
-viz.show(figure, "For three models, log-likelihood and ELBO against x0; the gap between them shrinks from left to right")
+viz.show(figure, "Log-likelihood and ELBO of three models against x0; the gap between them shrinks from left to right")
 
 # %% [markdown]
 # *Follow the dashed line from left to right. Nobody has told the models to tighten the bound, and yet the gap in the
@@ -399,7 +402,8 @@ def chain_gap(model, x):
     return total
 
 
-# %% [markdown] And as a check of (3.10) on its own: each $p_\theta(x_t \mid x_{t-1})$ must be a density, so its sum
+# %% [markdown]
+# And as a check of (3.10) on its own: each $p_\theta(x_t \mid x_{t-1})$ must be a density, so its sum
 # over $x_t$ is 1 for every $x_{t-1}$.
 
 # %% tags=["nbval-check-output"]
@@ -454,9 +458,10 @@ right.set(xlabel="number of steps T", ylabel="gap, nats", ylim=(0.02, 1.5))
 right.set_xticks(lengths, lengths, minor=False)
 right.minorticks_off()
 right.legend(frameon=False, loc="lower left")
-viz.show(figure, "Left: ELBO and likelihood rise together as the model improves. Right: gap against the number of steps")
+viz.show(figure, "Left: ELBO and likelihood rise as the model improves. Right: the gap against the number of steps")
 
-# %% [markdown] *Left: both lines rise, and the gap closes on the way. Right: with $s_t^2 = \beta_t$ every doubling of
+# %% [markdown]
+# *Left: both lines rise, and the gap closes on the way. Right: with $s_t^2 = \beta_t$ every doubling of
 # the steps brings the gap closer to half; with the posterior variance it stays where it is.* The falling line is why
 # diffusion uses many steps: run backwards, a small Gaussian step is nearly a Gaussian again, and the smaller the
 # step, the nearer (Sohl-Dickstein et al. 2015, section 2.2). The flat line is the surprise, and the fault is not the
@@ -565,9 +570,10 @@ axis.axhline(0, color="black", linewidth=0.8)
 axis.set_xticks(range(T + 1), [f"$L_{t}$" for t in range(T + 1)])
 axis.set(ylabel="nats at $x_0 = 0.7$")
 axis.legend(frameon=False, loc="upper left")
-viz.show(figure, "Bars for the nine terms of the bound and three models; the terms in the middle shrink for better models")
+viz.show(figure, "The nine terms of the bound for three models; the better the model, the smaller the terms")
 
-# %% [markdown] *Every $L_{t-1}$ shrinks as the guess improves; $L_8$ is too small to see, and the same for all three,
+# %% [markdown]
+# *Every $L_{t-1}$ shrinks as the guess improves; $L_8$ is too small to see, and the same for all three,
 # because no model enters it. $L_0$ may be negative: it is minus the logarithm of a density, not a KL. Surprising at
 # first: even the ideal model keeps a positive rest in $L_1$ to $L_7$. Section 6 explains where it comes from.*
 #
@@ -626,9 +632,8 @@ verify("3.14", square - square[0], bayes - bayes[0], tol=1e-9)
 
 # %% tags=["exercise", "nbval-check-output"]
 def posterior(schedule, x0, x_t, t):
-    before, now = schedule.sigma[t - 1] ** 2, schedule.sigma[t] ** 2  # (B,), (B,)
-    mean = ...
-    variance = ...
+    mean = ...  # (3.16): one weight for x0, one for x_t
+    variance = ...  # (3.15)
     return mean, variance
 
 
@@ -637,7 +642,8 @@ posterior = check(posterior)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The weight of `x0` is `schedule.sqrt_alpha_bar[t - 1] * schedule.beta[t] / now`, shape (B,): wrap it in `per_image`.
+# The weight of `x0` is `schedule.sqrt_alpha_bar[t - 1] * schedule.beta[t] / schedule.sigma[t] ** 2`, shape (B,): wrap
+# it in `per_image`. The variance is a table already: `schedule.posterior_variance`.
 #
 # </details>
 #
@@ -696,9 +702,10 @@ for column in (335, 345, 425, 440):
 axis.plot(x, ideal.log_step(x, x_3, t).exp(), "--", color=GREEN, label="the ideal model's step")
 axis.set(xlim=(-2.2, 2.2), ylim=(0, 1.1), xlabel=f"$x_2$, given $x_3 = {x_3:.2f}$")
 axis.legend(frameon=False, fontsize=9, loc="upper right")
-viz.show(figure, "The true backward step is a broad curve, an average of many bell curves; the model has one bell curve")
+viz.show(figure, "The true backward step has two humps, an average of many bell curves; the model has one bell curve")
 
-# %% [markdown] *Black, the true backward step: an average of bell curves (blue), one for each $x_0$ that is possible,
+# %% [markdown]
+# *Black, the true backward step: an average of bell curves (blue), one for each $x_0$ that is possible,
 # and no bell curve itself: from here some images come down on the left peak, some on the right. The model must answer
 # with a single bell (dashed). It cannot match any of the posteriors, and should not: it must come close to their
 # average. Because that average is no bell, even the ideal model keeps a gap and misses the ceiling.*
@@ -741,7 +748,8 @@ log_1, log_2 = log_normal(x, m_1, v_1), log_normal(x, m_2, v_2)
 verify("3.18", gaussian_kl(m_1, v_1, m_2, v_2), (log_1.exp() * (log_1 - log_2)).sum() * dx, tol=1e-9)
 print(f"KL(q || p) = {gaussian_kl(m_1, v_1, m_2, v_2):.3f}, KL(p || q) = {gaussian_kl(m_2, v_2, m_1, v_1):.3f}")
 
-# %% [markdown] *The order matters: a KL is no distance in the strict sense.* Now use it: put $m_1 = \tilde\mu_t$,
+# %% [markdown]
+# *The order matters: a KL is no distance in the strict sense.* Now use it: put $m_1 = \tilde\mu_t$,
 # $v_1 = \tilde\beta_t$, $m_2 = \mu_\theta$, $v_2 = s_t^2$ into (3.18). Both variances are fixed numbers with no
 # network in them. So only the means are left to learn:
 #
@@ -766,7 +774,8 @@ for name, model in models.items():
     distances = torch.stack([mean_distance(model, x[here], t) for t in range(2, T + 1)])
     verify("3.19", constant + distances / (2 * schedule.beta[2:]), all_terms[name][1:-1], tol=1e-9)
 
-# %% [markdown] What is the best mean? The model sees $x_t$; the target $\tilde\mu_t$ depends on $x_0$ as well, so one
+# %% [markdown]
+# What is the best mean? The model sees $x_t$; the target $\tilde\mu_t$ depends on $x_0$ as well, so one
 # $x_t$ comes with many targets. Call their average $\bar\mu(x_t) = \mathbb{E}[\tilde\mu_t \mid x_t]$. Write the error
 # as $(\tilde\mu_t - \bar\mu) + (\bar\mu - \mu_\theta)$ and square; the mixed term vanishes, because for each $x_t$
 # the first bracket averages to 0 and the second is fixed. Over data and noise:
@@ -810,8 +819,7 @@ for name, model in models.items():
 
 # %% tags=["exercise", "nbval-check-output"]
 def predict_x0(schedule, x_t, t, eps):
-    signal, sigma = per_image(schedule.sqrt_alpha_bar[t], x_t), per_image(schedule.sigma[t], x_t)
-    return ...
+    return ...  # per_image(schedule.sigma[t], x_t) is the noise's weight, one number an image
 
 
 predict_x0 = check(predict_x0)
@@ -958,20 +966,20 @@ verify("3.25", w_small[2:], 0.5 * (ratio[1:-1] / ratio[2:] - 1), tol=1e-9)
 # %% tags=["nbval-check-output"]
 for t in (1, 2, 10, 100, 300, 1000):
     print(f"t = {t:4}: weight {w_large[t]:.4f} with beta, {w_small[t]:.4f} with the posterior variance")
-print(f"smallest at t = {w_large[1:].argmin() + 1}; t <= 100 holds {w_large[:101].sum() / w_large.sum():.0%} of the weight")
+print(f"smallest at t = {w_large[1:].argmin() + 1}; {w_large[:101].sum() / w_large.sum():.0%} of the weight is on t <= 100")
 
 # %%
 figure, axis = viz.subplots(size=(8, 3))
-axis.loglog(range(1, 1001), w_large[1:], color=BLUE, label=r"bound, $s_t^2 = \beta_t$")
-axis.loglog(range(2, 1001), w_small[2:], "--", color=PINK, label=r"bound, $s_t^2 = \tilde\beta_t$")
-axis.axhline(w_large[1:].mean(), color=ORANGE, label="$L_{simple}$: the same for all (here: the mean)")
+axis.loglog(range(1, 1001), w_large[1:], color="black", label=r"bound, $s_t^2 = \beta_t$")
+axis.loglog(range(2, 1001), w_small[2:], "--", color="#777777", label=r"bound, $s_t^2 = \tilde\beta_t$")
+axis.axhline(w_large[1:].mean(), color=PINK, label="$L_{simple}$: the same for all (here: the mean)")
 axis.set(xlabel="step t", ylabel="weight $w_t$", xlim=(1, 1000))
 axis.legend(frameon=False, fontsize=9)
-viz.show(figure, "The bound's weight falls by a factor of a hundred from t = 1 to t = 300, L simple's weight is constant")
+viz.show(figure, "The bound's weight falls a hundredfold from t = 1 to t = 300; the weight of L simple is constant")
 
 # %% [markdown]
 # *The linear schedule with 1000 steps; both axes logarithmic. The bound cares most about the first steps, where the
-# image is almost clean and the noise invisible. Where the curve lies above the orange line, $L_{simple}$ turns a step
+# image is almost clean and the noise invisible. Where the curve lies above the coloured line, $L_{simple}$ turns a step
 # down; where it lies below, it turns it up.*
 #
 # ### Drop the weight
@@ -990,7 +998,8 @@ for name, model in models.items():
     verify("3.26", simple, ((all_terms[name][:-1] - C) / w).mean(), tol=1e-9)
     print(f"{name:15} L_simple {simple:.3f}")
 
-# %% [markdown] Is anything broken by that? Weights are positive, and the best answer at each $t$, the average
+# %% [markdown]
+# Is anything broken by that? Weights are positive, and the best answer at each $t$, the average
 # $\mathbb{E}[\epsilon \mid x_t]$, is the best one under any positive weights. A network that can do everything ends
 # at the same place. A real network cannot do everything, and the weights decide where it spends its strength. Section
 # 10 shows the price.
@@ -1064,7 +1073,7 @@ verify("3.27", samples=draws, expected=wanted)
 # | ${\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}} = (1 - h)\, {\color{#D55E00}{\epsilon}} - \dfrac{h \sqrt{\bar\alpha_t}}{\sigma_t}\, {\color{#0072B2}{d}}$ | collect |
 # | $\mathbb{E}_\epsilon ({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}})^2 = (1 - h)^2 + \dfrac{\bar\alpha_t}{\sigma_t^2}\, h^2\, {\color{#0072B2}{d}}^2$ | $\mathbb{E}\epsilon = 0$, $\mathbb{E}\epsilon^2 = 1$ |
 #
-# $$\mathbb{E}_\epsilon \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}} \big\rVert^2
+# $$\mathbb{E}_\epsilon \lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}} \rVert^2
 # = \sum_{i=1}^{784} \Big[ (1 - h_i)^2 + \mathrm{SNR}_t\, h_i^2\, {\color{#0072B2}{d_i^2}} \Big] \tag{3.28}$$
 
 # %%
@@ -1097,7 +1106,8 @@ t_100 = torch.full((2000,), 100)
 guess = gaussian_eps(q_sample(long, unseen[:1].expand(2000, -1), t_100, eps), t_100)
 verify("3.28", samples=(eps - guess).square().sum(1), expected=exact_errors[0, 99])
 
-# %% [markdown] $L_T$ and all $L_{t-1}$ follow. $L_0$ needs care. A pixel is no real number, it is one of 256 greys.
+# %% [markdown]
+# $L_T$ and all $L_{t-1}$ follow. $L_0$ needs care. A pixel is no real number, it is one of 256 greys.
 # The honest question is: what is the *probability* of this grey? Give each grey the interval around it, $2/255$ wide,
 # and let the outermost ones reach to infinity (Ho et al. 2020, equation 13); $\Phi$ is the distribution function of
 # the standard normal:
@@ -1144,14 +1154,15 @@ for name, values in parts.items():
     in_bits = values / (784 * math.log(2))
     print(f"{name:16} {in_bits.mean():.5f} bits per dimension, standard error {in_bits.std() / 500**0.5:.5f}")
 
-# %% [markdown] Together they are minus the ELBO: at most so many bits per pixel does this model need, and no network
+# %% [markdown]
+# Together they are minus the ELBO: at most so many bits per pixel does this model need, and no network
 # was trained. $L_T$ is next to nothing, as notebook 02 promised for a schedule that ends in noise. The standard
 # errors come from the choice of 500 images (and for $L_0$ from one draw of noise for each).
 #
 # Last, the random step of (3.27) on images: one random image, one random $t$, one noise, 20,000 times, against the
-# exact sum over all 999 middle steps and all 500 images.
+# exact sum over all 999 middle steps and all 500 images. ($C_t$ is summed over the pixels here.)
 #
-# $$\frac{1}{500} \sum_{x_0} \sum_{t=2}^{T} L_{t-1}(x_0) = (T - 1) \cdot \mathbb{E}_{x_0,\, t,\, \epsilon} \Big[ C_t + w_t \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}} \big\rVert^2 \Big] \tag{3.30}$$
+# $$\frac{1}{500} \sum_{x_0} \sum_{t=2}^{T} L_{t-1}(x_0) = (T - 1) \cdot \mathbb{E}_{x_0,\, t,\, \epsilon} \Big[ C_t + w_t \lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}} \rVert^2 \Big] \tag{3.30}$$
 
 # %%
 def random_errors(number):
@@ -1189,8 +1200,8 @@ for name, values in {"bound": w_large[t] * errors, "L_simple": errors}.items():
 signal = exact_errors.mean(0)  # (1000,) squared noise error at t = 1 ... 1000
 share_bound, share_simple = ((v * signal).cumsum(0) / (v * signal).sum() for v in (w_large[1:], torch.ones(1000)))
 figure, axis = viz.subplots(size=(7.5, 2.8))
-axis.plot(range(1, 1001), share_bound, color=BLUE, label="bound")
-axis.plot(range(1, 1001), share_simple, color=ORANGE, label="$L_{simple}$")
+axis.plot(range(1, 1001), share_bound, color="black", label="bound")
+axis.plot(range(1, 1001), share_simple, color=PINK, label="$L_{simple}$")
 axis.set(xlabel="step t", ylabel="share from steps up to t", ylim=(0, 1.02), xlim=(0, 1000))
 axis.legend(frameon=False, loc="lower right")
 viz.show(figure, "Cumulative shares of the loss over t; the bound's curve rises far earlier than L simple's")
@@ -1203,20 +1214,20 @@ print(f"steps up to t = 20: {share_bound[19]:.0%} of the bound, {share_simple[19
 # 13.51 against 3.17 (smaller is better), far better samples. **Likelihood is paid for sample quality.**
 #
 # You can see the paying half in our one-pixel world, with a network that is very limited: it knows one number,
-# $\epsilon_\theta(x_t) = \theta x_t$. It is not even told $t$. For any weights $v_t$ its loss is a parabola in
+# $\epsilon_\theta(x_t) = \theta x_t$. It is not even told $t$. For any weights $u_t$ its loss is a parabola in
 # $\theta$:
 #
 # | line | because |
 # |:--|:--|
-# | $\sum_t v_t\, \mathbb{E} ({\color{#D55E00}{\epsilon}} - \theta x_t)^2$ | the loss, weighted by $v_t$ |
-# | $= \sum_t v_t \big(1 - 2 \theta\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t] + \theta^2\, \mathbb{E}[x_t^2]\big)$ | multiply out; $\mathbb{E}\epsilon^2 = 1$ |
-# | $0 = \sum_t v_t \big({-2}\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t] + 2 \theta\, \mathbb{E}[x_t^2]\big)$ | derivative with respect to $\theta$ |
+# | $\sum_t u_t\, \mathbb{E} ({\color{#D55E00}{\epsilon}} - \theta x_t)^2$ | the loss, weighted by $u_t$ |
+# | $= \sum_t u_t \big(1 - 2 \theta\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t] + \theta^2\, \mathbb{E}[x_t^2]\big)$ | multiply out; $\mathbb{E}\epsilon^2 = 1$ |
+# | $0 = \sum_t u_t \big({-2}\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t] + 2 \theta\, \mathbb{E}[x_t^2]\big)$ | derivative with respect to $\theta$ |
 #
 # With $x_t$ from (3.21), and $\epsilon$ independent of $x_0$, the two averages are $\sigma_t$ and
 # $\bar\alpha_t\, \mathbb{E}[x_0^2] + \sigma_t^2$:
 #
-# $$\theta^* = \frac{\sum_t v_t\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t]}{\sum_t v_t\, \mathbb{E}[x_t^2]}
-# = \frac{\sum_t v_t\, {\color{#D55E00}{\sigma_t}}}{\sum_t v_t\, \big({\color{#0072B2}{\bar\alpha_t\, \mathbb{E}[x_0^2]}} + {\color{#D55E00}{\sigma_t^2}}\big)} \tag{3.31}$$
+# $$\theta^* = \frac{\sum_t u_t\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t]}{\sum_t u_t\, \mathbb{E}[x_t^2]}
+# = \frac{\sum_t u_t\, {\color{#D55E00}{\sigma_t}}}{\sum_t u_t\, \big({\color{#0072B2}{\bar\alpha_t\, \mathbb{E}[x_0^2]}} + {\color{#D55E00}{\sigma_t^2}}\big)} \tag{3.31}$$
 #
 # The check takes the derivative from the machine instead: at $\theta^*$ it must vanish.
 
@@ -1233,7 +1244,8 @@ for name, v in {"weights of the bound": w, "L_simple": torch.ones_like(w)}.items
     print(f"{name:20} theta {answer:.3f}, L_simple {simple:.3f}, ELBO {over_data(elbo(model, x)):.3f} nats")
 print(f"{'the ideal model':20} ELBO {over_data(bounds['ideal']):.3f} nats")
 
-# %% [markdown] *The same network, two weightings, two answers. Each wins by its own measure: the bound's weights give
+# %% [markdown]
+# *The same network, two weightings, two answers. Each wins by its own measure: the bound's weights give
 # the higher ELBO, $L_{simple}$ the smaller $L_{simple}$. And both stay far below the ideal model.*
 #
 # ## 11. One prediction, four coordinates
@@ -1252,10 +1264,11 @@ velocity = signal * noise - sigma * images  # (64, 1, 28, 28)
 verify("3.32", signal * noisy - sigma * velocity, images, tol=1e-9)
 verify("3.32", sigma * noisy + signal * velocity, noise, tol=1e-9)
 
-# %% [markdown] The **score** is the slope of a log density: which way is more likely? For the jump it is
+# %% [markdown]
+# The **score** is the slope of a log density: which way is more likely? For the jump it is
 # $\nabla_{x_t} \log q(x_t \mid x_0) = -(x_t - \sqrt{\bar\alpha_t}\, x_0)/\sigma_t^2 = -\epsilon / \sigma_t$. Averaged
-# over all $x_0$ that may hide behind $x_t$ it becomes a statement about the marginal density, which nobody could have
-# written down:
+# over all $x_0$ that may hide behind $x_t$ it becomes a statement about the marginal density, which nobody can
+# write down for images:
 #
 # | line | because |
 # |:--|:--|
@@ -1274,7 +1287,8 @@ for t in (1, 4, 8):
     slope = torch.autograd.grad(mixture.noised(schedule, t).log_density(x_t).sum(), x_t)[0]
     verify("3.33", slope, -ideal_eps(x, t) / schedule.sigma[t], tol=1e-9)
 
-# %% [markdown] The names are equivalent, their plain squared errors are not. For a fixed $x_t$ an error $\Delta$ in
+# %% [markdown]
+# The names are equivalent, their plain squared errors are not. For a fixed $x_t$ an error $\Delta$ in
 # one is an error in all: $\Delta\epsilon = -\frac{\sqrt{\bar\alpha_t}}{\sigma_t} \Delta x_0$ by (3.21),
 # $\Delta v = -\frac{1}{\sigma_t} \Delta x_0$ by (3.32), $\Delta \text{score} = -\frac{1}{\sigma_t} \Delta\epsilon$ by
 # (3.33). Squared:
@@ -1300,11 +1314,12 @@ curves |= {"score": (1 / s**2, GREEN), "bound": (w_large[1:], "black")}
 for name, (weight, colour) in curves.items():
     axis.loglog(ratio[1:], weight, color=colour, label=name, linestyle="--" if name == "bound" else "-")
 axis.invert_xaxis()
-axis.set(xlabel="signal-to-noise ratio (clean on the left, noise on the right)", ylabel="weight on the\nsquared noise error")
+axis.set(xlabel="signal-to-noise ratio (left: clean, right: noise)", ylabel="weight on the\nsquared noise error")
 axis.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
 viz.show(figure, "Weight implied by a plain squared error in four coordinates, against the signal-to-noise ratio")
 
-# %% [markdown] *What a plain squared error in each coordinate asks of the noise prediction. Errors in the clean image
+# %% [markdown]
+# *What a plain squared error in each coordinate asks of the noise prediction. Errors in the clean image
 # weigh most where there is almost only noise; errors in the score weigh most where there is almost none; velocity is
 # close to noise on the left and close to clean image on the right. Choosing a target is choosing a weight.*
 #
