@@ -461,14 +461,14 @@ right.legend(frameon=False, loc="lower left")
 viz.show(figure, "Left: ELBO and likelihood rise as the model improves. Right: the gap against the number of steps")
 
 # %% [markdown]
-# *Left: both lines rise, and the gap closes on the way. Right: with $s_t^2 = \beta_t$ every doubling of
-# the steps brings the gap closer to half; with the posterior variance it stays where it is.* The falling line is why
-# diffusion uses many steps: run backwards, a small Gaussian step is nearly a Gaussian again, and the smaller the
-# step, the nearer (Sohl-Dickstein et al. 2015, section 2.2). The flat line is the surprise, and the fault is not the
-# bound's. At the first few steps the noise is narrower than the peaks of the data, a noisy $x_t$ leaves $x_0$
-# undecided, and the true backward step is as wide as $\beta_t$. The posterior variance is the width for someone who
-# *knows* $x_0$: too narrow there, and more steps make more such steps. We stay with $s_t^2 = \beta_t$ in this
-# notebook.
+# *Left: both lines rise, and the gap closes on the way. Right: with $s_t^2 = \beta_t$ every doubling of the steps
+# brings the gap closer to half; with the posterior variance it stays where it is.* The falling line is why diffusion
+# uses many steps: run backwards, a small Gaussian step is nearly a Gaussian again, and the smaller the step, the
+# nearer (Sohl-Dickstein et al. 2015, section 2.2). The flat line is the surprise, and the fault is not the bound's.
+# At the first few steps the noise is narrower than the peaks of the data, a noisy $x_t$ leaves $x_0$ undecided on
+# that scale, and the true backward step is about as wide as $\beta_t$. The posterior variance is the width for
+# someone who *knows* $x_0$: too narrow there, and however many steps there are, the first few are of this kind. We
+# stay with $s_t^2 = \beta_t$ in this notebook.
 #
 # ## 4. From one path to T terms
 #
