@@ -59,7 +59,7 @@ BREAKS["03_elbo_to_mse"] = {
     "3.11": [(".exp().sum(0)", ".exp().sum(1)"), (".exp() * x)", ".exp() * x * 2**0.5)")],
     "3.12": [("jumps[t - 1] / jumps[t]", "jumps[t] / jumps[t - 1]"), ("(jumps[1]", "(jumps[2]")],
     "3.13": [("-values.sum()", "values.sum()"), ("-values.sum()", "-values[:-1].sum()")],
-    "3.14": [("s.alpha[t].sqrt() * y", "s.alpha[t] * y"), ("/ s.sigma[t - 1] ** 2", "/ s.sigma[t - 1]")],
+    "3.14": [("s.alpha[4].sqrt() * y", "s.alpha[4] * y"), ("/ s.sigma[3] ** 2", "/ s.sigma[3]")],
     "3.15": [("s.alpha[2:] / s.beta[2:]", "1 / s.beta[2:]"), ("(x - grid_mean) ** 2", "x**2")],
     "3.16": [("(back * x).sum()", "(back * x**2).sum()"), ("mean[0], grid_mean", "2**0.5 * mean[0], grid_mean")],
     "3.17": [("bells @ hidden", "bells @ density"), ("+ log_m2 - log_m3[386]", "+ log_m2")],

@@ -7,9 +7,9 @@
 # that we can compute for images. Look at the shaded gap between them: why does it close by itself?*
 #
 # **You will** go all the way from "make the data likely" to "predict the noise, squared error", and run every line of
-# the derivation on a world small enough to compute exactly. **You need** the density of a Gaussian, Bayes' rule,
-# logarithms, and [notebook 02](02_forward_process.ipynb). **Time** 90 minutes with pen and paper; the cells run in
-# about 20 seconds on a laptop with 2 cores, no GPU.
+# the derivation on a world small enough to compute exactly. **You need** the density of a Gaussian, averages, Bayes'
+# rule, logarithms, and [notebook 02](02_forward_process.ipynb). **Time** 90 minutes with pen and paper; the cells run
+# in about 20 seconds on a laptop with 2 cores, no GPU.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -29,6 +29,7 @@ from ddpm_helpers.toy import Mixture, ReverseModel, double, log_forward, log_jum
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 generator = torch.Generator().manual_seed(0)
+torch.set_num_threads(1)  # the tensors here are small: threads would wait for each other longer than they work
 
 # %% [markdown]
 # ## Where we stand
@@ -45,12 +46,13 @@ generator = torch.Generator().manual_seed(0)
 #
 # ### Notation
 #
-# Colours keep their meaning through all formulas: ${\color{#0072B2}{\text{signal}}}$, what comes from the clean image, is
-# blue, ${\color{#D55E00}{\text{noise}}}$ is orange, and whatever the ${\color{#009E73}{\text{model}}}$ contributes is green. What
-# is both, like $x_t$, has no colour.
+# Colours keep their meaning through all formulas: ${\color{#0072B2}{\text{signal}}}$, what comes from the clean
+# image, is blue, ${\color{#D55E00}{\text{noise}}}$ is orange, and whatever the ${\color{#009E73}{\text{model}}}$
+# contributes is green. What is both, like $x_t$, has no colour.
 #
 # | symbol | meaning | name in our code | name in other libraries |
 # |:--|:--|:--|:--|
+# | $\mathcal{N}(x;\, m, v)$ | density of a Gaussian at $x$: mean $m$, *variance* $v$ | `log_normal(x, m, v)` is its logarithm | |
 # | $x_0$, $x_t$ | clean image; image after $t$ steps of noise | `x0`, `x_t` | `original_samples`, `sample` |
 # | $t = 1, \dots, T$ | the step; 0 is the clean image | `t` | `timestep` = our `t - 1` |
 # | $\beta_t$ | variance of the noise that step $t$ adds | `schedule.beta[t]` | `betas[t - 1]` |
@@ -91,7 +93,8 @@ verify("3.1", density.sum() * dx, 1.0, tol=1e-9)
 # = \sum_k w_k\, \mathcal{N}\big(x_t;\; {\color{#0072B2}{\sqrt{\bar\alpha_t}\, m_k}},\;
 # {\color{#0072B2}{\bar\alpha_t d_k^2}} + {\color{#D55E00}{\sigma_t^2}}\big) \tag{3.2}$$
 #
-# Eight steps are enough here; `double` keeps the tables in 64 bits, so that we can ask for many equal digits.
+# Eight steps are enough here. `max_beta` makes the last of them a little gentler than the usual cosine schedule has it,
+# and `double` keeps the tables in 64 bits, so that we can ask for many equal digits.
 
 # %% tags=["nbval-check-output"]
 schedule = double(cosine_schedule(8, max_beta=0.9))
@@ -213,7 +216,7 @@ def over_data(values):
 log_q = mixture.log_density(x)
 log_p = {name: marginals(model, x)[0].log() for name, model in models.items()}
 for name, values in log_p.items():
-    print(f"{name:15} likelihood {over_data(values):.3f}, ceiling {over_data(log_q):.3f} nats")
+    print(f"{name:15} log-likelihood {over_data(values):.3f}, ceiling {over_data(log_q):.3f} nats")
     verify("3.5", over_data(values), over_data(log_q) - over_data((density / values.exp()).log()), tol=1e-9)
 
 # %% [markdown]
@@ -235,7 +238,7 @@ for name, values in log_p.items():
 # $${\color{#009E73}{p_\theta(x_0)}} = \mathbb{E}_{q}\,[\,W\,], \qquad
 # W = \frac{\color{#009E73}{p_\theta(x_0, x_1, \dots, x_T)}}{q(x_1, \dots, x_T \mid x_0)} \tag{3.6}$$
 #
-# Both path densities are products over steps, so the logarithm of the weight $W$ is a sum:
+# $W$ is called an **importance weight**. Both path densities are products over steps, so its logarithm is a sum:
 #
 # $$\log W = \log p(x_T) + \sum_{t=1}^{T} \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_t \mid x_{t-1})} \tag{3.7}$$
 #
@@ -284,9 +287,10 @@ verify("3.7", log_weight(ideal, path)[:5], product[:5].log(), tol=1e-9)
 verify("3.6", samples=log_weight(ideal, path).exp(), expected=log_p["ideal"][here].exp())
 
 # %% [markdown]
-# So the likelihood is an average, and averages can be estimated for images too. Why not stop here? Because of the
-# weights. An "image" of $D$ independent pixels is $D$ paths side by side, and its $\log W$ is the sum of theirs. Group our
-# paths so, and weigh them with the half-ideal model. Guess: of 100 draws, how much of the sum is the largest weight?
+# So the likelihood is an average, and averages can be estimated for images too. Why not stop here?
+# Because of the weights. An "image" of $D$ independent pixels is $D$ paths side by side, and its $\log W$ is the sum
+# of theirs. Group our paths so, and weigh them with the half-ideal model. Guess: of 100 draws, how much of the sum is
+# the largest weight?
 
 # %%
 for pixels in (1, 10, 100):
@@ -295,10 +299,10 @@ for pixels in (1, 10, 100):
     print(f"{pixels:3} pixels: the largest of 100 weights makes {largest:.0%} of their sum, on average")
 
 # %% [markdown]
-# *With 100 pixels, one draw is nearly everything and the other 99 are wasted; with 784 it is worse. The average is still
-# right in principle, and useless in practice.* The remedy is to average $\log W$ instead of $W$: the sum of many pixels
-# is then a sum, and has no such tails. But it is a different number. Which one is larger? The logarithm is concave, it
-# lies below each of its tangents, and the rest is one line each:
+# *With 100 pixels, one draw is nearly everything and the other 99 are wasted; with 784 it is worse. The
+# average is still right in principle, and useless in practice.* The remedy is to average $\log W$ instead of $W$:
+# over many pixels logarithms add up where weights multiply. But it is a different number. Which one is larger? The
+# logarithm is concave, it lies below each of its tangents, and the rest is one line each:
 #
 # | line | because |
 # |:--|:--|
@@ -329,8 +333,9 @@ def elbo(model, x):
 
 
 # %% [markdown]
-# Two checks. The average of `log_weight` over paths must hit the exact ELBO at $x_0 = 0.7$. And an inequality is checked
-# like this: at every grid point between -3 and 3, the smaller one of bound and log-likelihood is the bound.
+# Two checks. The average of `log_weight` over paths must hit the exact ELBO at $x_0 = 0.7$. And an
+# inequality is checked like this: at every grid point between -3 and 3, the smaller one of bound and log-likelihood
+# is the bound.
 
 # %% tags=["nbval-check-output"]
 inside = x.abs() <= 3
@@ -349,7 +354,7 @@ for axis, name in zip(axes, models, strict=True):
     axis.set(title=f"{name}: gap {over_data(exact - bound):.2f}", xlim=(-2.2, 2), ylim=(-10, 0.5), xlabel="$x_0$")
 axes[0].set_ylabel("nats")
 axes[2].legend(loc="lower center", frameon=False)
-viz.show(figure, "For three models, log-likelihood and ELBO against x0; the gap between them shrinks from left to right")
+viz.show(figure, "Log-likelihood and ELBO of three models against x0; the gap between them shrinks from left to right")
 
 # %% [markdown]
 # *Follow the dashed line from left to right. Nobody has told the models to tighten the bound, and yet the gap in the
@@ -382,7 +387,7 @@ viz.show(figure, "For three models, log-likelihood and ELBO against x0; the gap 
 # | $= \displaystyle\sum_{t=1}^T \mathbb{E}_{q(x_{t-1} \mid x_0)}\, \mathbb{E}_{q(x_t \mid x_{t-1})} \log \frac{q(x_t \mid x_{t-1})}{\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}$ | each term involves two neighbours; average over the later one first |
 # | $= \displaystyle\sum_{t=1}^T \mathbb{E}_{q(x_{t-1} \mid x_0)}\, \mathrm{KL}\big(q(x_t \mid x_{t-1})\,\Vert\,{\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}\big)$ | the inner average is a KL |
 #
-# This way to the gap needs neither the likelihood of (3.4) nor the ELBO of (3.8):
+# There is no $W$ and no ELBO in the last line, so it is a second, independent way to the gap:
 
 # %%
 def chain_gap(model, x):
@@ -398,8 +403,8 @@ def chain_gap(model, x):
 
 
 # %% [markdown]
-# And as a check of (3.10) on its own: each $p_\theta(x_t \mid x_{t-1})$ must be a density, so its sum over $x_t$ is 1 for
-# every $x_{t-1}$.
+# And as a check of (3.10) on its own: each $p_\theta(x_t \mid x_{t-1})$ must be a density, so its sum
+# over $x_t$ is 1 for every $x_{t-1}$.
 
 # %% tags=["nbval-check-output"]
 for name, model in models.items():
@@ -453,16 +458,17 @@ right.set(xlabel="number of steps T", ylabel="gap, nats", ylim=(0.02, 1.5))
 right.set_xticks(lengths, lengths, minor=False)
 right.minorticks_off()
 right.legend(frameon=False, loc="lower left")
-viz.show(figure, "Left: ELBO and likelihood rise together as the model improves. Right: gap against the number of steps")
+viz.show(figure, "Left: ELBO and likelihood rise as the model improves. Right: the gap against the number of steps")
 
 # %% [markdown]
-# *Left: both lines rise, and the gap closes on the way. Right: with $s_t^2 = \beta_t$ every doubling of the steps brings
-# the gap closer to half; with the posterior variance it stays where it is.* The falling line is why diffusion uses many steps: run
-# backwards, a small Gaussian step is nearly a Gaussian again, and the smaller the step, the nearer (Sohl-Dickstein et
-# al. 2015, section 2.2). The flat line is the surprise, and the fault is not the bound's. At the first few steps the
-# noise is narrower than the peaks of the data, a noisy $x_t$ leaves $x_0$ undecided, and the true backward step is as
-# wide as $\beta_t$. The posterior variance is the width for someone who *knows* $x_0$: too narrow there, and more steps
-# make more such steps. We stay with $s_t^2 = \beta_t$ in this notebook.
+# *Left: both lines rise, and the gap closes on the way. Right: with $s_t^2 = \beta_t$ every doubling of the steps
+# brings the gap closer to half; with the posterior variance it stays where it is.* The falling line is why diffusion
+# uses many steps: run backwards, a small Gaussian step is nearly a Gaussian again, and the smaller the step, the
+# nearer (Sohl-Dickstein et al. 2015, section 2.2). The flat line is the surprise, and the fault is not the bound's.
+# At the first few steps the noise is narrower than the peaks of the data, a noisy $x_t$ leaves $x_0$ undecided on
+# that scale, and the true backward step is about as wide as $\beta_t$. The posterior variance is the width for
+# someone who *knows* $x_0$: too narrow there, and however many steps there are, the first few are of this kind. We
+# stay with $s_t^2 = \beta_t$ in this notebook.
 #
 # ## 4. From one path to T terms
 #
@@ -480,9 +486,9 @@ viz.show(figure, "Left: ELBO and likelihood rise together as the model improves.
 #
 # $$q(x_t \mid x_{t-1}) = q(x_{t-1} \mid x_t, x_0)\; \frac{q(x_t \mid x_0)}{q(x_{t-1} \mid x_0)} \tag{3.11}$$
 #
-# To run it we need $q(x_{t-1} \mid x_t, x_0)$ from somewhere else than (3.11). Draw paths from $x_0 = 0.7$, and ask what
-# (3.11) claims about an average: weighting $q(x_{t-1} \mid x_0)$ by $q(x_t \mid x_{t-1})$ and dividing by
-# $q(x_t \mid x_0)$ must leave a density in $x_{t-1}$, with total 1 and with the mean that the paths show near that $x_t$.
+# Is it true? The paths know. Solved for $q(x_{t-1} \mid x_t, x_0)$, (3.11) must be a density in $x_{t-1}$ and sum to 1.
+# And among our 200,000 paths from $x_0 = 0.7$ pick those that pass $x_4 = 1$: where were they one step before? Their
+# mean $x_3$ must be the mean of that density.
 
 # %%
 def log_back(t, x0):
@@ -518,8 +524,9 @@ verify("3.12", fractions[:, :5].prod(0), (jumps[1] / jumps[T])[:5], tol=1e-9)
 # | $= \log p(x_T) + \log \dfrac{\color{#009E73}{p_\theta(x_0 \mid x_1)}}{q(x_1 \mid x_0)} + \displaystyle\sum_{t=2}^T \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_{t-1} \mid x_t, x_0)} + \log \frac{q(x_1 \mid x_0)}{q(x_T \mid x_0)}$ | (3.12) |
 # | $= \log \dfrac{p(x_T)}{q(x_T \mid x_0)} + \displaystyle\sum_{t=2}^T \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_{t-1} \mid x_t, x_0)} + \log {\color{#009E73}{p_\theta(x_0 \mid x_1)}}$ | $q(x_1 \mid x_0)$ cancels; sort |
 #
-# Average over $q$. The first and the last piece are plain averages. In the sum, each term involves $x_{t-1}$ and $x_t$ only,
-# and their joint density splits as $q(x_{t-1}, x_t \mid x_0) = q(x_t \mid x_0)\, q(x_{t-1} \mid x_t, x_0)$:
+# Average over $q$. The first and the last piece are plain averages. In the sum, each term involves $x_{t-1}$ and
+# $x_t$ only, and their joint density splits as
+# $q(x_{t-1}, x_t \mid x_0) = q(x_t \mid x_0)\, q(x_{t-1} \mid x_t, x_0)$:
 #
 # | line | because |
 # |:--|:--|
@@ -563,13 +570,12 @@ axis.axhline(0, color="black", linewidth=0.8)
 axis.set_xticks(range(T + 1), [f"$L_{t}$" for t in range(T + 1)])
 axis.set(ylabel="nats at $x_0 = 0.7$")
 axis.legend(frameon=False, loc="upper left")
-viz.show(figure, "Bars for the nine terms of the bound and three models; the terms in the middle shrink for better models")
+viz.show(figure, "The nine terms of the bound for three models; the better the model, the smaller the terms")
 
 # %% [markdown]
-# *Every $L_{t-1}$ shrinks as the guess improves; $L_8$ is too small to see and the same for all
-# three, because no model enters it. $L_0$ may
-# be negative: it is minus the logarithm of a density, not a KL. Surprising at first: even the ideal model keeps a
-# positive rest in $L_1$ to $L_7$. Section 6 explains where it comes from.*
+# *Every $L_{t-1}$ shrinks as the guess improves; $L_8$ is too small to see, and the same for all three,
+# because no model enters it. $L_0$ may be negative: it is minus the logarithm of a density, not a KL. Surprising at
+# first: even the ideal model keeps a positive rest in $L_1$ to $L_7$. Section 6 explains where it comes from.*
 #
 # ## 5. The posterior: complete the square
 #
@@ -578,7 +584,14 @@ viz.show(figure, "Bars for the nine terms of the bound and three models; the ter
 #
 # $$-2 \log q(x_{t-1} \mid x_t, x_0) = \frac{(x_t - \sqrt{\alpha_t}\, x_{t-1})^2}{\beta_t}
 # + \frac{(x_{t-1} - \sqrt{\bar\alpha_{t-1}}\, {\color{#0072B2}{x_0}})^2}{\sigma_{t-1}^2} + \text{const} \tag{3.14}$$
-#
+
+# %% tags=["nbval-check-output"]
+s, x_0, x_4, y = schedule, x[here], x[450], x[inside]  # x_0 = 0.7, x_4 = 1
+square = (x_4 - s.alpha[4].sqrt() * y) ** 2 / s.beta[4] + (y - s.sqrt_alpha_bar[3] * x_0) ** 2 / s.sigma[3] ** 2
+bayes = -2 * log_back(4, x_0)[inside, 450]  # from (3.11)
+verify("3.14", square - square[0], bayes - bayes[0], tol=1e-9)
+
+# %% [markdown]
 # Write $y$ for $x_{t-1}$, and let "const" swallow whatever has no $y$ in it.
 #
 # | line | because |
@@ -588,8 +601,8 @@ viz.show(figure, "Bars for the nine terms of the bound and three models; the ter
 # | $= A y^2 - 2By + \text{const}$ | names for the two brackets |
 # | $= A\, (y - B/A)^2 + \text{const}$ | complete the square; $B^2/A$ has no $y$ in it |
 #
-# Minus twice the logarithm of $\mathcal{N}(y;\, m, v)$ is $(y - m)^2 / v$ and a constant. So the posterior is a Gaussian
-# with variance $1/A$ and mean $B/A$. The variance first:
+# Minus twice the logarithm of $\mathcal{N}(y;\, m, v)$ is $(y - m)^2 / v$ and a constant. So the posterior is a
+# Gaussian with variance $1/A$ and mean $B/A$. The variance first:
 #
 # | line | because |
 # |:--|:--|
@@ -619,9 +632,8 @@ viz.show(figure, "Bars for the nine terms of the bound and three models; the ter
 
 # %% tags=["exercise", "nbval-check-output"]
 def posterior(schedule, x0, x_t, t):
-    before, now = schedule.sigma[t - 1] ** 2, schedule.sigma[t] ** 2  # (B,), (B,)
-    mean = ...
-    variance = ...
+    mean = ...  # (3.16): one weight for x0, one for x_t
+    variance = ...  # (3.15)
     return mean, variance
 
 
@@ -630,25 +642,19 @@ posterior = check(posterior)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The weight of `x0` is `schedule.sqrt_alpha_bar[t - 1] * schedule.beta[t] / now`, shape (B,): wrap it in `per_image`.
+# The weight of `x0` is `schedule.sqrt_alpha_bar[t - 1] * schedule.beta[t] / schedule.sigma[t] ** 2`, shape (B,): wrap
+# it in `per_image`. The variance is a table already: `schedule.posterior_variance`.
 #
 # </details>
 #
-# Three checks: (3.14) differs from the logarithm of the Gaussian by a constant; (3.15) both ways; and mean and variance
-# of the posterior that the grid has from Bayes' rule, without any square completed.
-
-# %% tags=["nbval-check-output"]
-t, x_t, x_0 = 4, x[450:451], x[435:436]  # x_4 = 1, x_0 = 0.7; (1,), (1,)
-s, y, here_t = schedule, x[inside], torch.tensor([4])
-mean, variance = posterior(schedule, x_0, x_t, here_t)
-square = (x_t - s.alpha[t].sqrt() * y) ** 2 / s.beta[t] + (y - s.sqrt_alpha_bar[t - 1] * x_0) ** 2 / s.sigma[t - 1] ** 2
-gaussian = -2 * log_normal(y, mean, variance)
-verify("3.14", square - square[0], gaussian - gaussian[0], tol=1e-9)
+# Both sides of (3.15); then mean and variance of the density that the grid has from Bayes' rule, with no square
+# completed.
 
 # %% tags=["nbval-check-output"]
 by_hand = 1 / (s.alpha[2:] / s.beta[2:] + 1 / s.sigma[1:-1] ** 2)
 verify("3.15", s.posterior_variance[2:], by_hand, tol=1e-9)
-back = log_back(4, x[here])[:, 450].exp()  # (801,) q(x_3 | x_4 = 1, x_0 = 0.7)
+mean, variance = posterior(schedule, x_0[None], x_4[None], torch.tensor([4]))  # (1,), (1,)
+back = log_back(4, x_0)[:, 450].exp()  # (801,) q(x_3 | x_4 = 1, x_0 = 0.7)
 grid_mean = (back * x).sum() * dx
 verify("3.16", mean[0], grid_mean, tol=1e-9)
 verify("3.15", variance[0], (back * (x - grid_mean) ** 2).sum() * dx, tol=1e-9)
@@ -656,7 +662,7 @@ verify("3.15", variance[0], (back * (x - grid_mean) ** 2).sum() * dx, tol=1e-9)
 # %%
 figure, axis = viz.subplots(size=(7.5, 2.8))
 axis.plot(x, log_jump(s, x_0, x, 3).exp(), color=BLUE, label="$q(x_3 | x_0)$: where signal would be")
-axis.plot(x, log_forward(s, x, x_t, 4).exp(), color=ORANGE, label="$q(x_4 | x_3)$, as a function of $x_3$")
+axis.plot(x, log_forward(s, x, x_4, 4).exp(), color=ORANGE, label="$q(x_4 | x_3)$, as a function of $x_3$")
 axis.plot(x, back, color="black", label="posterior $q(x_3 | x_4, x_0)$")
 axis.fill_between(x, log_normal(x, mean, variance).exp(), color="black", alpha=0.15, label="(3.15) and (3.16)")
 axis.set(xlim=(-1.5, 3.5), xlabel="$x_3$, given $x_0 = 0.7$ and $x_4 = 1$")
@@ -669,10 +675,10 @@ viz.show(figure, "Two bell curves and their normalised product, a narrower bell 
 #
 # ### Is it allowed to look at $x_0$?
 #
-# In training, yes: we made $x_t$ from $x_0$, we hold both in hand, and (3.13) is an exact identity. When sampling there
-# is no $x_0$, it is what we are looking for. So the model gets $x_t$ alone. What it would need is the step without
-# $x_0$. Take the joint density of $x_{t-1}$ and $x_0$ given $x_t$, split it, and integrate $x_0$ away: it is the average of
-# the posteriors over all clean images that may hide behind $x_t$.
+# In training, yes: we made $x_t$ from $x_0$, we hold both in hand, and (3.13) is an exact identity. When sampling
+# there is no $x_0$, it is what we are looking for. So the model gets $x_t$ alone. What it would need is the step
+# without $x_0$. Take the joint density of $x_{t-1}$ and $x_0$ given $x_t$, split it, and integrate $x_0$ away: it is
+# the average of the posteriors over all clean images that may hide behind $x_t$.
 #
 # $$q(x_{t-1} \mid x_t) = \int q(x_{t-1} \mid x_t, {\color{#0072B2}{x_0}})\; q({\color{#0072B2}{x_0}} \mid x_t)\, \mathrm{d}x_0 \tag{3.17}$$
 #
@@ -696,12 +702,13 @@ for column in (335, 345, 425, 440):
 axis.plot(x, ideal.log_step(x, x_3, t).exp(), "--", color=GREEN, label="the ideal model's step")
 axis.set(xlim=(-2.2, 2.2), ylim=(0, 1.1), xlabel=f"$x_2$, given $x_3 = {x_3:.2f}$")
 axis.legend(frameon=False, fontsize=9, loc="upper right")
-viz.show(figure, "The true backward step is a broad curve, an average of many bell curves; the model has one bell curve")
+viz.show(figure, "The true backward step has two humps, an average of many bell curves; the model has one bell curve")
 
 # %% [markdown]
-# *Black, the true backward step: an average of bell curves (blue), one for each $x_0$ that is possible, and no bell
-# curve itself: from here some images come down on the left peak, some on the right. The model must answer with a single one (dashed). It cannot match any of the posteriors, and should not: it must come
-# close to their average. That it is not shaped like a bell is what the gap of the ideal model consists of.*
+# *Black, the true backward step: an average of bell curves (blue), one for each $x_0$ that is possible,
+# and no bell curve itself: from here some images come down on the left peak, some on the right. The model must answer
+# with a single bell (dashed). It cannot match any of the posteriors, and should not: it must come close to their
+# average. Because that average is no bell, even the ideal model keeps a gap and misses the ceiling.*
 #
 # ## 6. The distance between two Gaussians
 #
@@ -742,16 +749,16 @@ verify("3.18", gaussian_kl(m_1, v_1, m_2, v_2), (log_1.exp() * (log_1 - log_2)).
 print(f"KL(q || p) = {gaussian_kl(m_1, v_1, m_2, v_2):.3f}, KL(p || q) = {gaussian_kl(m_2, v_2, m_1, v_1):.3f}")
 
 # %% [markdown]
-# *The order matters: a KL is no distance in the strict sense.* Now use it: put $m_1 = \tilde\mu_t$, $v_1 = \tilde\beta_t$,
-# $m_2 = \mu_\theta$, $v_2 = s_t^2$ into (3.18). Both variances are fixed numbers with no network in them. So only the means
-# are left to learn:
+# *The order matters: a KL is no distance in the strict sense.* Now use it: put $m_1 = \tilde\mu_t$,
+# $v_1 = \tilde\beta_t$, $m_2 = \mu_\theta$, $v_2 = s_t^2$ into (3.18). Both variances are fixed numbers with no
+# network in them. So only the means are left to learn:
 #
 # $$L_{t-1} = C_t + \frac{1}{2 s_t^2}\; \mathbb{E}_{q(x_t \mid x_0)} \big(\tilde\mu_t(x_t, x_0) - {\color{#009E73}{\mu_\theta(x_t, t)}}\big)^2,
 # \qquad C_t = \frac12 \Big(\frac{\tilde\beta_t}{s_t^2} - 1 - \log \frac{\tilde\beta_t}{s_t^2}\Big) \tag{3.19}$$
 #
-# With $s_t^2 = \tilde\beta_t$, equal variances, $C_t = 0$ and a squared distance is all there is. With $s_t^2 = \beta_t$
-# the constant is there, the same for every network. **Here the squared error is born**: it is the part of a Gaussian's
-# KL that a network can change.
+# With $s_t^2 = \tilde\beta_t$, equal variances, $C_t = 0$ and a squared distance is all there is. With
+# $s_t^2 = \beta_t$ the constant is there, the same for every network. **Here the squared error is born**: it is the
+# part of a Gaussian's KL that a network can change.
 
 # %%
 def mean_distance(model, x0, t):
@@ -768,17 +775,18 @@ for name, model in models.items():
     verify("3.19", constant + distances / (2 * schedule.beta[2:]), all_terms[name][1:-1], tol=1e-9)
 
 # %% [markdown]
-# What is the best mean? The model sees $x_t$; the target $\tilde\mu_t$ depends on $x_0$ as well, so one $x_t$ comes with
-# many targets. Call their average $\bar\mu(x_t) = \mathbb{E}[\tilde\mu_t \mid x_t]$. Write the error as
-# $(\tilde\mu_t - \bar\mu) + (\bar\mu - \mu_\theta)$ and square; the mixed term vanishes, because for each $x_t$ the first
-# bracket averages to 0 and the second is fixed. Over data and noise:
+# What is the best mean? The model sees $x_t$; the target $\tilde\mu_t$ depends on $x_0$ as well, so one
+# $x_t$ comes with many targets. Call their average $\bar\mu(x_t) = \mathbb{E}[\tilde\mu_t \mid x_t]$. Write the error
+# as $(\tilde\mu_t - \bar\mu) + (\bar\mu - \mu_\theta)$ and square; the mixed term vanishes, because for each $x_t$
+# the first bracket averages to 0 and the second is fixed. Over data and noise:
 #
 # $$\mathbb{E} \big(\tilde\mu_t - {\color{#009E73}{\mu_\theta}}\big)^2
 # = \underbrace{\mathbb{E} \big(\tilde\mu_t - \bar\mu\big)^2}_{\text{floor, no model in it}}
 # + \mathbb{E} \big(\bar\mu - {\color{#009E73}{\mu_\theta}}\big)^2 \tag{3.20}$$
 #
-# So the best answer is the average of the targets, and the loss of even the best network ends at a floor above 0. With
-# the constant of (3.19) it is the rest that the bars in section 4 showed. A training loss that stops falling is not a sign that learning stopped.
+# So the best answer is the average of the targets, and the loss of even the best network ends at a floor above 0.
+# With the constant of (3.19) it is the rest that the bars in section 4 showed. So a loss that stays above 0 does not
+# mean a bad network.
 
 # %% tags=["nbval-check-output"]
 t = 4
@@ -796,8 +804,8 @@ for name, model in models.items():
 #
 # ## 7. The mean, in terms of the noise
 #
-# We could let the network answer with $\mu_\theta$. But in (3.16) it would spend its effort on repeating $x_t$, which it
-# is given. What it does not know is $x_0$, or, what is the same, the noise. From notebook 02,
+# We could let the network answer with $\mu_\theta$. But in (3.16) it would spend its effort on repeating $x_t$, which
+# it is given. What it does not know is $x_0$, or, what is the same, the noise. From notebook 02,
 #
 # $$x_t = \sqrt{\bar\alpha_t}\, {\color{#0072B2}{x_0}} + \sigma_t\, {\color{#D55E00}{\epsilon}}
 # \qquad \Longleftrightarrow \qquad
@@ -811,8 +819,7 @@ for name, model in models.items():
 
 # %% tags=["exercise", "nbval-check-output"]
 def predict_x0(schedule, x_t, t, eps):
-    signal, sigma = per_image(schedule.sqrt_alpha_bar[t], x_t), per_image(schedule.sigma[t], x_t)
-    return ...
+    return ...  # per_image(schedule.sigma[t], x_t) is the noise's weight, one number an image
 
 
 predict_x0 = check(predict_x0)
@@ -824,8 +831,8 @@ predict_x0 = check(predict_x0)
 #
 # </details>
 #
-# From here on we test on real images as well, as far as it can be done. (If MNIST is not at hand, drawn digits stand in;
-# then the numbers of section 9 are other ones.)
+# From here on we test on real images as well, as far as it can be done. (If MNIST is not at hand, drawn digits stand
+# in; then the numbers of sections 9 and 10 are other ones.)
 
 # %%
 data = load_images("mnist")
@@ -853,8 +860,8 @@ verify("3.21", predict_eps(long, noisy, t_images, images), noise, tol=1e-9)
 #
 # $$\tilde\mu_t = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#D55E00}{\epsilon}}\Big) \tag{3.22}$$
 #
-# The complicated weights have collapsed: to walk one step back, take a little of the noise away, and undo the step's shrinking. (Ho et al.
-# 2020, equations 10 and 11.)
+# The complicated weights have collapsed: to walk one step back, take a little of the noise away, and undo the step's
+# shrinking. (Ho et al. 2020, equations 10 and 11; notebook 07 walks these steps.)
 
 # %%
 def mean_from_eps(schedule, x_t, t, eps):
@@ -869,8 +876,8 @@ verify("3.22", mean_from_eps(long, noisy, t_images, noise), posterior(long, imag
 # %% [markdown]
 # Now give the model's mean the same form, with its guess in the place of the noise. That is a choice; it costs nothing,
 # because for a given $x_t$ any mean can be written so. It is what `model.mean` has been doing since section 2. And then
-# $x_t$ cancels in the difference. (By (3.20) the best guess is the average noise, $\mathbb{E}[\epsilon \mid x_t]$: this is what
-# `ideal_eps` computes.)
+# $x_t$ cancels in the difference. (By (3.20) the best mean is an average of (3.22) over the noises
+# that $x_t$ may contain, so the best guess is $\mathbb{E}[\epsilon \mid x_t]$: this is what `ideal_eps` computes.)
 #
 # $${\color{#009E73}{\mu_\theta}} = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#009E73}{\epsilon_\theta(x_t, t)}}\Big)
 # \quad \Longrightarrow \quad
@@ -936,8 +943,8 @@ for name, model in models.items():
 #
 # ### What the weight does
 #
-# With $s_t^2 = \tilde\beta_t$ the weight has a meaning. Let $\mathrm{SNR}_t = \bar\alpha_t / \sigma_t^2$, the **signal-to-noise
-# ratio** of notebook 02.
+# With $s_t^2 = \tilde\beta_t$ the weight has a meaning. Let $\mathrm{SNR}_t = \bar\alpha_t / \sigma_t^2$, the
+# **signal-to-noise ratio** of notebook 02.
 #
 # | line | because |
 # |:--|:--|
@@ -947,7 +954,8 @@ for name, model in models.items():
 #
 # $$w_t = \frac12 \Big(\frac{\mathrm{SNR}_{t-1}}{\mathrm{SNR}_t} - 1\Big) \qquad \text{if } s_t^2 = \tilde\beta_t \tag{3.25}$$
 #
-# A step weighs as much as the share of signal it destroys (Kingma et al. 2021 build their method on this).
+# A step weighs half of what it takes from the signal-to-noise ratio, relative to what it leaves. (Kingma et al. 2021
+# write the whole bound in terms of this ratio.)
 
 # %% tags=["nbval-check-output"]
 beta_tilde = torch.cat([long.beta[:2], long.posterior_variance[2:]])
@@ -958,30 +966,31 @@ verify("3.25", w_small[2:], 0.5 * (ratio[1:-1] / ratio[2:] - 1), tol=1e-9)
 # %% tags=["nbval-check-output"]
 for t in (1, 2, 10, 100, 300, 1000):
     print(f"t = {t:4}: weight {w_large[t]:.4f} with beta, {w_small[t]:.4f} with the posterior variance")
-print(f"smallest at t = {w_large[1:].argmin() + 1}; t <= 100 holds {w_large[:101].sum() / w_large.sum():.0%} of the weight")
+print(f"smallest at t = {w_large[1:].argmin() + 1}; {w_large[:101].sum() / w_large.sum():.0%} of the weight is on t <= 100")
 
 # %%
 figure, axis = viz.subplots(size=(8, 3))
-axis.loglog(range(1, 1001), w_large[1:], color=BLUE, label=r"bound, $s_t^2 = \beta_t$")
-axis.loglog(range(2, 1001), w_small[2:], "--", color=PINK, label=r"bound, $s_t^2 = \tilde\beta_t$")
-axis.axhline(w_large[1:].mean(), color=ORANGE, label="$L_{simple}$: the same for all (here: the mean)")
+axis.loglog(range(1, 1001), w_large[1:], color="black", label=r"bound, $s_t^2 = \beta_t$")
+axis.loglog(range(2, 1001), w_small[2:], "--", color="#777777", label=r"bound, $s_t^2 = \tilde\beta_t$")
+axis.axhline(w_large[1:].mean(), color=PINK, label="$L_{simple}$: the same for all (here: the mean)")
 axis.set(xlabel="step t", ylabel="weight $w_t$", xlim=(1, 1000))
 axis.legend(frameon=False, fontsize=9)
-viz.show(figure, "The bound's weight falls by a factor of a hundred from t = 1 to t = 300, L simple's weight is constant")
+viz.show(figure, "The bound's weight falls a hundredfold from t = 1 to t = 300; the weight of L simple is constant")
 
 # %% [markdown]
 # *The linear schedule with 1000 steps; both axes logarithmic. The bound cares most about the first steps, where the
-# image is almost clean and the noise invisible. Where the curve lies above the orange line, $L_{simple}$ turns a step
+# image is almost clean and the noise invisible. Where the curve lies above the coloured line, $L_{simple}$ turns a step
 # down; where it lies below, it turns it up.*
 #
 # ### Drop the weight
 #
 # Ho et al. 2020 (equation 14) train with every weight set to 1 and call it **$L_{simple}$**:
 #
-# $$L_{simple} = \frac1T \sum_{t=1}^{T} \mathbb{E}_{x_0, \epsilon} \big({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}}\big)^2
+# $$L_{simple} = \frac1T \sum_{t=1}^{T} \mathbb{E}_{\epsilon} \big({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}}\big)^2
 # = \frac1T \sum_{t=1}^{T} \frac{1}{w_t} \big(L_{t-1} - C_t\big) \tag{3.26}$$
 #
-# The right side says what it is in terms of the bound: the same terms, each multiplied by $1/w_t$.
+# (for one $x_0$; then average over the data). The right side says what it is in terms of the bound: the same terms,
+# each multiplied by $1/w_t$.
 
 # %% tags=["nbval-check-output"]
 for name, model in models.items():
@@ -990,9 +999,10 @@ for name, model in models.items():
     print(f"{name:15} L_simple {simple:.3f}")
 
 # %% [markdown]
-# Is anything broken by that? Weights are positive, and the best answer at each $t$, the average $\mathbb{E}[\epsilon \mid x_t]$,
-# is the best one under any positive weights. A network that can do everything ends at the same place. A real network
-# cannot do everything, and the weights decide where it spends its strength. Section 10 shows the price.
+# Is anything broken by that? Weights are positive, and the best answer at each $t$, the average
+# $\mathbb{E}[\epsilon \mid x_t]$, is the best one under any positive weights. A network that can do everything ends
+# at the same place. A real network cannot do everything, and the weights decide where it spends its strength. Section
+# 10 shows the price.
 #
 # ## 8. One random step instead of all
 #
@@ -1001,9 +1011,9 @@ for name, model in models.items():
 #
 # $$\sum_{t=1}^{T} f(t) = T \cdot \mathbb{E}_{t}\, [\, f(t)\, ] \tag{3.27}$$
 #
-# One draw of $t$ and $\epsilon$ gives an **unbiased** estimate of the whole sum: right on average, noisy each time. We
-# estimate $\sum_t w_t\, \mathbb{E}(\epsilon - \epsilon_\theta)^2$ for the half-ideal model at $x_0 = 0.7$ and compare with
-# the exact value from the bound.
+# One draw of $t$ and $\epsilon$ gives an **unbiased** estimate of the whole sum: right on average, noisy each time.
+# We estimate $\sum_t w_t\, \mathbb{E}(\epsilon - \epsilon_\theta)^2$ for the half-ideal model at $x_0 = 0.7$ and
+# compare with the exact value from the bound.
 
 # %%
 def one_random_step(model, x0, number):
@@ -1044,17 +1054,17 @@ verify("3.27", samples=draws, expected=wanted)
 # ## 9. The same on images
 #
 # For 784 pixels the squared error becomes a squared length, summed over pixels, and the KL of two Gaussians with
-# variance $s_t^2$ in each pixel is the sum of the pixels' KLs. Nothing else changes. The likelihood is out of reach now,
-# but the bound is not, and one kind of denoiser lets us compute it almost exactly without training anything: pretend
-# that the images are *one* 784-dimensional Gaussian, with the mean $m$ and the covariance of 10,000 of them. It is the best
-# that a denoiser without any non-linearity can do.
+# variance $s_t^2$ in each pixel is the sum of the pixels' KLs. Nothing else changes. The likelihood is out of reach
+# now, but the bound is not, and one kind of denoiser lets us compute it almost exactly without training anything:
+# pretend that the images are *one* 784-dimensional Gaussian, with the mean $m$ and the covariance of 10,000 of them.
+# It is the best that a denoiser without any non-linearity can do.
 #
 # Turn the axes so that they point along the covariance's own directions (its eigenvectors). A turn changes no squared
-# length, and standard normal noise looks the same from every side. Along direction $i$ let $\lambda_i$ be the variance of
-# the images and $d_i$ the coordinate of $x_0 - m$. What is the best guess of the noise, if all we see is a sum of two
-# independent Gaussians, signal of variance $\bar\alpha_t \lambda_i$ and noise of variance $\sigma_t^2$? The noise's share of the
-# variance, $h_i = \sigma_t^2 / (\bar\alpha_t \lambda_i + \sigma_t^2)$, tells how much of the sum to call noise. (It is (3.16)
-# once more: the posterior mean of one of two Gaussians.)
+# length, and standard normal noise looks the same from every side. Along direction $i$ let $\lambda_i$ be the
+# variance of the images and $d_i$ the coordinate of $x_0 - m$. What is the best guess of the noise, if all we see is
+# a sum of two independent Gaussians, signal of variance $\bar\alpha_t \lambda_i$ and noise of variance $\sigma_t^2$?
+# The noise's share of the variance, $h_i = \sigma_t^2 / (\bar\alpha_t \lambda_i + \sigma_t^2)$, tells how much of the
+# sum to call noise. (It is (3.16) once more: the posterior mean of one of two Gaussians.)
 #
 # | line, for one direction | because |
 # |:--|:--|
@@ -1063,7 +1073,7 @@ verify("3.27", samples=draws, expected=wanted)
 # | ${\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}} = (1 - h)\, {\color{#D55E00}{\epsilon}} - \dfrac{h \sqrt{\bar\alpha_t}}{\sigma_t}\, {\color{#0072B2}{d}}$ | collect |
 # | $\mathbb{E}_\epsilon ({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}})^2 = (1 - h)^2 + \dfrac{\bar\alpha_t}{\sigma_t^2}\, h^2\, {\color{#0072B2}{d}}^2$ | $\mathbb{E}\epsilon = 0$, $\mathbb{E}\epsilon^2 = 1$ |
 #
-# $$\mathbb{E}_\epsilon \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}} \big\rVert^2
+# $$\mathbb{E}_\epsilon \lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}} \rVert^2
 # = \sum_{i=1}^{784} \Big[ (1 - h_i)^2 + \mathrm{SNR}_t\, h_i^2\, {\color{#0072B2}{d_i^2}} \Big] \tag{3.28}$$
 
 # %%
@@ -1097,9 +1107,10 @@ guess = gaussian_eps(q_sample(long, unseen[:1].expand(2000, -1), t_100, eps), t_
 verify("3.28", samples=(eps - guess).square().sum(1), expected=exact_errors[0, 99])
 
 # %% [markdown]
-# $L_T$ and all $L_{t-1}$ follow. $L_0$ needs care. A pixel is no real number, it is one of 256 greys. The honest question
-# is: what is the *probability* of this grey? Give each grey the interval around it, $2/255$ wide, and let the outermost
-# ones reach to infinity (Ho et al. 2020, equation 13); $\Phi$ is the distribution function of the standard normal:
+# $L_T$ and all $L_{t-1}$ follow. $L_0$ needs care. A pixel is no real number, it is one of 256 greys.
+# The honest question is: what is the *probability* of this grey? Give each grey the interval around it, $2/255$ wide,
+# and let the outermost ones reach to infinity (Ho et al. 2020, equation 13); $\Phi$ is the distribution function of
+# the standard normal:
 #
 # $${\color{#009E73}{P_\theta(x_0 \mid x_1)}} = \Phi\Big(\frac{b_+ - {\color{#009E73}{\mu_\theta}}}{s_1}\Big) - \Phi\Big(\frac{b_- - {\color{#009E73}{\mu_\theta}}}{s_1}\Big),
 # \qquad b_\pm = x_0 \pm \tfrac{1}{255}, \quad \text{open at } \pm 1 \tag{3.29}$$
@@ -1124,28 +1135,34 @@ for mean in (-1.02, -0.3, 0.99):
 # dimension**, the length of a code for one pixel. Uncompressed it is 8.
 
 # %%
-gaussian_kl_T = gaussian_kl(long.sqrt_alpha_bar[-1] * unseen, long.sigma[-1] ** 2, torch.zeros(()), torch.ones(()))
+zero, unit = torch.zeros(()), torch.ones(())
+L_T = gaussian_kl(long.sqrt_alpha_bar[-1] * unseen, long.sigma[-1] ** 2, zero, unit).sum(1)  # (500,)
 r = long.posterior_variance[2:] / long.beta[2:]
 C_long = 784 * 0.5 * (r - 1 - r.log())  # (999,): C_2 ... C_T, summed over pixels
 L_middle = C_long + w_large[2:] * exact_errors[:, 1:]  # (500, 999): L_1 ... L_999
+
+# %%
 one = torch.ones(500, dtype=torch.long)
 x_1 = q_sample(long, unseen, one, torch.randn(unseen.shape, generator=generator, dtype=torch.float64))
-L_0 = -log_grey(unseen, mean_from_eps(long, x_1, one, gaussian_eps(x_1, one)), long.beta[1].sqrt()).sum(1)
-bits = 784 * math.log(2)
-parts = {"L_T": gaussian_kl_T.sum(1), "L_1 ... L_(T-1)": L_middle.sum(1), "L_0": L_0}
+mean = mean_from_eps(long, x_1, one, gaussian_eps(x_1, one))
+L_0 = -log_grey(unseen, mean, long.beta[1].sqrt()).sum(1)  # (500,)
+
+# %%
+parts = {"L_T": L_T, "L_1 ... L_(T-1)": L_middle.sum(1), "L_0": L_0}
+parts["together"] = sum(parts.values())
 for name, values in parts.items():
-    print(f"{name:16} {values.mean() / bits:9.5f} bits per dimension, +- {values.std() / 500**0.5 / bits:.5f}")
-print(f"{'sum':16} {sum(parts.values()).mean() / bits:9.5f}")
+    in_bits = values / (784 * math.log(2))
+    print(f"{name:16} {in_bits.mean():.5f} bits per dimension, standard error {in_bits.std() / 500**0.5:.5f}")
 
 # %% [markdown]
-# The sum bounds the cost of an image under this model from above, and no network was trained. $L_T$ is next to nothing, as
-# notebook 02 promised for a schedule that ends in noise. The standard errors come from the choice of 500 images (and
-# for $L_0$ from one draw of noise for each).
+# Together they are minus the ELBO: at most so many bits per pixel does this model need, and no network
+# was trained. $L_T$ is next to nothing, as notebook 02 promised for a schedule that ends in noise. The standard
+# errors come from the choice of 500 images (and for $L_0$ from one draw of noise for each).
 #
-# Last, the random step of (3.27) on images: one random image, one random $t$, one noise, 20,000 times, against the exact
-# sum over all 999 middle steps and all 500 images.
+# Last, the random step of (3.27) on images: one random image, one random $t$, one noise, 20,000 times, against the
+# exact sum over all 999 middle steps and all 500 images. ($C_t$ is summed over the pixels here.)
 #
-# $$\frac{1}{500} \sum_{x_0} \sum_{t=2}^{T} L_{t-1}(x_0) = (T - 1) \cdot \mathbb{E}_{x_0,\, t,\, \epsilon} \Big[ C_t + w_t \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}} \big\rVert^2 \Big] \tag{3.30}$$
+# $$\frac{1}{500} \sum_{x_0} \sum_{t=2}^{T} L_{t-1}(x_0) = (T - 1) \cdot \mathbb{E}_{x_0,\, t,\, \epsilon} \Big[ C_t + w_t \lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}} \rVert^2 \Big] \tag{3.30}$$
 
 # %%
 def random_errors(number):
@@ -1176,15 +1193,15 @@ for name, values in {"bound": w_large[t] * errors, "L_simple": errors}.items():
 #
 # ## 10. What is lost
 #
-# Two shares of the same training signal: how much of the bound, and how much of $L_{simple}$, comes from steps up to
-# $t$?
+# Of all that a network can change in the bound, and of $L_{simple}$: how much comes from the steps up to $t$? We ask
+# the Gaussian denoiser of section 9.
 
 # %%
 signal = exact_errors.mean(0)  # (1000,) squared noise error at t = 1 ... 1000
 share_bound, share_simple = ((v * signal).cumsum(0) / (v * signal).sum() for v in (w_large[1:], torch.ones(1000)))
 figure, axis = viz.subplots(size=(7.5, 2.8))
-axis.plot(range(1, 1001), share_bound, color=BLUE, label="bound")
-axis.plot(range(1, 1001), share_simple, color=ORANGE, label="$L_{simple}$")
+axis.plot(range(1, 1001), share_bound, color="black", label="bound")
+axis.plot(range(1, 1001), share_simple, color=PINK, label="$L_{simple}$")
 axis.set(xlabel="step t", ylabel="share from steps up to t", ylim=(0, 1.02), xlim=(0, 1000))
 axis.legend(frameon=False, loc="lower right")
 viz.show(figure, "Cumulative shares of the loss over t; the bound's curve rises far earlier than L simple's")
@@ -1193,23 +1210,24 @@ print(f"steps up to t = 20: {share_bound[19]:.0%} of the bound, {share_simple[19
 # %% [markdown]
 # *The bound spends much of its attention on steps where the noise is too faint to see. $L_{simple}$ moves it to the
 # middle, where shapes are decided.* For a network of limited strength that is a trade: Ho et al. 2020 (table 1) measure
-# on CIFAR-10 at most 3.70 bits per dimension with the bound and 3.75 with $L_{simple}$, slightly worse, and a Frechet
-# distance of 13.51 against 3.17, far better samples. **Likelihood is paid for sample quality.**
+# on CIFAR-10 at most 3.70 bits per dimension with the bound and 3.75 with $L_{simple}$, slightly worse, and an FID of
+# 13.51 against 3.17 (smaller is better), far better samples. **Likelihood is paid for sample quality.**
 #
 # You can see the paying half in our one-pixel world, with a network that is very limited: it knows one number,
-# $\epsilon_\theta(x_t) = \theta x_t$. It is not even told $t$. For any weights $v_t$ its loss is a parabola in $\theta$:
+# $\epsilon_\theta(x_t) = \theta x_t$. It is not even told $t$. For any weights $u_t$ its loss is a parabola in
+# $\theta$:
 #
 # | line | because |
 # |:--|:--|
-# | $\sum_t v_t\, \mathbb{E} ({\color{#D55E00}{\epsilon}} - \theta x_t)^2$ | the loss, weighted by $v_t$ |
-# | $= \sum_t v_t \big(1 - 2 \theta\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t] + \theta^2\, \mathbb{E}[x_t^2]\big)$ | multiply out; $\mathbb{E}\epsilon^2 = 1$ |
-# | $0 = \sum_t v_t \big({-2}\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t] + 2 \theta\, \mathbb{E}[x_t^2]\big)$ | derivative with respect to $\theta$ |
+# | $\sum_t u_t\, \mathbb{E} ({\color{#D55E00}{\epsilon}} - \theta x_t)^2$ | the loss, weighted by $u_t$ |
+# | $= \sum_t u_t \big(1 - 2 \theta\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t] + \theta^2\, \mathbb{E}[x_t^2]\big)$ | multiply out; $\mathbb{E}\epsilon^2 = 1$ |
+# | $0 = \sum_t u_t \big({-2}\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t] + 2 \theta\, \mathbb{E}[x_t^2]\big)$ | derivative with respect to $\theta$ |
 #
 # With $x_t$ from (3.21), and $\epsilon$ independent of $x_0$, the two averages are $\sigma_t$ and
 # $\bar\alpha_t\, \mathbb{E}[x_0^2] + \sigma_t^2$:
 #
-# $$\theta^* = \frac{\sum_t v_t\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t]}{\sum_t v_t\, \mathbb{E}[x_t^2]}
-# = \frac{\sum_t v_t\, {\color{#D55E00}{\sigma_t}}}{\sum_t v_t\, \big({\color{#0072B2}{\bar\alpha_t\, \mathbb{E}[x_0^2]}} + {\color{#D55E00}{\sigma_t^2}}\big)} \tag{3.31}$$
+# $$\theta^* = \frac{\sum_t u_t\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t]}{\sum_t u_t\, \mathbb{E}[x_t^2]}
+# = \frac{\sum_t u_t\, {\color{#D55E00}{\sigma_t}}}{\sum_t u_t\, \big({\color{#0072B2}{\bar\alpha_t\, \mathbb{E}[x_0^2]}} + {\color{#D55E00}{\sigma_t^2}}\big)} \tag{3.31}$$
 #
 # The check takes the derivative from the machine instead: at $\theta^*$ it must vanish.
 
@@ -1227,8 +1245,8 @@ for name, v in {"weights of the bound": w, "L_simple": torch.ones_like(w)}.items
 print(f"{'the ideal model':20} ELBO {over_data(bounds['ideal']):.3f} nats")
 
 # %% [markdown]
-# *The same network, two weightings, two answers. Each wins by its own measure: the bound's weights give the higher ELBO,
-# $L_{simple}$ the smaller $L_{simple}$. And both stay far below the ideal model.*
+# *The same network, two weightings, two answers. Each wins by its own measure: the bound's weights give
+# the higher ELBO, $L_{simple}$ the smaller $L_{simple}$. And both stay far below the ideal model.*
 #
 # ## 11. One prediction, four coordinates
 #
@@ -1248,9 +1266,9 @@ verify("3.32", sigma * noisy + signal * velocity, noise, tol=1e-9)
 
 # %% [markdown]
 # The **score** is the slope of a log density: which way is more likely? For the jump it is
-# $\nabla_{x_t} \log q(x_t \mid x_0) = -(x_t - \sqrt{\bar\alpha_t}\, x_0)/\sigma_t^2 = -\epsilon / \sigma_t$. Averaged over
-# all $x_0$ that may hide behind $x_t$ it becomes a statement about the marginal density, which nobody could have
-# written down:
+# $\nabla_{x_t} \log q(x_t \mid x_0) = -(x_t - \sqrt{\bar\alpha_t}\, x_0)/\sigma_t^2 = -\epsilon / \sigma_t$. Averaged
+# over all $x_0$ that may hide behind $x_t$ it becomes a statement about the marginal density, which nobody can
+# write down for images:
 #
 # | line | because |
 # |:--|:--|
@@ -1270,9 +1288,10 @@ for t in (1, 4, 8):
     verify("3.33", slope, -ideal_eps(x, t) / schedule.sigma[t], tol=1e-9)
 
 # %% [markdown]
-# The names are equivalent, their plain squared errors are not. For a fixed $x_t$ an error $\Delta$ in one is an error in
-# all: $\Delta\epsilon = -\frac{\sqrt{\bar\alpha_t}}{\sigma_t} \Delta x_0$ by (3.21), $\Delta v = -\frac{1}{\sigma_t} \Delta x_0$
-# by (3.32), $\Delta \text{score} = -\frac{1}{\sigma_t} \Delta\epsilon$ by (3.33). Squared:
+# The names are equivalent, their plain squared errors are not. For a fixed $x_t$ an error $\Delta$ in
+# one is an error in all: $\Delta\epsilon = -\frac{\sqrt{\bar\alpha_t}}{\sigma_t} \Delta x_0$ by (3.21),
+# $\Delta v = -\frac{1}{\sigma_t} \Delta x_0$ by (3.32), $\Delta \text{score} = -\frac{1}{\sigma_t} \Delta\epsilon$ by
+# (3.33). Squared:
 #
 # $$(\Delta \epsilon)^2 = \mathrm{SNR}_t\, (\Delta x_0)^2 = \bar\alpha_t\, (\Delta v)^2 = \sigma_t^2\, (\Delta\, \text{score})^2 \tag{3.34}$$
 #
@@ -1295,14 +1314,14 @@ curves |= {"score": (1 / s**2, GREEN), "bound": (w_large[1:], "black")}
 for name, (weight, colour) in curves.items():
     axis.loglog(ratio[1:], weight, color=colour, label=name, linestyle="--" if name == "bound" else "-")
 axis.invert_xaxis()
-axis.set(xlabel="signal-to-noise ratio (clean on the left, noise on the right)", ylabel="weight on the\nsquared noise error")
+axis.set(xlabel="signal-to-noise ratio (left: clean, right: noise)", ylabel="weight on the\nsquared noise error")
 axis.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
 viz.show(figure, "Weight implied by a plain squared error in four coordinates, against the signal-to-noise ratio")
 
 # %% [markdown]
-# *What a plain squared error in each coordinate asks of the noise prediction. Errors in the clean image weigh most where
-# there is almost only noise; errors in the score weigh most where there is almost none; velocity is close to noise on
-# the left and close to clean image on the right. Choosing a target is choosing a weight.*
+# *What a plain squared error in each coordinate asks of the noise prediction. Errors in the clean image
+# weigh most where there is almost only noise; errors in the score weigh most where there is almost none; velocity is
+# close to noise on the left and close to clean image on the right. Choosing a target is choosing a weight.*
 #
 # ## What broke
 #
