@@ -198,7 +198,9 @@ def test_solved_notebook(setup, cell):
     exercise = EXERCISES[re.search(r"= check\((\w+)\)", cell)[1]]
     solution = textwrap.dedent(inspect.getsource(exercise.reference))
     skeleton = ast.parse(cell).body[0]
-    assert list(inspect.signature(exercise.reference).parameters) == [a.arg for a in skeleton.args.args]
+    asked, extra = [a.arg for a in skeleton.args.args], list(inspect.signature(exercise.reference).parameters.values())
+    assert [parameter.name for parameter in extra[: len(asked)]] == asked
+    assert all(parameter.default is not parameter.empty for parameter in extra[len(asked) :])
     solved = solution + "\n".join(cell.splitlines()[skeleton.end_lineno :])
     for name in exercise.reference.__code__.co_names:
         if name in exercise.reference.__globals__ and name not in namespace:

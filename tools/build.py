@@ -165,7 +165,8 @@ def set_aside_formulas(text: str, formulas: list[str]) -> str:
 def to_mathml(latex: str, display: str) -> str:
     """A formula as MathML; the number of \\tag{n.m} goes to the right of it."""
     tag = re.search(r"\\tag\{([\d.]+)\}", latex)
-    latex = re.sub(r"\\tag\{[\d.]+\}", "", latex).replace(r"\lVert", r"\|").replace(r"\rVert", r"\|")
+    latex = re.sub(r"\\tag\{[\d.]+\}", "", latex)
+    latex = re.sub(r"(?:\\[bB]igg?[lr]?\s*)?\\[lr]Vert", r"\\|", latex)  # latex2mathml knows only this norm sign
     mathml = latex_to_mathml(" ".join(latex.split()), display=display)
     return f'<div class="numbered">{mathml}<span>({tag[1]})</span></div>' if tag else mathml
 
