@@ -210,7 +210,7 @@ def to_float(images: Tensor) -> Tensor:
     """
     if images.dtype != torch.uint8:
         raise TypeError(f"to_float: expected uint8 images in 0 ... 255, got {images.dtype}")
-    return images.float() / 127.5 - 1
+    return 2 * images.float() / 255 - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ def to_uint8(x: Tensor) -> Tensor:
     """
     if not x.is_floating_point():
         raise TypeError(f"to_uint8: expected float images in [-1, 1], got {x.dtype}")
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return (255 / 2 * (x.float() + 1)).round().clamp(0, 255).to(torch.uint8)
 
 
 def batches(images: Tensor, batch_size: int, steps: int, *, seed: int = 0, start: int = 0) -> Iterator[Tensor]:

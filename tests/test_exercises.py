@@ -100,13 +100,25 @@ def test_checking_twice_is_not_an_answer(capsys):
         (lambda x, a, n: x.no_such_thing, "no_such_thing"),
         (lambda x, a, n: blend(x, a, torch.rand_like(x)), "two equal calls give two results"),
         (lambda x, a, n: x.copy_(blend(x, a, n)), "changes its argument in place"),
-        (lambda x, a, n: blend(x, a, n) * float("nan"), "values are not"),
+        (lambda x, a, n: blend(x, a, n) * float("nan"), "contains NaN or infinity"),
     ],
 )
 def test_other_mistakes_are_described(wrong, says, capsys):
     text = said(wrong, capsys)
     assert says in text
     assert "goes on with the course's own corrupt" in text
+
+
+def test_an_answer_without_gradient_is_not_right(capsys):
+    """It would pass, and then training would stop at loss.backward()."""
+
+    @torch.no_grad()
+    def answer(model, x, amount, noise):
+        return (model(blend(x, amount, noise)) - x).square().mean()
+
+    answer.__name__ = "naive_loss"
+    assert check(answer) is EXERCISES["naive_loss"].reference
+    assert "no gradient can flow" in capsys.readouterr().out
 
 
 def test_the_failing_call_is_shown(capsys):

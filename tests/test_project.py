@@ -33,7 +33,7 @@ def test_conda_environment_equals_pyproject():
     project = pyproject()["project"]
     wanted = {"python" + project["requires-python"], "pip"}
     for requirement in sum(
-        (project["optional-dependencies"][extra] for extra in ("lab", "test")), project["dependencies"]
+        (project["optional-dependencies"][extra] for extra in ("lab", "compare", "test")), project["dependencies"]
     ):
         name, bound = re.fullmatch(r"([\w-]+)(>=.+)", requirement).groups()
         wanted.add(CONDA_NAMES.get(name, name) + bound)
@@ -58,7 +58,7 @@ def test_pictures_come_from_notebook_cells():
 def test_readme_names_real_commands():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    assert set(re.findall(r"\bmake ([a-z]+)", readme)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", readme, flags=re.M)) <= targets
     for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme):
         assert (ROOT / link).exists(), link
 

@@ -250,8 +250,8 @@ def write_readme(repo: str) -> None:
 
 
 def fill(readme: str, name: str, text: str) -> str:
-    pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-    return re.sub(pattern, lambda match: match[1] + text + match[2], readme, flags=re.S)
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    return re.sub(pattern, lambda match: f"{match[1]}{text}\n{match[2]}", readme, flags=re.S)
 
 
 def edit(path: Path, change) -> None:

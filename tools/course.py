@@ -36,7 +36,7 @@ def set_up() -> str:
     print("Setting up .venv (once; PyTorch is large, so this takes a few minutes) ...", flush=True)
     if run([sys.executable, "-m", "venv", "--clear", str(VENV)]):
         sys.exit("Python's venv module is missing here; on Debian or Ubuntu: apt-get install python3-venv")
-    if run([str(python), "-m", "pip", "install", "-q", "-e", f"{ROOT}[lab,test]"]):
+    if run([str(python), "-m", "pip", "install", "-q", "-e", f"{ROOT}[lab,test,compare]"]):
         sys.exit("The installation failed; pip's message above says why. Run the same command again to retry.")
     stamp.write_text(wanted)
     return str(python)

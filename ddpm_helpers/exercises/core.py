@@ -224,7 +224,11 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
     alike = (actual == expected) | (actual.isnan() & expected.isnan())  # an infinity equals itself, NaN is NaN again
     error = torch.where(alike, 0.0, (actual - expected).abs()).max().item()
     if error <= tolerance * max(expected.nan_to_num(0, 0, 0).abs().max().item(), 1e-30):
+        if expected.requires_grad and not actual.requires_grad:
+            return "The values are right, but no gradient can flow: leave out torch.no_grad() and .detach() here."
         return None
+    if not actual.isfinite().all() and expected.isfinite().all():
+        return "The result contains NaN or infinity: is something divided by 0?"
     return f"Shape and dtype are right, values are not: the largest error is {error:.3g}."
 
 
@@ -236,7 +240,7 @@ def _explain(error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
     if frames:
         return f"It stopped with {type(error).__name__}: {error}\n  in the line: {frames[0].line}"
-    return f"It does not work: {error}."
+    return f"It seems that {error}."
 
 
 def _summary(value: Any) -> str:

@@ -15,9 +15,12 @@ def _batch(*shape: int) -> tuple:
     return x, torch.linspace(0, 1, shape[0]), noise
 
 
+HALF = torch.tensor(0.5, requires_grad=True)
+
+
 def half_and_a_bit(x, t=None):
-    """Stands in for a network: cheap, and its output is neither its input nor the target."""
-    return 0.5 * x + 0.1
+    """Stands in for a network: cheap, with one parameter, and its output is neither its input nor the target."""
+    return HALF * x + 0.1
 
 
 Exercise(
@@ -60,6 +63,19 @@ Exercise(
         "It looks as if the squared errors are summed, not averaged: then the loss grows with the batch.": (
             lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), x, reduction="sum")
         ),
+        "It looks as if the squared errors are summed over pixels, and only averaged over images: divide by the "
+        "number of pixels, too.": (
+            lambda model, x, amount, noise: (model(corrupt(x, amount, noise)) - x).flatten(1).square().sum(1).mean()
+        ),
+        "It looks as if you divided by 784: divide by the number of pixels that these images have, or let "
+        "F.mse_loss do it.": (
+            lambda model, x, amount, noise: (
+                (model(corrupt(x, amount, noise)) - x).flatten(1).square().sum(1) / 784
+            ).mean()
+        ),
+        "It looks as if the root of the mean squared error was taken: leave it squared.": (
+            lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), x).sqrt()
+        ),
         "It looks as if absolute errors were averaged: square them.": (
             lambda model, x, amount, noise: F.l1_loss(model(corrupt(x, amount, noise)), x)
         ),
@@ -78,6 +94,11 @@ Exercise(
         ),
         "It looks as if the count is off by one: in step i, counted from 0, there are steps - i left.": (
             lambda x, x0_hat, i, steps: x + (x0_hat - x) / (steps - i + 1)
+        ),
+        "It looks as if the count is off by one, and the last step divides by 0: in step i, counted from 0, there "
+        "are steps - i left.": lambda x, x0_hat, i, steps: x + (x0_hat - x) / (steps - i - 1),
+        "It looks as if the move alone is returned: add it to x.": (
+            lambda x, x0_hat, i, steps: (x0_hat - x) / (steps - i)
         ),
         "It looks as if the difference points the wrong way: x0_hat - x leads to the prediction.": (
             lambda x, x0_hat, i, steps: x + (x - x0_hat) / (steps - i)

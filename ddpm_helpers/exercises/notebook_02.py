@@ -35,9 +35,9 @@ def _jump_with_three_axes(schedule, x0, t, noise):
     return signal * x0 + sigma * noise
 
 
-def _betas(T, first, last):
+def _betas(T, first, last, points=None):
     beta = torch.zeros(T + 1, dtype=torch.float64)
-    beta[1:] = torch.linspace(first, last, T, dtype=torch.float64)
+    beta[1:] = torch.linspace(first, last, points or T, dtype=torch.float64)
     return beta
 
 
@@ -61,6 +61,12 @@ Exercise(
         "It looks as if the two weights are swapped: a small beta adds little noise and keeps most of x.": (
             lambda x, beta, noise: beta**0.5 * x + (1 - beta) ** 0.5 * noise
         ),
+        "It looks as if beta is taken for a standard deviation: it is a variance, and the weight is its root.": (
+            lambda x, beta, noise: (1 - beta**2) ** 0.5 * x + beta * noise
+        ),
+        "torch.sqrt wants a tensor, and beta is a number here: write beta ** 0.5.": (
+            lambda x, beta, noise: torch.sqrt(1 - beta) * x + torch.sqrt(beta) * noise
+        ),
     },
 )
 
@@ -82,6 +88,11 @@ Exercise(
         "It looks as if the noise has weight 1 - alpha_bar: take its root, schedule.sigma.": (
             lambda s, x0, t, noise: _blend(s, x0, t, noise, s.sqrt_alpha_bar, s.sigma**2)
         ),
+        "It looks as if the two weights add up to 1, as in notebook 01. Here their squares do: the noise has weight "
+        "schedule.sigma.": lambda s, x0, t, noise: _blend(s, x0, t, noise, s.sqrt_alpha_bar, 1 - s.sqrt_alpha_bar),
+        "It looks as if roots of the tables were taken: sqrt_alpha_bar and sigma are the roots already.": (
+            lambda s, x0, t, noise: _blend(s, x0, t, noise, s.sqrt_alpha_bar**0.5, s.sigma**0.5)
+        ),
         "It looks as if alpha and beta stand where alpha_bar belongs: that is one step, not the jump over t of them.": (
             lambda s, x0, t, noise: _blend(s, x0, t, noise, s.alpha**0.5, s.beta**0.5)
         ),
@@ -100,9 +111,12 @@ Exercise(
 Exercise(
     tag="2.3",
     reference=snr,
-    cases=lambda: [(linear_schedule(50),), (cosine_schedule(40),), (linear_schedule(300, rescale=False),)],
-    tolerance=1e-3,  # 1 - alpha_bar from the float32 table is a right answer, and off by 3e-4 where beta is 1e-4
+    cases=lambda: [(linear_schedule(1000),), (cosine_schedule(40),), (linear_schedule(300, rescale=False),)],
     mistakes={
+        "Right on paper. But 1 - alpha_bar in 32-bit floats loses four of its seven digits at t = 1; "
+        "schedule.sigma ** 2 is the same variance, and was computed in 64 bits.": (
+            lambda s: s.alpha_bar / (1 - s.alpha_bar)
+        ),
         "It looks as if this is the ratio of the weights: square them, signal and noise are measured as variances.": (
             lambda s: s.sqrt_alpha_bar / s.sigma
         ),
@@ -143,6 +157,14 @@ Exercise(
         "beta[1] to beta[T].": (
             lambda T, beta_1, beta_T: torch.cat(
                 [torch.zeros(1), torch.linspace(beta_1 * 1000 / T, beta_T * 1000 / T, T + 1, dtype=torch.float64)[1:]]
+            )
+        ),
+        "beta[1:] has T entries, and you gave it T + 1: count the steps, without step 0.": (
+            lambda T, beta_1, beta_T: _betas(T, beta_1 * 1000 / T, beta_T * 1000 / T, points=T + 1)
+        ),
+        "It looks as if the line stops short of its end: from 1 to T there are T points and T - 1 gaps.": (
+            lambda T, beta_1, beta_T: _betas(
+                T, beta_1 * 1000 / T, (beta_1 + (beta_T - beta_1) * (T - 1) / T) * 1000 / T
             )
         ),
     },

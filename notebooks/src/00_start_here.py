@@ -3,8 +3,8 @@
 #
 # ![Five rows: on the left noise turns into digits, on the right the network's guesses](../figures/01_five_steps.png)
 #
-# *Top to bottom: noise becomes digits in five small steps (left), led by what a network predicts at each step (right).
-# You train this network in the next notebook.*
+# *Top to bottom: noise becomes digits in five small steps (left), led by what a network predicts at each step (right). The
+# last prediction is the result. You train this network in the next notebook.*
 #
 # **You will** check your machine, look at the data byte by byte, and solve a first exercise that marks itself.
 # **You need** a little Python and the idea of an average. **Time** 5 minutes of reading; the cells run in 10 seconds
@@ -14,7 +14,7 @@
 # ## How to read these notebooks
 #
 # Run the cells from top to bottom: click one, press Shift-Enter, read what appears, go on. Every notebook runs alone,
-# so you can start anywhere, and every one works without a network. The first cell makes sure that the course's helper
+# so you can start anywhere, and every one works without an internet connection. The first cell makes sure that the course's helper
 # module is there.
 
 # %% tags=["setup"]
@@ -46,7 +46,7 @@ print(environment_report())
 # ## The data
 #
 # Most of the course uses MNIST: handwritten digits, scanned around 1990, 28 x 28 grey pixels each. `load_images` takes
-# them from your data folder if they are there, else downloads them, and where there is no network it draws digits of
+# them from your data folder if they are there, else downloads them, and where there is no connection it draws digits of
 # its own. The last line below says which of the three happened to you.
 
 # %%
@@ -66,7 +66,7 @@ viz.image_grid(data.images[:32], columns=16, alt="32 handwritten digits, white o
 # The files of MNIST have a format of their own, IDX, and it is simple enough to read by hand. First comes a header: two
 # zero bytes, a code for the type of the values (8 means uint8), the number of axes, and then the length of each axis as
 # a 32-bit integer, most significant byte first. After the header there is nothing but values. Let us write such a file
-# with three images, compress it as the original files are, and look at its first 16 bytes.
+# with three images, compress it as the original files are, and look at the first 16 bytes of what is in it.
 
 # %%
 three = data.images[:3, 0]  # (3, 28, 28)
@@ -74,7 +74,7 @@ folder = TemporaryDirectory()
 path = Path(folder.name) / "three-images-idx3-ubyte.gz"
 header = struct.pack(">4B3I", 0, 0, 8, 3, *three.shape)
 path.write_bytes(gzip.compress(header + three.numpy().tobytes()))
-print(header.hex(" ", 4))
+print(gzip.decompress(path.read_bytes())[:16].hex(" ", 4))
 
 # %% [markdown]
 # *Four groups of four bytes. The first ends in `08 03`: type 8, three axes. Then 3 images of `1c` by `1c`, which is
@@ -87,7 +87,7 @@ print(read_idx(path).shape, (read_idx(path) == three.numpy()).all())
 # ## Two forms of an image
 #
 # On disk and in memory an image is uint8: integers from 0 (black) to 255 (white). Inside a diffusion model it is a
-# float between -1 and 1, so that mid-grey is 0 and an image has about the size of the noise that we shall add to it.
+# float between -1 and 1, so that mid-grey is 0 and pixel values spread about as far as the noise that will be added.
 # With $u$ for the integer and $x$ for the float:
 #
 # $$x = \frac{2u}{255} - 1 \tag{0.1}$$
@@ -115,15 +115,15 @@ to_float = check(to_float)
 # </details>
 #
 # Before you leave, give a wrong answer on purpose. Return `images * 2 / 255 - 1`, without `.float()`, and run the cell
-# again. Guess first what is wrong with it. A check knows the mistakes that people make and names the one it sees; for
+# again. Guess first what is wrong with it. A check names the mistakes that people often make; for
 # anything else it shows the call that failed and how far off you were. If you are stuck,
 # `from ddpm_helpers import show_solution` and `show_solution("to_float")` print the course's version.
 
 # %% [markdown]
 # ## Every equation is run
 #
-# Each equation with a number is *run*: a cell near it computes both sides, prints how far apart they are, and stops the
-# notebook if that is too far. Here is (0.1) for 0, 102 and 255, with the right-hand side worked out by hand.
+# Each equation with a number is *run*: a cell near it computes both sides, prints how far apart they are (relative to the
+# largest value on the right), and stops the notebook if that is too far. Here is (0.1) for 0, 102 and 255, with the right-hand side worked out by hand.
 
 # %% tags=["nbval-check-output"]
 verify("0.1", to_float(torch.tensor([0, 102, 255], dtype=torch.uint8)), torch.tensor([-1.0, -0.2, 1.0]))
@@ -144,8 +144,8 @@ verify("0.2", to_uint8(to_float(greys)), greys, tol=0)
 print(to_uint8(torch.tensor([-2.0, 1.3])))
 
 # %% [markdown]
-# *The second line shows the clipping: -2 becomes 0 and 1.3 becomes 255. A plain cast would have wrapped around, and
-# white dots would sit in the black corners of your pictures. You will meet that bug again in the wild.*
+# *The second line shows the clipping: -2 becomes 0 and 1.3 becomes 255. On many machines a plain cast wraps around instead:
+# a pixel a little darker than black, -1.01, becomes 255, a white dot in a black corner.*
 #
 # ## What comes next
 #

@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Corrupt and predict
 #
-# ![Sixty-four digits made by the network of this notebook; most can be read, some are blurred or broken](../figures/01_forty_steps.png)
+# ![Sixty-four digits made by the network of this notebook; about half can be read, the others are broken](../figures/01_forty_steps.png)
 #
 # *None of these 64 digits was written by a person. A network made them from noise. How many can you read, and what is
 # wrong with the others?*
 #
 # **You will** train a network to repair damaged digits, turn it into a machine that invents new ones, and find out why
-# its inventions are blurred. **You need** to have seen a PyTorch training loop once, and [notebook 00](00_start_here.ipynb).
-# **Time** 30 minutes of reading; the cells run in about 5 minutes on a laptop with 2 cores.
+# its first guess is always a blur. **You need** to have seen a PyTorch training loop once, and [notebook 00](00_start_here.ipynb).
+# **Time** 30 minutes of reading; the cells run in TIME01 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -41,7 +41,8 @@ print(data.source)
 # learn, because we can make as many pairs (damaged, clean) as we like. And pure noise is only a very damaged image. So
 # hand the network pure noise, ask for a repair, and see what it invents.
 #
-# In this notebook, and only here, images lie in [0, 1], and the noise is **uniform**: each pixel is drawn from [0, 1].
+# In this notebook, and only here, images lie in [0, 1], and the noise is **uniform**: each pixel is drawn on its own, every
+# value in [0, 1] equally likely.
 # To **corrupt** an image $x_0$ by the amount $a$, take the point that lies the fraction $a$ of the way from the image to
 # a noise image $\epsilon$:
 #
@@ -84,11 +85,12 @@ viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="Three digits fade i
 
 # %% [markdown]
 # *The amount grows from left to right. At 0.57 the digits can be read, at 0.71 you guess, and from 0.86 on you cannot tell
-# the rows apart, although all but the last column still hold some of their digit. At 1 nothing is left of it.*
+# the rows apart: within a column all three have the same noise. Yet the column at 0.86 still holds some of each digit. At
+# 1 nothing is left.*
 #
 # ## A network that repairs
 #
-# `BasicUNet` is about the smallest network that can do this. Three convolutions on the way down see ever coarser
+# `BasicUNet` is a small network that can do this. Three convolutions on the way down see ever coarser
 # versions of the image, three on the way up return to full size, and two **skip connections** carry fine detail across.
 # Input and output have the same shape. Note what it is not told: the amount.
 
@@ -100,14 +102,15 @@ print(tuple(model(x.to(device)).shape))
 
 # %% [markdown]
 # The network $f$ gets the corrupted image and must return the clean one. We measure its error by the **mean squared
-# error** over all pixels, averaged over images, amounts and noise:
+# error** over all pixels, averaged over images, amounts and noise. ($\mathbb{E}$ is the average, and $\lVert v \rVert^2$ is
+# the sum of the squared entries of $v$.)
 #
 # $$L(f) = \mathbb{E}_{x_0,\, a,\, \epsilon}\; \frac{1}{D}\, \lVert f(x_a) - x_0 \rVert^2,
 # \qquad D = 28 \cdot 28 \text{ pixels} \tag{1.2}$$
 #
 # ### Exercise 1.2 - `naive_loss`
 #
-# Return this loss for one batch, as a scalar. Your `corrupt` is there to be used.
+# Return this loss for one batch, as a scalar: the mean over all its images and pixels. Your `corrupt` is there to be used.
 
 # %% tags=["exercise", "nbval-check-output"]
 def naive_loss(model, x, amount, noise):
@@ -133,7 +136,8 @@ verify("1.2", loss, (squared_norms / 784).mean(), tol=1e-5)
 # %% [markdown]
 # ## Training
 #
-# An epoch is one pass over all images: 469 batches of 128 for MNIST. Every batch gets fresh amounts and fresh noise, so
+# An epoch is one pass over all images: 468 batches of 128 for MNIST, and one of 96. `budget` says how long to train: three
+# epochs, or a few steps where only a quick test is asked for. Every batch gets fresh amounts and fresh noise, so
 # the network never sees the same damaged image twice.
 
 # %%
@@ -154,8 +158,7 @@ for batch in batches(data.images, 128, steps):
 print("mean loss of each epoch:", [round(mean, 4) for mean in live.means(min(per_epoch, steps))])
 
 # %% [markdown]
-# *The loss falls fast, then slowly; it will not reach 0, and the next pictures show why it cannot. (The first epochs of
-# this experiment are usually reported as 0.0286, 0.0217 and 0.0197.)*
+# *The loss falls fast, then slowly. It will not reach 0, and the next pictures show why it cannot.*
 #
 # Now the test of what it learned, on images that it has never seen.
 
@@ -166,19 +169,19 @@ amount = torch.linspace(0, 1, 8)
 corrupted = corrupt(x, amount, torch.rand(x.shape, generator=generator))
 with torch.no_grad():
     prediction = model(corrupted.to(device)).cpu()
-rows = {"input": x, "corrupted": corrupted, "prediction": prediction}
+rows = {"clean": x, "corrupted": corrupted, "prediction": prediction}
 viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="Clean digits, their corrupted versions, the repairs")
 
 # %% [markdown]
-# *Compare the top and bottom rows. Up to about 0.7 the repair is good, although the network was not told how much damage
-# to expect. In the last column there is no information left, and the network answers with a grey cloud. The next section
+# *The amount stands above each column. Compare the top and bottom rows. Up to about 0.7 the repair is good, although the
+# network was not told how much damage to expect. At 0.86 a 4 comes back as something like a 9. In the last column there is no information left, and the network answers with a grey cloud. The next section
 # shows that the cloud is the right answer, to the wrong question.*
 #
 # ## Why the cloud is the best answer
 #
-# Uniform noise has a property that lets us look behind the curtain. Take a corrupted image $x_a$. A clean image $x_0$ can
-# have produced it only if the noise that this would have taken, $(x_a - (1 - a) x_0) / a$, lies in [0, 1] at every pixel.
-# If it does, it is as likely as any other such noise. So each training image is either *impossible* or *plausible*, and
+# Take a corrupted image $x_a$. Suppose that we know $a$, and that every training image was equally likely before we
+# looked. A clean image $x_0$ can have produced it only if the noise that this would have taken, $(x_a - (1 - a) x_0) / a$, lies in [0, 1] at every pixel.
+# If it does, that noise is as likely as any other, because the noise is uniform. So each training image is either *impossible* or *plausible*, and
 # all the plausible ones are equally likely. We can list them. (20,000 images are enough to make the point.)
 
 # %%
@@ -205,16 +208,17 @@ viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="For five amounts: p
 # %% [markdown]
 # *Read each row from left to right: the corrupted image (one digit, one noise image, five amounts), up to four of the
 # training images that can have produced it, the mean of all of those, and what the network answered. As the amount grows,
-# more digits become plausible, and their mean loses its shape. In the last two rows the network's answer comes close to
-# the mean. Further up it is more blurred than it would have to be: the network cannot compare 20,000 images pixel by
-# pixel.*
+# more digits become plausible, and their mean loses its shape. Compare the last two columns. At 1.00
+# they agree: the network has learned the mean of all digits. Further up it is more blurred than it would have to be. The
+# right answer would take comparing $x_a$ with 20,000 images pixel by pixel, and a small network cannot do that.*
 #
-# The network has no choice. Let $m$ be the mean of the plausible images. Whatever constant answer $c$ somebody gives, its
-# expected squared error splits in two, and only the second part depends on $c$:
+# At amount 1 there is no better answer. Let $m$ be the mean of the plausible images. Whatever answer $c$ somebody gives,
+# its expected squared error splits in two, and only the second part depends on $c$:
 #
 # $$\mathbb{E}\,\lVert c - x_0\rVert^2 = \mathbb{E}\,\lVert m - x_0\rVert^2 + \lVert c - m\rVert^2 \tag{1.3}$$
 #
-# So the mean is the best answer, and squared error is what makes it best. Let us run this for the last row, with the
+# (Write $c - x_0 = (c - m) + (m - x_0)$ and multiply out. The cross term is $2\,(c - m) \cdot \mathbb{E}[m - x_0] = 0$, because
+# $m$ is the mean.) So the mean is the best answer, and squared error is what makes it best. Let us run this for the last row, with the
 # answer of the network as $c$. (Here every image is plausible, so the expectation is an average over all of them.)
 
 # %% tags=["nbval-check-output"]
@@ -231,14 +235,16 @@ verify("1.3", squared_norm(c - x0), squared_norm(m - x0) + squared_norm(c - m))
 #
 # ## Small steps
 #
-# The way out is not to trust the network's first guess, but not to ignore it either. Start from noise. Ask for the
-# clean image, and move a little towards the answer. The result is a slightly less damaged image, so ask again: the second
-# answer is based on more, and commits a little more. With $n$ steps, step $i = 0, \dots, n - 1$ moves the share
-# 1/(steps left) of the way:
+# The way out is to follow the first guess only a little. Start from noise. Ask for the clean image, and move a little
+# towards the answer. The result is a slightly less damaged image, so ask again: the second answer is a little sharper.
+# Write $x^{(i)}$ for the image after $i$ steps, so that $x^{(0)}$ is the noise. With $n$ steps, step $i = 0, \dots, n - 1$
+# moves the share 1/(steps left) of the way:
 #
-# $$x_{i+1} = x_i + \frac{\hat{x}_0 - x_i}{n - i}, \qquad \hat{x}_0 = f(x_i) \tag{1.4}$$
+# $$x^{(i+1)} = x^{(i)} + \frac{\hat{x}_0 - x^{(i)}}{n - i}, \qquad \hat{x}_0 = f(x^{(i)}) \tag{1.4}$$
 #
 # ### Exercise 1.3 - `naive_step`
+#
+# `i` counts from 0, and `steps` is $n$. Return the image after the step.
 
 # %% tags=["exercise", "nbval-check-output"]
 def naive_step(x, x0_hat, i, steps):
@@ -259,31 +265,36 @@ start, target = images[:2].double(), images[2:4].double()  # any two images show
 walk = start
 for i in range(5):
     walk = naive_step(walk, target, i, 5)
-verify("1.4", walk, target)
+verify("1.4", naive_step(start, target, 2, 5), torch.lerp(start, target, 1 / 3))  # step 2 of 5: three are left
+print(f"after 5 steps the distance to the target is {(walk - target).abs().max():.0e}")
 
 # %% [markdown]
-# *With a prediction that never changes, five steps end exactly on it. But the predictions do change. That is the point.*
+# *With a prediction that never changes, five steps end on it. But the predictions do change. That is the point.*
 
 # %% tags=["figure-01_five_steps"]
-noise = torch.rand(6, 1, 28, 28, generator=generator).to(device)
-path = list(naive_trajectory(model, noise, steps=5))
-before = [noise, *(step.x for step in path)]  # where each step starts
-gap = torch.ones_like(noise[:1])
-rows = {f"step {i}": torch.cat([before[i], gap, step.x0_hat]) for i, step in enumerate(path)}
+x = torch.rand(6, 1, 28, 28, generator=generator).to(device)
+gap, rows = torch.ones_like(x[:1]), {}
+for i in range(5):
+    with torch.no_grad():
+        x0_hat = model(x)
+    rows[f"step {i}"] = torch.cat([x, gap, x0_hat])
+    x = naive_step(x, x0_hat, i, 5)
 titles = ["", "", "x", "", "", "", "", "", "", "prediction"]
 viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="Left: x in five steps. Right: the prediction at each step")
 
 # %% [markdown]
-# *Left, $x$ at the start of each step; right, what the network predicts from it. Look down one column on the right. The
-# first prediction is much the same cloud for all six. Then chance decides: some faint difference in the noise makes one digit
-# a little more plausible, the step makes it more plausible still, and by the last row the network is sure.*
+# *Left, $x$ at the start of each step; right, what the network predicts from it; the last prediction is the result. Look
+# down one column on the right. The first predictions are clouds, some with a hint of a digit. Pure noise says nothing about
+# any digit, but the network reacts to its accidents, the step writes that reaction into the image, and the next
+# prediction follows it. By the last row it hardly changes any more, digit or not.*
 #
-# Five steps are few. Guess before you run: what do 40 steps improve, the sharpness, the shapes, or both?
+# `naive_trajectory` is this loop, made to yield every step. Five steps are few. Guess before you run: what do 40 steps
+# improve, the sharpness, the shapes, or both?
 
 # %% tags=["figure-01_forty_steps"]
 noise = torch.rand(64, 1, 28, 28, generator=generator).to(device)
 *_, last = naive_trajectory(model, noise, steps=40)
-viz.image_grid(last.x, columns=16, value_range=(0, 1), alt="64 digits sampled in 40 steps; most can be read")
+viz.image_grid(last.x, columns=16, value_range=(0, 1), alt="64 digits sampled in 40 steps; about half can be read")
 
 # %%
 rows = {}
@@ -293,19 +304,19 @@ for steps in (1, 2, 5, 10, 40):
 viz.image_rows(rows, value_range=(0, 1), alt="The same twelve starts, sampled in 1, 2, 5, 10 and 40 steps")
 
 # %% [markdown]
-# *The same twelve noise images in every row. One step gives the cloud; with more steps the strokes get darker
-# backgrounds and clearer edges. But look closely at 40 steps: blobs, loose ends, shapes between two digits. More steps
-# alone will not mend that.*
+# *The same twelve noise images in every row. One step gives the cloud. More steps give sharper strokes, most of that by
+# $n = 5$; the shapes hardly change. At 40 steps there are still blobs, loose ends, and shapes between two digits. More
+# steps alone will not mend that.*
 #
 # ## What the sampler is doing
 #
-# We found (1.4) by common sense. It is also a textbook method. As the amount $a$ falls from 1 to 0, equation (1.1) moves
+# (1.4) is a textbook method. As the amount $a$ falls from 1 to 0, equation (1.1) moves
 # the image along a straight line with the constant velocity $dx_a/da = \epsilon - x_0$. We know neither $\epsilon$ nor
 # $x_0$ at sampling time, but (1.1) also says $\epsilon - x_0 = (x_a - x_0)/a$, and for $x_0$ we have a guess.
 # **Euler's method** follows a velocity in small straight steps. Here the amount goes from 1 to 0 in $n$ steps of $1/n$,
 # and step $i$ starts at $a = 1 - i/n$:
 #
-# $$x_{i+1} = x_i - \frac{1}{n} \cdot \frac{x_i - \hat{x}_0}{a} \tag{1.5}$$
+# $$x^{(i+1)} = x^{(i)} - \frac{1}{n} \cdot \frac{x^{(i)} - \hat{x}_0}{a} \tag{1.5}$$
 #
 # Put in $a = (n - i)/n$ and the $n$ cancels: this is (1.4).
 
@@ -359,18 +370,19 @@ axis.set(xlabel="true amount", ylabel="guessed amount", aspect="equal")
 viz.show(figure, alt="Guessed against true amount: the points lie along the diagonal")
 
 # %% [markdown]
-# *Every dot is one image that the guesser has never seen; on the black line the guess is right. The amount can be read
-# from the image: noise leaves its mark on every pixel. That is why the repairing network gets by without being told.
-# Notebook 04 measures what telling it is worth all the same.*
+# *Every dot is one image that the guesser has never seen; on the black line the guess is right. Noise leaves its mark on
+# every pixel, so a network can read the amount from its input, and ours need not be told. The guesses are least sure near 1,
+# where sampling starts. Notebook 04 measures what telling the amount is worth all the same.*
 #
 # ## One more limit, hidden in the last line of the network
 #
 # `BasicUNet` ends with the activation SiLU, $s(z) = z / (1 + e^{-z})$. For images in [0, 1] that does no harm. But its
-# smallest value $-w$ is not far below 0, and it satisfies
+# smallest value $-w$ is not far below 0, and $w$ satisfies
 #
 # $$w\, e^{w} = e^{-1} \tag{1.6}$$
 #
-# (set the derivative of $s$ to zero at $z$: then $1 + z + e^{z} = 0$, so $s(z) = z + 1$, and (1.6) follows).
+# (Set the derivative of $s$ to zero: $1 + e^{-z} + z\, e^{-z} = 0$, which is $e^{z} = -(1 + z)$. There $s(z) = z + 1$, so
+# $-w = z + 1$ and $w = e^{z}$. Put $z = -1 - w$ into the last: $w = e^{-1-w}$.)
 
 # %% tags=["nbval-check-output"]
 w = -F.silu(torch.linspace(-3, 0, 3_000_001, dtype=torch.float64)).min().item()
@@ -378,8 +390,9 @@ verify("1.6", w * math.exp(w), math.exp(-1))
 print(f"the output of this network cannot go below {-w:.4f}")
 
 # %% [markdown]
-# *Gaussian noise falls below that about four times in ten. This network could never be trained to predict noise, however long
-# you wait; its loss would stop falling and nothing would tell you why. A loss that is stuck is a reason to look at the
+# *Gaussian noise of mean 0 and variance 1 falls below that about four times in ten, and the black of notebook 00 is at -1.
+# This network could never be trained to predict either, however long you wait; its loss would stop falling and nothing
+# would tell you why. A loss that is stuck is a reason to look at the
 # range of the last layer.*
 #
 # ## What to remember, and what broke
@@ -390,9 +403,9 @@ print(f"the output of this network cannot go below {-w:.4f}")
 #   uniform noise, and what it meets while sampling is not quite such a blend. Nothing in our recipe makes up for that.
 #
 # **What broke:** everything here was a choice without a reason: uniform noise, a straight line, amounts drawn evenly, no
-# noise added on the way. We cannot say what distribution the samples have, or that the start is right for every data
-# set. Which noise process ends in *exactly* the same known distribution, whatever the data? That is the question of
-# notebook 02.
+# noise added on the way. So we cannot say what distribution the samples have, and there is nothing to derive a better
+# sampler from. Notebook 02 starts again, with many small random steps. Which noise process ends in a known distribution,
+# whatever the data, and is so well understood that the way back can be derived?
 #
 # ### Experiments to try
 #

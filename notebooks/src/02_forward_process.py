@@ -36,9 +36,9 @@ print(data.source)
 # %% [markdown]
 # ## Where we are
 #
-# Notebook 01 turned noise into digits, blurred ones, with a recipe made of choices: uniform noise, a straight line, no
-# noise added on the way, and no way to say what distribution the samples have. This notebook repairs the first half of
-# the recipe, the destruction. It asks one question:
+# Notebook 01 turned noise into digits, blurred ones, with a recipe made of choices: uniform noise, a straight line, and no
+# noise added on the way. It could not say what distribution the samples have. This notebook repairs the first half of the
+# recipe, the destruction. It asks one question:
 #
 # **Which noise process ends in exactly $\mathcal{N}(0, I)$, whatever the data?**
 #
@@ -48,7 +48,7 @@ print(data.source)
 #
 # ## First try: add noise, again and again
 #
-# Take small steps. Each adds fresh Gaussian noise $\varepsilon_t \sim \mathcal{N}(0, 1)$ of standard deviation $s$:
+# Take small steps. Each adds $s\,\varepsilon_t$ with a fresh $\varepsilon_t \sim \mathcal{N}(0, 1)$:
 # $x_t = x_{t-1} + s\,\varepsilon_t$. Guess before you go on: start at $x_0 = 0.8$ with $s = 0.2$. Where is $x_{200}$ on
 # average, and how far does it stray?
 #
@@ -67,8 +67,12 @@ verify("2.1", samples=naive[200], expected=x0)
 verify("2.2", samples=(naive[200] - x0) ** 2, expected=200 * s**2)
 
 # %% [markdown]
-# Both go wrong. The mean remembers $x_0$ for ever, and the variance grows without bound: after 10,000 steps the standard
-# deviation is 20, and no step is the last. This process ends nowhere.
+# (A mean over $n$ draws is itself random; its standard deviation is called the **standard error**. `verify` says how many of
+# them lie between the mean and the value that the equation gives.)
+#
+# So $x_{200}$ has mean 0.8 and standard deviation $0.2\sqrt{200} \approx 2.8$. Both go wrong. The mean remembers $x_0$ for
+# ever, and the variance grows without bound: after 10,000 steps the standard deviation is 20, and no step is the last.
+# This process ends nowhere.
 #
 # ## Repair: shrink before you add
 #
@@ -83,7 +87,7 @@ verify("2.2", samples=(naive[200] - x0) ** 2, expected=200 * s**2)
 # $$x_t = {\color{#0072B2}{\sqrt{1 - \beta}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta}\; \varepsilon_t}},
 # \qquad 0 < \beta < 1 \tag{2.4}$$
 #
-# Blue is what stays of the signal, orange is noise; these colours mean the same all through this notebook.
+# Blue is what stays of the signal, orange is noise, in every formula of this notebook.
 
 # %% tags=["nbval-check-output"]
 a, b = 0.7, 0.5
@@ -154,7 +158,7 @@ alt = "Left: walks spread around 0.8 without end. Right: walks settle around 0 i
 viz.plot_walks({"add noise": left, "shrink, then add the same noise": right}, alt=alt)
 
 # %% [markdown]
-# *Thirty walks from 0.8, with mean (orange) and two standard deviations (band) by the formulas. Each walk on the right uses
+# *Thirty walks from 0.8, with mean (blue) and two standard deviations (orange band) by the formulas. Each walk on the right uses
 # the very noise of its twin on the left. Left, the mean stays and the band widens for ever. Right, the start is forgotten
 # and the band stops widening: shrinking and adding balance.*
 #
@@ -179,7 +183,8 @@ viz.plot_histograms(panels, alt="Histograms of three starts at four steps; all t
 # %% [markdown]
 # *Read each row from left to right; the dashed line is $\mathcal{N}(0, 1)$. By $t = 500$ you cannot tell the rows apart.
 # The one that is off longest is the start far out, because a mean shrinks with $(1-\beta)^{t/2}$ and the excess variance
-# with $(1-\beta)^t$, twice as fast. And nothing in the step knows about the start: the answer to our question is (2.4).*
+# with $(1-\beta)^t$, twice as fast. (Its curve at $t = 15$ is cut off at the top.) Nothing in the step knows about the
+# start: the answer to our question is (2.4). The Gaussian shape is only seen here; (2.13) will prove it.*
 #
 # One word in the question stays open: *exactly*. After finitely many steps a little of the start is left. How much, the
 # rest of this notebook computes.
@@ -241,7 +246,8 @@ signal, sigma = schedule.sqrt_alpha_bar, schedule.sigma  # (1001,) each
 verify("2.9", forward_step(x0, schedule.beta[1], noise_1), signal[1] * x0 + sigma[1] * noise_1)
 
 # %% [markdown]
-# **From $t-1$ to $t$.** Suppose the claim holds for $t - 1$, with some noise $\bar\varepsilon$. One line at a time:
+# **From $t-1$ to $t$.** Suppose the claim holds for $t - 1$, with a noise $\bar\varepsilon$ that is made of $\varepsilon_1,
+# \dots, \varepsilon_{t-1}$ and so is independent of $\varepsilon_t$. One line at a time:
 #
 # | | | reason |
 # |---|---|---|
@@ -250,7 +256,7 @@ verify("2.9", forward_step(x0, schedule.beta[1], noise_1), signal[1] * x0 + sigm
 # | | $= {\color{#0072B2}{\sqrt{\alpha_t \bar\alpha_{t-1}}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\varepsilon + \sqrt{\beta_t}\; \varepsilon_t}}$ | multiply out |
 # | | $= {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\varepsilon + \sqrt{\beta_t}\; \varepsilon_t}}$ | $\bar\alpha_t = \alpha_t \bar\alpha_{t-1}$, from (2.8) |
 #
-# So far nothing random was touched; first line and last line are equal for every single draw:
+# So far this is algebra; first line and last line are equal for every single draw:
 #
 # $${\color{#0072B2}{\sqrt{\alpha_t}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta_t}\; \varepsilon_t}} = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\varepsilon + \sqrt{\beta_t}\; \varepsilon_t}} \tag{2.10}$$
 
@@ -267,8 +273,8 @@ verify("2.10", forward_step(before, beta, noise_t), signal[t] * x0 + orange)
 #
 # $$b\,\varepsilon_1 + c\,\varepsilon_2 \sim \mathcal{N}(0,\; b^2 + c^2) \tag{2.11}$$
 #
-# This is the only place where we need the noise to be Gaussian; two uniform noises add up to a triangle, not to a uniform.
-# To run it, compare the second and the fourth moment: a Gaussian of variance $v$ has $\mathbb{E}[z^2] = v$ and
+# This is the only place where we need the noise to be Gaussian; the density of a sum of two uniform noises is a triangle or
+# a trapezoid, not a box. To test (2.11), compare the second and the fourth moment: a Gaussian of variance $v$ has $\mathbb{E}[z^2] = v$ and
 # $\mathbb{E}[z^4] = 3 v^2$.
 
 # %% tags=["nbval-check-output"]
@@ -301,8 +307,10 @@ verify("2.12", sigma**2, 1 - schedule.alpha_bar)
 # $$x_t = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_t}\; \varepsilon}},
 # \qquad \varepsilon \sim \mathcal{N}(0, I) \tag{2.13}$$
 #
-# Mind what this says and what it does not. The $\varepsilon$ of the jump is none of the $\varepsilon_1, \dots,
-# \varepsilon_t$ of the walk. Jump and walk agree in *distribution*: no statistic of many draws can tell them apart.
+# Mind what this says and what it does not. For $t > 1$ the $\varepsilon$ of the proof is a weighted sum of $\varepsilon_1,
+# \dots, \varepsilon_t$. When we sample, we draw a fresh one instead. So jump and walk agree in *distribution* at any one
+# $t$, and no statistic of many draws of $x_t$ can tell them apart. But two separate jumps, to $t - 1$ and to $t$, are not
+# neighbours on one walk.
 #
 # In the notation of papers: $q(x_t \mid x_{t-1}) = \mathcal{N}(x_t;\, \sqrt{1-\beta_t}\, x_{t-1},\, \beta_t I)$ is the step,
 # and $q(x_t \mid x_0) = \mathcal{N}(x_t;\, \sqrt{\bar\alpha_t}\, x_0,\, (1-\bar\alpha_t) I)$ is the jump.
@@ -359,11 +367,13 @@ viz.plot_histograms(panels, columns=3, normal=normal, span=(-3, 3), alt=alt)
 
 # %% [markdown]
 # *The dashed lines are (2.13). In the middle panel the outline of 100,000 walks lies on the filled histogram of 100,000
-# jumps: 300 rounds of noise against one. At $t = 1000$ the pixel's 0.8 is gone: the middle of the curve is at 0.*
+# jumps: 300 rounds of noise against one. At $t = 1000$ the pixel's 0.8 is gone: the middle of the curve is at 0. (Each panel
+# has its own height scale.)*
 #
-# There is a second, exact way to see it. Follow each noise to the end of the walk: $\varepsilon_s$ enters with weight
+# The variance can be had without chance, too. Follow each noise to the end of the walk: $\varepsilon_s$ enters with weight
 # $\sqrt{\beta_s}$ and is then shrunk by every later step, in all by $\sqrt{\bar\alpha_t / \bar\alpha_s}$. Squares of
-# weights are variances, and these must add up to the variance of the jump:
+# weights are variances. Since $\beta_s / \bar\alpha_s = 1/\bar\alpha_s - 1/\bar\alpha_{s-1}$, their sum telescopes to
+# $\bar\alpha_t\,(1/\bar\alpha_t - 1)$, the variance of the jump:
 #
 # $$\sum_{s=1}^{t} \beta_s\, \frac{\bar\alpha_t}{\bar\alpha_s} = 1 - \bar\alpha_t \tag{2.14}$$
 
@@ -383,8 +393,8 @@ alt = "Four digits at nine steps from 1 to 1000, ever noisier"
 viz.image_rows(rows, titles=[str(t.item()) for t in steps], alt=alt)
 
 # %% [markdown]
-# *Pixels outside [-1, 1] are shown as black or white. Where do you lose the digit? Most people around 400, although $x_t$
-# still has the image with a weight of 0.44. Neighbouring pixels help the eye; a network can use all 784.*
+# *Pixels outside [-1, 1] are shown as black or white. Where do you lose the digit? In these rows between 300 and 500,
+# although at 400 $x_t$ still has the image with a weight of 0.44. Neighbouring pixels help the eye; a network can use all 784.*
 #
 # ## Two curves
 #
@@ -400,14 +410,14 @@ print(
 )
 
 # %% [markdown]
-# *The squares of the two weights add up to 1 at every step, so the curves cross at $1/\sqrt 2$. What should surprise: they
-# cross after about a quarter of the steps, and from step 700 on the image has a weight below 0.1.*
+# *The squares of the two weights add up to 1 at every step, so the curves cross at $1/\sqrt 2$. They cross early,
+# after about a quarter of the steps, and from step 700 on the image has a weight below 0.1.*
 #
 # One number holds both weights, the **signal-to-noise ratio** (SNR), the variance of the signal over that of the noise:
 #
 # $$\mathrm{SNR}_t = \frac{\bar\alpha_t}{1-\bar\alpha_t} \tag{2.15}$$
 #
-# It falls from infinity at step 0 towards 0. Nothing is lost by keeping only its logarithm, since
+# It falls from infinity at step 0 towards 0. Its logarithm gives $\bar\alpha_t$ back:
 #
 # $$\bar\alpha_t = \frac{1}{1 + e^{-\log \mathrm{SNR}_t}} \tag{2.16}$$
 #
@@ -427,8 +437,8 @@ snr = check(snr)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `schedule.sigma` is a square root; the variance of the noise is its square. (Why not `1 - schedule.alpha_bar`? It is
-# right, too, but at $t = 1$ it subtracts 0.9999 from 1 in 32-bit floats, and four digits are lost.)
+# `schedule.sigma` is a square root; the variance of the noise is its square. (Why not `1 - schedule.alpha_bar`? It is right
+# on paper, but at $t = 1$ it subtracts 0.9999 from 1 in 32-bit floats, and four of its seven digits are lost.)
 #
 # </details>
 
@@ -489,9 +499,9 @@ alt = "Mean brightness of the last step against that of noise, for four schedule
 viz.plot_histograms(panels, normal=normal, span=(-0.8, 0.3), alt=alt)
 
 # %% [markdown]
-# *Blue: the mean pixel of $x_T$, over 4,000 images. Orange: that of noise, where the sampler starts. What should surprise
-# is $T = 300$: the eye sees noise, but the two histograms hardly overlap. A network trained with this schedule has
-# never met an image like the ones that the sampler hands it, and the loss shows nothing of this. Notebook 12 shows what
+# *Blue: the mean pixel of $x_T$, over 4,000 images. Orange: that of noise, where the sampler starts. Look at $T = 300$, where
+# the eye saw noise: the two histograms hardly overlap. A network trained with this schedule has hardly
+# ever met an image like the ones that the sampler hands it, and the loss shows nothing of this. Notebook 12 shows what
 # becomes of the samples.*
 #
 # ### The repair
@@ -531,14 +541,16 @@ for T in (50, 200, 300, 1000):
     print(f"T = {T:4}: alpha_bar_T = {linear_schedule(T).alpha_bar[T]:.1e}")
 
 # %% [markdown]
-# *Rescaling is the default of `linear_schedule`; `linear_schedule(T, rescale=False)` is the trap. It has a limit: at
+# *All small, though not equal: at $T = 50$ betas reach 0.4, where $\log(1 - \beta) \approx -\beta$ is rough. Rescaling is the
+# default of `linear_schedule`; `linear_schedule(T, rescale=False)` is the trap. Rescaling has a limit: at
 # $T = 20$ the last beta would reach 1, and `linear_schedule` refuses. Whatever schedule you meet, print $\bar\alpha_T$ before
 # you train.*
 #
 # ## Another shape: cosine
 #
-# The linear schedule spends many steps where there is next to nothing left to destroy. The cosine schedule starts from the
-# curve that we want, and reads the betas off it: $\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$, at most 0.999.
+# The linear schedule spends many steps where there is next to nothing left to destroy. The cosine schedule starts from a
+# curve $\bar\alpha_t$ that falls evenly in the middle and is flat at both ends, and reads the betas off it: $\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$, at most 0.999 (without that cut
+# the last would be 1). The 0.008 keeps the first betas from being too small.
 #
 # $$\bar\alpha_t = \frac{f(t)}{f(0)}, \qquad f(t) = \cos^2\!\Big(\frac{t/T + 0.008}{1.008} \cdot \frac{\pi}{2}\Big) \tag{2.19}$$
 
@@ -558,12 +570,12 @@ for s in (schedule, cosine):
 
 # %% [markdown]
 # *Above the thin line the signal is stronger, below it the noise. Cosine crosses in the middle and falls steeply only at
-# the ends. Linear crosses after a quarter and sinks for a long time after that. The third curve surprises: for two thirds of
-# the way the trap is as good as cosine. But it stops at -3, and this plot is the quickest way to spot that.*
+# the ends. Linear crosses after a quarter and sinks for a long time after that. For two thirds of the way the trap
+# is as good as cosine. But it stops at -3, and this plot is the quickest way to spot that.*
 #
 # ## The range of the data counts, too
 #
-# SNR compares the noise with a signal of variance 1. An image in [-1, 1] has about that much; the same image in [0, 1] has
+# (2.15) counts the signal as if it had variance 1. The pixels of MNIST in [-1, 1] have 0.38. The same images in [0, 1] have
 # half the contrast, and contrast enters squared:
 #
 # $$\operatorname{Var}[2x - 1] = 4 \operatorname{Var}[x] \tag{2.20}$$
@@ -585,8 +597,8 @@ viz.image_rows(rows, titles=[str(t.item()) for t in steps], alt=alt)
 
 # %% [markdown]
 # *Same digit, same noise, same schedule; each row is shown on the scale of its own data. With [0, 1] the digit is gone by
-# $t = 300$: a factor of 4 in SNR is lost at every step. The row also turns dark, because noise has mean 0, and in [0, 1] 0
-# is not grey but black. Nothing fails, no message appears. Worse, a sampler that clips to [-1, 1] then lets through values that no image has. The course converts with
+# $t = 300$: at every step the variance of signal over that of noise is 4 times smaller. The row also turns dark, because
+# noise has mean 0, and in [0, 1] 0 is not grey but black. No message appears. The course converts with
 # `to_float` on the way in and `to_uint8` on the way out, and nowhere else.*
 #
 # ## Explore
@@ -627,7 +639,7 @@ print(f"walk {walked * 1000:.0f} ms, jump {(time.perf_counter() - start) * 1000:
 # %% [markdown]
 # ## What to remember, and what broke
 #
-# - Shrink by $\sqrt{1-\beta}$, add noise of variance $\beta$: the only point that this leaves alone is $\mathcal{N}(0, I)$.
+# - Shrink by $\sqrt{1-\beta}$, add noise of variance $\beta$: the only distribution that this leaves alone is $\mathcal{N}(0, I)$.
 # - Any number of steps is one jump, $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \varepsilon$. One random $t$, one
 #   line, one training example.
 # - "Exactly" holds up to $\bar\alpha_T$. It is 0.00004 for the linear schedule of 1000 steps; it is your job to print it.
@@ -635,12 +647,13 @@ print(f"walk {walked * 1000:.0f} ms, jump {(time.perf_counter() - start) * 1000:
 # **What broke:** nothing here goes back. We can destroy any image, and we know precisely where it ends, but a sampler has
 # to undo a step: draw $x_{t-1}$ given $x_t$. That depends on which images exist, and (2.4) does not know any. The jump is no
 # help either: to guess $x_0$ from $x_T$ in one go is the grey cloud of notebook 01. We need a model that learns to undo
-# *small* steps, and a loss that says what "well undone" means. Everybody uses the squared error of the predicted noise.
+# *small* steps, and a loss that says what "well undone" means. The usual loss is the squared error of the predicted noise.
 # Why that, and not something else? Notebook 03 starts from the likelihood of the data and derives it.
 #
 # ### Experiments to try
 #
-# - Replace the noise in the fixed-point picture by uniform noise of variance 1. Where does the process end now, and which
-#   equation above would be wrong?
-# - Find the smallest $T$ for which the *unscaled* linear schedule ends less than half a standard deviation from noise.
+# - In the picture of the three starts, replace the noise by uniform noise of variance 1, once with $\beta = 0.02$ and once
+#   with $\beta = 0.9$. Where does the process end now, and which equation above would be wrong?
+# - Find the smallest $T$ for which the *unscaled* linear schedule ends with a mean pixel less than half a
+#   standard deviation (1/56) from 0.
 # - A constant beta for $T = 1000$: which value gives the same $\bar\alpha_T$ as the linear schedule?
