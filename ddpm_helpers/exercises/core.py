@@ -254,5 +254,6 @@ def _describe(reference: Callable, case: tuple) -> str:
     parts = []
     for name, value in zip(names, case, strict=False):
         shown = f"{list(value.shape)}" if isinstance(value, Tensor) and value.ndim else f"{value!r}"
+        shown = shown if len(shown) < 40 else f"a {type(value).__name__}"
         parts.append(f"{name}: {getattr(value, '__name__', shown)}")
     return ", ".join(parts)

@@ -29,6 +29,19 @@ Exercise(
         "It looks as if the prior log p(x_T) is missing: the model's path starts there.": (
             lambda model, path: log_weight(model, path) - model.log_prior(path[-1])
         ),
+        "It looks as if the prior is taken at path[0], the clean image: it belongs to path[T], the noise.": (
+            lambda model, path: log_weight(model, path) - model.log_prior(path[-1]) + model.log_prior(path[0])
+        ),
+        "It looks as if the two log densities are added: the logarithm of a ratio is a difference.": (
+            lambda model, path: _sum(
+                path,
+                model.log_prior(path[-1]),
+                lambda t, a, b: model.log_step(a, b, t) + log_forward(model.schedule, a, b, t),
+            )
+        ),
+        "It looks as if W itself is returned: leave out the last exp().": (
+            lambda model, path: log_weight(model, path).exp()
+        ),
         "It looks as if the ratio is upside down: the model's log density minus q's.": (
             lambda model, path: -log_weight(model, path)
         ),
@@ -112,6 +125,15 @@ Exercise(
         ),
         "It looks as if alpha_bar_t stands in front of x_0, where the step before, alpha_bar_{t-1}, belongs.": (
             _posterior(lambda s, t: s.sqrt_alpha_bar[t] * s.beta[t] / s.sigma[t] ** 2, _of_x_t, _variance)
+        ),
+        "It looks as if a square root is missing in front of x_0: sqrt(alpha_bar_{t-1}), not alpha_bar_{t-1}.": (
+            _posterior(lambda s, t: s.alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2, _of_x_t, _variance)
+        ),
+        "It looks as if the fraction of the variance is upside down: it must become 0 at t = 1, where sigma_0 = 0.": (
+            _posterior(_of_x0, _of_x_t, lambda s, t: s.beta[t] * s.sigma[t] ** 2 / s.sigma[t - 1] ** 2)
+        ),
+        "The mean is right. The variance has shape (B,): per_image(variance, x0) gives it (B, 1, ..., 1).": (
+            lambda s, x0, x_t, t: (posterior(s, x0, x_t, t)[0], s.posterior_variance[t])
         ),
         "It looks as if a square root is missing in front of x_t: sqrt(alpha_t), not alpha_t.": (
             _posterior(_of_x0, lambda s, t: s.alpha[t] * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2, _variance)
@@ -200,6 +222,15 @@ Exercise(
         "It looks as if the division is missing: what remains after taking the noise away is still shrunk.": (
             lambda s, x_t, t, eps: x_t - per_image(s.sigma[t], x_t) * eps
         ),
+        "It looks as if you multiply by sqrt(alpha_bar_t): to undo the shrinking, divide.": (
+            lambda s, x_t, t, eps: (x_t - per_image(s.sigma[t], x_t) * eps) * per_image(s.sqrt_alpha_bar[t], x_t)
+        ),
+        "It looks as if only the noise is divided by sqrt(alpha_bar_t): put the difference in parentheses.": (
+            lambda s, x_t, t, eps: x_t - per_image(s.sigma[t], x_t) * eps / per_image(s.sqrt_alpha_bar[t], x_t)
+        ),
+        "It looks as if only x_t is divided by sqrt(alpha_bar_t): divide the whole difference.": (
+            lambda s, x_t, t, eps: x_t / per_image(s.sqrt_alpha_bar[t], x_t) - per_image(s.sigma[t], x_t) * eps
+        ),
         "It looks as if alpha_t, of one step, stands where alpha_bar_t, of all t steps, belongs.": (
             lambda s, x_t, t, eps: (x_t - per_image(s.sigma[t], x_t) * eps) / per_image(s.alpha[t].sqrt(), x_t)
         ),
@@ -251,6 +282,12 @@ Exercise(
         ),
         "It looks as if alpha_bar_t, of all t steps, stands where alpha_t, of one step, belongs.": (
             _weight(lambda s, v: s.beta**2 / (2 * v * s.alpha_bar * s.sigma**2))
+        ),
+        "It looks as if parentheses are missing: everything after the / belongs under the line.": (
+            _weight(lambda s, v: s.beta**2 / 2 * v * s.alpha * s.sigma**2)
+        ),
+        "It looks as if one beta was cancelled against the variance: they are equal only for one choice of s_t^2.": (
+            _weight(lambda s, v: s.beta / (2 * s.alpha * s.sigma**2))
         ),
         "It looks as if the variance was squared: it is a variance already.": (
             _weight(lambda s, v: s.beta**2 / (2 * v**2 * s.alpha * s.sigma**2))

@@ -4,12 +4,12 @@
 # ![Three panels, one per model: the log-likelihood of each data point, and the bound below it; the shaded gap between them is wide for the untrained model and thin for the ideal one](../figures/03_bound.png)
 #
 # *Three models of the same data, from useless to ideal. The solid line is what we want to raise, the dashed line is all
-# that we can compute for images. Look at the shaded gap between them: why does it close by itself?*
+# that we can compute for images. Look at the shaded gap between them: what is it made of?*
 #
 # **You will** go all the way from "make the data likely" to "predict the noise, squared error", and run every line of
 # the derivation on a world small enough to compute exactly. **You need** the density of a Gaussian, averages, Bayes'
-# rule, logarithms, and [notebook 02](02_forward_process.ipynb). **Time** 90 minutes with pen and paper; the cells run
-# in about 20 seconds on a laptop with 2 cores, no GPU.
+# rule, logarithms, and [notebook 02](02_forward_process.ipynb). **Time** two sittings of an hour, with pen and paper;
+# the cells run in 20 seconds on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -35,7 +35,7 @@ torch.set_num_threads(1)  # the tensors here are small: threads would wait for e
 # ## Where we stand
 #
 # Notebook 02 built a way to destroy: the **forward process** $q$. Each step shrinks an image a little and adds a little
-# noise, and after $T$ steps every image has become $\mathcal{N}(0, I)$, whatever it was. If we could walk the same
+# noise, and after $T$ steps every image has become, very nearly, a draw from $\mathcal{N}(0, I)$. If we could walk the same
 # steps backwards we could start from noise, which is easy to draw, and end at an image. Nobody gives us the backward
 # steps. We must learn them, and to learn we need a number to improve. This notebook finds the number.
 #
@@ -112,7 +112,7 @@ viz.show(figure, "Five densities: two separate peaks at t = 0 melt into one stan
 
 # %% [markdown]
 # *The data, and what the forward process makes of them; dashed, the standard normal. At $t = 8$ the two nearly agree.
-# All that is left of the data there is $\sqrt{\bar\alpha_8}$, 6 % of its height.*
+# All that is left of $x_0$ there is the factor $\sqrt{\bar\alpha_8}$, the last of these nine numbers:*
 
 # %% tags=["nbval-check-output"]
 print([round(a, 3) for a in schedule.sqrt_alpha_bar.tolist()])
@@ -135,8 +135,8 @@ print([round(a, 3) for a in schedule.sqrt_alpha_bar.tolist()])
 #
 # Take it literally first: two steps, a coarse grid of 161 points, and every path there is.
 # `ReverseModel` holds a schedule, the variances and a function that guesses the noise; how the guess becomes a mean is
-# the subject of section 7. Until then only this matters: a better guess is a better model. And in this world the best
-# guess of all is known, `mixture.ideal_eps`.
+# the subject of section 7. Until then only this matters: the guess decides the model. In this world the guess with the
+# smallest squared error is known, `mixture.ideal_eps`.
 
 # %% tags=["nbval-check-output"]
 short, coarse = double(cosine_schedule(2, max_beta=0.9)), x[::5]
@@ -196,14 +196,14 @@ models = {"guesses 0": model_with(0.0), "half the ideal": model_with(0.5), "idea
 # | line | because |
 # |:--|:--|
 # | $\mathbb{E}_{q(x_0)} \log {\color{#009E73}{p_\theta(x_0)}}$ | what we want to raise |
-# | $= \mathbb{E}_q \log q(x_0) - \mathbb{E}_q \big[\log q(x_0) - \log {\color{#009E73}{p_\theta(x_0)}}\big]$ | add and subtract $\log q(x_0)$ |
-# | $= \mathbb{E}_q \log q(x_0) - \mathrm{KL}\big(q(x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_0)}}\big)$ | the definition of the **KL divergence**, $\mathrm{KL}(q \Vert p) = \mathbb{E}_q[\log q - \log p]$ |
+# | $= \mathbb{E}_{q(x_0)} \log q(x_0) - \mathbb{E}_{q(x_0)} \big[\log q(x_0) - \log {\color{#009E73}{p_\theta(x_0)}}\big]$ | add and subtract $\log q(x_0)$ |
+# | $= \mathbb{E}_{q(x_0)} \log q(x_0) - \mathrm{KL}\big(q(x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_0)}}\big)$ | the definition of the **KL divergence**, $\mathrm{KL}(q \Vert p) = \mathbb{E}_q[\log q - \log p]$ |
 #
 # A KL divergence is never negative, and 0 only if both densities agree. (You will have the tool to prove it in section
 # 3.) So the ceiling does not depend on the model, and raising the likelihood is the same as lowering a distance to the
 # data:
 #
-# $$\mathbb{E}_{q(x_0)} \log {\color{#009E73}{p_\theta(x_0)}} = \underbrace{\mathbb{E}_q \log q(x_0)}_{\text{ceiling}}
+# $$\mathbb{E}_{q(x_0)} \log {\color{#009E73}{p_\theta(x_0)}} = \underbrace{\mathbb{E}_{q(x_0)} \log q(x_0)}_{\text{ceiling}}
 # - \mathrm{KL}\big(q(x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_0)}}\big) \tag{3.5}$$
 
 # %%
@@ -221,8 +221,9 @@ for name, values in log_p.items():
 
 # %% [markdown]
 # (A **nat** is the unit of a natural logarithm; divide by $\log 2$ for bits. Densities can be above 1, so a
-# log-likelihood may be positive; here it is not.) The ideal model still misses the ceiling by a little: with eight
-# steps, each forced to be a Gaussian, nobody can do perfectly.
+# log-likelihood may be positive; here it is not.) Guessing 0 is as bad as that because its steps only ever divide by
+# $\sqrt{\alpha_t}$, and blow $\mathcal{N}(0, 1)$ up. The ideal model still misses the ceiling by a little: its guess has
+# the smallest squared error, and that is ideal for the bound of section 3, not for the likelihood.
 #
 # ## 3. Weights, and a bound
 #
@@ -249,6 +250,7 @@ for name, values in log_p.items():
 
 # %% tags=["exercise", "nbval-check-output"]
 def log_weight(model, path):
+    T = model.schedule.T
     total = ...  # the prior; then add T ratios
     return total
 
@@ -258,7 +260,7 @@ log_weight = check(log_weight)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# A loop `for t in range(1, model.schedule.T + 1)`. A ratio of densities is a difference of logarithms:
+# A loop `for t in range(1, T + 1)`. A ratio of densities is a difference of logarithms:
 # `log_step(...) - log_forward(...)`, with `path[t - 1]` and `path[t]`.
 #
 # </details>
@@ -302,7 +304,7 @@ for pixels in (1, 10, 100):
 # *With 100 pixels, one draw is nearly everything and the other 99 are wasted; with 784 it is worse. The
 # average is still right in principle, and useless in practice.* The remedy is to average $\log W$ instead of $W$:
 # over many pixels logarithms add up where weights multiply. But it is a different number. Which one is larger? The
-# logarithm is concave, it lies below each of its tangents, and the rest is one line each:
+# logarithm is concave, it is never above any of its tangents, and the rest is one line each:
 #
 # | line | because |
 # |:--|:--|
@@ -315,7 +317,8 @@ for pixels in (1, 10, 100):
 #
 # $$\mathrm{ELBO}(x_0) = \mathbb{E}_{q(x_1, \dots, x_T \mid x_0)} \log W \;\le\; \log {\color{#009E73}{p_\theta(x_0)}} \tag{3.8}$$
 #
-# (The same tangent proves that no KL is negative: put $W = p/q$ and $c = 1$.) On the grid the ELBO is exact, because
+# (The same tangent proves that no KL is negative: put $W = p/q$ and $c = 1$. It touches the logarithm only at $W = c$, so
+# a KL of 0 needs $p = q$.) On the grid the ELBO is exact, because
 # each term of (3.7) involves two neighbours of the path only, and their joint density is
 # $q(x_{t-1} \mid x_0)\, q(x_t \mid x_{t-1})$.
 
@@ -358,7 +361,7 @@ viz.show(figure, "Log-likelihood and ELBO of three models against x0; the gap be
 
 # %% [markdown]
 # *Follow the dashed line from left to right. Nobody has told the models to tighten the bound, and yet the gap in the
-# titles (averaged over the data) shrinks as the model improves.* It is no accident. What is the gap?
+# titles (averaged over the data) shrinks as the guess improves.* What is the gap?
 #
 # | line | because |
 # |:--|:--|
@@ -415,13 +418,15 @@ for t in steps:
     verify("3.10", up.sum(1)[inside] * dx, torch.ones(301, dtype=torch.float64), tol=1e-9)
 
 # %% [markdown]
-# So the bound has two ways to grow: the likelihood rises, or the gap closes. Both are welcome. Improve the model in 11
-# small moves, from guessing 0 to the ideal guess, and watch both.
+# So the bound has two ways to grow: the likelihood rises, or the gap closes. Both are welcome. Improve the model in small
+# moves, from guessing 0 to the ideal guess and a little past it, and watch both.
 
 # %%
-shares = torch.linspace(0, 1, 11)
+shares = torch.linspace(0, 1.2, 13)
 exact = torch.stack([over_data(marginals(model_with(s.item()), x)[0].log()) for s in shares])
 bound = torch.stack([over_data(elbo(model_with(s.item()), x)) for s in shares])
+for i in (10, 11):
+    print(f"{shares[i]:.1f} x the ideal guess: log-likelihood {exact[i]:.3f}, ELBO {bound[i]:.3f}")
 
 
 # %% [markdown]
@@ -458,11 +463,12 @@ right.set(xlabel="number of steps T", ylabel="gap, nats", ylim=(0.02, 1.5))
 right.set_xticks(lengths, lengths, minor=False)
 right.minorticks_off()
 right.legend(frameon=False, loc="lower left")
-viz.show(figure, "Left: ELBO and likelihood rise as the model improves. Right: the gap against the number of steps")
+viz.show(figure, "Left: ELBO and likelihood rise as the guess improves. Right: the gap against the number of steps")
 
 # %% [markdown]
-# *Left: both lines rise, and the gap closes on the way. Right: with $s_t^2 = \beta_t$ every doubling of the steps
-# brings the gap closer to half; with the posterior variance it stays where it is.* The falling line is why diffusion
+# *Left: both lines rise up to the ideal guess, and the gap closes on the way. Past it they part: the likelihood still rises
+# a little, and the bound falls. The ideal guess is the best for the bound. Right: with $s_t^2 = \beta_t$ each doubling of
+# the steps takes more off the gap, in the end nearly half; with the posterior variance it hardly moves.* The falling line is why diffusion
 # uses many steps: run backwards, a small Gaussian step is nearly a Gaussian again, and the smaller the step, the
 # nearer (Sohl-Dickstein et al. 2015, section 2.2). The flat line is the surprise, and the fault is not the bound's.
 # At the first few steps the noise is narrower than the peaks of the data, a noisy $x_t$ leaves $x_0$ undecided on
@@ -708,7 +714,7 @@ viz.show(figure, "The true backward step has two humps, an average of many bell 
 # *Black, the true backward step: an average of bell curves (blue), one for each $x_0$ that is possible,
 # and no bell curve itself: from here some images come down on the left peak, some on the right. The model must answer
 # with a single bell (dashed). It cannot match any of the posteriors, and should not: it must come close to their
-# average. Because that average is no bell, even the ideal model keeps a gap and misses the ceiling.*
+# average. Because that average is no bell, and here wider than $\beta_3$ allows, even the ideal model keeps a gap (3.9).*
 #
 # ## 6. The distance between two Gaussians
 #
@@ -784,8 +790,8 @@ for name, model in models.items():
 # = \underbrace{\mathbb{E} \big(\tilde\mu_t - \bar\mu\big)^2}_{\text{floor, no model in it}}
 # + \mathbb{E} \big(\bar\mu - {\color{#009E73}{\mu_\theta}}\big)^2 \tag{3.20}$$
 #
-# So the best answer is the average of the targets, and the loss of even the best network ends at a floor above 0.
-# With the constant of (3.19) it is the rest that the bars in section 4 showed. So a loss that stays above 0 does not
+# So the best answer is the average of the targets, and the loss of even the best network ends at a floor above 0. Scaled
+# by $1/(2 s_t^2)$, and with the constant of (3.19), it is what the bars of section 4 showed, averaged over the data. So a loss that stays above 0 does not
 # mean a bad network.
 
 # %% tags=["nbval-check-output"]
@@ -860,8 +866,8 @@ verify("3.21", predict_eps(long, noisy, t_images, images), noise, tol=1e-9)
 #
 # $$\tilde\mu_t = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#D55E00}{\epsilon}}\Big) \tag{3.22}$$
 #
-# The complicated weights have collapsed: to walk one step back, take a little of the noise away, and undo the step's
-# shrinking. (Ho et al. 2020, equations 10 and 11; notebook 07 walks these steps.)
+# The complicated weights have collapsed: for the mean of one step back, take a little of the noise away, and undo the
+# step's shrinking. (Ho et al. 2020, equations 10 and 11; notebook 07 walks these steps.)
 
 # %%
 def mean_from_eps(schedule, x_t, t, eps):
@@ -938,7 +944,7 @@ for name, model in models.items():
     verify("3.24", C + w * errors, all_terms[name][:-1], tol=1e-9)
 
 # %% [markdown]
-# *All eight learnable terms of the bound, computed at the start of section 4 without a closed form, now come out of
+# *All eight learnable terms of the bound, computed in section 4 without a closed form, now come out of
 # squared noise errors to nine digits, for a useless, a middling and an ideal model.*
 #
 # ### What the weight does
@@ -952,7 +958,7 @@ for name, model in models.items():
 # | $\beta_t = \sigma_t^2 - \alpha_t \sigma_{t-1}^2$ | the line to remember, once more |
 # | $w_t = \dfrac12 \Big(\dfrac{\sigma_t^2}{\alpha_t \sigma_{t-1}^2} - 1\Big) = \dfrac12 \Big(\dfrac{\bar\alpha_{t-1} / \sigma_{t-1}^2}{\bar\alpha_t / \sigma_t^2} - 1\Big)$ | $1/\alpha_t = \bar\alpha_{t-1}/\bar\alpha_t$ |
 #
-# $$w_t = \frac12 \Big(\frac{\mathrm{SNR}_{t-1}}{\mathrm{SNR}_t} - 1\Big) \qquad \text{if } s_t^2 = \tilde\beta_t \tag{3.25}$$
+# $$w_t = \frac12 \Big(\frac{\mathrm{SNR}_{t-1}}{\mathrm{SNR}_t} - 1\Big) \qquad \text{if } s_t^2 = \tilde\beta_t,\; t \ge 2 \tag{3.25}$$
 #
 # A step weighs half of what it takes from the signal-to-noise ratio, relative to what it leaves. (Kingma et al. 2021
 # write the whole bound in terms of this ratio.)
@@ -964,7 +970,7 @@ ratio = snr(long)
 verify("3.25", w_small[2:], 0.5 * (ratio[1:-1] / ratio[2:] - 1), tol=1e-9)
 
 # %% tags=["nbval-check-output"]
-for t in (1, 2, 10, 100, 300, 1000):
+for t in (2, 10, 100, 300, 1000):
     print(f"t = {t:4}: weight {w_large[t]:.4f} with beta, {w_small[t]:.4f} with the posterior variance")
 print(f"smallest at t = {w_large[1:].argmin() + 1}; {w_large[:101].sum() / w_large.sum():.0%} of the weight is on t <= 100")
 
@@ -1036,7 +1042,7 @@ for number in (100, 10_000, 400_000):
 verify("3.27", samples=draws, expected=wanted)
 
 # %% [markdown]
-# *A hundred times more draws, a standard error ten times smaller. Training never needs the sum itself, only a direction
+# *A hundred times more draws make the standard error about ten times smaller. Training never needs the sum itself, only a direction
 # that is right on average, and a batch of 128 images with a random step each is plenty.*
 #
 # Now everything is on the table. Draw an image, a step and noise; mix; ask the network for the noise; square the
@@ -1046,7 +1052,7 @@ verify("3.27", samples=draws, expected=wanted)
 # |:--|:--|:--|:--|
 # | $\log p_\theta(x_0)$ | its lower bound (3.8) | Jensen | the gap (3.9) |
 # | an average over paths | $T + 1$ terms of one step each (3.13) | Markov, Bayes, telescoping | nothing |
-# | KLs | squared distances of means (3.19) | all are Gaussians of fixed variance | the shape of the true step (3.17) |
+# | KLs | squared distances of means (3.19) | all are Gaussians of fixed variance | nothing here; the Gaussian shape was chosen in (3.3) |
 # | distances of means | distances of noises (3.24) | $x_t$ is known to both | nothing |
 # | the bound's weights | none (3.26) | the best answer for each $t$ is the same | section 10 |
 # | the sum over $t$ | one random $t$ (3.27) | right on average | noise in the gradient |
@@ -1064,7 +1070,7 @@ verify("3.27", samples=draws, expected=wanted)
 # variance of the images and $d_i$ the coordinate of $x_0 - m$. What is the best guess of the noise, if all we see is
 # a sum of two independent Gaussians, signal of variance $\bar\alpha_t \lambda_i$ and noise of variance $\sigma_t^2$?
 # The noise's share of the variance, $h_i = \sigma_t^2 / (\bar\alpha_t \lambda_i + \sigma_t^2)$, tells how much of the
-# sum to call noise. (It is (3.16) once more: the posterior mean of one of two Gaussians.)
+# sum to call noise.
 #
 # | line, for one direction | because |
 # |:--|:--|
@@ -1193,12 +1199,12 @@ for name, values in {"bound": w_large[t] * errors, "L_simple": errors}.items():
 #
 # ## 10. What is lost
 #
-# Of all that a network can change in the bound, and of $L_{simple}$: how much comes from the steps up to $t$? We ask
+# Of the noise errors in the bound, and of those in $L_{simple}$: how much comes from the steps up to $t$? We ask
 # the Gaussian denoiser of section 9.
 
 # %%
-signal = exact_errors.mean(0)  # (1000,) squared noise error at t = 1 ... 1000
-share_bound, share_simple = ((v * signal).cumsum(0) / (v * signal).sum() for v in (w_large[1:], torch.ones(1000)))
+errors = exact_errors.mean(0)  # (1000,) squared noise error at t = 1 ... 1000
+share_bound, share_simple = ((v * errors).cumsum(0) / (v * errors).sum() for v in (w_large[1:], torch.ones(1000)))
 figure, axis = viz.subplots(size=(7.5, 2.8))
 axis.plot(range(1, 1001), share_bound, color="black", label="bound")
 axis.plot(range(1, 1001), share_simple, color=PINK, label="$L_{simple}$")
@@ -1208,12 +1214,12 @@ viz.show(figure, "Cumulative shares of the loss over t; the bound's curve rises 
 print(f"steps up to t = 20: {share_bound[19]:.0%} of the bound, {share_simple[19]:.0%} of L_simple")
 
 # %% [markdown]
-# *The bound spends much of its attention on steps where the noise is too faint to see. $L_{simple}$ moves it to the
-# middle, where shapes are decided.* For a network of limited strength that is a trade: Ho et al. 2020 (table 1) measure
+# *The bound spends much of its attention on steps where the noise is too faint to see. $L_{simple}$ moves it to later
+# steps.* For a network of limited strength that is a trade: Ho et al. 2020 (table 1) measure
 # on CIFAR-10 at most 3.70 bits per dimension with the bound and 3.75 with $L_{simple}$, slightly worse, and an FID of
-# 13.51 against 3.17 (smaller is better), far better samples. **Likelihood is paid for sample quality.**
+# 13.51 against 3.17 (smaller is better), far better samples. **The price of better samples is a slightly worse likelihood.**
 #
-# You can see the paying half in our one-pixel world, with a network that is very limited: it knows one number,
+# You can see the price in our one-pixel world, with a network that is very limited: it knows one number,
 # $\epsilon_\theta(x_t) = \theta x_t$. It is not even told $t$. For any weights $u_t$ its loss is a parabola in
 # $\theta$:
 #
@@ -1251,8 +1257,8 @@ print(f"{'the ideal model':20} ELBO {over_data(bounds['ideal']):.3f} nats")
 # ## 11. One prediction, four coordinates
 #
 # Given $x_t$, the noise and the clean image are two names for one piece of knowledge (3.21). There are more names. The
-# **velocity** (Salimans & Ho 2022) turns the pair $(x_0, \epsilon)$ by an angle, which makes all conversions free of
-# divisions, because $\bar\alpha_t + \sigma_t^2 = 1$:
+# **velocity** (Salimans & Ho 2022) turns the pair $(x_0, \epsilon)$ by an angle, so that both follow from $x_t$ and
+# $v$ without a division, because $\bar\alpha_t + \sigma_t^2 = 1$:
 #
 # $$v = \sqrt{\bar\alpha_t}\, {\color{#D55E00}{\epsilon}} - \sigma_t\, {\color{#0072B2}{x_0}}, \qquad
 # {\color{#0072B2}{x_0}} = \sqrt{\bar\alpha_t}\, x_t - \sigma_t v, \qquad
@@ -1320,14 +1326,14 @@ viz.show(figure, "Weight implied by a plain squared error in four coordinates, a
 
 # %% [markdown]
 # *What a plain squared error in each coordinate asks of the noise prediction. Errors in the clean image
-# weigh most where there is almost only noise; errors in the score weigh most where there is almost none; velocity is
+# weigh most where there is almost only noise; errors in the score (green) weigh most where there is almost none; the dashed line is the bound. Velocity is
 # close to noise on the left and close to clean image on the right. Choosing a target is choosing a weight.*
 #
 # ## What broke
 #
 # Nothing in the derivation. But go back to the end of section 10. A model that answers $\theta x_t$ at every step
-# scores far below the ideal one, and no weighting repairs it. The loss demands a different answer for every
-# $t$: the ideal guess for one and the same $x_t$ changes from step to step.
+# scores far below the ideal one, and no weighting repairs it. In part that is because a line cannot bend. But there is
+# more: the loss demands a different answer for every $t$, and the ideal guess for one and the same $x_t$ changes from step to step.
 
 # %% tags=["nbval-check-output"]
 for t in steps:

@@ -1,0 +1,66 @@
+"""The commands behind make: set-up happens once, progress bars shrink to their last line, formulas survive."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from nbformat.v4 import new_output
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import build  # noqa: E402
+import course  # noqa: E402
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """A checkout in an empty folder; the commands that would run are noted, not run."""
+    noted: list[list[str]] = []
+
+    def run(command, **_):
+        noted.append(command)
+        (tmp_path / ".venv").mkdir(exist_ok=True)
+        return 0
+
+    monkeypatch.setattr(course, "ROOT", tmp_path)
+    monkeypatch.setattr(course, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(course, "run", run)
+    (tmp_path / "pyproject.toml").write_text("one")
+    return noted
+
+
+def test_set_up_runs_once(commands):
+    python = course.set_up()
+    assert len(commands) == 2  # make the environment, install into it
+    assert course.set_up() == python
+    assert len(commands) == 2
+
+
+def test_set_up_runs_again_when_requirements_change(commands, tmp_path):
+    course.set_up()
+    (tmp_path / "pyproject.toml").write_text("two")
+    course.set_up()
+    assert len(commands) == 4
+
+
+def test_failed_set_up_is_not_taken_for_done(commands, monkeypatch):
+    monkeypatch.setattr(course, "run", lambda command, **_: 1 if "pip" in command else 0)
+    with pytest.raises(SystemExit, match="Run the same command again"):
+        course.set_up()
+    assert not (course.VENV / "installed-for").exists()
+
+
+def test_pieces_of_a_stream_are_joined_and_progress_bars_keep_their_end():
+    pieces = [new_output("stream", text=text) for text in ("a\n", " 0%|  |", "\r50%|# |", "\r100%|##|\n")]
+    errors = new_output("stream", name="stderr", text="note\n")
+    joined = build.joined([*pieces, errors])
+    assert [output.text for output in joined] == ["a\n100%|##|\n", "note\n"]
+
+
+def test_formulas_are_set_aside_but_not_those_in_code():
+    formulas: list[str] = []
+    text = build.set_aside_formulas("$a$ and `$b$` and $$c \\tag{1.2}$$ cost 3", formulas)
+    assert text == "FORMULA0END and `$b$` and FORMULA1END cost 3"
+    assert "<math" in formulas[0]
+    assert "(1.2)" in formulas[1]
+    assert "tag" not in formulas[1]
