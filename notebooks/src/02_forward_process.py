@@ -48,8 +48,8 @@ print(data.source)
 #
 # ## First try: add noise, again and again
 #
-# Take small steps. Each adds $s\,\varepsilon_t$ with a fresh $\varepsilon_t \sim \mathcal{N}(0, 1)$:
-# $x_t = x_{t-1} + s\,\varepsilon_t$. Guess before you go on: start at $x_0 = 0.8$ with $s = 0.2$. Where is $x_{200}$ on
+# Take small steps. Each adds $s\,\epsilon_t$ with a fresh $\epsilon_t \sim \mathcal{N}(0, 1)$:
+# $x_t = x_{t-1} + s\,\epsilon_t$. Guess before you go on: start at $x_0 = 0.8$ with $s = 0.2$. Where is $x_{200}$ on
 # average, and how far does it stray?
 #
 # Every step adds noise of mean 0, so the mean never moves. The noises are independent, so their variances add up:
@@ -79,12 +79,12 @@ verify("2.2", samples=(naive[200] - x0) ** 2, expected=200 * s**2)
 # Something has to pull back. Multiply by a number $a$ below 1 before adding noise of standard deviation $b$. One such step
 # turns the variance of $x$ into
 #
-# $$\operatorname{Var}[a\,x + b\,\varepsilon] = a^2 \operatorname{Var}[x] + b^2 \tag{2.3}$$
+# $$\operatorname{Var}[a\,x + b\,\epsilon] = a^2 \operatorname{Var}[x] + b^2 \tag{2.3}$$
 #
 # because the two parts are independent. Which $a$ keeps a variance of 1 at 1? Put 1 on both sides: $1 = a^2 + b^2$, so
 # $a = \sqrt{1 - b^2}$. The variance of the added noise gets its usual name, $\beta = b^2$, and the step becomes
 #
-# $$x_t = {\color{#0072B2}{\sqrt{1 - \beta}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta}\; \varepsilon_t}},
+# $$x_t = {\color{#0072B2}{\sqrt{1 - \beta}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta}\; \epsilon_t}},
 # \qquad 0 < \beta < 1 \tag{2.4}$$
 #
 # Blue is what stays of the signal, orange is noise, in every formula of this notebook.
@@ -206,7 +206,7 @@ viz.plot_histograms(panels, alt="Histograms of three starts at four steps; all t
 # |---|---|---|---|
 # | $t$ | step, counted from 1 to $T$; 0 is the clean image | `t` | timestep, counted from 0: `t - 1` |
 # | $x_0$, $x_t$ | clean image, image after $t$ steps | `x0`, `x_t` | `x_start` or `original_samples`, `sample` |
-# | $\varepsilon$ | noise, $\mathcal{N}(0, I)$ | `noise`; predicted: `eps` | `noise`; `"epsilon"` |
+# | $\epsilon$ | noise, $\mathcal{N}(0, I)$ | `noise`; predicted: `eps` | `noise`; `"epsilon"` |
 # | $\beta_t$ | variance of the noise that step $t$ adds | `schedule.beta[t]` | `betas[t - 1]` |
 # | $\alpha_t$ | $1 - \beta_t$ | `schedule.alpha[t]` | `alphas[t - 1]` |
 # | $\bar\alpha_t$ | product of $\alpha_1$ to $\alpha_t$ | `schedule.alpha_bar[t]` | `alphas_cumprod[t - 1]` |
@@ -230,14 +230,14 @@ print("alpha_bar at steps 0, 1, 1000:", [f"{schedule.alpha_bar[i].item():.6f}" f
 # Training will need $x_t$ for random $t$, again and again. Walking there takes $t$ steps. We now prove that one step is
 # enough:
 #
-# *Claim.* $x_t = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_t}\; \varepsilon}}$
-# with a single $\varepsilon \sim \mathcal{N}(0, I)$.
+# *Claim.* $x_t = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_t}\; \epsilon}}$
+# with a single $\epsilon \sim \mathcal{N}(0, I)$.
 #
 # The proof is by **induction**: show it for $t = 1$, then show that if it holds for $t - 1$ it holds for $t$.
 #
 # **Start.** For $t = 1$ the product (2.8) has one factor, $\bar\alpha_1 = 1 - \beta_1$, and the step (2.4) *is* the claim:
 #
-# $$x_1 = {\color{#0072B2}{\sqrt{\bar\alpha_1}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_1}\; \varepsilon_1}} \tag{2.9}$$
+# $$x_1 = {\color{#0072B2}{\sqrt{\bar\alpha_1}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_1}\; \epsilon_1}} \tag{2.9}$$
 
 # %% tags=["nbval-check-output"]
 x0 = images[:4]  # (4, 1, 28, 28)
@@ -246,19 +246,19 @@ signal, sigma = schedule.sqrt_alpha_bar, schedule.sigma  # (1001,) each
 verify("2.9", forward_step(x0, schedule.beta[1], noise_1), signal[1] * x0 + sigma[1] * noise_1)
 
 # %% [markdown]
-# **From $t-1$ to $t$.** Suppose the claim holds for $t - 1$, with a noise $\bar\varepsilon$ that is made of $\varepsilon_1,
-# \dots, \varepsilon_{t-1}$ and so is independent of $\varepsilon_t$. One line at a time:
+# **From $t-1$ to $t$.** Suppose the claim holds for $t - 1$, with a noise $\bar\epsilon$ that is made of $\epsilon_1,
+# \dots, \epsilon_{t-1}$ and so is independent of $\epsilon_t$. One line at a time:
 #
 # | | | reason |
 # |---|---|---|
-# | $x_t$ | $= {\color{#0072B2}{\sqrt{\alpha_t}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta_t}\; \varepsilon_t}}$ | the step (2.4) |
-# | | $= \sqrt{\alpha_t}\,\big({\color{#0072B2}{\sqrt{\bar\alpha_{t-1}}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_{t-1}}\; \bar\varepsilon}}\big) + {\color{#D55E00}{\sqrt{\beta_t}\; \varepsilon_t}}$ | the claim for $t-1$ |
-# | | $= {\color{#0072B2}{\sqrt{\alpha_t \bar\alpha_{t-1}}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\varepsilon + \sqrt{\beta_t}\; \varepsilon_t}}$ | multiply out |
-# | | $= {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\varepsilon + \sqrt{\beta_t}\; \varepsilon_t}}$ | $\bar\alpha_t = \alpha_t \bar\alpha_{t-1}$, from (2.8) |
+# | $x_t$ | $= {\color{#0072B2}{\sqrt{\alpha_t}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta_t}\; \epsilon_t}}$ | the step (2.4) |
+# | | $= \sqrt{\alpha_t}\,\big({\color{#0072B2}{\sqrt{\bar\alpha_{t-1}}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_{t-1}}\; \bar\epsilon}}\big) + {\color{#D55E00}{\sqrt{\beta_t}\; \epsilon_t}}$ | the claim for $t-1$ |
+# | | $= {\color{#0072B2}{\sqrt{\alpha_t \bar\alpha_{t-1}}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\epsilon + \sqrt{\beta_t}\; \epsilon_t}}$ | multiply out |
+# | | $= {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\epsilon + \sqrt{\beta_t}\; \epsilon_t}}$ | $\bar\alpha_t = \alpha_t \bar\alpha_{t-1}$, from (2.8) |
 #
 # So far this is algebra; first line and last line are equal for every single draw:
 #
-# $${\color{#0072B2}{\sqrt{\alpha_t}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta_t}\; \varepsilon_t}} = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\varepsilon + \sqrt{\beta_t}\; \varepsilon_t}} \tag{2.10}$$
+# $${\color{#0072B2}{\sqrt{\alpha_t}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta_t}\; \epsilon_t}} = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\epsilon + \sqrt{\beta_t}\; \epsilon_t}} \tag{2.10}$$
 
 # %% tags=["nbval-check-output"]
 t = 400
@@ -271,7 +271,7 @@ verify("2.10", forward_step(before, beta, noise_t), signal[t] * x0 + orange)
 # %% [markdown]
 # The orange part is a sum of two independent Gaussians. Such a sum is a Gaussian again, and the variances add:
 #
-# $$b\,\varepsilon_1 + c\,\varepsilon_2 \sim \mathcal{N}(0,\; b^2 + c^2) \tag{2.11}$$
+# $$b\,\epsilon_1 + c\,\epsilon_2 \sim \mathcal{N}(0,\; b^2 + c^2) \tag{2.11}$$
 #
 # This is the only place where we need the noise to be Gaussian; the density of a sum of two uniform noises is a triangle or
 # a trapezoid, not a box. To test (2.11), compare the second and the fourth moment: a Gaussian of variance $v$ has $\mathbb{E}[z^2] = v$ and
@@ -304,11 +304,11 @@ verify("2.12", sigma**2, 1 - schedule.alpha_bar)
 # So the orange part is $\mathcal{N}(0, (1-\bar\alpha_t) I)$, and we may write it as $\sqrt{1-\bar\alpha_t}$ times one
 # standard Gaussian. That is the claim for $t$, and the proof is done:
 #
-# $$x_t = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_t}\; \varepsilon}},
-# \qquad \varepsilon \sim \mathcal{N}(0, I) \tag{2.13}$$
+# $$x_t = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_t}\; \epsilon}},
+# \qquad \epsilon \sim \mathcal{N}(0, I) \tag{2.13}$$
 #
-# Mind what this says and what it does not. For $t > 1$ the $\varepsilon$ of the proof is a weighted sum of $\varepsilon_1,
-# \dots, \varepsilon_t$. When we sample, we draw a fresh one instead. So jump and walk agree in *distribution* at any one
+# Mind what this says and what it does not. For $t > 1$ the $\epsilon$ of the proof is a weighted sum of $\epsilon_1,
+# \dots, \epsilon_t$. When we sample, we draw a fresh one instead. So jump and walk agree in *distribution* at any one
 # $t$, and no statistic of many draws of $x_t$ can tell them apart. But two separate jumps, to $t - 1$ and to $t$, are not
 # neighbours on one walk.
 #
@@ -370,7 +370,7 @@ viz.plot_histograms(panels, columns=3, normal=normal, span=(-3, 3), alt=alt)
 # jumps: 300 rounds of noise against one. At $t = 1000$ the pixel's 0.8 is gone: the middle of the curve is at 0. (Each panel
 # has its own height scale.)*
 #
-# The variance can be had without chance, too. Follow each noise to the end of the walk: $\varepsilon_s$ enters with weight
+# The variance can be had without chance, too. Follow each noise to the end of the walk: $\epsilon_s$ enters with weight
 # $\sqrt{\beta_s}$ and is then shrunk by every later step, in all by $\sqrt{\bar\alpha_t / \bar\alpha_s}$. Squares of
 # weights are variances. Since $\beta_s / \bar\alpha_s = 1/\bar\alpha_s - 1/\bar\alpha_{s-1}$, their sum telescopes to
 # $\bar\alpha_t\,(1/\bar\alpha_t - 1)$, the variance of the jump:
@@ -640,7 +640,7 @@ print(f"walk {walked * 1000:.0f} ms, jump {(time.perf_counter() - start) * 1000:
 # ## What to remember, and what broke
 #
 # - Shrink by $\sqrt{1-\beta}$, add noise of variance $\beta$: the only distribution that this leaves alone is $\mathcal{N}(0, I)$.
-# - Any number of steps is one jump, $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \varepsilon$. One random $t$, one
+# - Any number of steps is one jump, $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \epsilon$. One random $t$, one
 #   line, one training example.
 # - "Exactly" holds up to $\bar\alpha_T$. It is 0.00004 for the linear schedule of 1000 steps; it is your job to print it.
 #
