@@ -172,7 +172,7 @@ def plot_walks(panels: dict[str, tuple[Tensor, Tensor, Tensor]], *, alt: str) ->
     for i, (axis, (title, (walks, mean, std))) in enumerate(zip(np.atleast_1d(axes), panels.items(), strict=True)):
         t = range(len(walks))
         axis.fill_between(t, mean - 2 * std, mean + 2 * std, color=COLOURS[1], alpha=0.25, linewidth=0)
-        axis.plot(t, walks, color="0.35", linewidth=0.5)
+        axis.plot(t, walks.numpy(), color="0.35", linewidth=0.5)
         axis.plot(t, mean, color=COLOURS[0], linewidth=2.5)
         axis.set(title=title, xlabel="step t", ylabel="" if i else "$x_t$")
         axis.sharey(np.atleast_1d(axes)[0])
