@@ -48,7 +48,9 @@ def run(command: list[str], **environment: str) -> int:
 
 
 def lab(python: str, rest: list[str]) -> int:
-    return run([python, "-m", "jupyterlab", "notebooks/00_start_here.ipynb", *rest])
+    """JupyterLab, rooted here and not in notebooks/, so that it can show the pictures in figures/."""
+    start = "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"
+    return run([python, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", start, *rest])
 
 
 def test(python: str, rest: list[str]) -> int:
