@@ -246,7 +246,7 @@ def explore_forward(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, *
     for control in (names, slider):
         control.observe(update, "value")
     update()
-    return _Explorer([widgets.HBox([names, slider, label]), image])
+    return _Explorer([widgets.HBox([names, slider]), label, image])
 
 
 class _Explorer(widgets.VBox):
