@@ -13,7 +13,7 @@ def explorer(**arguments):
 
 def test_every_position_has_its_own_picture():
     box = explorer(positions=5)
-    (names, slider, label), image = box.children[0].children, box.children[1]
+    (names, slider), (label, image) = box.children[0].children, box.children[1:]
     seen, labels = set(), []
     for name in names.options:
         names.value = name
@@ -31,6 +31,6 @@ def test_pictures_are_not_drawn_while_moving(monkeypatch):
     box = explorer(positions=3)
     monkeypatch.setattr(viz, "q_sample", None)  # would raise if it were called now
     slider = box.children[0].children[1]
-    before = box.children[1].value
+    before = box.children[2].value
     slider.value = 2
-    assert box.children[1].value != before
+    assert box.children[2].value != before

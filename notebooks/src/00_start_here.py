@@ -8,7 +8,7 @@
 #
 # **You will** check your machine, look at the data byte by byte, and solve a first exercise that marks itself.
 # **You need** a little Python and the idea of an average. **Time** 5 minutes of reading; the cells run in 10 seconds
-# on a laptop with 2 cores, and no GPU is needed.
+# on 2 CPU cores; no GPU is needed.
 
 # %% [markdown]
 # ## How to read these notebooks

@@ -50,7 +50,7 @@ def measure(path: Path) -> tuple[float, float]:
 
 def main() -> None:
     budget, cores = os.environ.get("DDPM_BUDGET", "by device"), os.cpu_count()
-    data = "a data folder" if "DDPM_DATA" in os.environ else "no data folder named"
+    data = f"DDPM_DATA {'set' if 'DDPM_DATA' in os.environ else 'not set'}"
     print(f"notebooks, budget {budget}, {cores} cores, {data}", flush=True)
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         if path.name.startswith(tuple(sys.argv[1:]) or path.name):
