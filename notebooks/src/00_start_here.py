@@ -47,7 +47,8 @@ print(environment_report())
 #
 # Most of the course uses MNIST: handwritten digits, scanned around 1990, 28 x 28 grey pixels each. `load_images` takes
 # them from your data folder if they are there, else downloads them, and where there is no connection it draws digits of
-# its own. The last line below says which of the three happened to you.
+# its own. The last line below says which of the three happened to you. (Captions describe what MNIST gives; drawn digits
+# tell the same story with other pictures.)
 
 # %%
 data = load_images("mnist")
