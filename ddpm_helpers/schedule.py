@@ -49,19 +49,7 @@ class NoiseSchedule:
             raise ValueError(
                 f"beta[1:] must lie between 0 and 1, got {beta[1:].min().item():g} to {beta[1:].max().item():g}"
             )
-        log_alpha_bar = torch.log1p(-beta).cumsum(0)
-        variance = -torch.expm1(log_alpha_bar)  # 1 - alpha_bar, with no digit lost where alpha_bar is close to 1
-        posterior_variance = torch.zeros_like(beta)
-        posterior_variance[1:] = beta[1:] * variance[:-1] / variance[1:]
-        tables = {
-            "beta": beta,
-            "alpha": 1 - beta,
-            "alpha_bar": log_alpha_bar.exp(),
-            "sqrt_alpha_bar": (log_alpha_bar / 2).exp(),
-            "sigma": variance.sqrt(),
-            "posterior_variance": posterior_variance,
-        }
-        for name, table in tables.items():
+        for name, table in tables(beta).items():
             object.__setattr__(self, name, table.float().to(device))
 
     def __repr__(self) -> str:
@@ -79,6 +67,20 @@ class NoiseSchedule:
             value = getattr(self, f.name)
             object.__setattr__(moved, f.name, value.to(device) if isinstance(value, Tensor) else value)
         return moved
+
+
+def tables(beta: Tensor) -> dict[str, Tensor]:
+    """All tables of a schedule, name -> (T+1,), from `beta` (T+1,) with beta[0] = 0 and in its precision."""
+    log_alpha_bar = torch.log1p(-beta).cumsum(0)
+    variance = -torch.expm1(log_alpha_bar)  # 1 - alpha_bar, with no digit lost where alpha_bar is close to 1
+    return {
+        "beta": beta,
+        "alpha": 1 - beta,
+        "alpha_bar": log_alpha_bar.exp(),
+        "sqrt_alpha_bar": (log_alpha_bar / 2).exp(),
+        "sigma": variance.sqrt(),
+        "posterior_variance": torch.cat([beta[:1], beta[1:] * variance[:-1] / variance[1:]]),
+    }
 
 
 def linear_beta(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, rescale: bool = True) -> Tensor:

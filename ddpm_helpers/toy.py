@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .schedule import NoiseSchedule
+from .schedule import NoiseSchedule, tables
 
 
 def double(schedule: NoiseSchedule) -> NoiseSchedule:
@@ -21,19 +21,8 @@ def double(schedule: NoiseSchedule) -> NoiseSchedule:
     >>> double(linear_schedule(1000)).alpha_bar.dtype
     torch.float64
     """
-    beta = schedule.beta.detach().cpu().double()
-    log_alpha_bar = torch.log1p(-beta).cumsum(0)
-    variance = -torch.expm1(log_alpha_bar)
-    tables = {
-        "beta": beta,
-        "alpha": 1 - beta,
-        "alpha_bar": log_alpha_bar.exp(),
-        "sqrt_alpha_bar": (log_alpha_bar / 2).exp(),
-        "sigma": variance.sqrt(),
-        "posterior_variance": torch.cat([beta[:1], beta[1:] * variance[:-1] / variance[1:]]),
-    }
     exact = copy.copy(schedule)
-    for name, table in tables.items():
+    for name, table in tables(schedule.beta.detach().cpu().double()).items():
         object.__setattr__(exact, name, table)
     return exact
 
