@@ -143,16 +143,16 @@ def _report(message: str, function: Callable) -> Callable:
 
 
 def _is_skeleton(answer: Callable) -> bool:
-    """True while a placeholder `...` stands as a statement, an assigned or a returned value."""
+    """True while `...` is all there is, or stands for an assigned or returned value (a line of it left over is fine)."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(answer)))
+        function = ast.parse(textwrap.dedent(inspect.getsource(answer))).body[0]
     except (OSError, TypeError, SyntaxError):
         return False
-    placeholders = (ast.Expr, ast.Assign, ast.Return)
-    return any(
-        isinstance(node, placeholders) and isinstance(node.value, ast.Constant) and node.value.value is Ellipsis
-        for node in ast.walk(tree)
-    )
+    dots = {
+        n for n in ast.walk(function) if isinstance(getattr(n, "value", None), ast.Constant) and n.value.value is ...
+    }
+    only_dots = isinstance(function, ast.FunctionDef) and dots.issuperset(function.body)
+    return only_dots or any(isinstance(node, ast.Assign | ast.Return) for node in dots)
 
 
 def _problem(exercise: Exercise, answer: Callable) -> str | None:
@@ -181,13 +181,13 @@ def _run(function: Callable, case: tuple) -> Any:
     try:
         result = function(*arguments)
         again = function(*_copy(case))
+        changed = [_difference(a, b, 0.0) for a, b in zip(case, arguments, strict=True) if isinstance(a, Tensor)]
+        if any(changed):
+            return RuntimeError("your function changes its argument in place; make a new tensor instead")
+        if result is not None and _difference(result, again, 0.0):
+            return RuntimeError("two equal calls give two results; use the arguments instead of new random numbers")
     except Exception as error:
         return error
-    changed = [_difference(a, b, 0.0) for a, b in zip(case, arguments, strict=True) if isinstance(a, Tensor)]
-    if any(changed):
-        return RuntimeError("your function changes its argument in place; make a new tensor instead")
-    if result is not None and _difference(result, again, 0.0):
-        return RuntimeError("two equal calls give two results; use the arguments instead of new random numbers")
     return result
 
 
@@ -216,7 +216,7 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
             return None if expected == actual else f"Expected {expected!r}, got {actual!r}."
     if not isinstance(actual, Tensor):
         return f"Expected {_summary(expected)}, got {_summary(actual)}."
-    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+    if (actual.shape, actual.dtype, actual.device) != (expected.shape, expected.dtype, expected.device):
         return f"Expected {_summary(expected)}, got {_summary(actual)}."
     if not expected.numel():
         return None
@@ -245,7 +245,8 @@ def _explain(error: Exception) -> str:
 
 def _summary(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}"
+        on = f" on {value.device}" if value.device.type != "cpu" else ""
+        return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}{on}"
     return f"{type(value).__name__} {value!r}"[:80]
 
 

@@ -38,6 +38,7 @@ from ddpm_helpers import check, environment_report, load_images, read_idx, to_ui
 # ## Your machine
 #
 # If something goes wrong later, paste this report into your question. It is the first thing that anybody will ask for.
+# (The last three lines are settings that the README explains.)
 
 # %%
 print(environment_report())
