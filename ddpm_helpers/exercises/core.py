@@ -143,16 +143,18 @@ def _report(message: str, function: Callable) -> Callable:
 
 
 def _is_skeleton(answer: Callable) -> bool:
-    """True while `...` is all there is, or stands for an assigned or returned value (a line of it left over is fine)."""
+    """True while nothing but `...` (and a docstring) is there, or `...` stands for an assigned or returned value."""
     try:
         function = ast.parse(textwrap.dedent(inspect.getsource(answer))).body[0]
     except (OSError, TypeError, SyntaxError):
         return False
-    dots = {
-        n for n in ast.walk(function) if isinstance(getattr(n, "value", None), ast.Constant) and n.value.value is ...
-    }
-    only_dots = isinstance(function, ast.FunctionDef) and dots.issuperset(function.body)
-    return only_dots or any(isinstance(node, ast.Assign | ast.Return) for node in dots)
+    unwritten = isinstance(function, ast.FunctionDef) and all(
+        isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) for line in function.body
+    )
+    return unwritten or any(
+        isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is ...
+        for node in ast.walk(function)
+    )
 
 
 def _problem(exercise: Exercise, answer: Callable) -> str | None:
