@@ -93,7 +93,7 @@ class LiveLoss:
 
     Args:
         steps: number of calls to come.
-        label: what the vertical axis shows.
+        label: what is drawn.
         mean_over: draw means over this many steps; also the length of what `means` averages.
         seconds: time between two drawings.
     """
@@ -126,7 +126,8 @@ class LiveLoss:
         means = self.means(length) if self.losses else []
         figure, axis = subplots(size=(7, 2.6))
         axis.plot([length * (i + 1) for i in range(len(means))], means)
-        axis.set(xlim=(0, self.steps), xlabel="step", ylabel=f"{self.label}\n(mean of {length} steps)")
+        axis.set(xlim=(0, self.steps), xlabel="step")
+        axis.set_title(f"{self.label}, mean of {length} steps", loc="left", fontsize=11)
         if means:  # a logarithmic axis needs data
             axis.set_yscale("log")
         fall = f": it falls from {means[0]:.4f} to {means[-1]:.4f}" if means else ""

@@ -209,7 +209,7 @@ viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="For five amounts: p
 # *Read each row from left to right: the corrupted image (one digit, one noise image, five amounts), up to four of the
 # training images that can have produced it, the mean of all of those, and what the network answered. As the amount grows,
 # more digits become plausible, and their mean loses its shape. Compare the last two columns. At 1.00
-# they agree: the network has learned the mean of all digits. Further up it is more blurred than it would have to be. The
+# they nearly agree: the network has learned the mean of all digits. Further up it is more blurred than it would have to be. The
 # right answer would take comparing $x_a$ with 20,000 images pixel by pixel, and a small network cannot do that.*
 #
 # At amount 1 there is no better answer. Let $m$ be the mean of the plausible images. Whatever answer $c$ somebody gives,
