@@ -68,7 +68,7 @@ def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000) -> Ten
 
     >>> sinusoidal_embedding(torch.tensor([0, 1]), 4)
     tensor([[0.0000, 0.0000, 1.0000, 1.0000],
-            [0.8415, 0.0100, 0.5403, 1.0000]])
+            [0.8415, 0.0100, 0.5403, 0.9999]])
     """
     if dim < 2 or dim % 2:
         raise ValueError(f"sinusoidal_embedding: dim must be even and at least 2 (sines and cosines), got {dim}")
