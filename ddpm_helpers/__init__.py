@@ -6,7 +6,7 @@ Public names are gathered here; `from ddpm_helpers import viz` loads the plottin
 from .data import DataError, ImageData, batches, load_images, read_idx, to_float, to_uint8
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
-from .nets import BasicUNet, count_parameters
+from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, count_parameters, sinusoidal_embedding
 from .sampling import Step, naive_step, naive_trajectory
 from .schedule import (
     NoiseSchedule,
@@ -32,8 +32,11 @@ __all__ = [
     "DataError",
     "EquationError",
     "ImageData",
+    "LayerNormUNet",
     "NoiseSchedule",
+    "SimpleUNet",
     "Step",
+    "UNet",
     "batches",
     "budget",
     "check",
@@ -56,6 +59,7 @@ __all__ = [
     "q_sample",
     "read_idx",
     "show_solution",
+    "sinusoidal_embedding",
     "snr",
     "synthetic_digits",
     "to_float",

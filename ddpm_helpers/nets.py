@@ -1,6 +1,14 @@
-"""The networks. One signature for all: forward(x (B, C, H, W) float, t (B,)) -> (B, C, H, W)."""
+"""The networks. One signature for all: forward(x (B, C, H, W) float, t (B,)) -> (B, C, H, W).
 
+Steps `t` are integers counted from 1, as in `schedule`. Errors are raised by the two checks at the end of this file.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -41,10 +49,342 @@ class BasicUNet(nn.Module):
         return F.silu(self.up[2](F.interpolate(h, scale_factor=2) + full))  # (B, C, H, W)
 
 
-def check_image_batch(x: Tensor, *, channels: int, multiple: int, net: str) -> None:
+def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
+    """Each step as `dim` numbers: waves from fast to slow, all sines first, then all cosines.
+
+    Wave i of dim/2 has frequency max_period ** (-i / (dim/2)) (Vaswani et al. 2017, section 3.5, as in Ho et al.
+    2020), so every frequency is used once: the first turns by one radian a step, the last hardly moves.
+
+    Args:
+        t: (B,) integer steps.
+        dim: length of the embedding, even.
+        max_period: one over the frequency that the slowest waves approach.
+
+    Returns:
+        (B, dim) float32.
+
+    Raises:
+        ValueError: if `dim` is odd or not positive.
+
+    >>> sinusoidal_embedding(torch.tensor([0, 1]), 4)
+    tensor([[0.0000, 0.0000, 1.0000, 1.0000],
+            [0.8415, 0.0100, 0.5403, 0.9999]])
+    """
+    if dim < 2 or dim % 2:
+        raise ValueError(f"sinusoidal_embedding: dim must be even and at least 2 (sines and cosines), got {dim}")
+    i = torch.arange(dim // 2, device=t.device)
+    frequency = torch.exp(-math.log(max_period) * i / (dim // 2))  # (dim/2,)
+    angle = t.float()[:, None] * frequency  # (B, dim/2)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)  # (B, dim)
+
+
+class SimpleUNet(nn.Module):
+    """A two-level U-Net that is told the time as a picture: t/T is one more input channel, the same at every pixel.
+
+    Five 3x3 convolutions, a max-pool, a 4x4 transposed convolution and one skip, which is added. With base = 64 and
+    one channel that is 391,297 parameters, the published number; the layers were worked out from it.
+
+    Args:
+        T: number of steps; `t` runs from 1 to T.
+        channels: colour channels C of the images, in and out.
+        base: width at full resolution; half resolution has twice as many channels.
+    """
+
+    def __init__(self, T: int, channels: int = 1, base: int = 64):
+        super().__init__()
+        self.T, self.channels = T, channels
+        self.down = conv3x3(channels + 1, base)
+        self.middle = nn.Sequential(conv3x3(base, 2 * base), nn.SiLU(), conv3x3(2 * base, 2 * base), nn.SiLU())
+        self.grow = nn.ConvTranspose2d(2 * base, base, kernel_size=4, stride=2, padding=1)
+        self.up = conv3x3(base, base)
+        self.out = conv3x3(base, channels)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """(B, C, H, W), steps (B,) in 1 ... T -> (B, C, H, W).
+
+        Raises:
+            TypeError: if `t` is not an integer tensor.
+            ValueError: if `x` is not (B, C, H, W) with this net's C and even H and W, or `t` does not suit it.
+        """
+        check_image_batch(x, channels=self.channels, multiple=2, net="SimpleUNet")
+        check_step_batch(t, x, T=self.T, net="SimpleUNet")
+        time = (t / self.T).to(x.dtype)[:, None, None, None].expand_as(x[:, :1])  # (B, 1, H, W)
+        full = F.silu(self.down(torch.cat([x, time], dim=1)))  # (B, base, H, W)
+        h = self.middle(F.max_pool2d(full, 2))  # (B, 2 base, H/2, W/2)
+        h = F.silu(self.grow(h)) + full  # (B, base, H, W)
+        return self.out(F.silu(self.up(h)))  # (B, C, H, W)
+
+
+class LayerNormUNet(nn.Module):
+    """A narrow U-Net with layer norms: channels 10, 20, 40, three levels down, a middle, three up, skips concatenated.
+
+    Time comes from a frozen table of sinusoids; each level has a two-layer MLP that adds it to the level's input.
+    At T = 1000 and one channel, with `input_norm`, there are 606,852 numbers as published: 506,852 are trained and
+    100,000 are the table. (The published code declares the norm of the very last double convolution and skips it.
+    Here it is used, so that no parameter lies idle.)
+
+    Args:
+        T: number of steps; `t` runs from 1 to T.
+        channels: colour channels C of the images, in and out.
+        size: height and width of the images, divisible by 4: a layer norm over (C, H, W) is made for one size.
+        input_norm: normalise the input image first, as published. With one channel that removes the image's
+            brightness, and the time just added to it, before the net has seen either. False leaves that norm out.
+
+    Raises:
+        ValueError: if `size` is not divisible by 4, or is below 8.
+    """
+
+    def __init__(self, T: int, channels: int = 1, size: int = 28, input_norm: bool = False):
+        super().__init__()
+        if size % 4 or size < 8:
+            raise ValueError(f"LayerNormUNet: size must be divisible by 4 and at least 8, got {size}")
+        half, quarter = size // 2, size // 4
+        low = quarter // 2  # 28 -> 14 -> 7 -> 3
+        self.T, self.channels, self.size = T, channels, size
+        self.table = nn.Embedding.from_pretrained(sinusoidal_embedding(torch.arange(1, T + 1), 100), freeze=True)
+        self.down = nn.ModuleList(
+            [
+                LayerNormLevel((channels, 10, 10, 10), size, input_norm),
+                LayerNormLevel((10, 20, 20, 20), half),
+                LayerNormLevel((20, 40, 40, 40), quarter),
+            ]
+        )
+        self.middle = LayerNormLevel((40, 20, 20, 40), low)
+        self.up = nn.ModuleList(
+            [
+                LayerNormLevel((80, 40, 20, 20), quarter),
+                LayerNormLevel((40, 20, 10, 10), half),
+                LayerNormLevel((20, 10, 10, 10), size),
+            ]
+        )
+        shrink = lambda c: nn.Conv2d(c, c, kernel_size=4, stride=2, padding=1)  # noqa: E731
+        grow = lambda c: nn.ConvTranspose2d(c, c, kernel_size=4, stride=2, padding=1)  # noqa: E731
+        self.shrink = nn.ModuleList([shrink(10), shrink(20), shrink(40)])
+        self.grow = nn.ModuleList([grow(40), grow(20), grow(10)])
+        if quarter % 2:  # an odd side is first made even: 7 -> 6 -> 3, and back 3 -> 6 -> 7
+            self.shrink[2] = nn.Sequential(nn.Conv2d(40, 40, kernel_size=2), nn.SiLU(), shrink(40))
+            self.grow[0] = nn.Sequential(grow(40), nn.SiLU(), nn.ConvTranspose2d(40, 40, kernel_size=2))
+        self.out = conv3x3(10, channels)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """(B, C, size, size), steps (B,) in 1 ... T -> (B, C, size, size).
+
+        Raises:
+            TypeError: if `t` is not an integer tensor.
+            ValueError: if `x` has not this net's C and size, or `t` does not suit it.
+        """
+        check_image_batch(x, channels=self.channels, multiple=1, net="LayerNormUNet", size=self.size)
+        check_step_batch(t, x, T=self.T, net="LayerNormUNet")
+        time = self.table(t - 1)  # (B, 100)
+        h, skips = x, []
+        for level, shrink in zip(self.down, self.shrink, strict=True):
+            skips.append(level(h, time))  # (B, 10, 28, 28), (B, 20, 14, 14), (B, 40, 7, 7)
+            h = shrink(skips[-1])
+        h = self.middle(h, time)  # (B, 40, 3, 3)
+        for grow, level in zip(self.grow, self.up, strict=True):
+            h = torch.cat([skips.pop(), grow(h)], dim=1)  # (B, 80, 7, 7), (B, 40, 14, 14), (B, 20, 28, 28)
+            h = level(h, time)
+        return self.out(h)  # (B, C, 28, 28)
+
+
+class LayerNormLevel(nn.Module):
+    """One level of `LayerNormUNet`: add the time to every pixel, then three layer-normed double convolutions.
+
+    Args:
+        widths: four channel counts, from input to output.
+        size: height and width at this level.
+        first_norm: False leaves out the norm over the level's input.
+    """
+
+    def __init__(self, widths: tuple[int, int, int, int], size: int, first_norm: bool = True):
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(100, widths[0]), nn.SiLU(), nn.Linear(widths[0], widths[0]))
+        layers = []
+        for c_in, c_out in pairwise(widths):
+            layers += [nn.LayerNorm((c_in, size, size)), conv3x3(c_in, c_out), nn.SiLU()]
+            layers += [conv3x3(c_out, c_out), nn.SiLU()]
+        self.layers = nn.Sequential(*(layers if first_norm else layers[1:]))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(B, widths[0], size, size), (B, 100) -> (B, widths[-1], size, size)."""
+        return self.layers(x + self.time(time)[:, :, None, None])
+
+
+class UNet(nn.Module):
+    """The course's own: the U-Net of Ho et al. 2020, appendix B, small, with FiLM as in Dhariwal & Nichol 2021.
+
+    A level is one residual block and one skip; between levels the sides halve. The output convolution and the last
+    convolution of every residual branch start at zero: a new net predicts 0, and each block starts as a straight wire.
+
+    Args:
+        channels: colour channels C of the images, in and out.
+        base: width of the first level, divisible by 8.
+        multipliers: width of each level, in units of `base`. H and W must be divisible by 2 ** (levels - 1).
+        classes: number of labels, or None for a net without. One index more, `classes`, says "no label".
+        attention: how many of the lowest levels have self-attention; the middle always has it.
+        dropout: share of features dropped in each residual block while training.
+
+    Raises:
+        ValueError: if `base` is not divisible by 8, the number of norm groups.
+
+    >>> UNet(channels=3)(torch.randn(5, 3, 32, 32), torch.full((5,), 500)).shape
+    torch.Size([5, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        base: int = 32,
+        multipliers: tuple[int, ...] = (1, 2, 4),
+        classes: int | None = None,
+        attention: int = 1,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if base < 8 or base % 8:
+            raise ValueError(f"UNet: base must be divisible by 8, the number of norm groups, got {base}")
+        self.channels, self.base, self.classes = channels, base, classes
+        widths = [base * m for m in multipliers]
+        attend = [i >= len(widths) - attention for i in range(len(widths))]
+        known = 4 * base  # length of the vector that says what the net is told: time, and label if there is one
+        self.time = nn.Sequential(nn.Linear(base, known), nn.SiLU(), nn.Linear(known, known))
+        self.label = None if classes is None else nn.Embedding(classes + 1, known)
+        self.stem = conv3x3(channels, base)
+
+        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        for before, width, attends in zip([base, *widths[:-1]], widths, attend, strict=True):
+            self.down.append(Level(before, width, known, attends, dropout))
+            self.shrink.append(nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1))
+        self.shrink[-1] = nn.Identity()  # the lowest level does not shrink further
+
+        self.middle = Level(widths[-1], widths[-1], known, True, dropout)
+
+        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        for after, width, attends in reversed(list(zip([base, *widths[:-1]], widths, attend, strict=True))):
+            self.up.append(Level(2 * width, width, known, attends, dropout))
+            self.grow.append(nn.Sequential(nn.Upsample(scale_factor=2), conv3x3(width, after)))
+        self.grow[-1] = nn.Identity()  # the first level has the full size again
+
+        self.out = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), start_at_zero(conv3x3(widths[0], channels)))
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), steps (B,), labels (B,) in 0 ... classes or None -> (B, C, H, W).
+
+        Raises:
+            TypeError: if `t` or `label` is not an integer tensor.
+            ValueError: if `x` has not this net's C or a size that its down-sampling divides; if `t` or `label` does
+                not suit `x`; if a label is missing, out of range, or given to a net without labels.
+        """
+        check_image_batch(x, channels=self.channels, multiple=2 ** (len(self.down) - 1), net="UNet")
+        known = self.embed(x, t, label)  # (B, 4 base)
+        h, skips = self.stem(x), []  # (B, base, H, W)
+        for level, shrink in zip(self.down, self.shrink, strict=True):
+            skips.append(level(h, known))  # (B, 32, 28, 28), (B, 64, 14, 14), (B, 128, 7, 7)
+            h = shrink(skips[-1])
+        h = self.middle(h, known)  # (B, 128, 7, 7)
+        for level, grow in zip(self.up, self.grow, strict=True):
+            h = level(torch.cat([h, skips.pop()], dim=1), known)  # (B, 128, 7, 7), (B, 64, 14, 14), (B, 32, 28, 28)
+            h = grow(h)
+        return self.out(h)  # (B, C, H, W)
+
+    def embed(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """What the net is told beside the image, as one vector per image: (B, 4 base)."""
+        check_step_batch(t, x, T=None, net="UNet")
+        known = self.time(sinusoidal_embedding(t, self.base).to(x.dtype))
+        if self.label is None:
+            if label is not None:
+                raise ValueError("UNet: this net was made without labels: make it with UNet(classes=...)")
+            return known
+        if label is None:
+            raise ValueError(
+                f"UNet: this net needs a label per image, 0 to {self.classes - 1}, or {self.classes} for no label: "
+                f"torch.full((B,), {self.classes})"
+            )
+        check_index_batch(label, x, low=0, high=self.classes, name="label", net="UNet")
+        return known + self.label(label)
+
+
+class Level(nn.Module):
+    """One level of `UNet`: a residual block, then self-attention where wanted."""
+
+    def __init__(self, c_in: int, c_out: int, known: int, attends: bool, dropout: float):
+        super().__init__()
+        self.block = ResidualBlock(c_in, c_out, known, dropout)
+        self.attention = SelfAttention(c_out) if attends else nn.Identity()
+
+    def forward(self, x: Tensor, known: Tensor) -> Tensor:
+        """(B, c_in, H, W), (B, known) -> (B, c_out, H, W)."""
+        return self.attention(self.block(x, known))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, each after GroupNorm and SiLU, beside a straight wire (He et al. 2016; Ho et al. 2020).
+
+    What the net is told scales and shifts the features after the second norm: FiLM (Perez et al. 2018).
+
+    Args:
+        c_in: channels in.
+        c_out: channels out; where they differ, the wire is a 1x1 convolution.
+        known: length of the vector that says what the net is told.
+        dropout: share of features dropped before the last convolution, while training.
+    """
+
+    def __init__(self, c_in: int, c_out: int, known: int, dropout: float = 0.0):
+        super().__init__()
+        self.first = nn.Sequential(nn.GroupNorm(8, c_in), nn.SiLU(), conv3x3(c_in, c_out))
+        self.norm = nn.GroupNorm(8, c_out, affine=False)  # its scale and shift come from `film`
+        self.film = nn.Sequential(nn.SiLU(), nn.Linear(known, 2 * c_out))
+        self.last = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), start_at_zero(conv3x3(c_out, c_out)))
+        self.wire = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, kernel_size=1)
+
+    def forward(self, x: Tensor, known: Tensor) -> Tensor:
+        """(B, c_in, H, W), (B, known) -> (B, c_out, H, W)."""
+        scale, shift = self.film(known)[:, :, None, None].chunk(2, dim=1)  # (B, c_out, 1, 1) each
+        h = self.norm(self.first(x))  # (B, c_out, H, W)
+        h = h * (1 + scale) + shift
+        return self.wire(x) + self.last(h)
+
+
+class SelfAttention(nn.Module):
+    """Every pixel looks at every pixel (Vaswani et al. 2017), beside a straight wire: cost grows as (H W)^2.
+
+    Args:
+        channels: channels in and out, divisible by 8.
+        heads: how many looks at once, each on its share of the channels.
+    """
+
+    def __init__(self, channels: int, heads: int = 4):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(8, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, kernel_size=1, bias=False)
+        self.out = start_at_zero(nn.Conv2d(channels, channels, kernel_size=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        qkv = self.qkv(self.norm(x))  # (B, 3 C, H, W)
+        q, k, v = rearrange(qkv, "b (three heads c) h w -> three b heads (h w) c", three=3, heads=self.heads)
+        h = F.scaled_dot_product_attention(q, k, v)  # (B, heads, H W, C / heads)
+        h = rearrange(h, "b heads (h w) c -> b (heads c) h w", h=x.shape[2])
+        return x + self.out(h)
+
+
+def conv3x3(c_in: int, c_out: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps H and W."""
+    return nn.Conv2d(c_in, c_out, kernel_size=3, padding=1)
+
+
+def start_at_zero(conv: nn.Conv2d) -> nn.Conv2d:
+    """The same convolution with weight and bias 0: what it feeds starts unchanged (Ho et al. 2020, their code)."""
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def check_image_batch(x: Tensor, *, channels: int, multiple: int, net: str, size: int | None = None) -> None:
     """Raise a ValueError that says what to change if `x` does not suit a net.
 
-    It must be a float tensor (B, channels, H, W) whose H and W are divisible by `multiple`.
+    It must be a float tensor (B, channels, H, W) whose H and W are divisible by `multiple`, or equal to `size`.
     """
     if not isinstance(x, Tensor) or x.ndim != 4:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -55,6 +395,11 @@ def check_image_batch(x: Tensor, *, channels: int, multiple: int, net: str) -> N
             f"make it with {net}(channels={x.shape[1]})"
         )
     height, width = x.shape[-2:]
+    if size is not None and (height, width) != (size, size):
+        raise ValueError(
+            f"{net}: this net was made for {size}x{size} images, got {height}x{width}; "
+            f"resize them, or make it with {net}(size=...)"
+        )
     if height % multiple or width % multiple:
         to = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
         raise ValueError(
@@ -63,3 +408,32 @@ def check_image_batch(x: Tensor, *, channels: int, multiple: int, net: str) -> N
         )
     if not x.is_floating_point():
         raise ValueError(f"{net}: expected float images, got {x.dtype}; convert them first, e.g. x.float() / 255")
+
+
+def check_step_batch(t: Tensor, x: Tensor, *, T: int | None, net: str) -> None:
+    """Raise an error that says what to change if the steps `t` do not suit the images `x` (B, C, H, W).
+
+    They must be integers (B,) on the device of `x`, in 1 ... T where the net knows T.
+    """
+    check_index_batch(t, x, low=1, high=T, name="t", net=net)
+
+
+def check_index_batch(index: Tensor, x: Tensor, *, low: int, high: int | None, name: str, net: str) -> None:
+    """`index` is one integer in low ... high per image of `x`: a tensor (B,) on the device of `x`.
+
+    Where `high` is None any integer will do. On a GPU the values are not read: that would make the CPU wait.
+    """
+    if not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32):
+        found = index.dtype if isinstance(index, Tensor) else type(index).__name__
+        raise TypeError(f"{net}: {name} must be an integer tensor, one per image, got {found}; torch.full((B,), {low})")
+    if index.shape != x.shape[:1]:
+        raise ValueError(
+            f"{net}: {name} must have shape ({len(x)},), one per image, got {tuple(index.shape)}; "
+            f"the same for all: torch.full(({len(x)},), {low})"
+        )
+    if index.device != x.device:
+        raise ValueError(f"{net}: {name} is on {index.device}, the images on {x.device}: {name}.to(x.device)")
+    if high is not None and index.device.type == "cpu" and len(index) and not low <= index.min() <= index.max() <= high:
+        raise ValueError(
+            f"{net}: {name} must lie in {low} ... {high}, got {index.min().item()} to {index.max().item()}"
+        )

@@ -1,0 +1,304 @@
+"""The time-conditioned networks: sizes, what reaches the output, and what bad input is told."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ddpm_helpers import LayerNormUNet, SimpleUNet, UNet, count_parameters, sinusoidal_embedding
+from ddpm_helpers.nets import SelfAttention
+
+T = 1000
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def awake(net):
+    """The net with its zero-initialised convolutions (weight and bias) made random, so that everything has a say."""
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d) and not module.weight.any():
+            module.reset_parameters()
+    return net.eval()
+
+
+NETS = {
+    "SimpleUNet": lambda channels=1: SimpleUNet(T, channels),
+    "LayerNormUNet": lambda channels=1: LayerNormUNet(T, channels),
+    "UNet": lambda channels=1: awake(UNet(channels)),
+}
+
+
+@pytest.fixture(params=NETS)
+def make(request):
+    return NETS[request.param]
+
+
+def test_sinusoidal_embedding_by_hand():
+    steps, dim = [1, 2, 50, 1000], 6
+    waves = [[t / 10_000 ** (2 * i / dim) for i in range(dim // 2)] for t in steps]
+    by_hand = [[math.sin(a) for a in row] + [math.cos(a) for a in row] for row in waves]
+    torch.testing.assert_close(sinusoidal_embedding(torch.tensor(steps), dim), torch.tensor(by_hand), rtol=0, atol=1e-4)
+    assert sinusoidal_embedding(torch.tensor([3]), 4, max_period=100)[0, 1].item() == pytest.approx(math.sin(3 / 10))
+
+
+def test_sinusoidal_embedding_tells_every_step_apart():
+    table = sinusoidal_embedding(torch.arange(1, T + 1), 100)
+    distance = torch.cdist(table, table) + 10 * torch.eye(T)
+    assert distance.min() > 0.5
+
+
+@pytest.mark.parametrize("dim", [7, 0, 1])
+def test_sinusoidal_embedding_bad_dim(dim):
+    with pytest.raises(ValueError, match=f"dim must be even and at least 2 .*, got {dim}"):
+        sinusoidal_embedding(torch.tensor([1]), dim)
+
+
+def test_parameter_counts():
+    assert count_parameters(SimpleUNet(300)) == 391_297
+    published = LayerNormUNet(T=1000, input_norm=True)
+    assert sum(p.numel() for p in published.parameters()) == 606_852
+    assert count_parameters(published) == 506_852, "the table of 1000 rows of 100 is frozen"
+    assert count_parameters(LayerNormUNet(T=1000)) == 506_852 - 2 * 28 * 28, "repaired: without the norm of the image"
+    assert count_parameters(UNet()) == 1_732_865
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (SimpleUNet(T), (2, 1, 28, 28)),
+        (SimpleUNet(T, channels=3, base=16), (2, 3, 32, 10)),
+        (LayerNormUNet(T), (2, 1, 28, 28)),
+        (LayerNormUNet(T, channels=3, size=32), (2, 3, 32, 32)),
+        (LayerNormUNet(20, size=8), (2, 1, 8, 8)),
+        (LayerNormUNet(20, size=12), (2, 1, 12, 12)),
+        (UNet(), (2, 1, 28, 28)),
+        (UNet(channels=3), (2, 3, 32, 20)),
+        (UNet(channels=2, base=8, multipliers=(1, 2, 2, 3), attention=2), (2, 2, 8, 16)),
+        (UNet(base=8, multipliers=(1,), attention=0), (2, 1, 5, 7)),
+    ],
+    ids=str,
+)
+def test_shape_is_kept(net, shape):
+    assert net(torch.randn(shape), torch.tensor([1, 20])).shape == shape
+
+
+def test_all_work_in_other_precisions(make):
+    x, t = torch.randn(2, 1, 28, 28, dtype=torch.float64), torch.tensor([1, 700])
+    assert make().double()(x, t).dtype == torch.float64
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert make()(x.float(), t).isfinite().all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gradient_reaches_every_parameter(make, channels):
+    net = make(channels)
+    out = net(torch.randn(4, channels, 28, 28), torch.tensor([1, 10, 400, T]))
+    (out * torch.randn_like(out)).sum().backward()
+    for name, p in net.named_parameters():
+        assert not p.requires_grad or p.grad.ne(0).all(), name
+
+
+def test_gradient_reaches_every_label():
+    net = awake(UNet(base=8, classes=3))
+    out = net(torch.randn(4, 1, 8, 8), torch.tensor([1, 10, 400, T]), torch.arange(4))
+    (out * torch.randn_like(out)).sum().backward()
+    assert net.label.weight.grad.ne(0).all()
+
+
+def test_time_changes_the_output(make):
+    net, x = make(), torch.randn(1, 1, 28, 28)
+    early, late = net(x, torch.tensor([1])), net(x, torch.tensor([T]))
+    assert (early - late).norm() > 1e-3 * early.std() * early.numel() ** 0.5
+
+
+def test_an_image_does_not_depend_on_its_neighbours(make):
+    net, x, t = make(), torch.randn(4, 1, 28, 28), torch.tensor([1, 10, 400, T])
+    torch.testing.assert_close(net(x, t)[2:3], net(x[2:3], t[2:3]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["LayerNormUNet", "UNet"])
+def test_every_skip_is_handed_over_and_used(name):
+    net, x, t = NETS[name](), torch.randn(1, 1, 28, 28), torch.tensor([500])
+    sent, arrived = [], []
+    for level in net.down:
+        level.register_forward_hook(lambda module, args, out: sent.append(out))
+    for level in net.up:
+        level.register_forward_pre_hook(lambda module, args: arrived.append(args[0]))
+    with torch.no_grad():
+        whole = net(x, t)
+
+    def skip_part(h):  # LayerNormUNet puts the skip first, UNet last
+        return h.chunk(2, dim=1)[0 if name == "LayerNormUNet" else 1]
+
+    assert len(sent) == len(arrived) == 3
+    for skip, h in zip(reversed(sent), arrived, strict=True):
+        assert torch.equal(skip_part(h), skip)
+    for level in net.up:
+
+        def silence(module, args):
+            h = args[0].detach().clone()
+            skip_part(h).zero_()
+            return h, *args[1:]
+
+        handle = level.register_forward_pre_hook(silence)
+        assert (net(x, t) - whole).abs().max() > 1e-3 * whole.abs().max()
+        handle.remove()
+
+
+def test_simple_unet_uses_skip_and_middle():
+    x, t = torch.randn(2, 1, 28, 28), torch.tensor([5, 5])
+    for silenced in ("down", "grow"):
+        net = SimpleUNet(T)
+        whole = net(x, t)
+        if silenced == "grow":  # nothing comes up from below: what is left came over the skip
+            net.grow.register_forward_hook(lambda module, args, out: torch.zeros_like(out))
+        else:  # the skip is zero after SiLU, the middle still sees the image
+            inner = net.middle.forward
+            kept = F.max_pool2d(F.silu(net.down(torch.cat([x, torch.full_like(x, 5 / T)], dim=1))), 2)
+            net.middle.forward = lambda h, inner=inner, kept=kept: inner(kept)
+            net.down.register_forward_hook(lambda module, args, out: torch.zeros_like(out))
+        cut = net(x, t)
+        assert (cut[0] - cut[1]).abs().max() > 1e-3, f"without {silenced} the other path carries the image"
+        assert (cut - whole).abs().max() > 1e-3, f"{silenced} matters"
+
+
+def test_unet_starts_at_zero_and_its_blocks_as_straight_wires():
+    net, x, t = UNet(), torch.randn(2, 1, 28, 28), torch.tensor([1, T])
+    assert net(x, t).eq(0).all()
+    assert awake(net)(x, t).ne(0).all()
+    attention, h = SelfAttention(16), torch.randn(2, 16, 3, 5)
+    assert torch.equal(attention(h), h)
+
+
+def test_attention_by_hand():
+    attention, x = awake(SelfAttention(16, heads=2)), torch.randn(1, 16, 3, 5)
+    q, k, v = attention.qkv(attention.norm(x))[0].flatten(1).chunk(3)  # (16, 15) each
+    heads = []
+    for i in (slice(0, 8), slice(8, 16)):
+        look = (q[i].T @ k[i] / 8**0.5).softmax(dim=1)  # (15, 15): row = the pixel that looks
+        heads.append((look @ v[i].T).T)
+    by_hand = x + attention.out(torch.cat(heads).reshape(1, 16, 3, 5))
+    torch.testing.assert_close(attention(x), by_hand)
+
+
+def test_attention_lets_far_pixels_speak():
+    def far_corner_moves(attention):
+        net = awake(UNet(base=8, multipliers=(1,), attention=attention))
+        net.middle.attention = torch.nn.Identity()
+        net.down[0].block.first[0] = net.up[0].block.first[0] = net.out[0] = torch.nn.Identity()  # norms see all pixels
+        net.down[0].block.norm = net.up[0].block.norm = torch.nn.Identity()
+        net.middle.block.first[0] = net.middle.block.norm = torch.nn.Identity()
+        x, t = torch.randn(1, 1, 24, 24), torch.tensor([1])
+        changed = x.clone()
+        changed[..., 0, 0] += 3
+        return (net(changed, t) - net(x, t))[..., -1, -1].abs().item() > 0
+
+    assert far_corner_moves(attention=1)
+    assert not far_corner_moves(attention=0)
+
+
+def test_label_and_no_label_change_the_output():
+    net, x, t = awake(UNet(base=8, classes=10)), torch.randn(1, 1, 8, 8), torch.tensor([7])
+    one, two, none = (net(x, t, torch.tensor([i])) for i in (1, 2, 10))
+    assert min((one - two).abs().max(), (one - none).abs().max(), (two - none).abs().max()) > 1e-3
+
+
+def test_dropout_only_while_training():
+    net, x, t = awake(UNet(base=8, dropout=0.5)), torch.randn(1, 1, 8, 8), torch.tensor([7])
+    assert torch.equal(net(x, t), net(x, t))
+    net.train()
+    assert not torch.equal(net(x, t), net(x, t))
+
+
+def test_the_norm_over_the_image_is_blind_to_brightness():
+    x, t = torch.randn(4, 1, 28, 28), torch.tensor([1, 10, 400, T])
+
+    def change(net):
+        out = net(x, t)
+        return ((net(x + 5, t) - out).norm() / out.norm()).item()
+
+    blind, repaired = LayerNormUNet(T, input_norm=True), LayerNormUNet(T)
+    assert change(blind) < 1e-4
+    assert change(repaired) > 1e-2
+    for net, reached in (
+        (blind, False),
+        (repaired, True),
+    ):  # the first time MLP adds brightness, which the norm removes
+        (net(x, t) * torch.randn_like(x)).sum().backward()
+        first, second = (level.time[2].bias.grad.abs().max() for level in list(net.down)[:2])
+        assert (first > 1e-4 * second) == reached
+
+
+X = torch.zeros(2, 1, 28, 28)
+STEPS = torch.tensor([1, 20])
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    ("x", "t", "error", "says"),
+    [
+        (torch.zeros(2, 3, 28, 28), STEPS, ValueError, r"make it with \w+\(channels=3\)"),
+        (X[0], STEPS, ValueError, r"expected images \(B, 1, H, W\), got \(1, 28, 28\)"),
+        (X.to(torch.uint8), STEPS, ValueError, "expected float images, got torch.uint8"),
+        (X, STEPS / T, TypeError, "t must be an integer tensor, one per image, got torch.float32"),
+        (X, 5, TypeError, "got int"),
+        (X, STEPS[:1], ValueError, r"t must have shape \(2,\), one per image, got \(1,\)"),
+        (X, torch.tensor(5), ValueError, r"got \(\); the same for all: torch.full\(\(2,\), 1\)"),
+        (X, STEPS[:, None], ValueError, r"got \(2, 1\)"),
+        (X, STEPS.to("meta"), ValueError, r"t is on meta, the images on cpu: t.to\(x.device\)"),
+    ],
+)
+def test_bad_images_and_steps(name, x, t, error, says):
+    with pytest.raises(error, match=f"^{name}: .*{says}"):
+        NETS[name]()(x, t)
+
+
+@pytest.mark.parametrize("net", [SimpleUNet(T), LayerNormUNet(T)], ids=["SimpleUNet", "LayerNormUNet"])
+@pytest.mark.parametrize("t", [[0, 5], [5, T + 1], [-1, 5]])
+def test_steps_count_from_1_to_T(net, t):
+    with pytest.raises(ValueError, match=f"t must lie in 1 ... 1000, got {min(t)} to {max(t)}"):
+        net(X, torch.tensor(t))
+
+
+@pytest.mark.parametrize(
+    ("net", "side", "says"),
+    [
+        (SimpleUNet(T), 27, "divisible by 2, got 27x28; resize or pad to 28x28"),
+        (LayerNormUNet(T), 32, r"made for 28x28 images, got 32x28; resize them, or make it with LayerNormUNet\(size"),
+        (UNet(), 29, "divisible by 4, got 29x28; resize or pad to 28x28"),
+        (UNet(base=8, multipliers=(1, 1, 1, 1)), 28, "divisible by 8, got 28x28; resize or pad to 32x32"),
+    ],
+    ids=["SimpleUNet", "LayerNormUNet", "UNet", "deeper UNet"],
+)
+def test_bad_size(net, side, says):
+    with pytest.raises(ValueError, match=says):
+        net(torch.zeros(2, 1, side, 28), STEPS)
+
+
+def test_bad_construction():
+    for size in (30, 4):
+        with pytest.raises(ValueError, match=f"size must be divisible by 4 and at least 8, got {size}"):
+            LayerNormUNet(T, size=size)
+    for base in (20, 0):
+        with pytest.raises(ValueError, match=f"base must be divisible by 8, .* got {base}"):
+            UNet(base=base)
+
+
+@pytest.mark.parametrize(
+    ("classes", "label", "error", "says"),
+    [
+        (10, None, ValueError, r"needs a label per image, 0 to 9, or 10 for no label: torch.full\(\(B,\), 10\)"),
+        (10, [0, 11], ValueError, "label must lie in 0 ... 10, got 0 to 11"),
+        (10, [-1, 3], ValueError, "got -1 to 3"),
+        (10, [0], ValueError, r"label must have shape \(2,\)"),
+        (10, [0.0, 1.0], TypeError, "label must be an integer tensor"),
+        (None, [0, 1], ValueError, "made without labels"),
+    ],
+)
+def test_bad_labels(classes, label, error, says):
+    with pytest.raises(error, match=says):
+        UNet(base=8, classes=classes)(X, STEPS, None if label is None else torch.tensor(label))
