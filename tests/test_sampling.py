@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from ddpm_helpers import (
+    NoiseSchedule,
+    cosine_schedule,
     ddim_step,
     ddim_steps,
     ddim_trajectory,
@@ -20,7 +22,6 @@ from ddpm_helpers import (
     q_sample,
     sample,
 )
-from ddpm_helpers.schedule import NoiseSchedule, cosine_schedule
 
 SHAPE = (5, 3, 4, 2)
 SCHEDULES = [linear_schedule(50), linear_schedule(300, rescale=False), cosine_schedule(100)]
@@ -131,7 +132,7 @@ def test_ddim_turns_by_known_angles(steps):
     angles = [math.acos(math.sqrt(a_bar[t])) for t in [*ddim_steps(50, steps), 0]]
     shrink = math.prod(math.cos(a - b) for a, b in itertools.pairwise(angles))
     last = end(ddim_trajectory(gaussian_model(schedule, 1.0), schedule, x_T, steps, clip=False))
-    assert torch.allclose(last.x, shrink * x_T, rtol=1e-5, atol=0)
+    assert torch.allclose(last.x, shrink * x_T, rtol=1e-5, atol=1e-4)  # atol: 1 - sigma_T^2 in float32
 
 
 @each_c
@@ -365,23 +366,38 @@ PAIRS = [
 each_pair = pytest.mark.parametrize(("ours", "settings"), [p[1:] for p in PAIRS], ids=[p[0] for p in PAIRS])
 
 
+def library(scheduler, digits, **settings):
+    """A scheduler of diffusers, as it ships or with its table in float64.
+
+    Its product of alphas is taken in float32, which at small t costs its steps three digits; ours keep them. Its betas stay float32: hence 1e-5.
+    """
+    theirs = getattr(pytest.importorskip("diffusers"), scheduler)(**settings)
+    if digits == "float64":
+        theirs.alphas_cumprod = (1 - theirs.betas.double()).cumprod(0)
+    return theirs
+
+
 def images_at(schedule, t):
     """x_t of clean images in [-1, 1], and a noise prediction that is a little wrong, as a net's is."""
     eps = normal(*SHAPE, seed=1)
     return q_sample(schedule, normal(*SHAPE).clamp(-1, 1), torch.full((5,), t), eps), eps + 0.1 * normal(*SHAPE, seed=2)
 
 
+def error(ours, theirs):
+    """The largest difference, as a share of the largest value (unclipped steps from T reach thousands)."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize(("variance", "their_name"), [("beta", "fixed_large"), ("posterior", "fixed_small")])
+@pytest.mark.parametrize(("digits", "tolerance"), [("float32", 1e-4), ("float64", 1e-5)])
 @each_pair
-def test_ddpm_step_equal_to_diffusers(ours, settings, variance, their_name, clip):
-    library = pytest.importorskip("diffusers")
-    theirs = library.DDPMScheduler(variance_type=their_name, clip_sample=clip, **settings)
+def test_ddpm_step_equal_to_diffusers(ours, settings, digits, tolerance, variance, their_name, clip):
+    theirs = library("DDPMScheduler", digits, variance_type=their_name, clip_sample=clip, **settings)
     for t in (1, 2, 3, ours.T // 2, ours.T - 1, ours.T):
         x_t, eps = images_at(ours, t)
         expected = theirs.step(eps, t - 1, x_t, generator=torch.Generator().manual_seed(7)).prev_sample
-        step = ddpm_step(ours, x_t, t, eps, normal(*SHAPE, seed=7), variance, clip)
-        assert torch.allclose(step, expected, rtol=1e-5, atol=2e-5), (t, (step - expected).abs().max())
+        assert error(ddpm_step(ours, x_t, t, eps, normal(*SHAPE, seed=7), variance, clip), expected) < tolerance, t
 
 
 @pytest.mark.parametrize("clip", [True, False])
@@ -389,33 +405,34 @@ def test_ddpm_step_equal_to_diffusers(ours, settings, variance, their_name, clip
 @pytest.mark.parametrize("count", [1, 2, 10, "T"])
 @each_pair
 def test_ddim_step_equal_to_diffusers(ours, settings, count, eta, clip):
-    library = pytest.importorskip("diffusers")
-    theirs = library.DDIMScheduler(clip_sample=clip, set_alpha_to_one=True, timestep_spacing="trailing", **settings)
+    options = {"clip_sample": clip, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
     count = ours.T if count == "T" else count
-    theirs.set_timesteps(count)
     steps = ddim_steps(ours.T, count)
-    assert [t - 1 for t in steps] == theirs.timesteps.tolist()
-    pairs = list(itertools.pairwise([*steps, 0]))
-    for t, s in {pairs[i] for i in (0, count // 2, -2 % count, -1)}:
-        x_t, eps = images_at(ours, t)
-        noise = normal(*SHAPE, seed=7)
-        options = {"eta": eta, "use_clipped_model_output": clip, "variance_noise": noise if eta else None}
-        expected = theirs.step(eps, t - 1, x_t, **options).prev_sample
-        step = ddim_step(ours, x_t, t, s, eps, noise, eta, clip)
-        assert torch.allclose(step, expected, rtol=1e-5, atol=2e-5), (t, s, (step - expected).abs().max())
+    for digits in ("float32", "float64"):
+        theirs = library("DDIMScheduler", digits, **options, **settings)
+        theirs.set_timesteps(count)
+        assert [t - 1 for t in steps] == theirs.timesteps.tolist()
+        pairs = list(itertools.pairwise([*steps, 0]))
+        for t, s in {pairs[i] for i in (0, count // 2, -2 % count, -1)}:
+            x_t, eps = images_at(ours, t)
+            noise = normal(*SHAPE, seed=7)
+            how = {"eta": eta, "use_clipped_model_output": clip, "variance_noise": noise if eta else None}
+            expected = theirs.step(eps, t - 1, x_t, **how).prev_sample
+            # eta = 1: eq. 12 subtracts two numbers that are nearly equal for a long jump, in float32
+            tolerance = 2e-4 if eta == 1 else 2e-5
+            assert error(ddim_step(ours, x_t, t, s, eps, noise, eta, clip), expected) < tolerance, (t, s, digits)
 
 
 @each_pair
 def test_ddim_trajectory_equal_to_diffusers(ours, settings):
-    library = pytest.importorskip("diffusers")
-    theirs = library.DDIMScheduler(clip_sample=True, set_alpha_to_one=True, timestep_spacing="trailing", **settings)
+    theirs = library("DDIMScheduler", "float32", set_alpha_to_one=True, timestep_spacing="trailing", **settings)
     theirs.set_timesteps(10)
     model, x_T = finite_set_model(ours, normal(3, *SHAPE[1:]).clamp(-1, 1)), normal(*SHAPE, seed=3)
     x = x_T
     for t in theirs.timesteps:
         eps = model(x, torch.full((5,), t + 1))
         x = theirs.step(eps, t, x, use_clipped_model_output=True).prev_sample
-    assert torch.allclose(end(ddim_trajectory(model, ours, x_T, 10)).x, x, atol=1e-4)
+    assert error(end(ddim_trajectory(model, ours, x_T, 10)).x, x) < 1e-4
 
 
 # bad input
