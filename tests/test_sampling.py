@@ -369,7 +369,8 @@ each_pair = pytest.mark.parametrize(("ours", "settings"), [p[1:] for p in PAIRS]
 def library(scheduler, digits, **settings):
     """A scheduler of diffusers, as it ships or with its table in float64.
 
-    Its product of alphas is taken in float32, which at small t costs its steps three digits; ours keep them. Its betas stay float32: hence 1e-5.
+    Its product of alphas is taken in float32, which at small t costs its steps three digits; ours keep them. Its
+    betas stay float32, which shows where 1 - beta is small: at the last step of the cosine schedule.
     """
     theirs = getattr(pytest.importorskip("diffusers"), scheduler)(**settings)
     if digits == "float64":
