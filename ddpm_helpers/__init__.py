@@ -7,7 +7,18 @@ from .data import DataError, ImageData, batches, load_images, read_idx, to_float
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
 from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, count_parameters, sinusoidal_embedding
-from .sampling import Step, naive_step, naive_trajectory
+from .sampling import (
+    Step,
+    ddim_step,
+    ddim_steps,
+    ddim_trajectory,
+    ddpm_step,
+    ddpm_trajectory,
+    image_noise,
+    naive_step,
+    naive_trajectory,
+    sample,
+)
 from .schedule import (
     NoiseSchedule,
     corrupt,
@@ -43,9 +54,15 @@ __all__ = [
     "corrupt",
     "cosine_schedule",
     "count_parameters",
+    "ddim_step",
+    "ddim_steps",
+    "ddim_trajectory",
+    "ddpm_step",
+    "ddpm_trajectory",
     "default_device",
     "environment_report",
     "forward_step",
+    "image_noise",
     "linear_beta",
     "linear_schedule",
     "load_images",
@@ -58,6 +75,7 @@ __all__ = [
     "predict_x0",
     "q_sample",
     "read_idx",
+    "sample",
     "show_solution",
     "sinusoidal_embedding",
     "snr",

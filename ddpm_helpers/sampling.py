@@ -1,25 +1,319 @@
-"""Samplers. A trajectory is a generator of `Step`s, yielded after the step is complete; callers draw, log or stop."""
+"""Samplers. A trajectory is a generator of `Step`s, yielded after the step is complete; callers draw, log or stop.
 
-from collections.abc import Callable, Iterator
+Contract of the diffusion samplers: `model` is a callable (x (B, ...) float, t (B,) int64 in 1 ... T) -> predicted
+noise, same shape as x. A net stands in eval mode, its weights, x and the schedule on one device. All images of a
+batch are at the same step, so in `ddpm_step` and `ddim_step` the steps t and s are plain integers; 0 is the clean
+image. Noise is an argument: a tensor for one step, a callable without arguments for a trajectory (`image_noise`).
+
+Clipping: images live in [-1, 1], so by default each predicted clean image is clipped to that range before the step
+moves towards it. Near t = T a small error of the model is a large one of the clean image, and clipping keeps it from
+growing. `clip=False` is the bare algorithm of the papers, for data that has no such range.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
+
+from .schedule import NoiseSchedule, _check_images, posterior, predict_eps, predict_x0
 
 
 class Step(NamedTuple):
     """One completed step of a sampler."""
 
-    t: float  # what is left to do after this step: an amount of corruption in [0, 1] for the naive sampler
+    t: float  # where the step ended: a step in 0 ... T - 1; for the naive sampler the amount of corruption left
     x: Tensor  # (B, C, H, W) where the step ended
     x0_hat: Tensor  # (B, C, H, W) the clean images that the model predicted, and the step moved towards
+    eps: Tensor | None = None  # (B, C, H, W) the noise that the model predicted; the naive sampler has none
+
+
+def ddpm_step(
+    schedule: NoiseSchedule,
+    x_t: Tensor,
+    t: int,
+    eps: Tensor,
+    noise: Tensor | None,
+    variance: str = "beta",
+    clip: bool = True,
+) -> Tensor:
+    """From step t to step t - 1: the loop body of Algorithm 2 (Ho et al. 2020).
+
+    The mean is the posterior's (eq. 7) for the predicted clean image; without clipping that is the paper's eq. 11.
+
+    Args:
+        schedule: on the device of the images.
+        x_t: images at step t, (B, ...).
+        t: in 1 ... T, the same for all images.
+        eps: predicted noise, same shape as `x_t`.
+        noise: same shape as `x_t`, standard normal; at t = 1 none is added, and None will do.
+        variance: of the added noise: "beta" (beta_t) or "posterior" (that of q(x_{t-1} | x_t, x_0)).
+        clip: clip the predicted clean image to [-1, 1].
+
+    Returns:
+        x_{t-1}, same shape as `x_t`.
+
+    Raises:
+        TypeError: if an image tensor is not a float tensor.
+        ValueError: if t is not an integer in 1 ... T, the variance is unknown, shapes do not fit, or the images are
+            on another device than the schedule.
+    """
+    _check_step("t", t, 1, schedule.T)
+    variance_t = sampling_variance(schedule, variance)[t]
+    x0_hat = clean_guess(schedule, x_t, t, eps, clip)
+    mean, _ = posterior(schedule, x0_hat, x_t, _for_each(x_t, t))
+    if t == 1:
+        return mean
+    _check_images(x_t=x_t, noise=noise)
+    return mean + variance_t.sqrt() * noise
+
+
+def ddim_step(
+    schedule: NoiseSchedule,
+    x_t: Tensor,
+    t: int,
+    s: int,
+    eps: Tensor,
+    noise: Tensor | None = None,
+    eta: float = 0.0,
+    clip: bool = True,
+) -> Tensor:
+    """From step t down to any step s < t (Song et al. 2021, eq. 12); s = 0 gives the clean images.
+
+    Where the clean image was clipped, `eps` is replaced by the noise that fits it: x_t still is their mix. So
+    eta = 1 with s = t - 1 is `ddpm_step` with variance "posterior", clipped or not.
+
+    Args:
+        schedule: on the device of the images.
+        x_t: images at step t, (B, ...).
+        t: in 1 ... T, the same for all images.
+        s: in 0 ... t - 1.
+        eps: predicted noise, same shape as `x_t`.
+        noise: same shape as `x_t`, standard normal; needed only where eta > 0 and s > 0.
+        eta: in [0, 1], share of fresh noise: 0 adds none, so the images depend on the start alone.
+        clip: clip the predicted clean image to [-1, 1].
+
+    Returns:
+        x_s, same shape as `x_t`.
+
+    Raises:
+        TypeError: if an image tensor is not a float tensor.
+        ValueError: if t, s or eta is out of its range, noise is missing, shapes do not fit, or the images are on
+            another device than the schedule.
+    """
+    _check_step("t", t, 1, schedule.T)
+    _check_step("s", s, 0, t - 1)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1] (0: no fresh noise, 1: as much as DDPM), got {eta!r}")
+    x0_hat = clean_guess(schedule, x_t, t, eps, clip)
+    if clip:
+        eps = predict_eps(schedule, x_t, _for_each(x_t, t), x0_hat)
+    a_bar, sigma = schedule.alpha_bar, schedule.sigma
+    fresh = eta * sigma[s] / sigma[t] * (1 - a_bar[t] / a_bar[s]).sqrt()  # eq. 16, the paper's sigma_t
+    kept = (sigma[s] ** 2 - fresh**2).clamp(min=0).sqrt()  # rounding must not make it negative
+    x_s = schedule.sqrt_alpha_bar[s] * x0_hat + kept * eps
+    if eta == 0 or s == 0:
+        return x_s
+    if noise is None:
+        raise ValueError(f"ddim_step: eta = {eta} adds noise at every step but the last: pass noise")
+    _check_images(x_t=x_t, noise=noise)
+    return x_s + fresh * noise
+
+
+@torch.no_grad()
+def ddpm_trajectory(
+    model: Callable[[Tensor, Tensor], Tensor],
+    schedule: NoiseSchedule,
+    x_T: Tensor,
+    noise: Callable[[], Tensor],
+    variance: str = "beta",
+    clip: bool = True,
+) -> Iterator[Step]:
+    """Algorithm 2 of Ho et al. 2020: all T steps, from noise to images.
+
+    Args:
+        model: callable (x, t) -> predicted noise; see the top of this file.
+        schedule: on the device of the images.
+        x_T: the start (B, ...), standard normal.
+        noise: callable () -> (B, ...), standard normal; called once a step, except for the last.
+        variance: "beta" or "posterior".
+        clip: clip each predicted clean image to [-1, 1].
+
+    Yields:
+        one `Step` per step, t = T - 1 ... 0; the last one's `x` are the samples.
+
+    Raises:
+        as `ddpm_step`, when the first step is asked for.
+    """
+    x = x_T
+    for t in range(schedule.T, 0, -1):
+        eps = model(x, _for_each(x, t))
+        x0_hat = clean_guess(schedule, x, t, eps, clip)
+        x = ddpm_step(schedule, x, t, eps, noise() if t > 1 else None, variance, clip)
+        yield Step(t - 1, x, x0_hat, eps)
+
+
+@torch.no_grad()
+def ddim_trajectory(
+    model: Callable[[Tensor, Tensor], Tensor],
+    schedule: NoiseSchedule,
+    x_T: Tensor,
+    steps: int | Iterable[int] = 50,
+    eta: float = 0.0,
+    noise: Callable[[], Tensor] | None = None,
+    clip: bool = True,
+) -> Iterator[Step]:
+    """DDIM (Song et al. 2021): from noise to images in few steps, without retraining.
+
+    Args:
+        model: callable (x, t) -> predicted noise; see the top of this file.
+        schedule: on the device of the images.
+        x_T: the start (B, ...): standard normal, or images at the first step of an explicit list.
+        steps: how many, or which: see `ddim_steps`.
+        eta: in [0, 1], share of fresh noise; see `ddim_step`.
+        noise: callable () -> (B, ...), standard normal; needed where eta > 0.
+        clip: clip each predicted clean image to [-1, 1].
+
+    Yields:
+        one `Step` per step, down to t = 0; the last one's `x` are the samples.
+
+    Raises:
+        as `ddim_step` and `ddim_steps`, when the first step is asked for.
+    """
+    x = x_T
+    for t, s in pairwise([*ddim_steps(schedule.T, steps), 0]):
+        eps = model(x, _for_each(x, t))
+        x0_hat = clean_guess(schedule, x, t, eps, clip)
+        x = ddim_step(schedule, x, t, s, eps, noise() if noise and eta > 0 and s > 0 else None, eta, clip)
+        yield Step(s, x, x0_hat, eps)
+
+
+def ddim_steps(T: int, steps: int | Iterable[int]) -> list[int]:
+    """The steps at which DDIM asks the model, largest first; 0, where it ends, is left out.
+
+    Args:
+        T: steps of the schedule.
+        steps: a number in 1 ... T of evenly spaced steps, the first of them T, where images are noise; or the steps
+            themselves, in 1 ... T and decreasing.
+
+    Raises:
+        ValueError: if it is neither.
+
+    >>> ddim_steps(1000, 5), ddim_steps(1000, [1000, 100, 10])
+    ([1000, 800, 600, 400, 200], [1000, 100, 10])
+    """
+    if not isinstance(steps, Iterable):
+        if not isinstance(steps, Integral) or not 1 <= steps <= T:
+            raise ValueError(f"DDIM takes from 1 to T = {T} steps, got {steps!r}")
+        return [T * i // steps for i in range(steps, 0, -1)]
+    steps = list(steps)
+    whole = bool(steps) and all(isinstance(t, Integral) for t in steps)
+    if not whole or not all(t > s for t, s in pairwise([T + 1, *steps, 0])):
+        raise ValueError(
+            f"a list of DDIM steps must hold integers in 1 ... T = {T}, each below the one before, got {steps}"
+        )
+    return steps
+
+
+def sample(
+    model: Callable[[Tensor, Tensor], Tensor],
+    schedule: NoiseSchedule,
+    count: int,
+    shape: tuple[int, ...] = (1, 28, 28),
+    steps: int | Iterable[int] | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+    **options,
+) -> Tensor:
+    """Draw `count` images. Image i depends on (seed, i) alone, whatever `count` and `batch_size` are.
+
+    (Its noise is the same to the bit; a net's own arithmetic may differ in the last digits from one batch size, and
+    more from one device, to another.)
+
+    Args:
+        model: callable (x, t) -> predicted noise; see the top of this file.
+        schedule: on the device of the model's weights.
+        count: number of images, at least 1.
+        shape: of one image, (C, H, W).
+        steps: None for all T steps of `ddpm_trajectory`; a number or a list for `ddim_trajectory`.
+        seed: any integer.
+        batch_size: images at a time, at least 1.
+        progress: show a progress bar.
+        options: for the trajectory: `clip`; `variance` (DDPM) or `eta` (DDIM).
+
+    Returns:
+        (count, C, H, W) on the schedule's device.
+
+    Raises:
+        ValueError: if `count` or `batch_size` is below 1, and as the trajectories do.
+    """
+    if count < 1 or batch_size < 1:
+        raise ValueError(f"sample: count and batch_size must be at least 1, got {count} and {batch_size}")
+    steps = None if steps is None else ddim_steps(schedule.T, steps)
+    batches = [range(count)[first : first + batch_size] for first in range(0, count, batch_size)]
+    total, samples = len(batches) * (schedule.T if steps is None else len(steps)), []
+    with tqdm(total=total, desc="sampling", unit="step", ncols=88, file=sys.stdout, disable=not progress) as bar:
+        for images in batches:
+            noise = image_noise(seed, images, shape, schedule.beta.device)
+            if steps is None:
+                path = ddpm_trajectory(model, schedule, noise(), noise, **options)
+            else:
+                path = ddim_trajectory(model, schedule, noise(), steps, noise=noise, **options)
+            for step in path:
+                x = step.x
+                bar.update()
+            samples.append(x)
+    return torch.cat(samples)
+
+
+def image_noise(
+    seed: int, images: Iterable[int], shape: tuple[int, ...], device: str | torch.device = "cpu"
+) -> Callable[[], Tensor]:
+    """A source of standard normal noise in which every image has its own random stream, made from (seed, image).
+
+    So an image gets the same noise in any batch. All is drawn on the CPU, whose numbers are the same on every
+    machine, then moved: about 10 microseconds an image of 28x28 and call, little beside what a net takes.
+
+    Args:
+        seed: any integer.
+        images: the number of each image in the batch, each 0 or more.
+        shape: of one image, (C, H, W).
+        device: where the noise is wanted.
+
+    Returns:
+        callable () -> (B, C, H, W) float32; the first call gives the start, each further call a step's noise.
+
+    >>> noise = image_noise(seed=0, images=range(16), shape=(1, 28, 28))
+    >>> noise().shape
+    torch.Size([16, 1, 28, 28])
+    """
+    streams = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**32) for i in images]
+    return lambda: torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(device)
+
+
+def clean_guess(schedule: NoiseSchedule, x_t: Tensor, t: int, eps: Tensor, clip: bool) -> Tensor:
+    """The clean images (B, ...) that `x_t` came from if its noise was `eps`, clipped to [-1, 1] if `clip`."""
+    x0_hat = predict_x0(schedule, x_t, _for_each(x_t, t), eps)
+    return x0_hat.clamp(-1, 1) if clip else x0_hat
+
+
+def sampling_variance(schedule: NoiseSchedule, name: str) -> Tensor:
+    """The table (T+1,) of the variance that `ddpm_step` adds: Ho et al. 2020, section 3.2, has both."""
+    if name not in ("beta", "posterior"):
+        raise ValueError(f"unknown variance {name!r}: it is 'beta' or 'posterior'")
+    return schedule.beta if name == "beta" else schedule.posterior_variance
 
 
 def naive_step(x: Tensor, x0_hat: Tensor, i: int, steps: int) -> Tensor:
     """Move from `x` towards the prediction `x0_hat` by the share 1 / (steps left), in step i = 0 ... steps - 1.
 
     The last step (i = steps - 1) lands on the prediction. This is Euler's method on the straight path of
-    `schedule.corrupt`; notebook 01, equation 1.4, shows it.
+    `schedule.corrupt`; notebook 01, equation 1.5, shows it.
 
     Raises:
         ValueError: if not 0 <= i < steps.
@@ -52,3 +346,13 @@ def naive_trajectory(model: Callable[..., Tensor], noise: Tensor, steps: int) ->
         x0_hat = model(x, torch.full((len(x),), amount, device=x.device))
         x = naive_step(x, x0_hat, i, steps)
         yield Step(1 - (i + 1) / steps, x, x0_hat)
+
+
+def _for_each(x: Tensor, t: int) -> Tensor:
+    """The step as models and schedule functions want it: (B,) int64, one entry per image of `x`."""
+    return torch.full((len(x),), t, dtype=torch.int64, device=x.device)
+
+
+def _check_step(name: str, t: int, low: int, high: int) -> None:
+    if not isinstance(t, Integral) or not low <= t <= high:
+        raise ValueError(f"{name} must be an integer from {low} to {high}, one for the whole batch, got {t!r}")
