@@ -74,7 +74,7 @@ SKELETONS = (
         "80 50 22 24 44 72 71 55 49",
     ),
 )
-POINTS = 96  # along one digit; with 48, one image in five shows uneven thin lines
+POINTS = 96  # along one digit; with half as many, thin lines become uneven
 
 
 def synthetic_digits(n: int = 10_000, size: int = 28, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

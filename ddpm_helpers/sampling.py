@@ -277,7 +277,7 @@ def image_noise(
     """A source of standard normal noise in which every image has its own random stream, made from (seed, image).
 
     So an image gets the same noise in any batch. All is drawn on the CPU, whose numbers are the same on every
-    machine, then moved: about 10 microseconds an image of 28x28 and call, little beside what a net takes.
+    machine, then moved: slower than one draw for the whole batch, and little beside what a net takes.
 
     Args:
         seed: any integer.

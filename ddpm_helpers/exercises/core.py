@@ -162,9 +162,11 @@ def _problem(exercise: Exercise, answer: Callable) -> str | None:
     cases = exercise.cases()
     expected = [exercise.reference(*_copy(case)) for case in cases]
     outcomes = [_run(answer, case) for case in cases]
-    same = lambda results: all(  # noqa: E731
-        _difference(a, b, exercise.tolerance) is None for a, b in zip(results, outcomes, strict=True)
-    )
+
+    def same(results: list) -> bool:
+        pairs = zip(results, outcomes, strict=True)
+        return all(_difference(result, outcome, exercise.tolerance) is None for result, outcome in pairs)
+
     if same(expected):
         return None
     for sentence, mistake in exercise.mistakes.items():

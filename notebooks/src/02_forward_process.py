@@ -575,14 +575,17 @@ for s in (schedule, cosine):
 #
 # ## The range of the data counts, too
 #
-# (2.15) counts the signal as if it had variance 1. The pixels of MNIST in [-1, 1] have 0.38. The same images in [0, 1] have
-# half the contrast, and contrast enters squared:
+# (2.15) counts the signal as if it had variance 1. Images in [-1, 1] have less, and the same images in [0, 1] have half
+# their contrast, which enters squared:
 #
 # $$\operatorname{Var}[2x - 1] = 4 \operatorname{Var}[x] \tag{2.20}$$
 
 # %% tags=["nbval-check-output"]
 x = data.images[:1000].double() / 255  # in [0, 1]
 verify("2.20", (2 * x - 1).var(), 4 * x.var())
+
+# %%
+print(f"variance of the pixels: {(2 * x - 1).var():.2f} in [-1, 1], {x.var():.2f} in [0, 1]")
 
 # %%
 steps = torch.tensor([1, 50, 100, 200, 300, 400, 500, 700, 1000])
