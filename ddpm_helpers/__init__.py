@@ -3,6 +3,7 @@
 Public names are gathered here; `from ddpm_helpers import viz` loads the plotting part, and matplotlib with it.
 """
 
+from .checkpoint import CheckpointError, Pretrained, load_pretrained
 from .data import DataError, ImageData, batches, load_images, read_idx, to_float, to_uint8
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
@@ -33,20 +34,35 @@ from .schedule import (
     q_sample,
     snr,
 )
-from .training import budget, default_device, environment_report, naive_loss
+from .training import (
+    TrainConfig,
+    Trainer,
+    TrainingError,
+    budget,
+    ddpm_loss,
+    default_device,
+    ema_update,
+    environment_report,
+    naive_loss,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AnswerError",
     "BasicUNet",
+    "CheckpointError",
     "DataError",
     "EquationError",
     "ImageData",
     "LayerNormUNet",
     "NoiseSchedule",
+    "Pretrained",
     "SimpleUNet",
     "Step",
+    "TrainConfig",
+    "Trainer",
+    "TrainingError",
     "UNet",
     "batches",
     "budget",
@@ -57,15 +73,18 @@ __all__ = [
     "ddim_step",
     "ddim_steps",
     "ddim_trajectory",
+    "ddpm_loss",
     "ddpm_step",
     "ddpm_trajectory",
     "default_device",
+    "ema_update",
     "environment_report",
     "forward_step",
     "image_noise",
     "linear_beta",
     "linear_schedule",
     "load_images",
+    "load_pretrained",
     "naive_loss",
     "naive_step",
     "naive_trajectory",

@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +245,23 @@ def batches(images: Tensor, batch_size: int, steps: int, *, seed: int = 0, start
             order = torch.randperm(len(images), generator=generator).to(images.device)
         first = step % per_epoch * batch_size
         yield images[order[first : first + batch_size]]
+
+
+def shuffled_indices(n: int, batch_size: int, step: int, seed: int = 0) -> Tensor:
+    """The batch of one step, as indices (batch_size,) int64 into n images: always a full one.
+
+    All epochs, each shuffled anew, are laid end to end and cut into batches, so a batch may reach into the next
+    epoch. What comes depends on (seed, step) alone.
+    """
+    first = step * batch_size
+    epochs = range(first // n, (first + batch_size - 1) // n + 1)
+    order = torch.cat([_shuffled(n, seed * 1_000_003 + epoch) for epoch in epochs])
+    return order[first - epochs[0] * n :][:batch_size]
+
+
+@lru_cache(maxsize=2)
+def _shuffled(n: int, seed: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
 def _half(train: bool) -> str:

@@ -3,6 +3,7 @@
 import io
 import sys
 import time
+from collections.abc import Callable
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -96,20 +97,35 @@ class LiveLoss:
         label: what is drawn.
         mean_over: draw means over this many steps; also the length of what `means` averages.
         seconds: time between two drawings.
+        losses: those of the steps before, where a run goes on.
+        samples: callable () -> images (N, C, H, W) in [-1, 1], drawn under the curve; called at the end, and as often
+            as keeps it below a tenth of the time.
     """
 
-    def __init__(self, steps: int, *, label: str = "loss", mean_over: int = 50, seconds: float = 3.0):
+    def __init__(
+        self,
+        steps: int,
+        *,
+        label: str = "loss",
+        mean_over: int = 50,
+        seconds: float = 3.0,
+        losses: list[Tensor] | None = None,
+        samples: Callable[[], Tensor] | None = None,
+    ):
         self.steps, self.label, self.mean_over, self.seconds = steps, label, mean_over, seconds
-        self.losses: list[Tensor] = []
+        self.losses, self.samples = list(losses or []), samples
+        self.images, self.sampled, self.sampling = None, time.monotonic(), 1.0
         self.handle = display(self._picture(), display_id=True)
         self.drawn = time.monotonic()
-        self.bar = tqdm(total=steps, unit="step", mininterval=1.0, ncols=88, file=sys.stdout)
+        done = len(self.losses)
+        self.bar = tqdm(total=steps, initial=done, unit="step", mininterval=1.0, ncols=88, file=sys.stdout)
 
     def __call__(self, loss: Tensor) -> None:
         self.losses.append(loss.detach())
         self.bar.update()
         last = len(self.losses) == self.steps
         if last or time.monotonic() - self.drawn > self.seconds:
+            self._sample(last)
             if self.handle:  # there is none outside of a notebook
                 self.handle.update(self._picture())
             self.drawn = time.monotonic()
@@ -121,17 +137,31 @@ class LiveLoss:
         losses = torch.stack(self.losses).float()
         return losses[: len(losses) // length * length].reshape(-1, length).mean(1).tolist()
 
+    def _sample(self, last: bool) -> None:
+        began = time.monotonic()
+        if self.samples and (last or began - self.sampled > 10 * self.sampling):
+            self.images = self.samples()
+            self.sampled = time.monotonic()
+            self.sampling = self.sampled - began
+
     def _picture(self) -> Image:
         length = min(self.mean_over, max(1, len(self.losses) // 4))
         means = self.means(length) if self.losses else []
-        figure, axis = subplots(size=(7, 2.6))
+        if self.images is None:
+            figure, axis = subplots(size=(7, 2.6))
+        else:
+            figure, (axis, below) = subplots(2, 1, size=(7, 3.6))
+            canvas, _ = _mosaic([_pixels(self.images, (-1, 1))])
+            below.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            below.set_axis_off()
         axis.plot([length * (i + 1) for i in range(len(means))], means)
         axis.set(xlim=(0, self.steps), xlabel="step")
         axis.set_title(f"{self.label}, mean of {length} steps", loc="left", fontsize=11)
         if means:  # a logarithmic axis needs data
             axis.set_yscale("log")
         fall = f": it falls from {means[0]:.4f} to {means[-1]:.4f}" if means else ""
-        picture = _picture(figure, f"Curve of {self.label} over {len(self.losses)} steps{fall}")
+        below = "; below it, samples of the model" if self.images is not None else ""
+        picture = _picture(figure, f"Curve of {self.label} over {len(self.losses)} steps{fall}{below}")
         plt.close(figure)
         return picture
 

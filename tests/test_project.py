@@ -11,7 +11,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddpm_helpers"
-ORDER = ["schedule", "toy", "digits", "data", "nets", "sampling", "metrics", "training", "viz", "exercises", "__init__"]
+ORDER = [
+    *("schedule", "toy", "digits", "data", "nets", "checkpoint", "sampling", "metrics", "viz", "training"),
+    *("exercises", "__init__"),
+]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 
@@ -21,12 +24,14 @@ def pyproject() -> dict:
 
 
 def test_imports_go_one_way():
-    for file in PACKAGE.glob("*.py"):
+    for file in PACKAGE.rglob("*.py"):
+        place = file.relative_to(PACKAGE).parts
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level:
+            if isinstance(node, ast.ImportFrom) and node.level == len(place):  # of the package itself
                 names = [node.module] if node.module else [alias.name for alias in node.names]
                 for name in names:
-                    assert ORDER.index(name.split(".")[0]) < ORDER.index(file.stem), f"{file.name} imports {name}"
+                    here = place[0].removesuffix(".py")
+                    assert ORDER.index(name.split(".")[0]) < ORDER.index(here), f"{file} imports {name}"
 
 
 def test_conda_environment_equals_pyproject():

@@ -1,0 +1,157 @@
+"""Files that hold what training made: checkpoints to go on from, and small weights to ship.
+
+A file is written beside its target and renamed over it when complete, so that a kill at any moment, or a full disk,
+leaves the older file as it was. Nothing is ever unpickled but tensors and plain values.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from .nets import LayerNormUNet, SimpleUNet, UNet
+from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
+
+FORMAT = 1  # of both kinds of file; a newer one is refused
+WEIGHTS = Path(__file__).parent / "weights"
+NETS = {"SimpleUNet": SimpleUNet, "LayerNormUNet": LayerNormUNet, "UNet": UNet}
+SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
+
+
+class CheckpointError(RuntimeError):
+    """A file that cannot be written, read, or does not fit: the message names it and says what to do."""
+
+
+class Pretrained(NamedTuple):
+    """A trained network and what belongs to it."""
+
+    model: nn.Module  # in eval mode; predicts noise
+    schedule: NoiseSchedule  # the one it was trained on
+    recipe: dict  # how it was made: data, steps, device, loss, date ...
+
+
+def save_checkpoint(path: str | Path, state: dict) -> None:
+    """Write `state`, a dictionary of tensors and plain values, atomically.
+
+    Raises:
+        CheckpointError: if it cannot be written; an older file at `path` stays as it was.
+    """
+    _replace(Path(path), lambda file: torch.save({"format": FORMAT, **state}, file))
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """Read what `save_checkpoint` wrote, onto the CPU.
+
+    Raises:
+        CheckpointError: if there is no such file, it is truncated or damaged, no checkpoint, or of a newer format.
+    """
+    path = Path(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, truncated, or not a checkpoint; delete or move it to start anew"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise CheckpointError(f"{path}: a file of PyTorch's, but not a checkpoint of this course")
+    _check_format(path, state["format"])
+    return state
+
+
+def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedule: str, T: int, recipe: dict) -> None:
+    """Write a network's weights in half precision, as safetensors, with all that is needed to use them inside.
+
+    Args:
+        path: of the file, NAME.safetensors.
+        model: a `SimpleUNet`, `LayerNormUNet` or `UNet` that predicts noise.
+        arguments: what its class was called with.
+        schedule: "linear" or "cosine".
+        T: the schedule's number of steps.
+        recipe: plain values that say how the weights were made.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    about = {"format": FORMAT, "net": type(model).__name__, "arguments": arguments, "schedule": schedule, "T": T}
+    weights = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
+    content = safetensors.torch.save(weights, metadata={"ddpm_helpers": json.dumps({**about, "recipe": recipe})})
+    _replace(Path(path), lambda file: file.write(content))
+
+
+def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cpu") -> Pretrained:
+    """Load trained weights: shipped ones by name, such as "mnist" or "fashion", or a file of `save_pretrained`.
+
+    Returns:
+        the model in eval mode and in float32, its schedule, both on `device`, and the recipe behind them.
+
+    Raises:
+        CheckpointError: if there are no such weights, or the file is damaged, foreign or of a newer format.
+    """
+    path = Path(name) if Path(name).suffix == ".safetensors" else WEIGHTS / f"{name}.safetensors"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
+        raise CheckpointError(f"{path}: there is no such file; the shipped weights are {shipped}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("ddpm_helpers", "null"))
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from error
+    if not isinstance(about, dict) or "format" not in about:
+        raise CheckpointError(f"{path}: holds weights, but not those of save_pretrained: nothing says which net")
+    _check_format(path, about["format"])
+    try:
+        model = NETS[about["net"]](**about["arguments"])
+        schedule = SCHEDULES[about["schedule"]](about["T"])
+        model.load_state_dict({name: value.float() for name, value in weights.items()})
+        recipe = dict(about["recipe"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its description does not fit its weights ({error})") from error
+    return Pretrained(model.eval().to(device), schedule.to(device), recipe)
+
+
+def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str | None:
+    """The first way in which two sets of named tensors differ in names or shapes, in words; None if in none."""
+    for name in [*ours, *theirs]:
+        left, right = (list(side[name].shape) if name in side else "nothing" for side in (ours, theirs))
+        if left != right:
+            return f"{name!r} is {left} here and {right} in the file"
+    return None
+
+
+def _check_format(path: Path, number) -> None:
+    if not isinstance(number, int) or number > FORMAT:
+        raise CheckpointError(
+            f"{path}: format {number!r}, and this version of ddpm_helpers knows up to {FORMAT}; update it"
+        )
+
+
+def _replace(path: Path, write: Callable) -> None:
+    """Call `write` with a new open file, then rename that file to `path`; on any error `path` stays as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())  # without this a power cut could leave an empty file under the good name
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        with suppress(OSError):
+            temporary.unlink()
+        raise CheckpointError(
+            f"{path}: cannot be written ({str(error).splitlines()[0]}); an older file there is as it was. "
+            "Free some space, or name another place, and save again"
+        ) from error

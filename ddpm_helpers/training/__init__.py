@@ -1,0 +1,540 @@
+"""Training: how long, on what, what is minimised, and a trainer that loses nothing."""
+
+import copy
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from ..checkpoint import CheckpointError, difference, load_checkpoint, save_checkpoint
+from ..data import shuffled_indices, to_float
+from ..sampling import sample
+from ..schedule import NoiseSchedule, corrupt, q_sample
+
+
+def default_device() -> torch.device:
+    """The fastest device here: CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words, for reports and recipes: "cuda, NVIDIA T4", or "cpu, 2 threads"."""
+    names = {"cuda": lambda: torch.cuda.get_device_name(device), "mps": lambda: "Apple GPU"}
+    return f"{device.type}, {names.get(device.type, lambda: f'{torch.get_num_threads()} threads')()}"
+
+
+def environment_report() -> str:
+    """What to paste into a question: versions, device, precision and the variables that change a run."""
+    packages = ("torch", "torchvision", "numpy", "matplotlib", "einops", "ipywidgets")
+    settings = {name: os.environ.get(name, "not set") for name in ("DDPM_DATA", "DDPM_BUDGET", "DDPM_STRICT")}
+    lines = {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "ddpm_helpers": version("ddpm-helpers"),
+        **{package: version(package) for package in packages},
+        "device": device_name(default_device()),
+        **settings,
+    }
+    return "\n".join(f"{name:<14}{value}" for name, value in lines.items())
+
+
+def budget(*, gpu: int, cpu: int, quick: int) -> int:
+    """How much to train: `gpu` on CUDA, `cpu` elsewhere, `quick` where DDPM_BUDGET=quick asks for it (CI does).
+
+    Prints its choice, so that a picture says how much work stands behind it.
+
+    Raises:
+        ValueError: if DDPM_BUDGET is set to something else than gpu, cpu or quick.
+    """
+    choices = {"gpu": gpu, "cpu": cpu, "quick": quick}
+    choice = os.environ.get("DDPM_BUDGET") or ("gpu" if torch.cuda.is_available() else "cpu")
+    if choice not in choices:
+        raise ValueError(f"DDPM_BUDGET must be one of {', '.join(choices)}, or unset; got {choice!r}")
+    print(f"Budget: {choices[choice]:,} steps ({choice}), on {default_device().type}")
+    return choices[choice]
+
+
+def naive_loss(model: Callable[[Tensor], Tensor], x: Tensor, amount: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error between the clean images and the model's repair of the corrupted ones.
+
+    Args:
+        model: callable, corrupted images (B, C, H, W) -> predicted clean images.
+        x: clean images (B, C, H, W) in [0, 1].
+        amount: (B,) in [0, 1], how much noise each image gets.
+        noise: same shape as `x`, uniform in [0, 1].
+
+    Returns:
+        a scalar tensor.
+    """
+    return F.mse_loss(model(corrupt(x, amount, noise)), x)
+
+
+def ddpm_loss(
+    model: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor
+) -> Tensor:
+    """Mean squared error between the noise that was added and the noise that the model sees (Ho et al. 2020, eq. 14).
+
+    Args:
+        model: callable, noisy images (B, C, H, W) and steps (B,) -> predicted noise (B, C, H, W).
+        schedule: on the device of the images.
+        x0: clean images (B, C, H, W) in [-1, 1].
+        t: (B,) integers in 1 ... T.
+        noise: same shape as `x0`, standard normal.
+
+    Returns:
+        a scalar tensor.
+
+    Raises:
+        as `q_sample` and the model do.
+    """
+    x_t = q_sample(schedule, x0, t, noise)
+    return F.mse_loss(model(x_t, t), noise)
+
+
+def ema_update(average: Tensor, value: Tensor, decay: float) -> Tensor:
+    """One step of an exponential moving average: the share `decay` of the old average, the rest of the new value.
+
+    Args:
+        average: any shape.
+        value: same shape.
+        decay: in [0, 1]; 0.999 averages over about the last 1,000 values.
+
+    Returns:
+        same shape, a new tensor.
+    """
+    return decay * average + (1 - decay) * value
+
+
+def draw_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator) -> Tensor:
+    """Steps (count,) int64 in 1 ... T: one drawn from each of `count` equal stretches of 1 ... T.
+
+    Each step is as likely as any other, but no batch sees only easy or only hard ones, so the loss is less noisy.
+    """
+    u = torch.rand(count, generator=generator, device=generator.device)
+    place = (torch.arange(count, device=u.device) + u) / count  # in [0, 1], rising
+    return (place * schedule.T).long().clamp(max=schedule.T - 1) + 1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. A run is a function of this, the network, the schedule and the images.
+
+    Raises:
+        ValueError: if a value is out of its range; the message names it.
+    """
+
+    steps: int  # optimizer steps
+    batch_size: int = 64  # images per step, over all processes
+    learning_rate: float = 2e-3  # of AdamW, at its highest
+    warmup: int = 100  # steps over which the learning rate rises from 0; it falls to 0 over the last quarter
+    clip_norm: float = 1.0  # largest norm of the gradient
+    ema_decay: float = 0.999  # of the moving average of the weights; smaller in the first steps
+    seed: int = 0  # of the order of the images, the steps and the noise
+
+    def __post_init__(self):
+        whole = {"steps": 1, "batch_size": 1, "warmup": 0}
+        for name, least in whole.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"TrainConfig: {name} must be a whole number, at least {least}, got {value!r}")
+        if not self.learning_rate > 0 or not self.clip_norm > 0:
+            raise ValueError(
+                "TrainConfig: learning_rate and clip_norm must be above 0, "
+                f"got {self.learning_rate!r} and {self.clip_norm!r}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"TrainConfig: ema_decay must lie in [0, 1), got {self.ema_decay!r}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step 0 ... steps - 1: a ramp up, a plateau, a ramp down."""
+        up = (step + 1) / max(self.warmup, 1)
+        down = (self.steps - step) / max(self.steps / 4, 1)
+        return self.learning_rate * min(up, 1.0, down)
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on: the message says at which step, why, and what to try."""
+
+
+class Trainer:
+    """All the state of one training run. Where it stands after a step is a function of its arguments alone.
+
+    Each step draws its images, steps t and noise from generators seeded with (seed, step), so going on from a
+    checkpoint needs no state of a loader, and several processes (torchrun) each take their share of the same batch.
+    On hardware with bfloat16 the network computes in it (autocast); weights, optimizer and average stay float32.
+
+    Args:
+        model: callable (x, t) -> predicted noise; it is moved to `device` and trained in place.
+        schedule: what to train on.
+        images: (N, C, H, W) uint8, all of them; they are moved to `device` once.
+        config: how to train.
+        device: where; the fastest device here if None.
+
+    Attributes:
+        step: completed steps.
+        losses: one scalar tensor a completed step.
+        ema: a copy of the model with the moving average of its weights, in eval mode: sample with this one.
+
+    Raises:
+        TypeError: if the images are not uint8.
+        ValueError: if there are none, or `batch_size` cannot be shared out evenly among the processes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: NoiseSchedule,
+        images: Tensor,
+        config: TrainConfig,
+        device: str | torch.device | None = None,
+    ):
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+            found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(
+                f"Trainer: expected all images as uint8 (N, C, H, W), got {found}; see load_images, to_uint8"
+            )
+        if not len(images):
+            raise ValueError("Trainer: there are no images to train on")
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if config.batch_size % self.world:
+            raise ValueError(
+                f"Trainer: batch_size {config.batch_size} cannot be shared out evenly among {self.world} processes"
+            )
+        self.config, self.device = config, torch.device(device or default_device())
+        self.schedule, self.images = schedule.to(self.device), images.to(self.device)
+        self.model = model.to(self.device, memory_format=fast_layout(model, self.device)).train()
+        # This gives every process the first one's weights, so the average is copied after it.
+        self.parallel = nn.parallel.DistributedDataParallel(self.model) if self.world > 1 else self.model
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate)
+        self.step, self.losses = 0, []
+        self._complete = True  # False while a step is being made: such a state must not be saved
+        self._finite = 0  # losses before this one are known to be finite
+
+    def run(self) -> Iterator[Tensor]:
+        """Train; yields the loss (a scalar tensor on the device) after each complete step, until config.steps.
+
+        Raises:
+            TrainingError: if the loss is no longer a number, or a batch does not fit into memory.
+        """
+        while self.step < self.config.steps:
+            self._check_complete()
+            self._complete = False
+            try:
+                loss = self._train_step()
+            except (MemoryError, RuntimeError) as error:
+                self._explain_out_of_memory(error)
+                raise
+            self.losses.append(loss)
+            self.step += 1
+            self._complete = True
+            if self.device.type == "cpu" or self.step % 50 == 0:  # to look at a number, a GPU must be waited for
+                self._check_finite()
+            yield loss
+
+    def fit(self, path: str | Path | None = None, *, seconds_between_saves: float = 60.0) -> nn.Module:
+        """Train to the end, in sight: a live picture in a notebook, plain lines elsewhere.
+
+        With a path, the run is saved there now and then, at the end, and when it is stopped (Jupyter's stop button,
+        Ctrl-C); and where the file exists already, the run goes on from it. So the answer to any interruption is to
+        run the same cell or command again.
+
+        Args:
+            path: of the checkpoint, NAME.pt.
+            seconds_between_saves: 0 saves after every step.
+
+        Returns:
+            `ema`, the averaged model.
+
+        Raises:
+            CheckpointError: if the file belongs to another run, is damaged, in use, or cannot be written.
+            TrainingError: as `run`; the last good file stays.
+        """
+        with ExitStack() as stack:
+            if path is not None:
+                if self.rank == 0:
+                    stack.enter_context(_only_user(Path(path)))
+                self._go_on_from(Path(path))
+            stop = stack.enter_context(_deferred_interrupt(self.world == 1))
+            watch = stack.enter_context(_watch(self))
+            saved = time.monotonic()
+            for loss in self.run():
+                watch(loss)
+                due = time.monotonic() - saved >= seconds_between_saves
+                if path is not None and (due or stop or self.step == self.config.steps):
+                    self.save(path)
+                    saved = time.monotonic()
+                if stop:
+                    where = f"; {path} holds all of it" if path is not None else ""
+                    print(f"Stopped after step {self.step:,} of {self.config.steps:,}{where}. fit goes on from here.")
+                    raise KeyboardInterrupt
+        return self.ema
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that `resume` needs; the older file stays until the new one is complete.
+
+        Of several processes only the first writes.
+
+        Raises:
+            CheckpointError: if the file cannot be written.
+            TrainingError: if the loss is no longer a number, or a step was interrupted half-way.
+        """
+        self._check_complete()
+        self._check_finite()
+        if self.rank == 0:
+            save_checkpoint(path, self._state())
+
+    def resume(self, path: str | Path) -> None:
+        """Go back to the very state that was saved: weights, average, optimizer, random numbers, place in the data.
+
+        The run must be the same: network, schedule, images and configuration; only `steps` may differ.
+
+        Raises:
+            CheckpointError: if the file cannot be read or belongs to another run; this run stays as it was.
+        """
+        self._restore(path, load_checkpoint(path))
+
+    def _restore(self, path: str | Path, state: dict) -> None:
+        try:
+            problem = self._mismatch(state)
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: damaged, or not a checkpoint of a Trainer ({error!r})") from error
+        if problem:
+            raise CheckpointError(
+                f"{path} belongs to another run: {problem}. Name another file to start anew, or make the Trainer as "
+                "it was"
+            )
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.losses = state["step"], list(state["losses"].to(self.device))
+        self._complete, self._finite = True, self.step
+        torch.set_rng_state(state["random"])  # dropout draws from it
+        if self.device.type == "cuda" and "cuda_random" in state:
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+
+    def _train_step(self) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate_at(self.step)
+        x0, t, noise = self._batch()
+        dtype = fast_dtype(self.device)
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            loss = ddpm_loss(lambda x, t: self.parallel(x, t).float(), self.schedule, x0, t, noise)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self._average()
+        loss = loss.detach()
+        if self.world > 1:  # each process saw its share of the batch
+            dist.all_reduce(loss)
+            loss /= self.world
+        return loss
+
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """This process's share of the batch of this step: clean images, steps, noise."""
+        size, share = self.config.batch_size, slice(self.rank, None, self.world)
+        seed = (self.config.seed * 1_000_003 + self.step) % 2**63
+        generator = torch.Generator(self.device).manual_seed(seed)
+        index = shuffled_indices(len(self.images), size, self.step, self.config.seed)[share].to(self.device)
+        t = draw_steps(self.schedule, size, generator)[share]
+        noise = torch.randn((size, *self.images.shape[1:]), generator=generator, device=self.device)[share]
+        return to_float(self.images[index]), t, noise
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))  # a young average forgets faster
+        for average, value in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+            average.copy_(ema_update(average, value, decay))
+        for average, value in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            average.copy_(value)
+
+    def _state(self) -> dict:
+        state = {
+            "config": asdict(self.config),
+            "beta": self.schedule.beta.cpu(),
+            "images": _fingerprint(self.images),
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "losses": torch.stack(self.losses).float().cpu() if self.losses else torch.zeros(0),
+            "random": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["cuda_random"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def _mismatch(self, state: dict) -> str | None:
+        """Why `state` cannot be gone on from, in words; None if it can."""
+        for name in ("model", "ema"):
+            problem = difference(self.model.state_dict(), state[name])
+            if problem:
+                return f"it has another network: {problem}"
+        beta = self.schedule.beta.cpu()
+        if len(beta) != len(state["beta"]):
+            return f"its schedule has {len(state['beta']) - 1} steps, this one {len(beta) - 1}"
+        if not torch.equal(beta, state["beta"]):
+            t = int((beta != state["beta"]).nonzero()[0])
+            return f"it has another schedule: beta[{t}] is {state['beta'][t]:.6g} there and {beta[t]:.6g} here"
+        if state["images"] != _fingerprint(self.images):
+            return f"it was trained on other images: {state['images']} there, {_fingerprint(self.images)} here"
+        for name, value in asdict(self.config).items():
+            if name != "steps" and state["config"][name] != value:
+                return f"its {name} is {state['config'][name]!r}, and {value!r} here"
+        if state["step"] != len(state["losses"]):
+            raise ValueError("it counts other steps than losses")
+        if state["step"] > self.config.steps:
+            return f"it has {state['step']:,} steps behind it, more than the {self.config.steps:,} asked for"
+        return None
+
+    def _go_on_from(self, path: Path) -> None:
+        state = load_checkpoint(path) if path.exists() else None
+        if state and (not self.step or state.get("step", 0) > self.step):
+            self._restore(path, state)
+            done = ": nothing is left to do" if self.step == self.config.steps else ", going on from there"
+            self._say(f"{path} holds step {self.step:,} of {self.config.steps:,}{done}.")
+        elif self.step:
+            self._say(f"Going on from step {self.step:,}, where this Trainer stands.")
+
+    def _samples(self) -> Tensor:
+        return sample(self.ema, self.schedule, 16, tuple(self.images.shape[1:]), steps=min(20, self.schedule.T))
+
+    def _say(self, text: str) -> None:
+        if self.rank == 0:
+            print(text, flush=True)
+
+    def _check_complete(self) -> None:
+        if not self._complete:
+            raise TrainingError(
+                f"step {self.step + 1:,} stopped half-way, so the weights are neither those before nor those after it: "
+                "resume the last good file, or make the network and the Trainer anew"
+            )
+
+    def _check_finite(self) -> None:
+        new = self.losses[self._finite :]
+        if new and not bool(torch.stack(new).isfinite().all()):
+            bad = next(i for i, loss in enumerate(new, self._finite + 1) if not loss.isfinite())
+            self._complete = False
+            raise TrainingError(
+                f"the loss of step {bad:,} is {self.losses[bad - 1].item()}: training stops, and a file saved before "
+                f"stays as it is. Try a smaller learning_rate than {self.config.learning_rate:g}, or a longer warmup; "
+                "and look for NaN in the images and in the network's own code"
+            )
+        self._finite = len(self.losses)
+
+    def _explain_out_of_memory(self, error: Exception) -> None:
+        signs = ("out of memory", "can't allocate memory")
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
+            return
+        size = self.config.batch_size
+        raise TrainingError(
+            f"step {self.step + 1:,} does not fit into the memory of {self.device} with batch_size {size}: "
+            f"try {max(size // 2, 1)}, or a narrower network. A file saved before stays as it is"
+        ) from error
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware computes in it faster than in float32, else float32."""
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere and newer; older cards emulate it
+    else:
+        tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so a version may lack them
+        fast = device.type == "cpu" and any(getattr(torch.cpu, test, lambda: False)() for test in tests)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def fast_layout(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """channels_last where convolutions are faster in it: on CUDA, and on CPUs for networks without GroupNorm."""
+    grouped = any(isinstance(module, nn.GroupNorm) for module in model.modules())
+    fast = device.type == "cuda" or (device.type == "cpu" and not grouped)
+    return torch.channels_last if fast else torch.contiguous_format
+
+
+def _fingerprint(images: Tensor) -> str:
+    """Tells data sets apart: shape, and a sum in which the place of each image counts."""
+    place = torch.arange(1, len(images) + 1, device=images.device) % 9973
+    return f"{' x '.join(map(str, images.shape))}, checksum {int((images.flatten(1).sum(1) * place).sum())}"
+
+
+@contextmanager
+def _only_user(path: Path) -> Iterator[None]:
+    """Hold the lock beside a checkpoint, so that no second run writes to it."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(
+            f"{path}: another run is writing to this file; stop that one, or name another file"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error}); name another place") from error
+    try:
+        for left_over in path.parent.glob(f".{path.name}.*.tmp"):  # by a run that was killed while saving
+            left_over.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _deferred_interrupt(defer: bool) -> Iterator[list]:
+    """Ctrl-C, or the stop button of Jupyter, fills the list and lets the step end; a second one stops at once."""
+    asked: list = []
+
+    def wait(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    defer = defer and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, wait) if defer else None
+    try:
+        yield asked
+    finally:
+        if defer:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _watch(trainer: Trainer) -> Iterator[Callable[[Tensor], None]]:
+    """What shows a run: a live picture in a notebook, a line every ten seconds elsewhere."""
+    ipython = sys.modules.get("IPython")
+    if ipython and hasattr(ipython.get_ipython(), "kernel"):
+        from .. import viz
+
+        yield viz.LiveLoss(trainer.config.steps, losses=trainer.losses, samples=trainer._samples)
+        return
+    started, first, spoken = time.monotonic(), trainer.step, 0.0
+
+    def line(loss: Tensor) -> None:
+        nonlocal spoken
+        now, last = time.monotonic(), trainer.step == trainer.config.steps
+        if trainer.rank or (not last and now - spoken < 10):
+            return
+        spoken, seconds = now, (now - started) / (trainer.step - first)
+        mean = torch.stack(trainer.losses[-100:]).mean().item()
+        print(
+            f"step {trainer.step:,} of {trainer.config.steps:,}   loss {mean:.4f}   "
+            f"{trainer.config.batch_size / seconds:,.0f} images/s   "
+            f"{(trainer.config.steps - trainer.step) * seconds / 60:.1f} min left",
+            flush=True,
+        )
+
+    yield line

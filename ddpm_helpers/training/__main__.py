@@ -1,0 +1,122 @@
+"""Train a DDPM from a terminal, on one process or several.
+
+    python -m ddpm_helpers.training --data mnist --steps 3000 --checkpoint runs/mnist.pt --samples runs/mnist.png
+    torchrun --nproc-per-node 2 -m ddpm_helpers.training --data mnist --checkpoint runs/mnist.pt
+
+Run the same line again after an interruption: it goes on from the checkpoint. Several processes share each batch, so
+they make the run that one process makes, in less time.
+"""
+
+import argparse
+import datetime
+import os
+import sys
+from dataclasses import asdict
+
+import torch
+import torch.distributed as dist
+
+from ..checkpoint import NETS, SCHEDULES, CheckpointError, save_pretrained
+from ..data import DataError, load_images
+from ..sampling import sample
+from . import TrainConfig, Trainer, TrainingError, default_device, device_name
+
+
+def arguments(line: list[str] | None = None) -> argparse.Namespace:
+    defaults = TrainConfig(steps=3000)
+    parser = argparse.ArgumentParser(
+        prog="python -m ddpm_helpers.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", default="mnist", help="mnist, fashion, cifar10, digits, or a folder of pictures (default: mnist)")
+    add("--size", type=int, help="crop and resize pictures to this height and width")
+    add("--steps", type=int, default=defaults.steps, help="optimizer steps (default: %(default)s)")
+    add("--batch-size", type=int, default=defaults.batch_size, help="over all processes (default: %(default)s)")
+    add("--learning-rate", type=float, default=defaults.learning_rate, help="(default: %(default)s)")
+    add("--ema-decay", type=float, default=defaults.ema_decay, help="(default: %(default)s)")
+    add("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
+    add("--schedule", choices=SCHEDULES, default="cosine", help="(default: %(default)s)")
+    add("--T", type=int, default=1000, help="steps of the schedule (default: %(default)s)")
+    add("--base", type=int, default=32, help="width of the U-Net's first level (default: %(default)s)")
+    add("--multipliers", type=int, nargs="+", default=[1, 2], help="width of each level, in --base (default: 1 2)")
+    add("--patch", type=int, default=2, help="side of the squares folded into channels (default: %(default)s)")
+    add("--checkpoint", help="file NAME.pt to save to every minute, and to go on from")
+    add("--export", help="file NAME.safetensors for the averaged weights, in half precision, with their recipe")
+    add("--samples", help="file NAME.png for 64 samples, 50 DDIM steps")
+    return parser.parse_args(line)
+
+
+def train(options: argparse.Namespace) -> None:
+    device = join_the_others()
+    data = load_images(options.data, size=options.size, strict=options.data != "digits")
+    shape = tuple(data.images.shape[1:])
+    net = {
+        "channels": shape[0],
+        "base": options.base,
+        "multipliers": options.multipliers,
+        "patch": options.patch,
+    }
+    torch.manual_seed(options.seed)
+    config = TrainConfig(
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        ema_decay=options.ema_decay,
+        seed=options.seed,
+    )
+    trainer = Trainer(NETS["UNet"](**net), SCHEDULES[options.schedule](options.T), data.images, config, device)
+    model = trainer.fit(options.checkpoint)
+    if trainer.rank:
+        return
+    if options.export:
+        save_pretrained(options.export, model, net, options.schedule, options.T, recipe(trainer, data.source))
+    if options.samples:
+        from torchvision.utils import save_image  # torchvision takes a second to import
+
+        images = sample(model, trainer.schedule, 64, shape, steps=min(50, options.T))
+        save_image(images.clamp(-1, 1) / 2 + 0.5, options.samples)
+
+
+def join_the_others() -> torch.device:
+    """Under torchrun, meet the other processes; the device of this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return default_device()
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def recipe(trainer: Trainer, source: str) -> dict:
+    last = trainer.losses[-1000:]
+    return {
+        "command": f"python -m ddpm_helpers.training {' '.join(sys.argv[1:])}",
+        "data": source,
+        **asdict(trainer.config),
+        "device": device_name(trainer.device),
+        "processes": trainer.world,
+        "loss": round(torch.stack(last).mean().item(), 5),
+        "loss is": f"the mean of the last {len(last)} steps",
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def main() -> None:
+    try:
+        train(arguments())
+    except (CheckpointError, TrainingError, DataError, ValueError) as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
