@@ -7,6 +7,7 @@ from .checkpoint import CheckpointError, Pretrained, load_pretrained
 from .data import DataError, ImageData, batches, load_images, read_idx, to_float, to_uint8
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
+from .metrics import bits_per_dim, frechet_distance, frechet_floor, judge, load_feature_net, nearest_images
 from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, count_parameters, sinusoidal_embedding
 from .sampling import (
     Step,
@@ -65,6 +66,7 @@ __all__ = [
     "TrainingError",
     "UNet",
     "batches",
+    "bits_per_dim",
     "budget",
     "check",
     "corrupt",
@@ -80,14 +82,19 @@ __all__ = [
     "ema_update",
     "environment_report",
     "forward_step",
+    "frechet_distance",
+    "frechet_floor",
     "image_noise",
+    "judge",
     "linear_beta",
     "linear_schedule",
+    "load_feature_net",
     "load_images",
     "load_pretrained",
     "naive_loss",
     "naive_step",
     "naive_trajectory",
+    "nearest_images",
     "per_image",
     "posterior",
     "predict_eps",

@@ -122,6 +122,39 @@ def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cp
     return Pretrained(model.eval().to(device), schedule.to(device), recipe)
 
 
+def write_weights(path: str | Path, model: nn.Module, about: dict) -> None:
+    """Write a network's weights in half precision, as safetensors, with `about` inside, atomically.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
+    """
+    weights = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
+    about = {"format": FORMAT, **about}
+    content = safetensors.torch.save(weights, metadata={"ddpm_helpers": json.dumps(about)})
+    _replace(Path(path), lambda file: file.write(content))
+
+
+def read_weights(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
+    """What `write_weights` wrote: `about`, and the weights by name, in float32.
+
+    Raises:
+        CheckpointError: if there is no such file, or it is damaged, foreign or of a newer format.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("ddpm_helpers", "null"))
+            weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - no dictionary
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from error
+    if not isinstance(about, dict) or "format" not in about:
+        raise CheckpointError(f"{path}: holds weights, but not of this course: nothing says which net")
+    _check_format(path, about["format"])
+    return about, weights
+
+
 def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str | None:
     """The first way in which two sets of named tensors differ in names or shapes, in words; None if in none."""
     for name in [*ours, *theirs]:

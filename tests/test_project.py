@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddpm_helpers"
 ORDER = [
-    *("schedule", "toy", "digits", "data", "nets", "checkpoint", "sampling", "metrics", "viz", "training"),
+    *("schedule", "toy", "digits", "data", "nets", "checkpoint", "sampling", "viz", "training", "metrics"),
     *("exercises", "__init__"),
 ]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}

@@ -1,0 +1,190 @@
+"""Metrics against cases whose answer is known in closed form."""
+
+import math
+
+import pytest
+import torch
+
+from ddpm_helpers import (
+    bits_per_dim,
+    frechet_distance,
+    frechet_floor,
+    judge,
+    linear_schedule,
+    nearest_images,
+    to_float,
+)
+from ddpm_helpers.metrics import FeatureNet, discretised_log_likelihood
+
+
+def exact_sample(mean: torch.Tensor, covariance: torch.Tensor, n: int = 400) -> torch.Tensor:
+    """Rows (n, D) whose sample mean and covariance are exactly these."""
+    d = len(mean)
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(n + d), dtype=torch.float64)
+    x = x - x.mean(0)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(x.T.cov()), x.T, upper=False).T
+    return white @ torch.linalg.cholesky(covariance).T + mean
+
+
+def random_covariance(d: int, seed: int) -> torch.Tensor:
+    a = torch.randn(d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return a @ a.T + 0.1 * torch.eye(d)
+
+
+def test_frechet_of_commuting_gaussians():
+    """For diagonal covariances the distance is that of the means and of the standard deviations."""
+    mean_a, mean_b = torch.tensor([1.0, -2, 0], dtype=torch.float64), torch.tensor([0.0, 1, 3], dtype=torch.float64)
+    std_a, std_b = torch.tensor([1.0, 2, 0.5], dtype=torch.float64), torch.tensor([3.0, 1, 0.5], dtype=torch.float64)
+    a, b = exact_sample(mean_a, std_a.diag() ** 2), exact_sample(mean_b, std_b.diag() ** 2, n=300)
+    expected = (mean_a - mean_b).square().sum() + (std_a - std_b).square().sum()
+    assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_frechet_against_the_definition():
+    """tr of (A B)^1/2 from the eigenvalues of the unsymmetric product A B, the formula as it is printed."""
+    zero, cov_a, cov_b = torch.zeros(5, dtype=torch.float64), random_covariance(5, 0), random_covariance(5, 1)
+    a, b = exact_sample(zero, cov_a), exact_sample(zero, cov_b, n=500)
+    root_trace = torch.linalg.eigvals(cov_a @ cov_b).sqrt().real.sum()
+    expected = cov_a.trace() + cov_b.trace() - 2 * root_trace
+    assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-9)
+    assert frechet_distance(b, a) == pytest.approx(expected.item(), rel=1e-9)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    turn = torch.linalg.qr(random_covariance(5, 2)).Q
+    assert frechet_distance(a @ turn, b @ turn) == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_frechet_floor_shrinks_with_the_sample():
+    x = torch.randn(8000, 16, generator=torch.Generator().manual_seed(0))
+    floors = [frechet_floor(x, n) for n in (100, 1000, 4000)]
+    assert floors[0] > 5 * floors[1] > 5 * floors[2] > 0
+    with pytest.raises(ValueError, match="need 10000 real images, there are 8000"):
+        frechet_floor(x, 5000)
+
+
+@pytest.mark.parametrize(
+    ("a", "message"),
+    [
+        (torch.ones(1, 4), "first set needs at least 2 rows"),
+        (torch.full((9, 4), torch.nan), "first set needs finite features"),
+        (torch.ones(9, 4), "all rows of the first set are equal"),
+        (torch.randn(9, 3), r"\(9, 3\) and \(20, 4\)"),
+    ],
+)
+def test_frechet_bad_input(a, message):
+    with pytest.raises(ValueError, match=message):
+        frechet_distance(a, torch.randn(20, 4))
+
+
+def test_frechet_warns_of_too_few():
+    with pytest.warns(UserWarning, match="4 samples cannot fill a 4-dimensional covariance"):
+        frechet_distance(torch.randn(4, 4), torch.randn(20, 4))
+
+
+def test_judge_counts():
+    torch.manual_seed(0)
+    net = FeatureNet().eval()
+    with torch.no_grad():
+        net.head[-1].weight.zero_()
+        net.head[-1].bias.copy_(torch.tensor([50.0] + [0.0] * 9))
+    images = torch.rand(7, 1, 28, 28)
+    seen = judge(net, images, batch_size=3)
+    torch.testing.assert_close(seen.features, judge(net, images).features)
+    assert seen.features.shape == (7, 64)
+    assert seen.histogram.tolist() == [1.0] + [0.0] * 9
+    assert seen.entropy == 0
+    assert seen.recognisable == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(5, 3, 28, 28), r"expected images \(N, 1, 28, 28\), got \(5, 3, 28, 28\)"),
+        (torch.zeros(5, 1, 32, 32), r"expected images \(N, 1, 28, 28\)"),
+        (torch.zeros(1, 1, 28, 28), "at least 2 images"),
+        (torch.full((5, 1, 28, 28), 1.5), "found 1.5 to 1.5: clip"),
+        (torch.full((5, 1, 28, 28), torch.nan), "found nan"),
+        (torch.zeros(5, 1, 28, 28, dtype=torch.uint8), "use to_float"),
+    ],
+)
+def test_judge_bad_input(images, message):
+    with pytest.raises(ValueError, match=message):
+        judge(FeatureNet(), images)
+
+
+def test_nearest_images():
+    images = torch.rand(50, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    index, distance = nearest_images(images[[7, 3, 11]] + 0.01, images)
+    assert index.tolist() == [7, 3, 11]
+    torch.testing.assert_close(distance, torch.full((3,), 0.01), rtol=1e-2, atol=0)
+    with pytest.raises(ValueError, match="do not fit together"):
+        nearest_images(images, images[:, :1])
+
+
+@pytest.mark.parametrize("std", [1e-4, 0.01, 1.0])
+@pytest.mark.parametrize("mean", [-1.2, -0.3, 0.999, 1.0])
+def test_grey_levels_have_probability_one_together(std, mean):
+    levels = to_float(torch.arange(256, dtype=torch.uint8))
+    log_p = discretised_log_likelihood(levels, torch.full((256,), mean), torch.tensor(std))
+    assert log_p.double().exp().sum().item() == pytest.approx(1, abs=1e-5)
+    assert (log_p <= 0).all()
+    assert not log_p.isnan().any()
+
+
+def test_grey_levels_far_in_the_tail():
+    """Where float32 differences of two probabilities near 0 or 1 would be lost; mirror images agree."""
+    x, mean = to_float(torch.tensor([10, 245], dtype=torch.uint8)), torch.tensor([0.5, -0.5])
+    log_p = discretised_log_likelihood(x, mean, torch.tensor(0.01))
+    assert log_p[0].item() == pytest.approx(log_p[1].item(), rel=1e-5)
+    z = (0.5 - x[0].item() - 1 / 255) / 0.01  # the nearer edge of the bin, in standard deviations
+    assert log_p[0].item() == pytest.approx(-(z**2) / 2 - math.log(z * math.sqrt(2 * math.pi)), rel=1e-3)
+
+
+@pytest.fixture
+def grey():
+    return to_float(torch.randint(256, (64, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8))
+
+
+def test_bits_per_dim_of_a_perfect_guess(grey):
+    """A model that knows the clean images: each mean is right, so each KL is that of two variances."""
+    schedule = linear_schedule(50)
+
+    def model(x, t):
+        signal, sigma = (table[t].reshape(-1, 1, 1, 1) for table in (schedule.sqrt_alpha_bar, schedule.sigma))
+        return (x - signal * grey) / sigma
+
+    bound = bits_per_dim(model, schedule, grey)
+    ratio = (schedule.posterior_variance / schedule.beta)[2:].double()
+    expected = 0.5 * (ratio - 1 - ratio.log()) / math.log(2)
+    torch.testing.assert_close(bound.per_step.double(), expected, rtol=1e-2, atol=1e-6)
+    assert bound.steps.tolist() == list(range(2, 51))
+    assert bound.middle == pytest.approx(bound.per_step.sum().item(), rel=1e-5)
+    assert bound.total == pytest.approx(bound.prior + bound.middle + bound.decoder)
+    a_bar = schedule.alpha_bar[-1].double()
+    prior = 0.5 * (a_bar * grey.double().square().mean() - a_bar - torch.log(1 - a_bar)) / math.log(2)
+    assert bound.prior == pytest.approx(prior.item(), rel=1e-3, abs=1e-7)
+
+
+def test_bits_per_dim_of_the_ideal_gaussian_model(grey):
+    """For data N(0, 1/16) no model is better than this one; the bound then is close to the entropy of that data."""
+    schedule = linear_schedule(1000)
+    x = (torch.randn(400, 1, 4, 4, generator=torch.Generator().manual_seed(1)) * 0.25).clamp(-1, 1)
+    x = to_float(((x + 1) * 255 / 2).round().to(torch.uint8))
+    variance = 0.25**2
+
+    def ideal(x, t):
+        a_bar, sigma = (table[t].reshape(-1, 1, 1, 1) for table in (schedule.alpha_bar, schedule.sigma))
+        return sigma * x / (a_bar * variance + sigma**2)
+
+    bound = bits_per_dim(ideal, schedule, x, clip=False)
+    entropy = 0.5 * math.log2(2 * math.pi * math.e * variance) + math.log2(255 / 2)
+    assert entropy - 0.02 < bound.total < entropy + 0.15
+    rough = bits_per_dim(ideal, schedule, x, steps=200, clip=False)
+    assert rough.total == pytest.approx(bound.total, abs=0.05)
+
+
+def test_bits_per_dim_bad_input(grey):
+    schedule = linear_schedule(50)
+    with pytest.raises(ValueError, match=r"must lie in \[-1, 1\]"):
+        bits_per_dim(lambda x, t: x, schedule, grey * 3)
+    with pytest.raises(ValueError, match=r"steps must be in 1 ... T - 1 = 49, got 50"):
+        bits_per_dim(lambda x, t: x, schedule, grey, steps=50)
