@@ -84,9 +84,20 @@ def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedul
         recipe: plain values that say how the weights were made.
 
     Raises:
+        ValueError: if the net or the schedule is another, or `arguments` do not make this net: nobody could load it.
         CheckpointError: if it cannot be written.
     """
-    about = {"format": FORMAT, "net": type(model).__name__, "arguments": arguments, "schedule": schedule, "T": T}
+    net = type(model).__name__
+    if net not in NETS or schedule not in SCHEDULES:
+        raise ValueError(
+            f"save_pretrained: a net is one of {', '.join(NETS)}, a schedule one of {', '.join(SCHEDULES)}; "
+            f"got {net} and {schedule!r}"
+        )
+    with torch.device("meta"):  # no memory, and no random numbers drawn
+        problem = difference(model.state_dict(), NETS[net](**arguments).state_dict())
+    if problem:
+        raise ValueError(f"save_pretrained: {arguments} do not make this {net}: {problem.replace('the file', 'that')}")
+    about = {"format": FORMAT, "net": net, "arguments": arguments, "schedule": schedule, "T": T}
     weights = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
     content = safetensors.torch.save(weights, metadata={"ddpm_helpers": json.dumps({**about, "recipe": recipe})})
     _replace(Path(path), lambda file: file.write(content))

@@ -310,23 +310,51 @@ class Trainer:
         self._restore(path, load_checkpoint(path))
 
     def _restore(self, path: str | Path, state: dict) -> None:
+        self._check_fits(path, state)  # all that can go wrong does so here, before anything is changed
+        self._complete = False
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.losses = state["step"], list(state["losses"].to(self.device))
+        torch.set_rng_state(state["random"])  # dropout draws from it
+        if self.device.type == "cuda" and "cuda_random" in state:
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+        self._complete, self._finite = True, self.step
+
+    def _check_fits(self, path: str | Path, state: dict) -> None:
+        """Raise a CheckpointError if `state` is damaged or of another run."""
         try:
             problem = self._mismatch(state)
-        except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+            if not problem:
+                self._check_values(state)
+        except Exception as error:  # garbage can fail in any way
             raise CheckpointError(f"{path}: damaged, or not a checkpoint of a Trainer ({error!r})") from error
         if problem:
             raise CheckpointError(
                 f"{path} belongs to another run: {problem}. Name another file to start anew, or make the Trainer as "
                 "it was"
             )
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.losses = state["step"], list(state["losses"].to(self.device))
-        self._complete, self._finite = True, self.step
-        torch.set_rng_state(state["random"])  # dropout draws from it
+
+    def _check_values(self, state: dict) -> None:
+        """Raise an error of any kind if a value in `state`, whose names and shapes fit, cannot be loaded."""
+        for name in ("model", "ema"):
+            for key, value in self.model.state_dict().items():
+                if state[name][key].dtype != value.dtype:
+                    raise TypeError(f"{key} is {state[name][key].dtype}")
+        trial = torch.optim.AdamW(self.model.parameters())
+        trial.load_state_dict(state["optimizer"])
+        for weight, kept in trial.state.items():
+            means = {name: kept[name] for name in ("exp_avg", "exp_avg_sq")}
+            problem = difference(dict.fromkeys(means, weight), means)
+            if problem or kept["step"].shape:
+                raise ValueError(f"optimizer: {problem or 'step'}")
+        for ours, theirs in zip(self.optimizer.param_groups, state["optimizer"]["param_groups"], strict=True):
+            for name in (ours.keys() & theirs.keys()) - {"params", "lr"}:
+                if ours[name] != theirs[name]:
+                    raise ValueError(f"optimizer: {name} is {theirs[name]!r}")
+        torch.Generator().set_state(state["random"])
         if self.device.type == "cuda" and "cuda_random" in state:
-            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+            torch.Generator(self.device).set_state(state["cuda_random"])
 
     def _train_step(self) -> Tensor:
         for group in self.optimizer.param_groups:
@@ -397,7 +425,8 @@ class Trainer:
         for name, value in asdict(self.config).items():
             if name != "steps" and state["config"][name] != value:
                 return f"its {name} is {state['config'][name]!r}, and {value!r} here"
-        if state["step"] != len(state["losses"]):
+        losses = state["losses"]
+        if type(state["step"]) is not int or losses.shape != (state["step"],) or not losses.is_floating_point():
             raise ValueError("it counts other steps than losses")
         if state["step"] > self.config.steps:
             return f"it has {state['step']:,} steps behind it, more than the {self.config.steps:,} asked for"
