@@ -1,6 +1,7 @@
 """Training: how long, on what, what is minimised, and a trainer that loses nothing."""
 
 import copy
+import glob
 import os
 import platform
 import signal
@@ -266,23 +267,26 @@ class Trainer:
             TrainingError: as `run`; the last good file stays.
         """
         with ExitStack() as stack:
+            held = None  # the step that the file holds
             if path is not None:
                 if self.rank == 0:
                     stack.enter_context(_only_user(Path(path)))
-                self._go_on_from(Path(path))
+                held = self._go_on_from(Path(path))
             stop = stack.enter_context(_deferred_interrupt(self.world == 1))
-            watch = stack.enter_context(_watch(self))
             saved = time.monotonic()
-            for loss in self.run():
-                watch(loss)
-                due = time.monotonic() - saved >= seconds_between_saves
-                if path is not None and (due or stop or self.step == self.config.steps):
-                    self.save(path)
-                    saved = time.monotonic()
-                if stop:
-                    where = f"; {path} holds all of it" if path is not None else ""
-                    print(f"Stopped after step {self.step:,} of {self.config.steps:,}{where}. fit goes on from here.")
-                    raise KeyboardInterrupt
+            with _watch(self) as watch:
+                for loss in self.run():
+                    watch(loss)
+                    if stop:
+                        break
+                    if path is not None and time.monotonic() - saved >= seconds_between_saves:
+                        self.save(path)
+                        held, saved = self.step, time.monotonic()
+            if path is not None and held != self.step:
+                self.save(path)
+            if stop:
+                where = f"; {path} holds all of it" if path is not None else ""
+                self._say(f"Stopped after step {self.step:,} of {self.config.steps:,}{where}. fit goes on from here.")
         return self.ema
 
     def save(self, path: str | Path) -> None:
@@ -307,10 +311,11 @@ class Trainer:
         Raises:
             CheckpointError: if the file cannot be read or belongs to another run; this run stays as it was.
         """
-        self._restore(path, load_checkpoint(path))
-
-    def _restore(self, path: str | Path, state: dict) -> None:
+        state = load_checkpoint(path)
         self._check_fits(path, state)  # all that can go wrong does so here, before anything is changed
+        self._restore(state)
+
+    def _restore(self, state: dict) -> None:
         self._complete = False
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
@@ -432,14 +437,20 @@ class Trainer:
             return f"it has {state['step']:,} steps behind it, more than the {self.config.steps:,} asked for"
         return None
 
-    def _go_on_from(self, path: Path) -> None:
+    def _go_on_from(self, path: Path) -> int | None:
+        """Go back to the file, unless this Trainer stands further; the step that the file holds, None without one."""
         state = load_checkpoint(path) if path.exists() else None
-        if state and (not self.step or state.get("step", 0) > self.step):
-            self._restore(path, state)
-            done = ": nothing is left to do" if self.step == self.config.steps else ", going on from there"
-            self._say(f"{path} holds step {self.step:,} of {self.config.steps:,}{done}.")
-        elif self.step:
-            self._say(f"Going on from step {self.step:,}, where this Trainer stands.")
+        if state:
+            self._check_fits(path, state)  # also where it is not loaded: it will be written over
+        if state and (not self.step or not self._complete or state["step"] > self.step):
+            self._restore(state)
+            where = f"{path} holds step {self.step:,} of {self.config.steps:,}"
+        elif self.step and self._complete:
+            where = f"This Trainer stands at step {self.step:,} of {self.config.steps:,}"
+        else:
+            return None
+        self._say(where + (", going on from there." if self.step < self.config.steps else ": nothing is left to do."))
+        return state and state["step"]
 
     def _samples(self) -> Tensor:
         return sample(self.ema, self.schedule, 16, tuple(self.images.shape[1:]), steps=min(20, self.schedule.T))
@@ -515,7 +526,7 @@ def _only_user(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error}); name another place") from error
     try:
-        for left_over in path.parent.glob(f".{path.name}.*.tmp"):  # by a run that was killed while saving
+        for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a run that was killed while saving
             left_over.unlink()
         yield
     finally:
@@ -532,13 +543,18 @@ def _deferred_interrupt(defer: bool) -> Iterator[list]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    defer = defer and threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, wait) if defer else None
+    before = signal.getsignal(signal.SIGINT)
+    # Only the main thread may do this; and where Ctrl-C is ignored (a job in the background), it stays so.
+    defer = defer and threading.current_thread() is threading.main_thread() and callable(before)
+    if defer:
+        signal.signal(signal.SIGINT, wait)
     try:
         yield asked
     finally:
         if defer:
             signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -548,7 +564,11 @@ def _watch(trainer: Trainer) -> Iterator[Callable[[Tensor], None]]:
     if ipython and hasattr(ipython.get_ipython(), "kernel"):
         from .. import viz
 
-        yield viz.LiveLoss(trainer.config.steps, losses=trainer.losses, samples=trainer._samples)
+        live = viz.LiveLoss(trainer.config.steps, losses=trainer.losses, samples=trainer._samples)
+        try:
+            yield live
+        finally:
+            live.bar.close()  # so that what is printed next begins a line
         return
     started, first, spoken = time.monotonic(), trainer.step, 0.0
 
