@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -148,7 +148,7 @@ class TrainConfig:
     seed: int = 0  # of the order of the images, the steps and the noise
 
     def __post_init__(self):
-        whole = {"steps": 1, "batch_size": 1, "warmup": 0}
+        whole = {"steps": 1, "batch_size": 1, "warmup": 0, "seed": 0}
         for name, least in whole.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
@@ -158,6 +158,8 @@ class TrainConfig:
                 "TrainConfig: learning_rate and clip_norm must be above 0, "
                 f"got {self.learning_rate!r} and {self.clip_norm!r}"
             )
+        if self.seed > 10**12:  # it is multiplied, and a generator takes 64 bits
+            raise ValueError(f"TrainConfig: seed must be at most 10**12, got {self.seed}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"TrainConfig: ema_decay must lie in [0, 1), got {self.ema_decay!r}")
 
@@ -233,8 +235,8 @@ class Trainer:
         Raises:
             TrainingError: if the loss is no longer a number, or a batch does not fit into memory.
         """
+        self._check_complete()
         while self.step < self.config.steps:
-            self._check_complete()
             self._complete = False
             try:
                 loss = self._train_step()
@@ -244,8 +246,9 @@ class Trainer:
             self.losses.append(loss)
             self.step += 1
             self._complete = True
-            if self.device.type == "cpu" or self.step % 50 == 0:  # to look at a number, a GPU must be waited for
-                self._check_finite()
+            # To look at a number a GPU must be waited for, so not at every step.
+            if self.device.type == "cpu" or self.step % 50 == 0 or self.step == self.config.steps:
+                self._check_finite(weights=self.step == self.config.steps)
             yield loss
 
     def fit(self, path: str | Path | None = None, *, seconds_between_saves: float = 60.0) -> nn.Module:
@@ -299,7 +302,7 @@ class Trainer:
             TrainingError: if the loss is no longer a number, or a step was interrupted half-way.
         """
         self._check_complete()
-        self._check_finite()
+        self._check_finite(weights=True)
         if self.rank == 0:
             save_checkpoint(path, self._state())
 
@@ -366,7 +369,8 @@ class Trainer:
             group["lr"] = self.config.learning_rate_at(self.step)
         x0, t, noise = self._batch()
         dtype = fast_dtype(self.device)
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+        # Where nothing is to be cast autocast is left out: PyTorch 2.4 has none for MPS, not even a disabled one.
+        with nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype):
             loss = ddpm_loss(lambda x, t: self.parallel(x, t).float(), self.schedule, x0, t, noise)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -462,30 +466,38 @@ class Trainer:
     def _check_complete(self) -> None:
         if not self._complete:
             raise TrainingError(
-                f"step {self.step + 1:,} stopped half-way, so the weights are neither those before nor those after it: "
-                "resume the last good file, or make the network and the Trainer anew"
+                f"after step {self.step:,} the next one stopped half-way, or the loss was no number: these weights are "
+                "of no use; resume the last good file, or make the network and the Trainer anew"
             )
 
-    def _check_finite(self) -> None:
+    def _check_finite(self, weights: bool) -> None:
+        """Stop if a loss since the last look is no number; or a weight, which only the next loss would show."""
         new = self.losses[self._finite :]
+        bad, what = None, "the loss"
         if new and not bool(torch.stack(new).isfinite().all()):
             bad = next(i for i, loss in enumerate(new, self._finite + 1) if not loss.isfinite())
+            found = self.losses[bad - 1].item()
+        elif weights and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            bad, what, found = self.step, "a weight", "not finite"
+        if bad is not None:
             self._complete = False
             raise TrainingError(
-                f"the loss of step {bad:,} is {self.losses[bad - 1].item()}: training stops, and a file saved before "
+                f"{what} of step {bad:,} is {found}: training stops, and a file saved before "
                 f"stays as it is. Try a smaller learning_rate than {self.config.learning_rate:g}, or a longer warmup; "
                 "and look for NaN in the images and in the network's own code"
             )
         self._finite = len(self.losses)
 
     def _explain_out_of_memory(self, error: Exception) -> None:
-        signs = ("out of memory", "can't allocate memory")
-        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
+        kinds = (MemoryError, torch.cuda.OutOfMemoryError)
+        signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # GPUs, Linux, Windows
+        if not isinstance(error, kinds) and not any(sign in str(error) for sign in signs):
             return
         size = self.config.batch_size
+        smaller = f"{size // 2}, or " if size > 1 else ""
         raise TrainingError(
             f"step {self.step + 1:,} does not fit into the memory of {self.device} with batch_size {size}: "
-            f"try {max(size // 2, 1)}, or a narrower network. A file saved before stays as it is"
+            f"try {smaller}a narrower network. A file saved before stays as it is"
         ) from error
 
 
