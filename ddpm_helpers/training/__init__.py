@@ -589,7 +589,8 @@ def _watch(trainer: Trainer) -> Iterator[Callable[[Tensor], None]]:
         now, last = time.monotonic(), trainer.step == trainer.config.steps
         if trainer.rank or (not last and now - spoken < 10):
             return
-        spoken, seconds = now, (now - started) / (trainer.step - first)
+        spoken = now
+        seconds = max(now - started, 1e-3) / (trainer.step - first)  # a coarse clock may not have moved yet
         mean = torch.stack(trainer.losses[-100:]).mean().item()
         print(
             f"step {trainer.step:,} of {trainer.config.steps:,}   loss {mean:.4f}   "
