@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import types
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -178,12 +178,29 @@ def test_a_step_by_hand():
         trainer.model.parameters(), by_hand.parameters(), trainer.ema.parameters(), before, strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours.grad, theirs.grad, msg="AdamW hides the length of a single gradient")
         torch.testing.assert_close(average, 0.1 * old + 0.9 * theirs, msg="the first average keeps a tenth")
 
 
 def trainer_q(trainer, x0, t, noise):
     a = trainer.schedule.alpha_bar[t][:, None, None, None]
     return a.sqrt() * x0 + (1 - a).sqrt() * noise
+
+
+def test_every_step_draws_anew_and_each_seed_its_own():
+    trainer, other = make(), make(seed=1)
+    drawn = [trainer._batch(), other._batch()]
+    for trainer.step in range(1, 4):
+        drawn.append(trainer._batch())
+    for images, t, noise in drawn:
+        assert images.min() >= -1
+        assert images.max() <= 1
+        assert t.shape == (4,)
+        assert noise.std().item() == pytest.approx(1, abs=0.15)
+    for one, another in combinations(drawn, 2):
+        assert all(not torch.equal(a, b) for a, b in zip(one, another, strict=True))
+    trainer.step = 0
+    assert all(torch.equal(a, b) for a, b in zip(trainer._batch(), drawn[0], strict=True))
 
 
 def test_batches_are_shared_out_without_gap_or_overlap():
