@@ -6,7 +6,7 @@ leaves the older file as it was. Nothing is ever unpickled but tensors and plain
 
 import json
 import os
-import pickle
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -55,15 +55,23 @@ def load_checkpoint(path: str | Path) -> dict:
     """
     path = Path(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            start = file.read(4)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    try:
+        if start != b"PK\x03\x04":  # every file of ours is a zip; PyTorch reads its older formats with less care
+            raise ValueError("not a zip file")
+        with zipfile.ZipFile(path) as archive:  # PyTorch looks at no checksum
+            if wrong := archive.testzip():
+                raise ValueError(f"the checksum of {wrong} is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # garbage can make the readers fail in any way
         raise CheckpointError(
             f"{path}: damaged, truncated, or not a checkpoint; delete or move it to start anew"
         ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
     if not isinstance(state, dict) or "format" not in state:
         raise CheckpointError(f"{path}: a file of PyTorch's, but not a checkpoint of this course")
     _check_format(path, state["format"])
@@ -82,9 +90,20 @@ def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedul
         recipe: plain values that say how the weights were made.
 
     Raises:
+        ValueError: if the net or the schedule is another, or `arguments` do not make this net: nobody could load it.
         CheckpointError: if it cannot be written.
     """
-    about = {"format": FORMAT, "net": type(model).__name__, "arguments": arguments, "schedule": schedule, "T": T}
+    net = type(model).__name__
+    if net not in NETS or schedule not in SCHEDULES:
+        raise ValueError(
+            f"save_pretrained: a net is one of {', '.join(NETS)}, a schedule one of {', '.join(SCHEDULES)}; "
+            f"got {net} and {schedule!r}"
+        )
+    with torch.device("meta"):  # no memory, and no random numbers drawn
+        problem = difference(model.state_dict(), NETS[net](**arguments).state_dict())
+    if problem:
+        raise ValueError(f"save_pretrained: {arguments} do not make this {net}: {problem.replace('the file', 'that')}")
+    about = {"format": FORMAT, "net": net, "arguments": arguments, "schedule": schedule, "T": T}
     weights = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
     content = safetensors.torch.save(weights, metadata={"ddpm_helpers": json.dumps({**about, "recipe": recipe})})
     _replace(Path(path), lambda file: file.write(content))
@@ -117,7 +136,7 @@ def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cp
         schedule = SCHEDULES[about["schedule"]](about["T"])
         model.load_state_dict({name: value.float() for name, value in weights.items()})
         recipe = dict(about["recipe"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # what a file says can make a network fail in any way
         raise CheckpointError(f"{path}: its description does not fit its weights ({error})") from error
     return Pretrained(model.eval().to(device), schedule.to(device), recipe)
 
@@ -165,7 +184,7 @@ def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str | None
 
 
 def _check_format(path: Path, number) -> None:
-    if not isinstance(number, int) or number > FORMAT:
+    if type(number) is not int or not 1 <= number <= FORMAT:
         raise CheckpointError(
             f"{path}: format {number!r}, and this version of ddpm_helpers knows up to {FORMAT}; update it"
         )
@@ -182,9 +201,11 @@ def _replace(path: Path, write: Callable) -> None:
             os.fsync(file.fileno())  # without this a power cut could leave an empty file under the good name
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        with suppress(OSError):
-            temporary.unlink()
+        why = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
-            f"{path}: cannot be written ({str(error).splitlines()[0]}); an older file there is as it was. "
+            f"{path}: cannot be written ({why}); an older file there is as it was. "
             "Free some space, or name another place, and save again"
         ) from error
+    finally:  # also when Ctrl-C stops the writing; a complete file has lost this name
+        with suppress(OSError):
+            temporary.unlink()

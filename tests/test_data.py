@@ -20,6 +20,7 @@ from PIL import Image
 
 from ddpm_helpers import DataError, batches, load_images, read_idx, synthetic_digits, to_float, to_uint8
 from ddpm_helpers import data as data_module
+from ddpm_helpers.data import shuffled_indices
 
 REAL = Path(os.environ.get("DDPM_DATA", "/nowhere"))
 needs_mnist = pytest.mark.skipif(
@@ -371,6 +372,30 @@ def test_batches_cover_each_epoch_and_resume_anywhere():
         assert all(torch.equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
     with pytest.raises(ValueError, match="batch_size"):
         next(batches(numbers, 0, 1))
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(10, 4), (10, 10), (10, 5), (3, 7), (1, 3), (5, 1), (7, 14)])
+def test_shuffled_indices_are_epochs_laid_end_to_end(n, batch_size):
+    steps = 3 * n  # a whole number of epochs, batch_size times three
+    cut = [shuffled_indices(n, batch_size, step, seed=4) for step in range(steps)]
+    assert all(index.shape == (batch_size,) and index.dtype == torch.int64 for index in cut)
+    epochs = torch.cat(cut).reshape(-1, n)
+    assert len(epochs) == 3 * batch_size
+    assert torch.equal(epochs.sort(dim=1).values, torch.arange(n).expand_as(epochs)), "every image once an epoch"
+    if n >= 7:  # of fewer, two epochs may be alike by chance
+        assert len({tuple(epoch.tolist()) for epoch in epochs}) == len(epochs), "each epoch is shuffled anew"
+
+
+def test_shuffled_indices_depend_on_seed_and_step_alone():
+    steps = torch.randperm(20, generator=torch.Generator().manual_seed(0)).tolist()
+    first = {step: shuffled_indices(10, 4, step, seed=1).clone() for step in range(20)}
+    for step in steps:  # in any order, with other questions between, and whatever is done to the answers
+        index = shuffled_indices(10, 4, step, seed=1)
+        assert torch.equal(index, first[step])
+        index.zero_()
+        torch.rand(3)
+        shuffled_indices(11, 4, step, seed=step)
+    assert not torch.equal(first[0], shuffled_indices(10, 4, 0, seed=2))
 
 
 # ---- drawn digits ---------------------------------------------------------------------------------------------------

@@ -62,3 +62,43 @@ def test_live_loss(shown, capsys):
     assert live.means(4) == [2.5], "an incomplete stretch is left out"
     assert "6/6" in capsys.readouterr().out
     assert not any(loss.requires_grad for loss in live.losses)
+
+
+def test_live_loss_goes_on_where_a_run_stood(shown, capsys):
+    before = [torch.tensor(4.0), torch.tensor(2.0)]
+    live = viz.LiveLoss(4, losses=before, seconds=1e9)
+    for value in (3.0, 1.0):
+        live(torch.tensor(value))
+    assert live.means(2) == [3.0, 2.0]
+    assert len(before) == 2, "the list that was given is left alone"
+    assert shown[0].alt == "Curve of loss over 2 steps: it falls from 4.0000 to 2.0000"
+    out = capsys.readouterr().out
+    assert "2/4" in out
+    assert "4/4" in out
+
+
+def test_live_loss_shows_samples(monkeypatch):
+    shown, made, clock = [], [], [0.0]
+
+    class Handle:
+        def update(self, picture):
+            shown.append(picture)
+
+    def samples():
+        made.append(clock[0])
+        clock[0] += 1.0  # sampling takes a second
+        return torch.zeros(3, 1, 8, 8)
+
+    monkeypatch.setattr(viz, "display", lambda picture, **_: (shown.append(picture), Handle())[1])
+    monkeypatch.setattr(viz.time, "monotonic", lambda: clock[0])
+    live = viz.LiveLoss(100, seconds=6, samples=samples)
+    for _ in range(100):
+        clock[0] += 0.5
+        live(torch.tensor(1.0))
+    assert 3 <= len(made) <= 6, "about a tenth of the 50 seconds"
+    assert made[-1] == 50 + len(made) - 1, "the last one after the last step"
+    assert "samples" not in shown[0].alt
+    assert (
+        shown[-1].alt == "Curve of loss over 100 steps: it falls from 1.0000 to 1.0000; below it, samples of the model"
+    )
+    assert pixels(shown[-1]).shape[0] > pixels(shown[0]).shape[0]

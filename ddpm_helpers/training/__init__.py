@@ -1,6 +1,7 @@
 """Training: how long, on what, what is minimised, and a trainer that loses nothing."""
 
 import copy
+import glob
 import os
 import platform
 import signal
@@ -8,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -147,7 +148,7 @@ class TrainConfig:
     seed: int = 0  # of the order of the images, the steps and the noise
 
     def __post_init__(self):
-        whole = {"steps": 1, "batch_size": 1, "warmup": 0}
+        whole = {"steps": 1, "batch_size": 1, "warmup": 0, "seed": 0}
         for name, least in whole.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
@@ -157,6 +158,8 @@ class TrainConfig:
                 "TrainConfig: learning_rate and clip_norm must be above 0, "
                 f"got {self.learning_rate!r} and {self.clip_norm!r}"
             )
+        if self.seed > 10**12:  # it is multiplied, and a generator takes 64 bits
+            raise ValueError(f"TrainConfig: seed must be at most 10**12, got {self.seed}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"TrainConfig: ema_decay must lie in [0, 1), got {self.ema_decay!r}")
 
@@ -232,8 +235,8 @@ class Trainer:
         Raises:
             TrainingError: if the loss is no longer a number, or a batch does not fit into memory.
         """
+        self._check_complete()
         while self.step < self.config.steps:
-            self._check_complete()
             self._complete = False
             try:
                 loss = self._train_step()
@@ -243,8 +246,9 @@ class Trainer:
             self.losses.append(loss)
             self.step += 1
             self._complete = True
-            if self.device.type == "cpu" or self.step % 50 == 0:  # to look at a number, a GPU must be waited for
-                self._check_finite()
+            # To look at a number a GPU must be waited for, so not at every step.
+            if self.device.type == "cpu" or self.step % 50 == 0 or self.step == self.config.steps:
+                self._check_finite(weights=self.step == self.config.steps)
             yield loss
 
     def fit(self, path: str | Path | None = None, *, seconds_between_saves: float = 60.0) -> nn.Module:
@@ -266,23 +270,26 @@ class Trainer:
             TrainingError: as `run`; the last good file stays.
         """
         with ExitStack() as stack:
+            held = None  # the step that the file holds
             if path is not None:
                 if self.rank == 0:
                     stack.enter_context(_only_user(Path(path)))
-                self._go_on_from(Path(path))
+                held = self._go_on_from(Path(path))
             stop = stack.enter_context(_deferred_interrupt(self.world == 1))
-            watch = stack.enter_context(_watch(self))
             saved = time.monotonic()
-            for loss in self.run():
-                watch(loss)
-                due = time.monotonic() - saved >= seconds_between_saves
-                if path is not None and (due or stop or self.step == self.config.steps):
-                    self.save(path)
-                    saved = time.monotonic()
-                if stop:
-                    where = f"; {path} holds all of it" if path is not None else ""
-                    print(f"Stopped after step {self.step:,} of {self.config.steps:,}{where}. fit goes on from here.")
-                    raise KeyboardInterrupt
+            with _watch(self) as watch:
+                for loss in self.run():
+                    watch(loss)
+                    if stop:
+                        break
+                    if path is not None and time.monotonic() - saved >= seconds_between_saves:
+                        self.save(path)
+                        held, saved = self.step, time.monotonic()
+            if path is not None and held != self.step:
+                self.save(path)
+            if stop:
+                where = f"; {path} holds all of it" if path is not None else ""
+                self._say(f"Stopped after step {self.step:,} of {self.config.steps:,}{where}. fit goes on from here.")
         return self.ema
 
     def save(self, path: str | Path) -> None:
@@ -295,7 +302,7 @@ class Trainer:
             TrainingError: if the loss is no longer a number, or a step was interrupted half-way.
         """
         self._check_complete()
-        self._check_finite()
+        self._check_finite(weights=True)
         if self.rank == 0:
             save_checkpoint(path, self._state())
 
@@ -307,33 +314,63 @@ class Trainer:
         Raises:
             CheckpointError: if the file cannot be read or belongs to another run; this run stays as it was.
         """
-        self._restore(path, load_checkpoint(path))
+        state = load_checkpoint(path)
+        self._check_fits(path, state)  # all that can go wrong does so here, before anything is changed
+        self._restore(state)
 
-    def _restore(self, path: str | Path, state: dict) -> None:
+    def _restore(self, state: dict) -> None:
+        self._complete = False
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.losses = state["step"], list(state["losses"].to(self.device))
+        torch.set_rng_state(state["random"])  # dropout draws from it
+        if self.device.type == "cuda" and "cuda_random" in state:
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+        self._complete, self._finite = True, self.step
+
+    def _check_fits(self, path: str | Path, state: dict) -> None:
+        """Raise a CheckpointError if `state` is damaged or of another run."""
         try:
             problem = self._mismatch(state)
-        except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+            if not problem:
+                self._check_values(state)
+        except Exception as error:  # garbage can fail in any way
             raise CheckpointError(f"{path}: damaged, or not a checkpoint of a Trainer ({error!r})") from error
         if problem:
             raise CheckpointError(
                 f"{path} belongs to another run: {problem}. Name another file to start anew, or make the Trainer as "
                 "it was"
             )
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.losses = state["step"], list(state["losses"].to(self.device))
-        self._complete, self._finite = True, self.step
-        torch.set_rng_state(state["random"])  # dropout draws from it
+
+    def _check_values(self, state: dict) -> None:
+        """Raise an error of any kind if a value in `state`, whose names and shapes fit, cannot be loaded."""
+        for name in ("model", "ema"):
+            for key, value in self.model.state_dict().items():
+                if state[name][key].dtype != value.dtype:
+                    raise TypeError(f"{key} is {state[name][key].dtype}")
+        trial = torch.optim.AdamW(self.model.parameters())
+        trial.load_state_dict(state["optimizer"])
+        for weight, kept in trial.state.items():
+            means = {name: kept[name] for name in ("exp_avg", "exp_avg_sq")}
+            problem = difference(dict.fromkeys(means, weight), means)
+            if problem or kept["step"].shape:
+                raise ValueError(f"optimizer: {problem or 'step'}")
+        for ours, theirs in zip(self.optimizer.param_groups, state["optimizer"]["param_groups"], strict=True):
+            for name in (ours.keys() & theirs.keys()) - {"params", "lr"}:
+                if ours[name] != theirs[name]:
+                    raise ValueError(f"optimizer: {name} is {theirs[name]!r}")
+        torch.Generator().set_state(state["random"])
         if self.device.type == "cuda" and "cuda_random" in state:
-            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+            torch.Generator(self.device).set_state(state["cuda_random"])
 
     def _train_step(self) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.step)
         x0, t, noise = self._batch()
         dtype = fast_dtype(self.device)
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+        # Where nothing is to be cast autocast is left out: PyTorch 2.4 has none for MPS, not even a disabled one.
+        with nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype):
             loss = ddpm_loss(lambda x, t: self.parallel(x, t).float(), self.schedule, x0, t, noise)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -397,20 +434,27 @@ class Trainer:
         for name, value in asdict(self.config).items():
             if name != "steps" and state["config"][name] != value:
                 return f"its {name} is {state['config'][name]!r}, and {value!r} here"
-        if state["step"] != len(state["losses"]):
+        losses = state["losses"]
+        if type(state["step"]) is not int or losses.shape != (state["step"],) or not losses.is_floating_point():
             raise ValueError("it counts other steps than losses")
         if state["step"] > self.config.steps:
             return f"it has {state['step']:,} steps behind it, more than the {self.config.steps:,} asked for"
         return None
 
-    def _go_on_from(self, path: Path) -> None:
+    def _go_on_from(self, path: Path) -> int | None:
+        """Go back to the file, unless this Trainer stands further; the step that the file holds, None without one."""
         state = load_checkpoint(path) if path.exists() else None
-        if state and (not self.step or state.get("step", 0) > self.step):
-            self._restore(path, state)
-            done = ": nothing is left to do" if self.step == self.config.steps else ", going on from there"
-            self._say(f"{path} holds step {self.step:,} of {self.config.steps:,}{done}.")
-        elif self.step:
-            self._say(f"Going on from step {self.step:,}, where this Trainer stands.")
+        if state:
+            self._check_fits(path, state)  # also where it is not loaded: it will be written over
+        if state and (not self.step or not self._complete or state["step"] > self.step):
+            self._restore(state)
+            where = f"{path} holds step {self.step:,} of {self.config.steps:,}"
+        elif self.step and self._complete:
+            where = f"This Trainer stands at step {self.step:,} of {self.config.steps:,}"
+        else:
+            return None
+        self._say(where + (", going on from there." if self.step < self.config.steps else ": nothing is left to do."))
+        return state and state["step"]
 
     def _samples(self) -> Tensor:
         return sample(self.ema, self.schedule, 16, tuple(self.images.shape[1:]), steps=min(20, self.schedule.T))
@@ -422,30 +466,38 @@ class Trainer:
     def _check_complete(self) -> None:
         if not self._complete:
             raise TrainingError(
-                f"step {self.step + 1:,} stopped half-way, so the weights are neither those before nor those after it: "
-                "resume the last good file, or make the network and the Trainer anew"
+                f"after step {self.step:,} the next one stopped half-way, or the loss was no number: these weights are "
+                "of no use; resume the last good file, or make the network and the Trainer anew"
             )
 
-    def _check_finite(self) -> None:
+    def _check_finite(self, weights: bool) -> None:
+        """Stop if a loss since the last look is no number; or a weight, which only the next loss would show."""
         new = self.losses[self._finite :]
+        bad, what = None, "the loss"
         if new and not bool(torch.stack(new).isfinite().all()):
             bad = next(i for i, loss in enumerate(new, self._finite + 1) if not loss.isfinite())
+            found = self.losses[bad - 1].item()
+        elif weights and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            bad, what, found = self.step, "a weight", "not finite"
+        if bad is not None:
             self._complete = False
             raise TrainingError(
-                f"the loss of step {bad:,} is {self.losses[bad - 1].item()}: training stops, and a file saved before "
+                f"{what} of step {bad:,} is {found}: training stops, and a file saved before "
                 f"stays as it is. Try a smaller learning_rate than {self.config.learning_rate:g}, or a longer warmup; "
                 "and look for NaN in the images and in the network's own code"
             )
         self._finite = len(self.losses)
 
     def _explain_out_of_memory(self, error: Exception) -> None:
-        signs = ("out of memory", "can't allocate memory")
-        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
+        kinds = (MemoryError, torch.cuda.OutOfMemoryError)
+        signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # GPUs, Linux, Windows
+        if not isinstance(error, kinds) and not any(sign in str(error) for sign in signs):
             return
         size = self.config.batch_size
+        smaller = f"{size // 2}, or " if size > 1 else ""
         raise TrainingError(
             f"step {self.step + 1:,} does not fit into the memory of {self.device} with batch_size {size}: "
-            f"try {max(size // 2, 1)}, or a narrower network. A file saved before stays as it is"
+            f"try {smaller}a narrower network. A file saved before stays as it is"
         ) from error
 
 
@@ -486,7 +538,7 @@ def _only_user(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error}); name another place") from error
     try:
-        for left_over in path.parent.glob(f".{path.name}.*.tmp"):  # by a run that was killed while saving
+        for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a run that was killed while saving
             left_over.unlink()
         yield
     finally:
@@ -503,13 +555,18 @@ def _deferred_interrupt(defer: bool) -> Iterator[list]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    defer = defer and threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, wait) if defer else None
+    before = signal.getsignal(signal.SIGINT)
+    # Only the main thread may do this; and where Ctrl-C is ignored (a job in the background), it stays so.
+    defer = defer and threading.current_thread() is threading.main_thread() and callable(before)
+    if defer:
+        signal.signal(signal.SIGINT, wait)
     try:
         yield asked
     finally:
         if defer:
             signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -519,7 +576,11 @@ def _watch(trainer: Trainer) -> Iterator[Callable[[Tensor], None]]:
     if ipython and hasattr(ipython.get_ipython(), "kernel"):
         from .. import viz
 
-        yield viz.LiveLoss(trainer.config.steps, losses=trainer.losses, samples=trainer._samples)
+        live = viz.LiveLoss(trainer.config.steps, losses=trainer.losses, samples=trainer._samples)
+        try:
+            yield live
+        finally:
+            live.bar.close()  # so that what is printed next begins a line
         return
     started, first, spoken = time.monotonic(), trainer.step, 0.0
 
@@ -528,7 +589,8 @@ def _watch(trainer: Trainer) -> Iterator[Callable[[Tensor], None]]:
         now, last = time.monotonic(), trainer.step == trainer.config.steps
         if trainer.rank or (not last and now - spoken < 10):
             return
-        spoken, seconds = now, (now - started) / (trainer.step - first)
+        spoken = now
+        seconds = max(now - started, 1e-3) / (trainer.step - first)  # a coarse clock may not have moved yet
         mean = torch.stack(trainer.losses[-100:]).mean().item()
         print(
             f"step {trainer.step:,} of {trainer.config.steps:,}   loss {mean:.4f}   "

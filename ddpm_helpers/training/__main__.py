@@ -10,8 +10,10 @@ they make the run that one process makes, in less time.
 import argparse
 import datetime
 import os
+import shlex
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -31,7 +33,7 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--data", default="mnist", help="mnist, fashion, cifar10, digits, or a folder of pictures (default: mnist)")
-    add("--size", type=int, help="crop and resize pictures to this height and width")
+    add("--size", type=positive, help="crop and resize pictures to this height and width")
     add("--steps", type=int, default=defaults.steps, help="optimizer steps (default: %(default)s)")
     add("--batch-size", type=int, default=defaults.batch_size, help="over all processes (default: %(default)s)")
     add("--learning-rate", type=float, default=defaults.learning_rate, help="(default: %(default)s)")
@@ -40,12 +42,24 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
     add("--schedule", choices=SCHEDULES, default="cosine", help="(default: %(default)s)")
     add("--T", type=int, default=1000, help="steps of the schedule (default: %(default)s)")
     add("--base", type=int, default=32, help="width of the U-Net's first level (default: %(default)s)")
-    add("--multipliers", type=int, nargs="+", default=[1, 2], help="width of each level, in --base (default: 1 2)")
-    add("--patch", type=int, default=2, help="side of the squares folded into channels (default: %(default)s)")
+    add("--multipliers", type=positive, nargs="+", default=[1, 2], help="width of each level, in --base (default: 1 2)")
+    add("--patch", type=positive, default=2, help="side of the squares folded into channels (default: %(default)s)")
     add("--checkpoint", help="file NAME.pt to save to every minute, and to go on from")
     add("--export", help="file NAME.safetensors for the averaged weights, in half precision, with their recipe")
     add("--samples", help="file NAME.png for 64 samples, 50 DDIM steps")
-    return parser.parse_args(line)
+    options = parser.parse_args(line)
+    if options.export and not options.export.endswith(".safetensors"):
+        parser.error(f"--export: the name must end in .safetensors, got {options.export}")
+    if options.samples and not options.samples.endswith((".png", ".jpg", ".jpeg")):
+        parser.error(f"--samples: the name must end in .png, got {options.samples}")
+    return options
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
 
 
 def train(options: argparse.Namespace) -> None:
@@ -76,6 +90,7 @@ def train(options: argparse.Namespace) -> None:
         from torchvision.utils import save_image  # torchvision takes a second to import
 
         images = sample(model, trainer.schedule, 64, shape, steps=min(50, options.T))
+        Path(options.samples).parent.mkdir(parents=True, exist_ok=True)
         save_image(images.clamp(-1, 1) / 2 + 0.5, options.samples)
 
 
@@ -94,7 +109,7 @@ def join_the_others() -> torch.device:
 def recipe(trainer: Trainer, source: str) -> dict:
     last = trainer.losses[-1000:]
     return {
-        "command": f"python -m ddpm_helpers.training {' '.join(sys.argv[1:])}",
+        "command": f"python -m ddpm_helpers.training {shlex.join(sys.argv[1:])}",
         "data": source,
         **asdict(trainer.config),
         "device": device_name(trainer.device),
@@ -109,7 +124,7 @@ def recipe(trainer: Trainer, source: str) -> dict:
 def main() -> None:
     try:
         train(arguments())
-    except (CheckpointError, TrainingError, DataError, ValueError) as error:
+    except (CheckpointError, TrainingError, DataError, ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,0 +1,1008 @@
+"""Training: every step by hand or twice, every way to stop it, and every file that it must not go on from."""
+
+import copy
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import types
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from killed_run import flat
+
+from ddpm_helpers import (
+    CheckpointError,
+    SimpleUNet,
+    TrainConfig,
+    Trainer,
+    TrainingError,
+    UNet,
+    cosine_schedule,
+    ddpm_loss,
+    ema_update,
+    linear_schedule,
+    load_pretrained,
+    training,
+    viz,
+)
+from ddpm_helpers.checkpoint import load_checkpoint, save_checkpoint
+from ddpm_helpers.training import __main__ as command
+from ddpm_helpers.training import draw_steps, fast_dtype, fast_layout
+
+T = 20
+ROOT = Path(__file__).parents[1]
+IMAGES = torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def make(steps=10, *, start=0, dropout=0.0, images=IMAGES, schedule=None, net=None, device="cpu", **config) -> Trainer:
+    """A Trainer whose network starts from seed `start`; `net` is one, or makes one."""
+    torch.manual_seed(start)
+    if not isinstance(net, torch.nn.Module):
+        net = net() if net else UNet(base=8, multipliers=(1,), attention=0, dropout=dropout)
+    config = TrainConfig(**{"steps": steps, "batch_size": 4, "warmup": 3, **config})
+    return Trainer(net, schedule or cosine_schedule(T), images, config, device)
+
+
+def steps(trainer: Trainer, count: int) -> Trainer:
+    for _, _loss in zip(range(count), trainer.run(), strict=False):
+        pass
+    return trainer
+
+
+def everything(trainer: Trainer) -> dict[str, bytes]:
+    """All of its state, to the bit; and what the next random number is."""
+    return flat(trainer._state())
+
+
+def differing(a: dict, b: dict) -> list[str]:
+    return [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
+
+
+def without_steps(state: dict) -> dict:
+    return {name: value for name, value in state.items() if name != "state.config.steps"}
+
+
+@pytest.fixture(scope="module")
+def ten():
+    """What ten steps in one go end with."""
+    return everything(steps(make(), 10))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "runs" / "a.pt"
+
+
+@pytest.fixture
+def five(path):
+    """A file with five of ten steps."""
+    steps(make(), 5).save(path)
+    return path
+
+
+# ---- one step -------------------------------------------------------------------------------------------------------
+
+
+def test_ddpm_loss_by_hand():
+    schedule, x0, noise = linear_schedule(100), torch.randn(3, 1, 2, 2), torch.randn(3, 1, 2, 2)
+    t = torch.tensor([1, 50, 100])
+    seen = []
+
+    def model(x, t):
+        seen.append((x, t))
+        return 0.3 * x
+
+    loss = ddpm_loss(model, schedule, x0, t, noise)
+    total = 0.0
+    for i in range(3):
+        alpha_bar = schedule.alpha_bar[t[i]].item()
+        x_t = math.sqrt(alpha_bar) * x0[i] + math.sqrt(1 - alpha_bar) * noise[i]
+        torch.testing.assert_close(seen[0][0][i], x_t)
+        total += ((0.3 * x_t - noise[i]) ** 2).sum().item()
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(total / 12, rel=1e-5)
+    assert seen[0][1] is t
+    assert ddpm_loss(lambda x, t: noise, schedule, x0, t, noise) == 0
+
+
+def test_ema_update_by_hand():
+    average, value = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0])
+    torch.testing.assert_close(ema_update(average, value, 0.75), torch.tensor([1.5, 1.0]))
+    assert torch.equal(ema_update(average, value, 1.0), average)
+    assert torch.equal(ema_update(average, value, 0.0), value)
+    assert average.tolist() == [1, 2], "the old average is left alone"
+
+
+@pytest.mark.parametrize(("length", "count"), [(1000, 64), (20, 4), (7, 3), (3, 10), (1, 5), (10, 10)])
+def test_draw_steps_one_from_each_stretch(length, count):
+    schedule, generator = cosine_schedule(length), torch.Generator().manual_seed(0)
+    for _ in range(50):
+        t = draw_steps(schedule, count, generator)
+        assert t.dtype == torch.int64
+        assert t.shape == (count,)
+        assert t.min() >= 1
+        assert t.max() <= length
+        for i, step in enumerate(t.tolist()):  # the stretch from i T / count to (i + 1) T / count touches step - 1
+            assert i * length / count - 1 < step - 1 <= (i + 1) * length / count
+
+
+@pytest.mark.parametrize(("length", "count"), [(20, 4), (7, 3), (3, 10)])
+def test_draw_steps_are_uniform(length, count):
+    schedule, generator = cosine_schedule(length), torch.Generator().manual_seed(0)
+    drawn = torch.cat([draw_steps(schedule, count, generator) for _ in range(3000)])
+    found, expected = drawn.bincount(minlength=length + 1)[1:].float(), len(drawn) / length
+    chi_square = ((found - expected) ** 2 / expected).sum().item()
+    assert chi_square < length + 5 * math.sqrt(2 * length), found
+    assert drawn.float().mean().item() == pytest.approx((length + 1) / 2, rel=0.01)
+
+
+def test_learning_rate():
+    config = TrainConfig(steps=1000, learning_rate=0.5, warmup=100)
+    rates = [config.learning_rate_at(step) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.5 / 100)
+    assert rates[99] == 0.5, "warm at the end of the warm-up"
+    assert set(rates[99:751]) == {0.5}
+    assert rates[875] == pytest.approx(0.25)
+    assert rates[999] == pytest.approx(0.5 / 250)
+    assert all(a < b for a, b in pairwise(rates[:100]))
+    assert all(a > b for a, b in pairwise(rates[750:]))
+    for length in range(1, 9):
+        assert all(0 < TrainConfig(length, warmup=0).learning_rate_at(step) <= 2e-3 for step in range(length))
+
+
+def test_a_step_by_hand():
+    """Loss, clipped gradient, AdamW at the warm-up's rate and the average, made again from the parts."""
+    trainer = make(clip_norm=0.01, learning_rate=0.1)
+    by_hand = copy.deepcopy(trainer.model)
+    x0, t, noise = trainer._batch()
+    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=0.1 / 3)
+    dtype = fast_dtype(torch.device("cpu"))
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        loss = (by_hand(q := trainer_q(trainer, x0, t, noise), t).float() - noise).square().mean()
+    assert q.shape == x0.shape
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 0.01)
+    assert norm > 0.01, "there is something to clip"
+    before = [p.detach().clone() for p in by_hand.parameters()]
+    optimizer.step()
+    assert next(trainer.run()).item() == pytest.approx(loss.item())
+    for ours, theirs, average, old in zip(
+        trainer.model.parameters(), by_hand.parameters(), trainer.ema.parameters(), before, strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours.grad, theirs.grad, msg="AdamW hides the length of a single gradient")
+        torch.testing.assert_close(average, 0.1 * old + 0.9 * theirs, msg="the first average keeps a tenth")
+
+
+def trainer_q(trainer, x0, t, noise):
+    a = trainer.schedule.alpha_bar[t][:, None, None, None]
+    return a.sqrt() * x0 + (1 - a).sqrt() * noise
+
+
+def test_every_step_draws_anew_and_each_seed_its_own():
+    trainer, other = make(), make(seed=1)
+    drawn = [trainer._batch(), other._batch()]
+    for trainer.step in range(1, 4):
+        drawn.append(trainer._batch())
+    for images, t, noise in drawn:
+        assert images.min() >= -1
+        assert images.max() <= 1
+        assert t.shape == (4,)
+        assert noise.std().item() == pytest.approx(1, abs=0.15)
+    for one, another in combinations(drawn, 2):
+        assert all(not torch.equal(a, b) for a, b in zip(one, another, strict=True))
+    trainer.step = 0
+    assert all(torch.equal(a, b) for a, b in zip(trainer._batch(), drawn[0], strict=True))
+
+
+def test_batches_are_shared_out_without_gap_or_overlap():
+    trainer = steps(make(batch_size=6), 2)
+    whole = trainer._batch()
+    assert [part.shape for part in whole] == [(6, 1, 8, 8), (6,), (6, 1, 8, 8)]
+    parts = []
+    trainer.world = 3
+    for trainer.rank in range(3):
+        parts.append(trainer._batch())
+    for together, *shares in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.stack(shares, dim=1).flatten(0, 1), together)
+
+
+def test_the_average_stays_out_of_training():
+    trainer = steps(make(ema_decay=0.5), 3)
+    assert trainer.model.training
+    assert not trainer.ema.training
+    assert not any(p.requires_grad for p in trainer.ema.parameters())
+    assert any(differing(flat(trainer.ema.state_dict()), flat(trainer.model.state_dict())))
+
+
+def test_it_learns():
+    images = torch.full((8, 1, 8, 8), 200, dtype=torch.uint8)
+    trainer = make(60, images=images, learning_rate=1e-2)
+    losses = [loss.item() for loss in trainer.run()]
+    assert sum(losses[-10:]) / 10 < 0.5 * losses[0]
+    assert torch.stack(trainer.losses).tolist() == losses
+
+
+# ---- the same again -------------------------------------------------------------------------------------------------
+
+
+def test_run_yields_after_complete_steps_and_goes_on(ten):
+    trainer = make()
+    for count, loss in enumerate(trainer.run(), 1):
+        assert trainer.step == len(trainer.losses) == count
+        assert loss.shape == ()
+        assert not loss.requires_grad
+        if count == 3:
+            break
+    assert trainer.step == 3
+    assert len(list(trainer.run())) == 7
+    assert differing(everything(trainer), ten) == []
+    assert list(trainer.run()) == [], "nothing is left to do"
+
+
+def test_two_runs_are_equal_and_other_seeds_are_not(ten):
+    assert differing(everything(steps(make(), 10)), ten) == []
+    other = everything(steps(make(seed=1), 10))
+    assert len([name for name in differing(other, ten) if ".model." in name]) > 10
+
+
+@pytest.mark.parametrize(("kind", "dropout"), [("UNet", 0.0), ("UNet", 0.3), ("SimpleUNet", 0.0)])
+def test_five_and_resume_and_five_are_ten(path, kind, dropout):
+    net = None if kind == "UNet" else lambda: SimpleUNet(T, base=8)
+    whole = everything(steps(make(dropout=dropout, net=net), 10))
+    steps(make(dropout=dropout, net=net), 5).save(path)
+    trainer = make(start=77, dropout=dropout, net=net)  # as in a new process: other weights, other random numbers
+    torch.rand(5)
+    trainer.resume(path)
+    assert trainer.step == 5
+    assert differing(everything(steps(trainer, 5)), whole) == []
+
+
+def test_resume_goes_back_as_well(five, ten):
+    trainer = steps(make(), 8)
+    trainer.resume(five)
+    assert trainer.step == len(trainer.losses) == 5
+    assert differing(everything(steps(trainer, 5)), ten) == []
+
+
+def test_what_a_checkpoint_holds_is_fixed(path):
+    """Long runs go on from files of older versions: a change here needs a new format."""
+    steps(make(), 2).save(path)
+    state = load_checkpoint(path)
+    names = ["format", "config", "beta", "images", "model", "ema", "optimizer", "step", "losses", "random"]
+    assert list(state) == names
+    assert state["format"] == 1
+    names = ["steps", "batch_size", "learning_rate", "warmup", "clip_norm", "ema_decay", "seed"]
+    assert list(state["config"]) == names
+    assert state["images"].startswith("10 x 1 x 8 x 8, checksum ")
+
+
+# ---- fit ------------------------------------------------------------------------------------------------------------
+
+
+def test_fit_in_a_terminal(path, ten, capsys):
+    trainer = make()
+    assert trainer.fit(path) is trainer.ema
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"step 10 of 10   loss \d\.\d{4}   [\d,]+ images/s   0\.0 min left", lines[-1])
+    assert not any("\r" in line or "\x1b" in line for line in lines)
+    assert differing(everything(trainer), ten) == []
+    assert differing(flat({k: v for k, v in load_checkpoint(path).items() if k != "format"}), ten) == []
+
+
+def test_fit_without_a_file(tmp_path, ten):
+    trainer = make()
+    trainer.fit()
+    assert differing(everything(trainer), ten) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_fit_resumes_by_itself_and_says_so(five, ten, capsys):
+    trainer = make(start=77)
+    trainer.fit(five)
+    assert f"{five} holds step 5 of 10, going on from there." in capsys.readouterr().out
+    assert differing(everything(trainer), ten) == []
+    before = five.read_bytes()
+    again = make(start=78)
+    again.fit(five)
+    assert capsys.readouterr().out == f"{five} holds step 10 of 10: nothing is left to do.\n"
+    assert differing(everything(again), ten) == []
+    assert five.read_bytes() == before
+
+
+def test_more_steps_in_the_configuration_extend_a_run(path, capsys):
+    make(6).fit(path)
+    longer = make(9, start=77)
+    longer.fit(path)
+    assert "holds step 6 of 9, going on from there" in capsys.readouterr().out
+    assert longer.step == len(longer.losses) == 9
+    assert load_checkpoint(path)["step"] == 9
+
+
+def test_a_trainer_further_than_the_file_goes_on_from_memory(five, ten, capsys):
+    trainer = steps(make(), 8)
+    trainer.fit(five)
+    assert "This Trainer stands at step 8 of 10, going on from there." in capsys.readouterr().out
+    assert differing(everything(trainer), ten) == []
+    assert load_checkpoint(five)["step"] == 10
+
+
+def test_a_file_further_than_the_trainer_is_gone_on_from(path, ten):
+    steps(make(), 7).save(path)
+    trainer = steps(make(), 2)
+    trainer.fit(path)
+    assert differing(everything(trainer), ten) == []
+
+
+def test_a_trainer_that_is_done_is_saved(five, capsys):
+    trainer = steps(make(), 10)
+    trainer.fit(five)
+    assert "stands at step 10 of 10: nothing is left to do" in capsys.readouterr().out
+    assert load_checkpoint(five)["step"] == 10
+    five.unlink()
+    trainer.fit(five)
+    assert load_checkpoint(five)["step"] == 10
+
+
+def test_fit_never_writes_over_another_run(five):
+    before = five.read_bytes()
+    for done in (0, 2, 9):
+        with pytest.raises(CheckpointError, match="belongs to another run: its seed is 0, and 5 here"):
+            steps(make(seed=5), done).fit(five)
+    five.write_bytes(before[:-100])
+    for done in (0, 9):
+        with pytest.raises(CheckpointError, match="damaged"):
+            steps(make(), done).fit(five)
+    assert five.read_bytes() == before[:-100]
+
+
+def test_saves_now_and_then(path, monkeypatch):
+    saved, clock = [], [0.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    trainer = make()
+    trainer.model.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 1))  # a step takes a second
+    keep = trainer.save
+    trainer.save = lambda path: (saved.append(trainer.step), keep(path))
+    trainer.fit(path, seconds_between_saves=4)
+    assert saved == [4, 8, 10]
+    saved.clear()
+    other = make()
+    keep, other.save = other.save, lambda path: (saved.append(other.step), keep(path))
+    other.fit(path.with_name("b.pt"), seconds_between_saves=0)
+    assert saved == list(range(1, 11))
+
+
+def test_one_run_at_a_time(five):
+    trainer, before = make(start=77), five.read_bytes()
+    says = r"a\.pt: another run is writing to this file; stop that one, or name another file"
+    with FileLock(five.with_name(".a.pt.lock")), pytest.raises(CheckpointError, match=says):
+        trainer.fit(five)
+    assert (trainer.step, five.read_bytes()) == (0, before)
+    seen = []
+
+    def second(*_):
+        try:
+            make().fit(five)
+        except CheckpointError as error:
+            seen.append(str(error))
+
+    trainer.model.register_forward_hook(second)
+    trainer.fit(five)
+    assert len(seen) == 5
+    assert all("another run is writing" in text for text in seen)
+    trainer.fit(five)  # the lock is free again
+
+
+def test_left_overs_of_killed_runs_are_removed(tmp_path):
+    path = tmp_path / "a[1].pt"
+    for name in (".a[1].pt.123.tmp", ".a1.pt.123.tmp", ".b.pt.123.tmp"):
+        (tmp_path / name).write_bytes(b"half a file")
+    make(1).fit(path)
+    assert sorted(p.name for p in tmp_path.glob("*.tmp")) == [".a1.pt.123.tmp", ".b.pt.123.tmp"]
+
+
+def test_fit_in_a_thread(path, ten):
+    trainer, problems = make(), []
+
+    def work():
+        try:
+            trainer.fit(path)
+        except BaseException as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert problems == []
+    assert differing(everything(trainer), ten) == []
+
+
+class Notebook:
+    """What IPython looks like from within a notebook."""
+
+    kernel = object()
+
+
+def test_fit_in_a_notebook(five, monkeypatch, capsys):
+    shown, bars = [], []
+    handle = types.SimpleNamespace(update=lambda picture: shown.append(picture))
+    monkeypatch.setattr(viz, "display", lambda picture, **_: (shown.append(picture), handle)[1])
+    ipython = types.SimpleNamespace(get_ipython=Notebook)
+    monkeypatch.setattr(training, "sys", types.SimpleNamespace(modules={"IPython": ipython}))
+    real = viz.LiveLoss
+    monkeypatch.setattr(viz, "LiveLoss", lambda *args, **kwargs: (bars.append(real(*args, **kwargs)), bars[-1])[1])
+    with pytest.raises(KeyboardInterrupt):
+        stop_at(make(), 8).fit(five)
+    out = capsys.readouterr().out
+    assert "8/10" in out
+    assert f"\nStopped after step 8 of 10; {five} holds all of it." in out, "not behind the bar"
+    make().fit(five)
+    assert len(bars) == 2
+    assert all(live.bar.disable for live in bars), "closed"
+    assert [len(live.losses) for live in bars] == [8, 10]
+    assert shown[-1].alt.startswith("Curve of loss over 10 steps")
+    assert shown[-1].alt.endswith("samples of the model")
+
+
+# ---- stopped --------------------------------------------------------------------------------------------------------
+
+
+def stop_at(trainer: Trainer, step: int, times: int = 1) -> Trainer:
+    """Ctrl-C, `times` times, in the middle of a step."""
+
+    def hook(*_):
+        if trainer.step == step - 1:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+
+    trainer.model.register_forward_hook(hook)
+    return trainer
+
+
+@pytest.mark.parametrize("step", [1, 4, 10])
+def test_ctrl_c_ends_the_step_and_saves(path, ten, capsys, step):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        stop_at(make(), step).fit(path)
+    assert signal.getsignal(signal.SIGINT) is before
+    told = f"Stopped after step {step} of 10; {path} holds all of it. fit goes on from here."
+    assert told in capsys.readouterr().out.splitlines()
+    assert load_checkpoint(path)["step"] == step
+    trainer = make(start=77)
+    trainer.fit(path)
+    assert differing(everything(trainer), ten) == []
+
+
+def test_ctrl_c_without_a_file_goes_on_in_memory(ten, capsys):
+    trainer = stop_at(make(), 4)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert "Stopped after step 4 of 10. fit goes on from here." in capsys.readouterr().out
+    trainer.fit()
+    assert differing(everything(trainer), ten) == []
+
+
+@pytest.mark.parametrize("step", [3, 10])
+def test_ctrl_c_while_saving(path, ten, monkeypatch, step):
+    """The save is finished; it is not forgotten, even where nothing is left to do."""
+    keep = training.save_checkpoint
+
+    def interrupted(path, state):
+        if state["step"] == step:
+            signal.raise_signal(signal.SIGINT)
+        keep(path, state)
+
+    monkeypatch.setattr(training, "save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make().fit(path, seconds_between_saves=0)
+    assert load_checkpoint(path)["step"] == min(step + 1, 10)
+    trainer = make(start=77)
+    trainer.fit(path)
+    assert differing(everything(trainer), ten) == []
+
+
+def test_a_second_ctrl_c_stops_at_once(five, ten):
+    trainer = stop_at(make(), 8, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(five)
+    assert trainer.step == 7
+    with pytest.raises(TrainingError, match="after step 7 the next one stopped half-way"):
+        trainer.save(five)
+    with pytest.raises(TrainingError, match="half-way"):
+        next(trainer.run())
+    with pytest.raises(TrainingError, match="half-way"):
+        trainer.fit()
+    trainer.model._forward_hooks.clear()
+    trainer.fit(five)  # the same cell again goes back to the file
+    assert differing(everything(trainer), ten) == []
+
+
+def test_an_ignored_ctrl_c_stays_ignored(path):
+    """As in a job that a shell runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stop_at(make(), 4).fit(path)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert load_checkpoint(path)["step"] == 10
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_killed_at_twenty_moments(tmp_path):
+    script = [sys.executable, str(ROOT / "tests" / "killed_run.py"), str(tmp_path), "20"]
+    done = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert "20 kills" in done.stdout
+
+
+# ---- files that do not fit ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"net": UNet(base=16, multipliers=(1,), attention=0)}, r"another network: 'time.0.weight' is \[64, 16\] here"),
+        ({"net": SimpleUNet(T)}, "another network: 'down.weight' is .* here and nothing in the file"),
+        ({"schedule": linear_schedule(T + 1)}, "its schedule has 20 steps, this one 21"),
+        ({"schedule": linear_schedule(T, rescale=False)}, r"another schedule: beta\[1\] is 0.00\d+ there and 0.0001 "),
+        ({"images": IMAGES[:9]}, "trained on other images: 10 x 1 x 8 x 8, .* there, 9 x 1 x 8 x 8"),
+        ({"images": IMAGES.flip(0)}, "trained on other images"),
+        ({"images": 255 - IMAGES}, "trained on other images"),
+        ({"learning_rate": 0.1}, "its learning_rate is 0.002, and 0.1 here"),
+        ({"batch_size": 5}, "its batch_size is 4, and 5 here"),
+        ({"seed": 3}, "its seed is 0, and 3 here"),
+        ({"steps": 4}, "it has 5 steps behind it, more than the 4 asked for"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_files_of_other_runs(five, other, says):
+    trainer = make(start=77, **{key: copy.deepcopy(value) for key, value in other.items()})
+    before = everything(trainer)
+    with pytest.raises(CheckpointError, match=rf"a\.pt belongs to another run: .*{says}.*Name another file to start"):
+        trainer.resume(five)
+    assert differing(everything(trainer), before) == []
+    assert len(list(zip(range(2), trainer.run(), strict=False))) == 2, "it can be trained"
+
+
+def put(state: dict, place: str, value) -> None:
+    """Set, or with ... take away, the value at a place such as "optimizer/state/0/step"."""
+    *above, last = [int(key) if key.isdigit() else key for key in place.split("/")]
+    for key in above:
+        state = state[key]
+    if value is ...:
+        del state[last]
+    else:
+        state[last] = value
+
+
+GARBLED = [
+    *[(name, ...) for name in ("config", "beta", "images", "model", "ema", "optimizer", "step", "losses", "random")],
+    *[(name, "text") for name in ("config", "beta", "model", "ema", "optimizer", "step", "losses", "random")],
+    *[(name, 7) for name in ("config", "beta", "model", "ema", "optimizer", "step", "losses", "random")],
+    *[(name, None) for name in ("config", "beta", "model", "ema", "optimizer", "step", "losses", "random")],
+    *[(name, {}) for name in ("config", "optimizer")],
+    ("step", 5.0),
+    ("step", torch.tensor(5)),
+    ("step", -5),
+    ("losses", torch.zeros(5, 2)),
+    ("losses", torch.zeros(5, dtype=torch.int64)),
+    ("losses", [1.0] * 5),
+    ("random", torch.zeros(3, dtype=torch.uint8)),
+    ("random", torch.zeros(5000)),
+    ("config/seed", ...),
+    ("model/time.0.weight", "text"),
+    ("model/time.0.weight", torch.zeros(32, 8, dtype=torch.int64)),
+    ("ema/time.0.weight", 5),
+    ("ema/time.0.weight", torch.zeros(32, 8, dtype=torch.complex64)),
+    ("optimizer/state", ...),
+    ("optimizer/state", 5),
+    ("optimizer/state/0", "text"),
+    ("optimizer/state/0/step", "text"),
+    ("optimizer/state/0/step", torch.zeros(3)),
+    ("optimizer/state/0/exp_avg", ...),
+    ("optimizer/state/0/exp_avg", "text"),
+    ("optimizer/state/0/exp_avg_sq", torch.zeros(3)),
+    ("optimizer/param_groups", []),
+    ("optimizer/param_groups/0", {}),
+    ("optimizer/param_groups/0/params", [0, 1]),
+    ("optimizer/param_groups/0/betas", "text"),
+    ("optimizer/param_groups/0/weight_decay", None),
+]
+
+
+def test_garbled_files_change_nothing(five):
+    trainer = steps(make(start=77, dropout=0.1), 3)
+    before, good = everything(trainer), five.read_bytes()
+    for i, (place, value) in enumerate(GARBLED):
+        state = load_checkpoint(five)
+        del state["format"]
+        put(state, place, value)
+        save_checkpoint(five, state)
+        attempt = trainer.resume if i % 4 else trainer.fit
+        with pytest.raises(CheckpointError, match=r"a\.pt"):
+            attempt(five)
+        assert differing(everything(trainer), before) == [], place
+        five.write_bytes(good)
+    trainer.resume(five)
+    assert trainer.step == 5
+
+
+def test_files_that_are_no_checkpoints(path):
+    trainer = steps(make(), 2)
+    before = everything(trainer)
+    path.parent.mkdir()
+    for content in (b"", b"a text", b"PK\x03\x04"):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged, truncated, or not a checkpoint"):
+            trainer.fit(path)
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        trainer.resume(path.with_name("b.pt"))
+    torch.save({"format": 2, "step": 5}, path)
+    with pytest.raises(CheckpointError, match="format 2, and this version"):
+        trainer.fit(path)
+    assert differing(everything(trainer), before) == []
+
+
+# ---- what goes wrong on the way -------------------------------------------------------------------------------------
+
+
+def nan_at(trainer: Trainer, step: int) -> Trainer:
+    trainer.model.register_forward_hook(lambda m, a, out: out * float("nan") if trainer.step == step - 1 else None)
+    return trainer
+
+
+@pytest.mark.parametrize("step", [1, 7, 10])
+def test_nan_loss(five, step):
+    before = five.read_bytes()
+    trainer = nan_at(make(), step)
+    if step == 1:
+        five.unlink()
+    says = rf"^the loss of step {step} is nan: training stops, and a file saved before stays as it is. Try a smaller"
+    with pytest.raises(TrainingError, match=says):
+        trainer.fit(five)
+    for attempt in (lambda: trainer.save(five), lambda: next(trainer.run()), trainer.fit):
+        with pytest.raises(TrainingError):
+            attempt()
+    if step == 1:
+        assert not five.exists()
+    else:
+        assert five.read_bytes() == before
+        trainer.model._forward_hooks.clear()
+        trainer.fit(five)  # mended, the same cell goes on from the file
+        assert trainer.step == 10
+
+
+@pytest.mark.parametrize("step", [7, 10])
+def test_nan_in_a_gradient(path, step):
+    """The loss of this step is good, the weights after it are not: they must not be saved."""
+    trainer = make()
+    weight = next(trainer.model.parameters())
+    weight.register_hook(lambda g: g * float("inf") if trainer.step == step - 1 else g)
+    with pytest.raises(TrainingError, match=f"^a weight of step {step} is not finite: training stops"):
+        trainer.fit(path, seconds_between_saves=0)
+    state = load_checkpoint(path)
+    assert state["step"] == step - 1
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA: nothing left"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
+        RuntimeError("[enforce fail] data. DefaultCPUAllocator: not enough memory: you tried to allocate"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+    ids=lambda error: str(error)[-20:],
+)
+def test_out_of_memory(five, ten, error):
+    before = five.read_bytes()
+
+    def fail(*_):
+        if trainer.step == 6:
+            raise error
+
+    trainer = make()
+    trainer.model.register_forward_hook(fail)
+    says = r"^step 7 does not fit into the memory of cpu with batch_size 4: try 2, or a narrower network"
+    with pytest.raises(TrainingError, match=says) as caught:
+        trainer.fit(five)
+    assert caught.value.__cause__ is error
+    assert five.read_bytes() == before
+    trainer.model._forward_hooks.clear()
+    trainer.fit(five)
+    assert differing(everything(trainer), ten) == []
+
+
+def test_out_of_memory_with_one_image():
+    trainer = make(batch_size=1)
+    trainer.model.forward = lambda *_: (_ for _ in ()).throw(MemoryError())
+    with pytest.raises(TrainingError, match="with batch_size 1: try a narrower network"):
+        next(trainer.run())
+
+
+def test_other_errors_are_not_renamed():
+    trainer = make()
+    trainer.model.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(trainer.run())
+    odd = make(images=torch.zeros(4, 1, 9, 9, dtype=torch.uint8), net=UNet(base=8, multipliers=(1, 1)))
+    with pytest.raises(ValueError, match="height and width must be divisible by 2, got 9x9"):
+        next(odd.run())
+
+
+def test_disk_full_in_the_middle_of_a_run(five, ten, monkeypatch):
+    before = five.read_bytes()
+    trainer = make()
+    with monkeypatch.context() as patch:
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match=r"cannot be written .*No space left.* an older file there is as it"):
+            trainer.fit(five, seconds_between_saves=0)
+    assert five.read_bytes() == before
+    assert not list(five.parent.glob("*.tmp"))
+    trainer.fit(five)  # with space again it goes on from memory
+    assert differing(everything(trainer), ten) == []
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_training(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    trainer = make()
+    with pytest.raises(CheckpointError, match=r"cannot be written .* name another place"):
+        trainer.fit(tmp_path / "file" / "a.pt")
+    assert trainer.step == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"steps": 0}, "steps must be a whole number, at least 1, got 0"),
+        ({"steps": 2.5}, "steps must be a whole number, at least 1, got 2.5"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
+        ({"warmup": -1}, "warmup must be a whole number, at least 0, got -1"),
+        ({"seed": -1}, "seed must be a whole number, at least 0, got -1"),
+        ({"seed": 0.5}, "seed must be a whole number, at least 0, got 0.5"),
+        ({"seed": 2**60}, "seed must be at most"),
+        ({"learning_rate": 0}, "learning_rate and clip_norm must be above 0, got 0 and 1.0"),
+        ({"learning_rate": float("nan")}, "learning_rate and clip_norm must be above 0, got nan"),
+        ({"clip_norm": -1}, "learning_rate and clip_norm must be above 0, got 0.002 and -1"),
+        ({"ema_decay": 1}, r"ema_decay must lie in \[0, 1\), got 1"),
+    ],
+    ids=str,
+)
+def test_bad_configuration(wrong, says):
+    with pytest.raises(ValueError, match=f"^TrainConfig: {says}"):
+        TrainConfig(**{"steps": 10, **wrong})
+
+
+def test_the_largest_seed_works():
+    next(make(seed=10**12).run())
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "says"),
+    [
+        (IMAGES.float(), TypeError, r"as uint8 \(N, C, H, W\), got torch.float32 \(10, 1, 8, 8\); see load_images"),
+        (IMAGES[0], TypeError, r"got torch.uint8 \(1, 8, 8\)"),
+        (IMAGES.numpy(), TypeError, "got ndarray"),
+        (IMAGES[:0], ValueError, "there are no images to train on"),
+    ],
+    ids=["float", "one", "numpy", "none"],
+)
+def test_bad_images(images, error, says):
+    with pytest.raises(error, match=f"^Trainer: .*{says}"):
+        make(images=images)
+
+
+# ---- several processes ----------------------------------------------------------------------------------------------
+
+DISTRIBUTED = torch.distributed.is_available() and torch.distributed.is_gloo_available()
+LINE = ["--data", "digits", "--steps", "10", "--batch-size", "8", "--base", "8", "--multipliers", "1", "1", "--T", "20"]
+
+
+def test_a_batch_that_cannot_be_shared(monkeypatch):
+    monkeypatch.setattr(training.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(training.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(training.dist, "get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match="batch_size 4 cannot be shared out evenly among 3 processes"):
+        make()
+
+
+@pytest.mark.skipif(not DISTRIBUTED, reason="this PyTorch has no torch.distributed with gloo")
+def test_two_processes_are_one(tmp_path, monkeypatch, capsys):
+    # In bfloat16 the sums over half batches would round differently.
+    script = tmp_path / "both.py"
+    script.write_text(
+        "import torch, ddpm_helpers.training as training\n"
+        "from ddpm_helpers.training.__main__ import main\n"
+        "training.fast_dtype = lambda device: torch.float32\n"
+        "main()\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    line = [*launch, "--nproc-per-node", "2", str(script), *LINE, "--checkpoint", str(tmp_path / "two.pt")]
+    environment = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("step 10 of 10") == 1, "one of them speaks"
+    monkeypatch.setattr(training, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(command, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(sys, "argv", ["x", *LINE, "--checkpoint", str(tmp_path / "one.pt")])
+    command.main()
+    one, two = (load_checkpoint(tmp_path / name) for name in ("one.pt", "two.pt"))
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-5, atol=0)
+    for part in ("model", "ema"):
+        for name, value in one[part].items():
+            torch.testing.assert_close(two[part][name], value, rtol=1e-5, atol=1e-5, msg=f"{part} {name}")
+    assert without_steps(one["config"]) == without_steps(two["config"])
+    assert torch.equal(one["random"], two["random"])
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def run_command(*line: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "ddpm_helpers.training", *line]
+    return subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_help():
+    done = run_command("--help")
+    assert done.returncode == 0
+    assert done.stderr == "", "no warning"
+    assert done.stdout.startswith("usage: python -m ddpm_helpers.training")
+    assert "torchrun --nproc-per-node 2" in done.stdout
+    assert "optimizer steps (default: 3000)" in done.stdout
+
+
+def test_the_command_from_end_to_end(tmp_path, monkeypatch, capsys, few):
+    outputs = {"--checkpoint": "runs/a.pt", "--export": "out/a b.safetensors", "--samples": "pictures/a.png"}
+    line = [*LINE, *[part for name, file in outputs.items() for part in (name, str(tmp_path / file))]]
+    monkeypatch.setattr(command, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(sys, "argv", ["x", *line])
+    monkeypatch.setattr(command, "load_images", lambda *_, **__: few)
+    command.main()
+    assert "step 10 of 10" in capsys.readouterr().out
+    model, schedule, recipe = load_pretrained(tmp_path / "out" / "a b.safetensors")
+    assert (model.channels, schedule.name) == (1, "cosine, T = 20")
+    assert {"data", "steps", "device", "loss", "date", "command"} <= recipe.keys()
+    assert recipe["steps"] == 10
+    assert recipe["data"].startswith("Drawn digits")
+    assert recipe["command"].startswith("python -m ddpm_helpers.training --data digits --steps 10")
+    assert "a b.safetensors'" in recipe["command"], "a name with a space is quoted"
+    ema = load_checkpoint(tmp_path / "runs" / "a.pt")["ema"]
+    assert all(torch.equal(value, ema[name].half().float()) for name, value in model.state_dict().items())
+    from PIL import Image
+
+    with Image.open(tmp_path / "pictures" / "a.png") as picture:
+        assert picture.size == (8 * 30 + 2, 8 * 30 + 2)
+    command.main()
+    assert "holds step 10 of 10: nothing is left to do" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def few():
+    """64 drawn digits."""
+    data = command.load_images("digits")
+    return types.SimpleNamespace(images=data.images[:64], source=data.source)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--data nowhere", "Error: load_images: 'nowhere' is neither a folder nor one of"),
+        ("--steps 0", "Error: TrainConfig: steps must be a whole number, at least 1, got 0"),
+        ("--batch-size 0", "Error: TrainConfig: batch_size must be"),
+        ("--learning-rate nan", "Error: TrainConfig: learning_rate and clip_norm must be above 0"),
+        ("--ema-decay 1", "Error: TrainConfig: ema_decay"),
+        ("--seed -1", "Error: TrainConfig: seed must be"),
+        ("--base 12", "Error: UNet: base must be divisible by 8"),
+        ("--T 0", "Error: T, the number of steps, must be an integer >= 1"),
+        ("--T 10 --schedule linear", "Error: linear_beta: beta would go"),
+        ("--patch 3", "Error: UNet: height and width must be divisible by 6, got 28x28"),
+        ("--multipliers 1 1 1", "Error: UNet: height and width must be divisible by 8, got 28x28"),
+        ("--checkpoint {folder}", "Error: .*cannot be"),
+        ("--checkpoint {folder}/text.pt", r"Error: .*text\.pt: damaged, truncated, or not a checkpoint"),
+        ("--steps 1 --samples {folder}/text.pt/a.png", "Error: .*text.pt"),
+        ("--steps 1 --export {folder}/text.pt/a.safetensors", "Error: .*a.safetensors: cannot be written"),
+    ],
+)
+def test_bad_arguments(tmp_path, monkeypatch, few, line, says):
+    (tmp_path / "text.pt").write_text("text")
+    if "--data" not in line:
+        monkeypatch.setattr(command, "load_images", lambda *_, **__: few)
+    monkeypatch.setattr(command, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(sys, "argv", ["x", *LINE, *line.format(folder=tmp_path).split()])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert re.match(says, stopped.value.code)
+    assert "\n" not in stopped.value.code
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--steps many", "argument --steps: invalid int value: 'many'"),
+        ("--patch 0", "argument --patch: must be at least 1, got 0"),
+        ("--multipliers 1 -1", "argument --multipliers: must be at least 1, got -1"),
+        ("--size 0", "argument --size: must be at least 1"),
+        ("--schedule cubic", "argument --schedule: invalid choice: 'cubic'"),
+        ("--export a.pt", r"--export: the name must end in \.safetensors, got a\.pt"),
+        ("--samples a.xyz", r"--samples: the name must end in \.png, got a\.xyz"),
+    ],
+)
+def test_bad_arguments_of_the_parser(capsys, line, says):
+    with pytest.raises(SystemExit, match="2"):
+        command.arguments(line.split())
+    assert re.search(f"error: {says}", capsys.readouterr().err)
+
+
+# ---- devices --------------------------------------------------------------------------------------------------------
+
+
+def test_fast_dtype_and_layout():
+    cpu = torch.device("cpu")
+    assert fast_dtype(cpu) in (torch.float32, torch.bfloat16)
+    assert fast_dtype(torch.device("mps")) is torch.float32
+    assert fast_layout(UNet(base=8), cpu) is torch.contiguous_format
+    assert fast_layout(SimpleUNet(T), cpu) is torch.channels_last
+    assert fast_layout(UNet(base=8), torch.device("cuda")) is torch.channels_last
+    assert fast_layout(SimpleUNet(T), torch.device("mps")) is torch.contiguous_format
+    weight = make(net=SimpleUNet(T, base=8)).model.middle[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_precision_of_a_cpu(monkeypatch, supported, dtype):
+    """bfloat16 where the CPU has it; weights, average and loss stay float32, and both precisions learn alike."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: supported, raising=False)
+    assert fast_dtype(torch.device("cpu")) is dtype
+    seen = []
+    trainer = make()
+    trainer.model.stem[1].register_forward_hook(lambda m, a, out: seen.append(out.dtype))
+    steps(trainer, 10)
+    assert set(seen) == {dtype}
+    assert {p.dtype for net in (trainer.model, trainer.ema) for p in net.parameters()} == {torch.float32}
+    assert {loss.dtype for loss in trainer.losses} == {torch.float32}
+    assert trainer.losses[0].item() == pytest.approx(1, abs=0.25), "a new UNet predicts 0"
+
+
+def on_an_accelerator(device: str, path: Path) -> None:
+    trainer = make(device=device, dropout=0.1)
+    losses = [loss.item() for loss in trainer.run()]
+    assert all(0 < loss < 5 for loss in losses)
+    assert {p.device.type for p in trainer.ema.parameters()} == {device}
+    steps(make(device=device), 5).save(path)
+    other = make(device=device, start=77)
+    other.resume(path)
+    whole, parts = steps(make(device=device), 10), steps(other, 5)
+    torch.testing.assert_close(torch.stack(parts.losses), torch.stack(whole.losses), rtol=1e-3, atol=1e-3)
+    on_cpu = make(start=77)
+    on_cpu.resume(path)
+    assert on_cpu.step == 5, "a file of an accelerator can be gone on from without it"
+    with pytest.raises(TrainingError, match="the loss of step 3 is nan"):
+        nan_at(make(3, device=device), 3).fit()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+def test_on_cuda(path):
+    on_an_accelerator("cuda", path)
+
+
+@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no Apple GPU here")
+def test_on_mps(path):
+    on_an_accelerator("mps", path)
