@@ -120,14 +120,25 @@ def ema_update(average: Tensor, value: Tensor, decay: float) -> Tensor:
     return decay * average + (1 - decay) * value
 
 
-def draw_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator) -> Tensor:
-    """Steps (count,) int64 in 1 ... T: one drawn from each of `count` equal stretches of 1 ... T.
+def stratified_steps(u: Tensor, T: int) -> Tensor:
+    """Steps of a batch: 1 ... T is cut into equal stretches, one for each image, and u says where in its stretch.
 
     Each step is as likely as any other, but no batch sees only easy or only hard ones, so the loss is less noisy.
+
+    Args:
+        u: (B,) in [0, 1), uniform.
+        T: steps of the schedule.
+
+    Returns:
+        (B,) int64 in 1 ... T, rising.
     """
-    u = torch.rand(count, generator=generator, device=generator.device)
-    place = (torch.arange(count, device=u.device) + u) / count  # in [0, 1], rising
-    return (place * schedule.T).long().clamp(max=schedule.T - 1) + 1
+    place = (torch.arange(len(u), device=u.device) + u) / len(u)  # in [0, 1], rising; 1 by rounding alone
+    return (place * T).long().clamp(max=T - 1) + 1
+
+
+def draw_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator) -> Tensor:
+    """Random `stratified_steps` (count,) on the generator's device."""
+    return stratified_steps(torch.rand(count, generator=generator, device=generator.device), schedule.T)
 
 
 @dataclass(frozen=True)
@@ -243,7 +254,8 @@ class Trainer:
             self.losses.append(loss)
             self.step += 1
             self._complete = True
-            if self.device.type == "cpu" or self.step % 50 == 0:  # to look at a number, a GPU must be waited for
+            last = self.step == self.config.steps
+            if last or self.device.type == "cpu" or self.step % 50 == 0:  # to see a number, a GPU must be waited for
                 self._check_finite()
             yield loss
 
