@@ -126,10 +126,14 @@ class LiveLoss:
         last = len(self.losses) == self.steps
         if last or time.monotonic() - self.drawn > self.seconds:
             self._sample(last)
-            if self.handle:  # there is none outside of a notebook
-                self.handle.update(self._picture())
-            self.drawn = time.monotonic()
+            self._draw()
         if last:
+            self.bar.close()
+
+    def close(self) -> None:
+        """Where a run stops before its last step: draw what there is, and end the line of the progress bar."""
+        if not self.bar.disable:  # as it is once closed
+            self._draw()
             self.bar.close()
 
     def means(self, length: int) -> list[float]:
@@ -143,6 +147,11 @@ class LiveLoss:
             self.images = self.samples()
             self.sampled = time.monotonic()
             self.sampling = self.sampled - began
+
+    def _draw(self) -> None:
+        if self.handle:  # there is none outside of a notebook
+            self.handle.update(self._picture())
+        self.drawn = time.monotonic()
 
     def _picture(self) -> Image:
         length = min(self.mean_over, max(1, len(self.losses) // 4))

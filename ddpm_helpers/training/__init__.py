@@ -292,9 +292,11 @@ class Trainer:
                     self.save(path)
                     saved = time.monotonic()
                 if stop:
-                    where = f"; {path} holds all of it" if path is not None else ""
-                    print(f"Stopped after step {self.step:,} of {self.config.steps:,}{where}. fit goes on from here.")
-                    raise KeyboardInterrupt
+                    break
+        if stop:
+            where = f"; {path} holds all of it" if path is not None else ""
+            print(f"Stopped after step {self.step:,} of {self.config.steps:,}{where}. fit goes on from here.")
+            raise KeyboardInterrupt
         return self.ema
 
     def save(self, path: str | Path) -> None:
@@ -531,7 +533,11 @@ def _watch(trainer: Trainer) -> Iterator[Callable[[Tensor], None]]:
     if ipython and hasattr(ipython.get_ipython(), "kernel"):
         from .. import viz
 
-        yield viz.LiveLoss(trainer.config.steps, losses=trainer.losses, samples=trainer._samples)
+        live = viz.LiveLoss(trainer.config.steps, losses=trainer.losses, samples=trainer._samples)
+        try:
+            yield live
+        finally:
+            live.close()
         return
     started, first, spoken = time.monotonic(), trainer.step, 0.0
 
