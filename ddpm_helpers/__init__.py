@@ -45,6 +45,7 @@ from .training import (
     ema_update,
     environment_report,
     naive_loss,
+    stratified_steps,
 )
 
 __version__ = "0.1.0"
@@ -105,6 +106,7 @@ __all__ = [
     "show_solution",
     "sinusoidal_embedding",
     "snr",
+    "stratified_steps",
     "synthetic_digits",
     "to_float",
     "to_uint8",

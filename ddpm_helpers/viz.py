@@ -97,7 +97,7 @@ class LiveLoss:
         label: what is drawn.
         mean_over: draw means over this many steps; also the length of what `means` averages.
         seconds: time between two drawings.
-        losses: those of the steps before, where a run goes on.
+        losses: (N,) those of the steps before, where a run goes on.
         samples: callable () -> images (N, C, H, W) in [-1, 1], drawn under the curve; called at the end, and as often
             as keeps it below a tenth of the time.
     """
@@ -109,32 +109,46 @@ class LiveLoss:
         label: str = "loss",
         mean_over: int = 50,
         seconds: float = 3.0,
-        losses: list[Tensor] | None = None,
+        losses: Tensor | None = None,
         samples: Callable[[], Tensor] | None = None,
     ):
         self.steps, self.label, self.mean_over, self.seconds = steps, label, mean_over, seconds
-        self.losses, self.samples = list(losses or []), samples
+        self.samples, self.count = samples, 0 if losses is None else len(losses)
+        self._losses = torch.zeros(steps)  # one tensor: thousands of small ones keep much memory from being reused
+        if self.count:
+            self._losses[: self.count] = losses
         self.images, self.sampled, self.sampling = None, time.monotonic(), 1.0
         self.handle = display(self._picture(), display_id=True)
         self.drawn = time.monotonic()
-        done = len(self.losses)
-        self.bar = tqdm(total=steps, initial=done, unit="step", mininterval=1.0, ncols=88, file=sys.stdout)
+        self.bar = tqdm(total=steps, initial=self.count, unit="step", mininterval=1.0, ncols=88, file=sys.stdout)
 
     def __call__(self, loss: Tensor) -> None:
-        self.losses.append(loss.detach())
+        if self._losses.device != loss.device:
+            self._losses = self._losses.to(loss.device)
+        self._losses[self.count] = loss.detach()
+        self.count += 1
         self.bar.update()
-        last = len(self.losses) == self.steps
+        last = self.count == self.steps
         if last or time.monotonic() - self.drawn > self.seconds:
             self._sample(last)
-            if self.handle:  # there is none outside of a notebook
-                self.handle.update(self._picture())
-            self.drawn = time.monotonic()
+            self._draw()
         if last:
             self.bar.close()
 
+    def close(self) -> None:
+        """Where a run stops before its last step: draw what there is, and end the line of the progress bar."""
+        if not self.bar.disable:  # as it is once closed
+            self._draw()
+            self.bar.close()
+
+    @property
+    def losses(self) -> Tensor:
+        """The losses so far, (N,)."""
+        return self._losses[: self.count]
+
     def means(self, length: int) -> list[float]:
         """Mean losses of consecutive stretches of `length` steps (an epoch, say), an incomplete last one left out."""
-        losses = torch.stack(self.losses).float()
+        losses = self.losses
         return losses[: len(losses) // length * length].reshape(-1, length).mean(1).tolist()
 
     def _sample(self, last: bool) -> None:
@@ -144,9 +158,14 @@ class LiveLoss:
             self.sampled = time.monotonic()
             self.sampling = self.sampled - began
 
+    def _draw(self) -> None:
+        if self.handle:  # there is none outside of a notebook
+            self.handle.update(self._picture())
+        self.drawn = time.monotonic()
+
     def _picture(self) -> Image:
-        length = min(self.mean_over, max(1, len(self.losses) // 4))
-        means = self.means(length) if self.losses else []
+        length = min(self.mean_over, max(1, self.count // 4))
+        means = self.means(length)
         if self.images is None:
             figure, axis = subplots(size=(7, 2.6))
         else:
@@ -161,7 +180,7 @@ class LiveLoss:
             axis.set_yscale("log")
         fall = f": it falls from {means[0]:.4f} to {means[-1]:.4f}" if means else ""
         below = "; below it, samples of the model" if self.images is not None else ""
-        picture = _picture(figure, f"Curve of {self.label} over {len(self.losses)} steps{fall}{below}")
+        picture = _picture(figure, f"Curve of {self.label} over {self.count} steps{fall}{below}")
         plt.close(figure)
         return picture
 

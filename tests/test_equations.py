@@ -86,6 +86,20 @@ BREAKS["03_elbo_to_mse"] = {
     ],
 }
 
+BREAKS["06_train_ddpm"] = {
+    "6.1": [("(1 - c * tables.sigma[1:]) ** 2 + ", "(1 - tables.sigma[1:]) ** 2 + "), ("+ c**2 * tables", "+ tables")],
+    "6.2": [("expected=variance / B)", "expected=variance)"), ("exact[independent - 1]", "exact[spread - 1]")],
+    "6.3": [("(variance - between) / B)", "variance / B)"), ("exact[spread - 1]", "exact[independent - 1]")],
+    "6.4": [
+        ("ema_update(start, value, 0.9)", "ema_update(value, start, 0.9)"),
+        ("value, start, 0.9))", "value, start, 0.99))"),
+    ],
+    "6.5": [("(1 - d) * powers", "powers"), ("(n - 1, -1, -1", "(n, 0, -1")],
+    "6.6": [("(1 - d) / (1 + d)", "(1 - d)"), ("samples=average**2", "samples=average.abs()")],
+    "6.7": [("ramps.min(0)", "ramps.max(0)"), ("0, -1) / 750", "0, -1) / 3000")],
+    "6.8": [("min(1, 1 / g", "min(1, 2 / g"), (".square().sum().sqrt()", ".square().sum()")],
+}
+
 
 def code_cells(name: str) -> list[str]:
     source = (SOURCES / f"{name}.py").read_text(encoding="utf-8")

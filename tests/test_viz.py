@@ -61,16 +61,16 @@ def test_live_loss(shown, capsys):
     assert live.means(2) == [1.5, 3.5, 5.5]
     assert live.means(4) == [2.5], "an incomplete stretch is left out"
     assert "6/6" in capsys.readouterr().out
-    assert not any(loss.requires_grad for loss in live.losses)
+    assert not live.losses.requires_grad
 
 
 def test_live_loss_goes_on_where_a_run_stood(shown, capsys):
-    before = [torch.tensor(4.0), torch.tensor(2.0)]
+    before = torch.tensor([4.0, 2.0])
     live = viz.LiveLoss(4, losses=before, seconds=1e9)
     for value in (3.0, 1.0):
         live(torch.tensor(value))
     assert live.means(2) == [3.0, 2.0]
-    assert len(before) == 2, "the list that was given is left alone"
+    assert before.tolist() == [4.0, 2.0], "the tensor that was given is left alone"
     assert shown[0].alt == "Curve of loss over 2 steps: it falls from 4.0000 to 2.0000"
     out = capsys.readouterr().out
     assert "2/4" in out

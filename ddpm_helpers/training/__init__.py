@@ -121,14 +121,25 @@ def ema_update(average: Tensor, value: Tensor, decay: float) -> Tensor:
     return decay * average + (1 - decay) * value
 
 
-def draw_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator) -> Tensor:
-    """Steps (count,) int64 in 1 ... T: one drawn from each of `count` equal stretches of 1 ... T.
+def stratified_steps(u: Tensor, T: int) -> Tensor:
+    """Steps of a batch: 1 ... T is cut into equal stretches, one for each image, and u says where in its stretch.
 
     Each step is as likely as any other, but no batch sees only easy or only hard ones, so the loss is less noisy.
+
+    Args:
+        u: (B,) in [0, 1), uniform.
+        T: steps of the schedule.
+
+    Returns:
+        (B,) int64 in 1 ... T, rising.
     """
-    u = torch.rand(count, generator=generator, device=generator.device)
-    place = (torch.arange(count, device=u.device) + u) / count  # in [0, 1], rising
-    return (place * schedule.T).long().clamp(max=schedule.T - 1) + 1
+    place = (torch.arange(len(u), device=u.device) + u) / len(u)  # in [0, 1], rising; 1 by rounding alone
+    return (place * T).long().clamp(max=T - 1) + 1
+
+
+def draw_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator) -> Tensor:
+    """Random `stratified_steps` (count,) on the generator's device."""
+    return stratified_steps(torch.rand(count, generator=generator, device=generator.device), schedule.T)
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,7 @@ class Trainer:
 
     Attributes:
         step: completed steps.
-        losses: one scalar tensor a completed step.
+        losses: (step,) float32, the loss of each completed step.
         ema: a copy of the model with the moving average of its weights, in eval mode: sample with this one.
 
     Raises:
@@ -225,9 +236,15 @@ class Trainer:
         self.parallel = nn.parallel.DistributedDataParallel(self.model) if self.world > 1 else self.model
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate)
-        self.step, self.losses = 0, []
+        self.step = 0
+        # One tensor: thousands of small ones, kept among large short-lived ones, would keep their memory from reuse.
+        self._losses = torch.zeros(config.steps, device=self.device)
         self._complete = True  # False while a step is being made: such a state must not be saved
         self._finite = 0  # losses before this one are known to be finite
+
+    @property
+    def losses(self) -> Tensor:
+        return self._losses[: self.step]
 
     def run(self) -> Iterator[Tensor]:
         """Train; yields the loss (a scalar tensor on the device) after each complete step, until config.steps.
@@ -243,7 +260,7 @@ class Trainer:
             except (MemoryError, RuntimeError) as error:
                 self._explain_out_of_memory(error)
                 raise
-            self.losses.append(loss)
+            self._losses[self.step] = loss
             self.step += 1
             self._complete = True
             # To look at a number a GPU must be waited for, so not at every step.
@@ -323,7 +340,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.losses = state["step"], list(state["losses"].to(self.device))
+        self.step = state["step"]
+        self._losses[: self.step] = state["losses"]
         torch.set_rng_state(state["random"])  # dropout draws from it
         if self.device.type == "cuda" and "cuda_random" in state:
             torch.cuda.set_rng_state(state["cuda_random"], self.device)
@@ -410,7 +428,7 @@ class Trainer:
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "losses": torch.stack(self.losses).float().cpu() if self.losses else torch.zeros(0),
+            "losses": self.losses.cpu(),
             "random": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -472,10 +490,10 @@ class Trainer:
 
     def _check_finite(self, weights: bool) -> None:
         """Stop if a loss since the last look is no number; or a weight, which only the next loss would show."""
-        new = self.losses[self._finite :]
+        finite = self.losses[self._finite :].isfinite()
         bad, what = None, "the loss"
-        if new and not bool(torch.stack(new).isfinite().all()):
-            bad = next(i for i, loss in enumerate(new, self._finite + 1) if not loss.isfinite())
+        if not bool(finite.all()):
+            bad = self._finite + 1 + int(finite.long().argmin())
             found = self.losses[bad - 1].item()
         elif weights and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             bad, what, found = self.step, "a weight", "not finite"
@@ -486,7 +504,7 @@ class Trainer:
                 f"stays as it is. Try a smaller learning_rate than {self.config.learning_rate:g}, or a longer warmup; "
                 "and look for NaN in the images and in the network's own code"
             )
-        self._finite = len(self.losses)
+        self._finite = self.step
 
     def _explain_out_of_memory(self, error: Exception) -> None:
         kinds = (MemoryError, torch.cuda.OutOfMemoryError)
@@ -580,7 +598,7 @@ def _watch(trainer: Trainer) -> Iterator[Callable[[Tensor], None]]:
         try:
             yield live
         finally:
-            live.bar.close()  # so that what is printed next begins a line
+            live.close()
         return
     started, first, spoken = time.monotonic(), trainer.step, 0.0
 
@@ -591,7 +609,7 @@ def _watch(trainer: Trainer) -> Iterator[Callable[[Tensor], None]]:
             return
         spoken = now
         seconds = max(now - started, 1e-3) / (trainer.step - first)  # a coarse clock may not have moved yet
-        mean = torch.stack(trainer.losses[-100:]).mean().item()
+        mean = trainer.losses[-100:].mean().item()
         print(
             f"step {trainer.step:,} of {trainer.config.steps:,}   loss {mean:.4f}   "
             f"{trainer.config.batch_size / seconds:,.0f} images/s   "

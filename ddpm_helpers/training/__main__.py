@@ -114,7 +114,7 @@ def recipe(trainer: Trainer, source: str) -> dict:
         **asdict(trainer.config),
         "device": device_name(trainer.device),
         "processes": trainer.world,
-        "loss": round(torch.stack(last).mean().item(), 5),
+        "loss": round(last.mean().item(), 5),
         "loss is": f"the mean of the last {len(last)} steps",
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),

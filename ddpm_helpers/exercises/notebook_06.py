@@ -1,0 +1,159 @@
+"""Exercises of notebook 06: the loss of Algorithm 1, steps for a batch, the moving average."""
+
+import torch
+import torch.nn.functional as F
+
+from ..schedule import cosine_schedule, linear_schedule, per_image, q_sample
+from ..training import ddpm_loss, ema_update, stratified_steps
+from .core import Exercise
+
+HALF = torch.tensor(0.5, requires_grad=True)
+
+
+def half_and_a_bit(x, t):
+    """Stands in for a network: cheap, with one parameter, and its answer depends on the image and on the step."""
+    return HALF * x + per_image(0.01 * t, x)
+
+
+def _training_batch(schedule, steps: list[int], *shape: int) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    x0, noise = torch.randn((2, *shape), generator=generator)
+    return half_and_a_bit, schedule, x0, torch.tensor(steps), noise
+
+
+def _predicted(model, schedule, x0, t, noise):
+    return model(q_sample(schedule, x0, t, noise), t)
+
+
+def _straight_blend(model, schedule, x0, t, noise):
+    share = per_image(t / schedule.T, x0)
+    return F.mse_loss(model((1 - share) * x0 + share * noise, t), noise)
+
+
+def _uniforms(count: int, T: int, last: float) -> tuple:
+    u = torch.rand(count, generator=torch.Generator().manual_seed(count))
+    u[-1] = last
+    return u, T
+
+
+def _places(u):
+    return (torch.arange(len(u)) + u) / len(u)
+
+
+def _steps(place, T):
+    return (place * T).long().clamp(max=T - 1) + 1
+
+
+def _pair(decay: float, *shape: int) -> tuple:
+    average, value = torch.randn((2, *shape), generator=torch.Generator().manual_seed(len(shape)))
+    return average, value, decay
+
+
+Exercise(
+    tag="6.1",
+    reference=ddpm_loss,
+    cases=lambda: [
+        _training_batch(linear_schedule(50), [1, 50, 17, 3, 30], 5, 3, 4, 2),
+        _training_batch(cosine_schedule(40), [20, 39, 8], 3, 1, 2, 5),
+    ],
+    mistakes={
+        "It looks as if the prediction is compared with the clean images: this network predicts the noise.": (
+            lambda m, s, x0, t, noise: F.mse_loss(_predicted(m, s, x0, t, noise), x0)
+        ),
+        "It looks as if the prediction is compared with x_t: the target is the noise that was added.": (
+            lambda m, s, x0, t, noise: F.mse_loss(_predicted(m, s, x0, t, noise), q_sample(s, x0, t, noise))
+        ),
+        "It looks as if the noise of the target is scaled by sigma: the network predicts it with variance 1.": (
+            lambda m, s, x0, t, noise: F.mse_loss(_predicted(m, s, x0, t, noise), per_image(s.sigma[t], x0) * noise)
+        ),
+        "It looks as if the network is shown the clean images: it must see x_t.": (
+            lambda m, s, x0, t, noise: F.mse_loss(m(x0, t), noise)
+        ),
+        "It looks as if the network is told t - 1: it sees x_t, and in this course steps count from 1.": (
+            lambda m, s, x0, t, noise: F.mse_loss(m(q_sample(s, x0, t, noise), t - 1), noise)
+        ),
+        "It looks as if the network is told t / T: the networks of this course take the step itself, an integer.": (
+            lambda m, s, x0, t, noise: F.mse_loss(m(q_sample(s, x0, t, noise), t / s.T), noise)
+        ),
+        "It looks as if all images are at the step of the first one: each has its own.": (
+            lambda m, s, x0, t, noise: F.mse_loss(_predicted(m, s, x0, t[:1].expand(len(t)), noise), noise)
+        ),
+        "It looks as if x_t is a straight blend of image and noise, as in notebook 01. Here it is q_sample's.": (
+            _straight_blend
+        ),
+        "It looks as if the squared errors are summed, not averaged: then the loss grows with the batch.": (
+            lambda m, s, x0, t, noise: F.mse_loss(_predicted(m, s, x0, t, noise), noise, reduction="sum")
+        ),
+        "It looks as if the squared errors are summed over pixels, and only averaged over images. The paper writes it "
+        "so; here the mean over pixels is taken, too, and 1 is what predicting 0 scores for any image size.": (
+            lambda m, s, x0, t, noise: (_predicted(m, s, x0, t, noise) - noise).flatten(1).square().sum(1).mean()
+        ),
+        "It looks as if the root of the mean squared error was taken: leave it squared.": (
+            lambda m, s, x0, t, noise: F.mse_loss(_predicted(m, s, x0, t, noise), noise).sqrt()
+        ),
+        "It looks as if absolute errors were averaged: square them.": (
+            lambda m, s, x0, t, noise: F.l1_loss(_predicted(m, s, x0, t, noise), noise)
+        ),
+    },
+)
+
+Exercise(
+    tag="6.2",
+    reference=stratified_steps,
+    cases=lambda: [
+        _uniforms(5, 1000, 0.503),
+        _uniforms(7, 50, 1 - 2**-24),
+        _uniforms(9, 300, 0.0),
+        _uniforms(3, 10, 0.3),
+    ],
+    mistakes={
+        "It looks as if u is spread over all of 1 ... T: that is independent drawing. Image i has its own stretch, "
+        "which begins at i / B.": lambda u, T: _steps(u, T),
+        "It looks as if the steps run from 0 to T - 1: step 0 is the clean image, and step T would never be trained.": (
+            lambda u, T: _steps(_places(u), T) - 1
+        ),
+        "Nearly. Where u is close to 1, rounding takes (i + u) / B of the last image to 1, and its step to T + 1, "
+        "which no table holds: clamp it.": lambda u, T: (_places(u) * T).long() + 1,
+        "It looks as if you round to the nearest step: then the first and the last step get half of their share. "
+        "Cut off the fraction (.long() does).": lambda u, T: (_places(u) * T).round().long().clamp(1, T),
+        "It looks as if u is not used, and every batch has the same steps: most steps would never be trained.": (
+            lambda u, T: _steps(_places(torch.full_like(u, 0.5)), T)
+        ),
+        "It looks as if every image takes the first step of its stretch: u says where in it.": (
+            lambda u, T: _steps(_places(torch.zeros_like(u)), T)
+        ),
+        "It looks as if the B stretches begin at linspace(0, 1, B): then the last one begins where all ends. "
+        "They begin at 0 / B, 1 / B, ... (B - 1) / B.": (
+            lambda u, T: _steps(torch.linspace(0, 1, len(u)) + u / len(u), T)
+        ),
+        "It looks as if u is added to i / B as it is: a stretch is only 1 / B long.": (
+            lambda u, T: _steps(torch.arange(len(u)) / len(u) + u, T)
+        ),
+    },
+)
+
+Exercise(
+    tag="6.3",
+    reference=ema_update,
+    cases=lambda: [_pair(0.9, 5, 3, 4, 2), _pair(0.999, 4, 3), _pair(0.75, 6), _pair(0.0, 2, 3, 5)],
+    mistakes={
+        "It looks as if the two weights are swapped: with decay 0.999 the average should hardly move.": (
+            lambda average, value, decay: (1 - decay) * average + decay * value
+        ),
+        "It looks as if the new value has weight 1: the two weights must add up to 1, or the average grows.": (
+            lambda average, value, decay: decay * average + value
+        ),
+        "It looks as if the old average keeps weight 1: the two weights must add up to 1, or the average grows.": (
+            lambda average, value, decay: average + (1 - decay) * value
+        ),
+        "It looks as if the old average is left out: it has weight decay.": (
+            lambda average, value, decay: (1 - decay) * value
+        ),
+        "It looks as if both have weight 1/2: decay says how much of the old average stays.": (
+            lambda average, value, decay: (average + value) / 2
+        ),
+        "It looks as if the average moves away from the value: the step is (1 - decay) (value - average).": (
+            lambda average, value, decay: average + (1 - decay) * (average - value)
+        ),
+    },
+)
