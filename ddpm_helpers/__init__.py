@@ -7,7 +7,16 @@ from .checkpoint import CheckpointError, Pretrained, load_pretrained
 from .data import DataError, ImageData, batches, load_images, read_idx, to_float, to_uint8
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
-from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, count_parameters, sinusoidal_embedding
+from .nets import (
+    BasicUNet,
+    LayerNormUNet,
+    SimpleUNet,
+    UNet,
+    append_time,
+    count_parameters,
+    film,
+    sinusoidal_embedding,
+)
 from .sampling import (
     Step,
     ddim_step,
@@ -64,6 +73,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "UNet",
+    "append_time",
     "batches",
     "budget",
     "check",
@@ -79,6 +89,7 @@ __all__ = [
     "default_device",
     "ema_update",
     "environment_report",
+    "film",
     "forward_step",
     "image_noise",
     "linear_beta",

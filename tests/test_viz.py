@@ -62,3 +62,19 @@ def test_live_loss(shown, capsys):
     assert live.means(4) == [2.5], "an incomplete stretch is left out"
     assert "6/6" in capsys.readouterr().out
     assert not any(loss.requires_grad for loss in live.losses)
+
+
+def test_curves_on_logarithmic_axes(shown, monkeypatch):
+    figures = []
+    monkeypatch.setattr(viz, "show", lambda figure, alt: figures.append(figure))
+    viz.plot_curves({"a": torch.arange(1, 9)}, alt="a line", log="x")
+    viz.plot_curves({"a": torch.arange(1, 9)}, alt="a line", log="xy")
+    scales = [(figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) for figure in figures]
+    assert scales == [("log", "linear"), ("log", "log")]
+
+
+def test_heat_maps(shown):
+    table = torch.linspace(-1, 1, 40).reshape(10, 4)
+    viz.heat_maps({"one": table, "two": table[:5]}, alt="two tables")
+    viz.heat_maps({"one": table}, alt="one table")
+    assert [picture.alt for picture in shown] == ["two tables", "one table"]
