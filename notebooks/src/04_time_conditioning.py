@@ -398,18 +398,19 @@ verify("4.6", E @ E.T, sum((frequency * apart).cos() for frequency in omega), to
 # ## What a small network makes of it
 #
 # 64 waves are not yet what the layers need; they need numbers such as $1/\sigma_t$. So the embedding goes through a
-# small network with one hidden layer, an MLP. Test how well an MLP can learn $1/\sigma_t$, from $t/T$ and from waves.
+# small network with one hidden layer, an MLP. Test how well an MLP can learn $1/\sigma_t$, from $t/T$ and from waves,
+# in as many steps as the networks had.
 
 # %%
 wanted = 1 / schedule.sigma[1:, None]  # (1000, 1)
 
 def learn(inputs, width=64):
-    """What an MLP makes of `inputs` (1000, n) after 1,000 steps of Adam, and the share of the variance it misses."""
+    """What an MLP makes of `inputs` (1000, n) after training, and the share of the variance that it misses."""
     torch.manual_seed(0)
     mlp = nn.Sequential(nn.Linear(inputs.shape[1], width), nn.SiLU(), nn.Linear(width, 1))
     optimizer = torch.optim.Adam(mlp.parameters(), lr=3e-3)
     target = (wanted - wanted.mean()) / wanted.std()
-    for _ in range(1000):
+    for _ in range(config.steps):
         loss = F.mse_loss(mlp(inputs), target)
         optimizer.zero_grad()
         loss.backward()
@@ -428,9 +429,9 @@ alt = "One over sigma by step; what an MLP learned from waves lies on it, what i
 viz.plot_curves(curves, log="x", alt=alt)
 
 # %% [markdown]
-# *The same MLP, the same training. From the waves it learns the curve so well that both lie on top of each other. From
-# $t/T$ it misses the first hundred steps altogether: they are the first tenth of its input, and the curve is steepest
-# there.*
+# *The same MLP, the same training. In a full run, from the waves it learns the curve so well that both lie on top of
+# each other. From $t/T$ it misses the first hundred steps altogether: they are the first tenth of its input, and the
+# curve is steepest there.*
 #
 # ## From the clock into the layers
 #
@@ -571,10 +572,10 @@ both = torch.stack([wanted[:, 0], schedule.sqrt_alpha_bar[1:]])
 print(f"correlation of 1 / sigma with the image's weight: {torch.corrcoef(both)[0, 1]:.2f}")
 
 # %% [markdown]
-# *The doubled exponent misses about thirty times as much as the right one, and still next to nothing. The squeeze does
-# as much as having no waves at all. Longer training would mend a part of that, but not this: everything that comes out
-# of one hidden number is one curve, scaled and shifted. A network needs several, $1/\sigma_t$ and $\sqrt{\bar\alpha_t}$
-# to begin with, and those two have little in common.*
+# *In a full run the doubled exponent misses about thirty times as much as the right one, and still next to nothing. The
+# squeeze does as much as having no waves at all. Longer training would mend a part of that, but not this: everything
+# that comes out of one hidden number is one curve, scaled and shifted. A network needs several, $1/\sigma_t$ and
+# $\sqrt{\bar\alpha_t}$ to begin with, and those two have little in common.*
 #
 # **One axis too few.** `t / T` has shape (B,). Broadcasting lines it up with the *last* axis, the columns. For most
 # batch sizes PyTorch refuses; for a batch of 28 images that are 28 pixels wide it does not.
