@@ -9,6 +9,16 @@ from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
 from .metrics import bits_per_dim, frechet_distance, frechet_floor, judge, load_feature_net, nearest_images
 from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, count_parameters, sinusoidal_embedding
+from .nets import (
+    BasicUNet,
+    LayerNormUNet,
+    SimpleUNet,
+    UNet,
+    append_time,
+    count_parameters,
+    film,
+    sinusoidal_embedding,
+)
 from .sampling import (
     Step,
     ddim_step,
@@ -66,6 +76,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "UNet",
+    "append_time",
     "batches",
     "bits_per_dim",
     "budget",
@@ -82,6 +93,7 @@ __all__ = [
     "default_device",
     "ema_update",
     "environment_report",
+    "film",
     "forward_step",
     "frechet_distance",
     "frechet_floor",

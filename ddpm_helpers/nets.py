@@ -78,6 +78,37 @@ def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000) -> Ten
     return torch.cat([angle.sin(), angle.cos()], dim=1)  # (B, dim)
 
 
+def append_time(x: Tensor, t: Tensor, T: int) -> Tensor:
+    """The images with one channel more, the last: t / T, the same number at every pixel of an image.
+
+    Args:
+        x: (B, C, H, W).
+        t: (B,) steps in 1 ... T.
+        T: number of steps.
+
+    Returns:
+        (B, C + 1, H, W), of the dtype of `x`.
+    """
+    time = (t / T).to(x.dtype).reshape(-1, 1, 1, 1).expand_as(x[:, :1])  # (B, 1, H, W)
+    return torch.cat([x, time], dim=1)
+
+
+def film(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Features scaled and shifted, each channel of each image by its own two numbers: h * (1 + scale) + shift.
+
+    Feature-wise linear modulation (Perez et al. 2018), written so that scale 0 and shift 0 change nothing.
+
+    Args:
+        h: (B, C, H, W).
+        scale: (B, C).
+        shift: (B, C).
+
+    Returns:
+        same shape as `h`.
+    """
+    return h * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+
+
 class SimpleUNet(nn.Module):
     """A two-level U-Net that is told the time as a picture: t/T is one more input channel, the same at every pixel.
 
@@ -108,8 +139,7 @@ class SimpleUNet(nn.Module):
         """
         check_image_batch(x, channels=self.channels, multiple=2, net="SimpleUNet")
         check_step_batch(t, x, T=self.T, net="SimpleUNet")
-        time = (t / self.T).to(x.dtype)[:, None, None, None].expand_as(x[:, :1])  # (B, 1, H, W)
-        full = F.silu(self.down(torch.cat([x, time], dim=1)))  # (B, base, H, W)
+        full = F.silu(self.down(append_time(x, t, self.T)))  # (B, base, H, W)
         h = self.middle(F.max_pool2d(full, 2))  # (B, 2 base, H/2, W/2)
         h = F.silu(self.grow(h)) + full  # (B, base, H, W)
         return self.out(F.silu(self.up(h)))  # (B, C, H, W)
@@ -344,9 +374,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, known: Tensor) -> Tensor:
         """(B, c_in, H, W), (B, known) -> (B, c_out, H, W)."""
-        scale, shift = self.film(known)[:, :, None, None].chunk(2, dim=1)  # (B, c_out, 1, 1) each
-        h = self.norm(self.first(x))  # (B, c_out, H, W)
-        h = h * (1 + scale) + shift
+        scale, shift = self.film(known).chunk(2, dim=1)  # (B, c_out) each
+        h = film(self.norm(self.first(x)), scale, shift)  # (B, c_out, H, W)
         return self.wire(x) + self.last(h)
 
 

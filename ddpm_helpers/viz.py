@@ -192,6 +192,7 @@ def plot_curves(
     xlabel: str = "step t",
     ylabel: str = "",
     level: float | None = None,
+    log: str = "",
 ) -> None:
     """Draw named curves in one picture.
 
@@ -201,6 +202,7 @@ def plot_curves(
         xlabel: name of the horizontal axis.
         ylabel: name of the vertical axis.
         level: height of a thin horizontal line.
+        log: the axes that are logarithmic: "x", "y" or "xy".
     """
     figure, axis = subplots()
     for name, curve in curves.items():
@@ -208,8 +210,20 @@ def plot_curves(
         axis.plot(x, y, label=name)
     if level is not None:
         axis.axhline(level, color="black", linewidth=0.8)
-    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.set(xlabel=xlabel, ylabel=ylabel, **{f"{name}scale": "log" for name in log})
     axis.legend(frameon=False)
+    show(figure, alt)
+
+
+def heat_maps(panels: dict[str, Tensor], *, alt: str, xlabel: str = "step t", ylabel: str = "dimension") -> None:
+    """Draw tables of numbers in [-1, 1] side by side, red to blue: title -> (N, D), N = 1 at the left, D downwards."""
+    figure, axes = subplots(1, len(panels), size=(9, 3.4))
+    for axis, (title, table) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        extent = (0.5, len(table) + 0.5, table.shape[1] - 0.5, -0.5)
+        look = {"cmap": "RdBu", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
+        picture = axis.imshow(table.T.numpy(), aspect="auto", extent=extent, **look)
+        axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    figure.colorbar(picture, ax=axes)
     show(figure, alt)
 
 

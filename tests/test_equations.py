@@ -98,6 +98,14 @@ BREAKS["06_train_ddpm"] = {
     "6.6": [("(1 - d) / (1 + d)", "(1 - d)"), ("samples=average**2", "samples=average.abs()")],
     "6.7": [("ramps.min(0)", "ramps.max(0)"), ("0, -1) / 750", "0, -1) / 3000")],
     "6.8": [("min(1, 1 / g", "min(1, 2 / g"), (".square().sum().sqrt()", ".square().sum()")],
+BREAKS["04_time_conditioning"] = {
+    "4.1": [("- price, expected", ", expected"), ("(told, noise), (told, blind)", "(told, noise), (blind, noise)")],
+    "4.2": [("append_time(x, t, 1000)", "append_time(x, t - 1, 1000)"), ("longer[:, 1]", "longer[:, 0]")],
+    "4.3": [("[300]).sqrt()", "[300])"), ("snr(schedule)[100] / snr(schedule)[300]", "snr(schedule)[300]")],
+    "4.4": [("h[..., 1:-1, 1:-1], right[..., 1:-1, 1:-1]", "h, right"), ("sum((1, 2))", "mean((1, 2))")],
+    "4.5": [("(-k / 32)", "(-2 * k / 32)"), ("E[[0, 1, 998], :32]", "E[[0, 1, 998], 32:]")],
+    "4.6": [("(frequency * apart).cos()", "(frequency * apart).sin()"), ("double() / 32)", "double() / 31)")],
+    "4.7": [("1 + scale[b, c])", "scale[b, c])"), ("shift[b, c], h[b, c]", "h[b, c], h[b, c]")],
 }
 
 

@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddpm_helpers import LayerNormUNet, SimpleUNet, UNet, count_parameters, sinusoidal_embedding
+from ddpm_helpers import (
+    LayerNormUNet,
+    SimpleUNet,
+    UNet,
+    append_time,
+    count_parameters,
+    film,
+    sinusoidal_embedding,
+)
 from ddpm_helpers.nets import SelfAttention
 
 T = 1000
@@ -55,6 +63,20 @@ def test_sinusoidal_embedding_tells_every_step_apart():
 def test_sinusoidal_embedding_bad_dim(dim):
     with pytest.raises(ValueError, match=f"dim must be even and at least 2 .*, got {dim}"):
         sinusoidal_embedding(torch.tensor([1]), dim)
+
+
+def test_append_time_and_film_by_hand():
+    x, t = torch.randn(3, 2, 4, 5), torch.tensor([1, 10, 20])
+    longer = append_time(x, t, 20)
+    assert torch.equal(longer[:, :2], x)
+    assert longer[:, 2].flatten(1).unique(dim=1).tolist() == [[pytest.approx(0.05)], [0.5], [1.0]]
+    assert append_time(x.double(), t, 20).dtype == torch.float64
+    scale, shift = torch.randn(2, 3, 2)
+    h = film(x, scale, shift)
+    for b in range(3):
+        for c in range(2):
+            torch.testing.assert_close(h[b, c], x[b, c] * (1 + scale[b, c]) + shift[b, c])
+    assert torch.equal(film(x, torch.zeros(3, 2), torch.zeros(3, 2)), x)
 
 
 def test_parameter_counts():

@@ -102,3 +102,20 @@ def test_live_loss_shows_samples(monkeypatch):
         shown[-1].alt == "Curve of loss over 100 steps: it falls from 1.0000 to 1.0000; below it, samples of the model"
     )
     assert pixels(shown[-1]).shape[0] > pixels(shown[0]).shape[0]
+    assert not any(loss.requires_grad for loss in live.losses)
+
+
+def test_curves_on_logarithmic_axes(shown, monkeypatch):
+    figures = []
+    monkeypatch.setattr(viz, "show", lambda figure, alt: figures.append(figure))
+    viz.plot_curves({"a": torch.arange(1, 9)}, alt="a line", log="x")
+    viz.plot_curves({"a": torch.arange(1, 9)}, alt="a line", log="xy")
+    scales = [(figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) for figure in figures]
+    assert scales == [("log", "linear"), ("log", "log")]
+
+
+def test_heat_maps(shown):
+    table = torch.linspace(-1, 1, 40).reshape(10, 4)
+    viz.heat_maps({"one": table, "two": table[:5]}, alt="two tables")
+    viz.heat_maps({"one": table}, alt="one table")
+    assert [picture.alt for picture in shown] == ["two tables", "one table"]

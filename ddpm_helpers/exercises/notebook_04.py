@@ -1,0 +1,137 @@
+"""Exercises of notebook 04: time as a channel, time as waves, time as scale and shift."""
+
+import math
+
+import torch
+
+from ..nets import append_time, film, sinusoidal_embedding
+from .core import Exercise
+
+
+def _timed(steps: list[int], T: int, *shape: int) -> tuple:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(shape[0]))
+    return x, torch.tensor(steps), T
+
+
+def _with_channel(x, values, first=False):
+    time = values.to(x.dtype).expand_as(x[:, :1])
+    return torch.cat([time, x] if first else [x, time], dim=1)
+
+
+def _waves(t, dim, power=lambda i, half: -i / half, order="sin cos", values=None, base=10_000.0):
+    half = dim // 2
+    i = torch.arange(half, dtype=torch.float32)
+    frequency = torch.exp(math.log(base) * power(i, half))
+    angle = (t.float() if values is None else values)[:, None] * frequency
+    sin, cos = angle.sin(), angle.cos()
+    if order == "interleaved":
+        return torch.stack([sin, cos], dim=2).flatten(1)
+    return torch.cat({"sin cos": [sin, cos], "cos sin": [cos, sin], "sin sin": [sin, sin]}[order], dim=1)
+
+
+def _features(*shape: int) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    h = torch.randn(shape, generator=generator)
+    scale, shift = torch.randn((2, *shape[:2]), generator=generator)
+    return h, scale, shift
+
+
+def _wide(values):
+    return values[:, :, None, None]
+
+
+Exercise(
+    tag="4.1",
+    reference=append_time,
+    cases=lambda: [
+        _timed([1, 50, 17, 3, 30], 50, 5, 3, 4, 2),
+        _timed([1000, 1, 250], 1000, 3, 1, 2, 5),
+        _timed([7, 300, 2, 40], 300, 4, 2, 6, 4),  # B = W: a wrong broadcast runs through
+    ],
+    mistakes={
+        "It looks as if t, shape (B,), met the last axis of the images. Where B happens to equal W that runs, and each "
+        "column of pixels gets the step of another image. Give it three more axes: t.reshape(-1, 1, 1, 1).": (
+            lambda x, t, T: _with_channel(x, t / T)
+        ),
+        "It looks as if t was reshaped to (B, 1, 1): broadcasting lines that up with the channel axis, not with the "
+        "images. It needs (B, 1, 1, 1).": lambda x, t, T: _with_channel(x, (t / T).reshape(-1, 1, 1)),
+        "It looks as if the step itself was appended: divide it by T, so that the channel lies in [0, 1].": (
+            lambda x, t, T: _with_channel(x, t.reshape(-1, 1, 1, 1))
+        ),
+        "It looks as if you divided with //, which leaves only 0 and 1: use /.": (
+            lambda x, t, T: _with_channel(x, (t // T).reshape(-1, 1, 1, 1))
+        ),
+        "It looks as if time is the first channel: the images come first, time last.": (
+            lambda x, t, T: _with_channel(x, (t / T).reshape(-1, 1, 1, 1), first=True)
+        ),
+        "It looks as if time was added to the pixels: then nobody can tell it from brightness. Append it as a channel "
+        "of its own.": lambda x, t, T: x + (t / T).reshape(-1, 1, 1, 1),
+        "It looks as if the steps were counted from 0: here they run from 1 to T, and step T becomes 1.": (
+            lambda x, t, T: _with_channel(x, ((t - 1) / T).reshape(-1, 1, 1, 1))
+        ),
+        "torch.cat does not broadcast: the time channel must have the H and W of the images. "
+        "time.expand_as(x[:, :1]) gives it that.": (
+            lambda x, t, T: torch.cat([x, (t / T).reshape(-1, 1, 1, 1)], dim=1)
+        ),
+    },
+)
+
+Exercise(
+    tag="4.2",
+    reference=sinusoidal_embedding,
+    cases=lambda: [(torch.tensor([1, 2, 50, 999, 1000]), 8), (torch.tensor([0, 3, 700]), 32)],
+    mistakes={
+        "It looks as if the exponent is doubled: i counts the waves, and there are dim/2 of them, so i / (dim/2) runs "
+        "from 0 to almost 1. Writing 2 i there as well makes half of the waves stand still.": (
+            lambda t, dim: _waves(t, dim, lambda i, half: -2 * i / half)
+        ),
+        "It looks as if the exponent is halved: i / dim ends at 1/2, so slow waves are missing. Divide i by dim/2.": (
+            lambda t, dim: _waves(t, dim, lambda i, half: -i / (2 * half))
+        ),
+        "It looks as if the sign of the exponent is missing: the waves must get slower, not faster.": (
+            lambda t, dim: _waves(t, dim, lambda i, half: i / half)
+        ),
+        "It looks as if i was divided by dim/2 - 1. Some libraries do, so that the last wave has frequency 1/10000; "
+        "here i is divided by dim/2.": lambda t, dim: _waves(t, dim, lambda i, half: -i / (half - 1)),
+        "It looks as if i starts at 1: the first wave has frequency 1, which is i = 0.": (
+            lambda t, dim: _waves(t, dim, lambda i, half: -(i + 1) / half)
+        ),
+        "Right numbers, another order: sines and cosines alternate. Here all sines come first, then all cosines.": (
+            lambda t, dim: _waves(t, dim, order="interleaved")
+        ),
+        "Right numbers, another order: here the sines come first, then the cosines.": (
+            lambda t, dim: _waves(t, dim, order="cos sin")
+        ),
+        "It looks as if there are sines only: without the cosines, two steps at the same height of a wave look alike "
+        "to it.": lambda t, dim: _waves(t, dim, order="sin sin"),
+        "It looks as if t was divided by 1000 first: then even the fastest wave turns by no more than one radian.": (
+            lambda t, dim: _waves(t, dim, values=t / 1000)
+        ),
+        "It looks as if exp was taken without the logarithm of 10000: the slowest wave then has frequency 1/e.": (
+            lambda t, dim: _waves(t, dim, base=math.e)
+        ),
+    },
+)
+
+Exercise(
+    tag="4.3",
+    reference=film,
+    cases=lambda: [_features(5, 3, 4, 2), _features(3, 2, 6, 5), _features(4, 6, 4, 6)],  # the last: (B, C) = (H, W)
+    mistakes={
+        "It looks as if the 1 is missing: scale 0 must leave the features as they are, and here it wipes them out.": (
+            lambda h, scale, shift: h * _wide(scale) + _wide(shift)
+        ),
+        "It looks as if the shift is scaled, too: scale first, then shift.": (
+            lambda h, scale, shift: (h + _wide(shift)) * (1 + _wide(scale))
+        ),
+        "It looks as if scale and shift are swapped.": lambda h, scale, shift: h * (1 + _wide(shift)) + _wide(scale),
+        "It looks as if the shift is left out.": lambda h, scale, shift: h * (1 + _wide(scale)),
+        "It looks as if scale, shape (B, C), met the axes (H, W). Where the sizes happen to agree that runs, and every "
+        "pixel gets the number of another image. Give it two more axes: scale[:, :, None, None].": (
+            lambda h, scale, shift: h * (1 + scale) + shift
+        ),
+        "It looks as if scale and shift each became one number for an image: every channel has its own.": (
+            lambda h, scale, shift: h * (1 + _wide(scale[:, :1])) + _wide(shift[:, :1])
+        ),
+    },
+)

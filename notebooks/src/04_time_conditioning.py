@@ -1,0 +1,630 @@
+# %% [markdown]
+# # Telling the network the time
+#
+# ![Three rows of sixteen samples, one row per network: grainy, then clean but broken, then a little more whole](../figures/04_three_networks.png)
+#
+# *The same sixteen starts, the same network with the same training, three ways of telling it how noisy its input is:
+# not at all, by one number, by waves that scale its features. What is the grain in the top row, and why is it gone
+# below?*
+#
+# **You will** measure what it is worth to tell a network how noisy its input is, find out where, and build the part
+# that tells it: waves, a small network, a scale and a shift. **You need** [notebook 02](02_forward_process.ipynb), and
+# from [notebook 03](03_elbo_to_mse.ipynb) that the loss is the squared error of the predicted noise. **Time** 30
+# minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
+
+# %% tags=["setup"]
+REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
+try:
+    import ddpm_helpers
+except ImportError:
+    assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
+    get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ddpm_helpers import SimpleUNet, TrainConfig, Trainer, budget, check, count_parameters, default_device
+from ddpm_helpers import ddim_step, ddim_trajectory, image_noise, linear_schedule, load_images, q_sample, snr
+from ddpm_helpers import to_float, verify, viz
+
+device = default_device()
+generator = torch.Generator().manual_seed(0)
+
+# %%
+data, test = load_images("mnist"), load_images("mnist", train=False)
+schedule = linear_schedule(1000)
+print(data.source)
+
+# %% [markdown]
+# ## Two answers that disagree
+#
+# Notebook 03 left us with a loss: take an image $x_0$, a random step $t$, noise $\epsilon$; show a network $x_t$, and
+# ask for $\epsilon$. One network has to serve all 1000 steps. How does it know which one it is looking at?
+#
+# We have heard two answers. Notebook 03, on its last page: it cannot know, because one and the same $x_t = 0.5$ asks
+# for eight different answers at eight steps. Notebook 01, on its last pages: it need not be told, because a small
+# network reads the amount of noise off the image with ease. Both were measured, so both are right. The first looked at
+# *one* pixel, the second at 784.
+#
+# Let us see what lies between. Write $m_t(x) = \mathbb{E}[\epsilon \mid x_t = x,\, t]$ for the best guess of somebody
+# who knows $t$. Somebody who does not know $t$ can only weigh the steps that might have produced this $x$, and average:
+# $m(x) = \sum_t p(t \mid x)\, m_t(x)$. What does that cost?
+#
+# $$\mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m(x_t)\rVert^2 = \mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m_t(x_t)\rVert^2 + \mathbb{E}\,\lVert m_t(x_t) - m(x_t)\rVert^2 \tag{4.1}$$
+#
+# (For a given $x$ and $t$ the mean of $\epsilon$ is $m_t(x)$, so this is (1.3) again, with $c = m(x)$.) The left side
+# is the best loss without $t$, the next term is the best loss with $t$. The last one is **the price of not being
+# told**: how far the ideal answer still varies over the steps that are plausible for this $x$.
+#
+# In a world of coin flips we can compute all three. Let an image be $D$ pixels, each $+1$ or $-1$ with equal chance. At
+# step $t$ the odds of $+1$ against $-1$ are $e^{2 a x / s^2}$, where $a = \sqrt{\bar\alpha_t}$ and $s = \sigma_t$. So
+# the mean of the pixel is $\tanh(a x / s^2)$, and the guess of the noise follows from $x_t = a x_0 + s\,\epsilon$.
+
+# %%
+steps = torch.arange(10, 1001, 10)  # 100 steps, equally likely
+signal, sigma = schedule.sqrt_alpha_bar[steps], schedule.sigma[steps]  # (100,) each
+
+def ideal_guesses(x):
+    """(n, D) pixels -> the best guess of the noise for each step (n, 100, D), how plausible each step is (n, 100)."""
+    x, a, s = x[:, None], signal[:, None], sigma[:, None]  # (n, 1, D), (100, 1), (100, 1)
+    guess = (x - a * torch.tanh(a * x / s**2)) / s
+    log_density = torch.logaddexp(-(((x - a) / s) ** 2) / 2, -(((x + a) / s) ** 2) / 2) - s.log()
+    return guess, log_density.sum(2).softmax(1)
+
+# %% [markdown]
+# Guess before you run: at one pixel, and at 784 pixels, by how many percent is the loss higher for want of $t$?
+
+# %% tags=["nbval-check-output"]
+def squared_errors(D, n):
+    step = torch.arange(n) % 100  # every step equally often
+    x0 = torch.randint(0, 2, (n, D), generator=generator) * 2.0 - 1
+    noise = torch.randn(n, D, generator=generator)
+    guess, plausible = ideal_guesses(signal[step, None] * x0 + sigma[step, None] * noise)
+    told = guess[torch.arange(n), step]  # (n, D)
+    blind = (plausible[..., None] * guess).sum(1)  # (n, D)
+    pairs = [(blind, noise), (told, noise), (told, blind)]
+    return [(a - b).square().mean(1) for a, b in pairs]  # per image: loss without t, loss with t, price
+
+without, knowing, price = squared_errors(1, 40_000)
+verify("4.1", samples=without - knowing - price, expected=0.0)
+
+# %%
+for D in (1, 4, 16, 64, 256, 784):
+    without, knowing, price = squared_errors(D, 100 * (800 // D))
+    print(f"{D:4} pixels: loss with t {knowing.mean():.3f}, price {price.mean():.4f}, {price.mean() / knowing.mean():4.0%} of it")
+
+# %% [markdown]
+# *With one pixel the price is larger than the loss itself. It falls with every pixel that joins, because all pixels
+# share one $t$, and each adds its witness. At 784 pixels a perfect reader loses next to nothing.*
+#
+# So on paper telling a network the time is worth little. But that is the price for a perfect reader, who weighs all
+# pixels at every step. What does it cost a network that has to learn to read, with few parameters, in a few minutes?
+#
+# ## A fair comparison
+#
+# The oldest way to tell a convolutional network a number is to give it one more picture. `SimpleUNet` does that: beside
+# the image it gets a channel with $t/T$ at every pixel.
+#
+# $$x'_{b} = (x_b,\; t_b / T), \qquad x'_{b,\,C+1,\,i,\,j} = \frac{t_b}{T} \tag{4.2}$$
+#
+# ### Exercise 4.1 - `append_time`
+#
+# `x` has shape (B, C, H, W) and `t` has shape (B,). Return shape (B, C + 1, H, W), with $t/T$ as the last channel.
+
+# %% tags=["exercise", "nbval-check-output"]
+def append_time(x, t, T):
+    ...  # two lines
+
+
+append_time = check(append_time)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `(t / T).reshape(-1, 1, 1, 1)` has one number per image, and `.expand_as(x[:, :1])` repeats it over the pixels without
+# using memory. Then `torch.cat` along `dim=1`.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+x = to_float(test.images[:3])  # (3, 1, 28, 28)
+t = torch.tensor([1, 400, 1000])
+longer = append_time(x, t, 1000)
+verify("4.2", longer[:, 1], torch.stack([torch.full((28, 28), step / 1000) for step in (1, 400, 1000)]))
+print(tuple(longer.shape), "and the image itself is unchanged:", torch.equal(longer[:, :1], x))
+
+# %% [markdown]
+# The rest of `SimpleUNet` is as small as a U-Net can be: one convolution at full size, a max-pool, two convolutions at
+# half size, back up, one skip that is added, two more convolutions. No norms, no attention. `base` is its width.
+
+# %% tags=["nbval-check-output"]
+for base in (64, 32):
+    print(f"base {base}: {count_parameters(SimpleUNet(1000, base=base)):,} parameters")
+print(SimpleUNet(1000, base=32))
+
+# %% [markdown]
+# Here we take base 32, to save you time. Now the control. It must differ in one thing only, and leaving out the channel
+# would change the number of weights. So the second network is the first one, told the same step whatever the truth is.
+
+# %%
+class SameStep(nn.Module):
+    """A network that hears "step 500", always."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, t):
+        return self.net(x, torch.full_like(t, 500))
+
+# %% [markdown]
+# `Trainer` is the training loop of this course: it draws images, steps and noise, computes the loss, moves the weights.
+# (Notebook 06 opens it.) Its run depends on nothing but its arguments: network, schedule, images, configuration. With
+# equal starting weights, both runs see the same images, in the same order, at the same steps with the same noise. `ema`
+# is a running average of the weights over the last steps, which is a little better than the last weights.
+
+# %%
+config = TrainConfig(steps=budget(gpu=1000, cpu=1000, quick=20))
+
+def train(make):
+    torch.manual_seed(0)  # the same starting weights
+    trainer = Trainer(make(), schedule, data.images, config)
+    live = viz.LiveLoss(config.steps)
+    for loss in trainer.run():
+        live(loss)
+    return trainer.ema
+
+told = train(lambda: SimpleUNet(1000, base=32))
+
+# %%
+blind = train(lambda: SameStep(SimpleUNet(1000, base=32)))
+
+# %% [markdown]
+# *Two curves that are hard to tell apart. In a full run the second ends a little higher.*
+#
+# ## Where it matters
+#
+# A mean over all steps hides where the difference is. So take 128 images that neither network has seen, with one noise
+# image each, and measure the loss at one step at a time. Guess before you run: where will being told help most, at
+# small $t$, in the middle, or near $T$?
+
+# %%
+clean = to_float(test.images[:128]).to(device)
+noise = torch.randn(clean.shape, generator=generator).to(device)
+probes = [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 400, 500, 600, 700, 800, 900, 1000]
+noising = schedule.to(device)
+
+@torch.no_grad()
+def loss_at(net, t, claim=None):
+    """Loss of held-out images at step t, when the network is told the step `claim`; the truth, if there is no claim."""
+    x_t = q_sample(noising, clean, torch.full((128,), t, device=device), noise)
+    return F.mse_loss(net(x_t, torch.full((128,), claim or t, device=device)), noise).item()
+
+# %%
+losses = {name: [loss_at(net, t) for t in probes] for name, net in (("not told", blind), ("t / T", told))}
+curves = {name: (probes, values) for name, values in losses.items()}
+viz.plot_curves(curves, ylabel="loss", log="xy", alt="Loss by step of both networks, falling from near 1 to below 0.01")
+
+# %%
+def ratio(name, to="t / T"):
+    return probes, [a / b for a, b in zip(losses[name], losses[to], strict=True)]
+
+viz.plot_curves({"not told": ratio("not told")}, ylabel="loss / loss of the told one", level=1, log="x",
+                alt="Loss of the network that is not told, divided by that of the told one, by step")
+
+# %% [markdown]
+# *Held-out images, the same ones and the same noise for both. Above, the losses; below, their ratio, where 1 would mean
+# that nobody has to be told. Did you guess small $t$? In a full run neither network can do much there, the told one
+# included: near $t = 1$ both losses are close to 1, which is what the answer 0 would score. Up to step 300 being told
+# saves less than a fifth. The ratio is largest near $T$, above 2, where both losses are tiny: there the answer is
+# almost $x_t$ itself, and what is left to know is how nearly. That depends on $t$, and an image at step 800 looks like
+# one at step 1000.*
+#
+# A difference of some percent in a loss says little to the eye. Sample from both, 50 steps of DDIM from the same noise.
+# (Notebook 07 explains that sampler. Here it is enough that it walks from $t = 1000$ down to 0, asks the network at
+# every step, and adds no noise of its own.)
+
+# %%
+start = image_noise(seed=0, images=range(16), shape=(1, 28, 28), device=device)()
+paths = {name: list(ddim_trajectory(net, noising, start, 50)) for name, net in (("not told", blind), ("t / T", told))}
+rows = {name: path[-1].x for name, path in paths.items()}
+viz.image_rows(rows, alt="Sixteen samples of the network that is not told, above sixteen of the told one")
+
+# %% [markdown]
+# *Each column starts from the same noise. In a full run most of the upper samples are covered with grain, and the lower
+# ones are nearly clean. (The strokes are broken in both rows; the end of this notebook comes back to that.)*
+#
+# ## Why the grain stays
+#
+# Nothing in the loss prepared us for this. The loss was measured on images that have exactly the noise of their step. A
+# sampler's images have not: each step leaves a small error. Let us measure. The margin of a digit is black, so whatever
+# varies there is noise. Divide its standard deviation by $\sigma_t$, which is what the schedule says it should be.
+
+# %%
+def noise_in_margin(path):
+    """Noise in the three left columns after each step, in units of sigma_t; the last step, sigma_0 = 0, is left out."""
+    t = [int(step.t) for step in path[:-1]]
+    return t, torch.stack([step.x[..., :3].std().cpu() for step in path[:-1]]) / schedule.sigma[t]
+
+curves = {name: noise_in_margin(path) for name, path in paths.items()}
+viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
+                alt="Noise in the margin over sigma, by step: the network that is not told leaves ever more of it")
+
+# %% [markdown]
+# *Sampling runs from right to left. In a full run both networks begin well. The one that is not told then leaves more
+# noise than there should be, and the less there should be, the more there is of it: several times too much at the end.
+# The told one strays, too, but little.*
+#
+# Where does that come from? Suppose that $x_t$ has got $f$ times the noise that it should have,
+# $x_t = \sqrt{\bar\alpha_t}\, x_0 + f\, \sigma_t\, \epsilon$. A network that is not told $t$ sees noise and returns it
+# in the one size that it was trained to return, variance 1: it answers $\epsilon$. The sampler takes its word and
+# removes $\sigma_t\, \epsilon$. The excess $(f - 1)\, \sigma_t\, \epsilon$ stays, as if it belonged to the image, and
+# is carried to the next step $s$ with the image's weight. There it counts for more, because the noise that should be
+# there has shrunk:
+#
+# $$f_s - 1 = (f_t - 1)\, \sqrt{\mathrm{SNR}_s / \mathrm{SNR}_t} \tag{4.3}$$
+#
+# The root of the SNR grows from 0.006 to 100 on the way down, so a small excess does not stay small. A network that
+# knows $t$ can compare what it sees with what it should see, and ask for $f\, \epsilon$. Then $f$ stays where it was.
+
+# %% tags=["nbval-check-output"]
+x0, z = to_float(test.images[:3]), torch.randn(3, 1, 28, 28, generator=generator)
+f_t = 1.1  # 10 % too much noise at step 300
+x_t = schedule.sqrt_alpha_bar[300] * x0 + f_t * schedule.sigma[300] * z
+x_s = ddim_step(schedule, x_t, 300, 100, eps=z, clip=False)  # down to step s = 100, with the answer z
+f_s = ((x_s - schedule.sqrt_alpha_bar[100] * x0) * z).sum() / (schedule.sigma[100] * z * z).sum()
+verify("4.3", f_s - 1, (f_t - 1) * (snr(schedule)[100] / snr(schedule)[300]).sqrt(), tol=1e-5)
+print(f"10 % too much noise at step 300 is {f_s - 1:.0%} too much at step 100")
+
+# %% [markdown]
+# Is this what our networks do? Give both the held-out images at step 100, with twice the noise that belongs there.
+
+# %%
+with torch.no_grad():
+    x_t = noising.sqrt_alpha_bar[100] * clean + 2 * noising.sigma[100] * noise
+    for name, net in (("not told", blind), ("t / T", told)):
+        size = net(x_t, torch.full((128,), 100, device=device)).std()
+        print(f"noise of size 2.00 in the image; {name:8} answers with noise of size {size:.2f}")
+
+# %% [markdown]
+# *In a full run the first network answers with noise of a size near 1, although there is twice as much. The second asks
+# for clearly more, so most of the excess goes.* **Being told is worth little as long as the input is what it should be.
+# It is worth a lot when it is not, because knowing $t$ is knowing how much noise there *should* be.** No loss on a test
+# set shows that. (The sampler also clips what it takes for the clean image to [-1, 1], which cuts some of the excess
+# away; (4.3) is without clipping.)
+#
+# ## Why one number is a poor clock
+#
+# What can a channel of equal pixels do? The first layer is a convolution, and a convolution of a constant picture is a
+# constant: away from the border, time adds one number to each feature channel $c$, and that number lies on a straight
+# line in $t$. With $W$ for the weights of the layer, $*$ for the convolution:
+#
+# $$h_c = W_{c,\,\text{image}} * x_t + b_c + \frac{t}{T} \sum_{i,j} W_{c,\,\text{time},\,i,\,j} \tag{4.4}$$
+
+# %% tags=["nbval-check-output"]
+layer = SimpleUNet(1000, base=32).down  # a fresh one, (2, 28, 28) -> (32, 28, 28)
+h = layer(append_time(x, t, 1000))  # (3, 32, 28, 28)
+line = t[:, None] / 1000 * layer.weight[:, 1].sum((1, 2))  # (3, 32)
+right = F.conv2d(x, layer.weight[:, :1], layer.bias, padding=1) + line[:, :, None, None]
+verify("4.4", h[..., 1:-1, 1:-1], right[..., 1:-1, 1:-1], tol=1e-5)
+
+# %% [markdown]
+# Compare with what is needed. The answer wanted is $\epsilon = (x_t - \sqrt{\bar\alpha_t}\, x_0) / \sigma_t$: whatever
+# the network thinks of $x_0$, it has to *divide* by $\sigma_t$.
+
+# %% tags=["nbval-check-output"]
+for step in (1, 2, 3, 10, 11, 500, 501):
+    print(f"t = {step:3}: the channel holds {step / 1000:.3f}, needed is a factor of 1 / sigma = {1 / schedule.sigma[step]:5.1f}")
+
+# %% [markdown]
+# *From step 1 to step 2 the channel changes by one thousandth, and the factor falls from 100 to 67.* The input hardly
+# moves, the output has to jump. And the time enters by addition, while the task is a multiplication. Both can be
+# repaired. First the clock.
+#
+# ## Time as waves
+#
+# A clock on the wall does not have one hand that turns once in a lifetime. It has a fast hand, which tells neighbouring
+# seconds apart and says nothing of the hour, and slow ones. The **sinusoidal embedding** gives each step $d$ numbers:
+# the heights of $d/2$ waves, from fast to slow, each as sine and cosine. Write $k = 0, \dots, d/2 - 1$ for the number
+# of the wave:
+#
+# $$e(t) = \big(\sin \omega_0 t,\; \dots,\; \sin \omega_{d/2-1} t,\;\; \cos \omega_0 t,\; \dots,\; \cos \omega_{d/2-1} t\big), \qquad \omega_k = 10000^{-k/(d/2)} \tag{4.5}$$
+#
+# (Vaswani et al. 2017, section 3.5, made it for words in a sentence; Ho et al. 2020 took it over for steps.) The
+# fastest wave turns by one radian a step, the slowest by little more than a ten-thousandth.
+#
+# ### Exercise 4.2 - `sinusoidal_embedding`
+#
+# `t` has shape (B,), integers. Return float32 of shape (B, `dim`): first all sines, then all cosines.
+
+# %% tags=["exercise", "nbval-check-output"]
+def sinusoidal_embedding(t, dim):
+    frequency = ...  # (dim/2,)
+    angle = ...  # (B, dim/2)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+sinusoidal_embedding = check(sinusoidal_embedding)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `k = torch.arange(dim // 2)`, and `10_000.0 ** (-k / (dim // 2))` are the frequencies. `t.float()[:, None]` has shape
+# (B, 1), and times (dim/2,) that is (B, dim/2).
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+every = torch.arange(1, 1001)
+E = sinusoidal_embedding(every, 64)  # (1000, 64)
+by_hand = [[math.sin(10_000 ** (-k / 32) * step) for k in range(32)] for step in (1, 2, 999)]
+verify("4.5", E[[0, 1, 998], :32], by_hand, tol=1e-4)
+
+# %%
+alt = "Two heat maps of the embedding: fast waves at the top of each half, then slower and slower ones"
+viz.heat_maps({"all steps": E, "the first 50 steps": E[:50]}, alt=alt)
+
+# %% [markdown]
+# *Each column is one step, each row one dimension: 32 sines above, 32 cosines below, blue for 1 and red for -1. Look at
+# the top rows on the right: from one step to the next they change colour. The rows below change ever more slowly. In
+# the lowest rows of each half nothing happens in 1000 steps, because 10000 is made for longer sequences than ours.*
+#
+# How alike are two steps? Take the dot product of their embeddings. Guess before you run: what does it depend on?
+
+# %%
+curves = {f"t' = {step}": (every, E @ E[step - 1] / 32) for step in (100, 400, 800)}
+viz.plot_curves(curves, ylabel="dot product / 32", alt="Dot product of step t with three steps: three peaks of one shape")
+
+# %% [markdown]
+# *Three peaks of one shape, moved along. The product is 1 at the step itself, falls quickly over its neighbours, and
+# then slowly and unevenly: whenever a wave has turned once around, two steps look alike to it again. Near steps are
+# alike, but not the same; far steps have little in common.*
+#
+# The reason is one line of trigonometry, $\sin u \sin v + \cos u \cos v = \cos(u - v)$, for every wave:
+#
+# $$e(t) \cdot e(t') = \sum_{k=0}^{d/2-1} \cos\big(\omega_k\, (t - t')\big) \tag{4.6}$$
+#
+# So the dot product depends on the difference of the steps alone. At $t = t'$ all cosines are 1 and the sum is $d/2$.
+
+# %% tags=["nbval-check-output"]
+omega = 10_000 ** (-torch.arange(32).double() / 32)  # (32,)
+apart = (every[:, None] - every[None, :]).double()  # (1000, 1000)
+verify("4.6", E @ E.T, sum((frequency * apart).cos() for frequency in omega), tol=1e-5)
+
+# %% [markdown]
+# ## What a small network makes of it
+#
+# 64 waves are not yet what the layers need; they need numbers such as $1/\sigma_t$. So the embedding goes through a
+# small network with one hidden layer, an MLP. Test how well an MLP can learn $1/\sigma_t$, from $t/T$ and from waves,
+# in as many steps as the networks had.
+
+# %%
+wanted = 1 / schedule.sigma[1:, None]  # (1000, 1)
+
+def learn(inputs, width=64):
+    """What an MLP makes of `inputs` (1000, n) after training, and the share of the variance that it misses."""
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(inputs.shape[1], width), nn.SiLU(), nn.Linear(width, 1))
+    optimizer = torch.optim.Adam(mlp.parameters(), lr=3e-3)
+    target = (wanted - wanted.mean()) / wanted.std()
+    for _ in range(config.steps):
+        loss = F.mse_loss(mlp(inputs), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return (mlp(inputs).detach() * wanted.std() + wanted.mean())[:, 0], loss.item()
+
+# %%
+learned = {"t / T": learn(every[:, None] / 1000), "waves": learn(E)}
+for name, (_, missed) in learned.items():
+    print(f"from {name:5}: {missed:.3%} of the variance missed")
+
+# %%
+curves = {r"wanted: $1/\sigma_t$": (every, wanted[:, 0])}
+curves |= {f"learned from {name}": (every, curve) for name, (curve, _) in learned.items()}
+alt = "One over sigma by step; what an MLP learned from waves lies on it, what it learned from t/T far below"
+viz.plot_curves(curves, log="x", alt=alt)
+
+# %% [markdown]
+# *The same MLP, the same training. In a full run, from the waves it learns the curve so well that both lie on top of
+# each other. From $t/T$ it misses the first hundred steps altogether: they are the first tenth of its input, and the
+# curve is steepest there.*
+#
+# ## From the clock into the layers
+#
+# The MLP ends in a vector. How does it get into feature maps of shape (B, C, H, W)? Two ways are common. **Add** one
+# number per channel to all pixels; (4.4) says that the channel $t/T$ did that, too, with a straight line for the
+# number. Or scale as well as shift, which is called **FiLM** (feature-wise linear modulation; Perez et al. 2018):
+#
+# $$h'_{b,c} = \big(1 + \gamma_c(t_b)\big)\, h_{b,c} + \delta_c(t_b) \tag{4.7}$$
+#
+# The MLP gives $\gamma$ and $\delta$, one number each per image and channel. The 1 is there so that an MLP that answers
+# 0 changes nothing. A scale is what a division by $\sigma_t$ needs.
+#
+# ### Exercise 4.3 - `film`
+#
+# `h` has shape (B, C, H, W); `scale` ($\gamma$) and `shift` ($\delta$) have shape (B, C).
+
+# %% tags=["exercise", "nbval-check-output"]
+def film(h, scale, shift):
+    ...  # one line
+
+
+film = check(film)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `scale[:, :, None, None]` has shape (B, C, 1, 1), and lines up with the first two axes of `h`.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+scale, shift = torch.randn(2, 3, 32, generator=generator)  # (3, 32) each
+one_by_one = [[torch.lerp(shift[b, c], h[b, c] + shift[b, c], 1 + scale[b, c]) for c in range(32)] for b in range(3)]
+verify("4.7", film(h, scale, shift), torch.stack([torch.stack(image) for image in one_by_one]))
+
+# %% [markdown]
+# Now the third network: `SimpleUNet` as it was, its channel $t/T$ included, and an MLP that scales and shifts the
+# features of four layers. The last layer of the MLP starts at zero, so at the first step of training this is the very
+# function that `told` started from.
+
+# %%
+class FilmUNet(SimpleUNet):
+    def __init__(self, T, base):
+        super().__init__(T, base=base)
+        self.sizes = [2 * base, 4 * base, 2 * base, 2 * base]  # scale and shift for each channel of four layers
+        self.time = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, sum(self.sizes)))
+        nn.init.zeros_(self.time[2].weight)
+        nn.init.zeros_(self.time[2].bias)
+
+    def forward(self, x, t):
+        known = self.time(sinusoidal_embedding(t, 64)).split(self.sizes, dim=1)
+        down, middle, grow, up = (pair.chunk(2, dim=1) for pair in known)  # (scale, shift) each
+        full = F.silu(film(self.down(append_time(x, t, self.T)), *down))  # (B, base, H, W)
+        h = self.middle[0](F.max_pool2d(full, 2))  # (B, 2 base, H/2, W/2)
+        h = F.silu(self.middle[2](F.silu(film(h, *middle))))
+        h = F.silu(film(self.grow(h), *grow)) + full  # (B, base, H, W)
+        return self.out(F.silu(film(self.up(h), *up)))
+
+# %%
+filmed = train(lambda: FilmUNet(1000, base=32))
+
+# %%
+print(f"{sum(p.numel() for p in filmed.parameters()):,} parameters")
+losses["waves, FiLM"] = [loss_at(filmed, t) for t in probes]
+for step in (1, 20, 200, 1000):
+    values = ", ".join(f"{name} {losses[name][probes.index(step)]:.4f}" for name in losses)
+    print(f"loss at step {step:4}: {values}")
+curves = {name: ratio(name) for name in ("not told", "waves, FiLM")}
+viz.plot_curves(curves, ylabel="loss / loss with t / T", level=1, log="xy",
+                alt="Loss by step over that of the network with t/T: above 1 if not told, far below 1 with FiLM at both ends")
+
+# %% [markdown]
+# *Below the thin line is better than $t/T$ as a channel. In a full run waves and FiLM cut the loss to half or less at
+# both ends: at small $t$, where $1/\sigma_t$ is steep, and near $T$. That is far more than the channel gained over no
+# time at all. Being told is one thing, being able to use it another. (The network has half as many parameters again,
+# all of them in the MLP, which runs once for an image and not at every pixel.)*
+#
+# Does the network listen? Lie to it: images at step 20, while we claim another step.
+
+# %%
+claims = [5, 7, 10, 14, 20, 28, 40]
+curves = {name: (claims, [loss_at(net, 20, claim) for claim in claims]) for name, net in (("t / T", told), ("waves, FiLM", filmed))}
+viz.plot_curves(curves, xlabel="step that the network is told; the truth is 20", ylabel="loss", log="xy", alt="Loss by claimed step: nearly flat for t/T, with a sharp minimum at 20 for FiLM")
+
+# %% [markdown]
+# *In a full run the network with the channel does not notice the lie: whether it hears 5 or 20, its loss is the same.
+# The one with waves has a sharp valley at the truth. It listens, and pays for believing a lie.*
+
+# %% tags=["figure-04_three_networks"]
+paths["waves, FiLM"] = list(ddim_trajectory(filmed, noising, start, 50))
+rows = {name: path[-1].x for name, path in paths.items()}
+viz.image_rows(rows, alt="Sixteen samples of each of three networks, from the same noise")
+
+# %%
+curves = {name: noise_in_margin(path) for name, path in paths.items()}
+viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
+                alt="Noise in the margin over sigma, by step, for three networks: with FiLM it stays closest to 1")
+
+# %% [markdown]
+# *The same starts again. From row to row the background gets cleaner, and the curves say the same: with waves and FiLM
+# the noise stays nearest to what it should be. Here and there a loop closes that was open. Most of the shapes, good and
+# bad, are the same in all rows.*
+#
+# ## Three traps
+#
+# All three run without an error.
+#
+# **The exponent, doubled.** The paper numbers the *dimensions* by $2i$ and writes $10000^{-2i/d}$. Whoever numbers the
+# dimensions by $i$ and keeps the 2, gets $10000^{-2k/(d/2)}$: twice the exponent of (4.5).
+
+# %%
+k = torch.arange(32)
+angle = every[:, None] * 10_000.0 ** (-2 * k / 32)
+doubled = torch.cat([angle.sin(), angle.cos()], dim=1)  # (1000, 64)
+for name, table in (("right", E), ("doubled", doubled)):
+    still, near = table.std(0) < 0.05, (table[1:] - table[:-1]).norm(dim=1).min()
+    print(f"{name:8} {still.sum()} of 64 dimensions stand still; neighbouring steps are {near:.2f} apart")
+
+# %%
+alt = "Two heat maps: with the doubled exponent more than half of the rows have one colour from end to end"
+viz.heat_maps({"right": E, "exponent doubled": doubled}, alt=alt)
+
+# %% [markdown]
+# *More than half of the right picture is one colour from end to end: 35 of 64 dimensions carry nothing. What is left is
+# the right embedding with half as many waves. So it still tells neighbours apart, and training goes on as if nothing
+# had happened. You paid for 64 numbers and got 29.*
+#
+# **An MLP that squeezes.** Some published code lets the width of the MLP follow the width of the layer that it feeds.
+# For the first level that is the number of colour channels: one. The time of 1000 steps then goes through one hidden
+# number.
+
+# %%
+learned["doubled exponent"] = learn(doubled)
+learned["waves through 1 number"] = learn(E, width=1)
+for name, (_, missed) in learned.items():
+    print(f"from {name:22}: {missed:.3%} of the variance missed")
+both = torch.stack([wanted[:, 0], schedule.sqrt_alpha_bar[1:]])
+print(f"correlation of 1 / sigma with the image's weight: {torch.corrcoef(both)[0, 1]:.2f}")
+
+# %% [markdown]
+# *In a full run the doubled exponent misses about thirty times as much as the right one, and still next to nothing. The
+# squeeze does as much as having no waves at all. Longer training would mend a part of that, but not this: everything
+# that comes out of one hidden number is one curve, scaled and shifted. A network needs several, $1/\sigma_t$ and
+# $\sqrt{\bar\alpha_t}$ to begin with, and those two have little in common.*
+#
+# **One axis too few.** `t / T` has shape (B,). Broadcasting lines it up with the *last* axis, the columns. For most
+# batch sizes PyTorch refuses; for a batch of 28 images that are 28 pixels wide it does not.
+
+# %%
+x, t = to_float(test.images[:28]), torch.linspace(1, 1000, 28).long()
+right, wrong = append_time(x, t, 1000)[:, 1:], (t / 1000).expand_as(x)  # (28, 1, 28, 28) each
+rows = {"right": right[::4], "wrong": wrong[::4]}
+viz.image_rows(rows, titles=[f"t = {step}" for step in t[::4]], value_range=(0, 1), alt="Time channel of seven images: flat where right; where wrong, every image has the same ramp")
+
+# %% [markdown]
+# *The time channel of seven of the 28 images. Above, each image has its own grey. Below, all have the same ramp: column
+# $j$ of every image holds the step of image $j$. No message appears. A test with B, C, H and W all different finds
+# this; `check` uses such sizes.*
+#
+# ## What to remember, and what broke
+#
+# - A perfect reader of 784 pixels hardly needs to be told the time, and a small network loses little of its test loss
+#   without it. The sampler loses much: to know $t$ is to know how much noise there *should* be, and only then can an
+#   excess be removed.
+# - One number, added, is a poor clock. Waves tell neighbours apart, an MLP makes curves of them, and FiLM lets the
+#   curves multiply.
+# - The test loss did not show the grain. Look at samples, too.
+#
+# **What broke:** look at the bottom row of samples once more. Every stroke is clean, and many do not belong together.
+# How much of the picture can this network see? Ask which input pixels move one output pixel.
+
+# %% tags=["nbval-check-output"]
+x_t = q_sample(noising, clean, torch.full((128,), 400, device=device), noise).requires_grad_()
+filmed(x_t, torch.full((128,), 400, device=device))[:, 0, 14, 14].sum().backward()
+seen = x_t.grad.abs().sum((0, 1)).gt(0).cpu()  # (28, 28): does this pixel matter to the one in row 14, column 14?
+print(f"{seen.any(1).sum()} rows by {seen.any(0).sum()} columns")
+
+# %%
+window = torch.where(seen, clean[:8].cpu(), 0.5)
+viz.image_rows({"the image": clean[:8].cpu(), "seen": window}, alt="Eight digits, and the square part of each that one output pixel can see")
+
+# %% [markdown]
+# *Above, eight digits; below, the part of each that the middle pixel's answer depends on, the rest in light grey. It is
+# a square of 18 by 18 pixels, whatever the training.*
+#
+# Whoever draws the top of a 9 does not see its foot. That is not a matter of time or of training: with two levels, the
+# architecture does not reach further. Notebook 05 builds a network that does, with more levels, and with layers in
+# which every pixel sees every other.
+#
+# ### Experiments to try
+#
+# - Run the comparison with another seed, in `TrainConfig(seed=...)` and in `torch.manual_seed`. Which of the
+#   differences survive?
+# - Train `SameStep(FilmUNet(1000, base=32))`: all of its parameters, and no time. How much of the gain is left?
+# - Use shifts alone: put `torch.zeros_like(scale)` into `film`. How much of the gain was the multiplication?
+# - Sample the network that is not told with 500 steps instead of 50. Guess first: more grain, or less?
