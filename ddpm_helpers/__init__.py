@@ -7,7 +7,19 @@ from .checkpoint import CheckpointError, Pretrained, load_pretrained
 from .data import DataError, ImageData, batches, load_images, read_idx, to_float, to_uint8
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
-from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, count_parameters, sinusoidal_embedding
+from .nets import (
+    BasicUNet,
+    LayerNormUNet,
+    SimpleUNet,
+    UNet,
+    attention,
+    count_parameters,
+    down_and_up,
+    group_norm,
+    multiply_adds,
+    residual_block,
+    sinusoidal_embedding,
+)
 from .sampling import (
     Step,
     ddim_step,
@@ -64,6 +76,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "UNet",
+    "attention",
     "batches",
     "budget",
     "check",
@@ -77,14 +90,17 @@ __all__ = [
     "ddpm_step",
     "ddpm_trajectory",
     "default_device",
+    "down_and_up",
     "ema_update",
     "environment_report",
     "forward_step",
+    "group_norm",
     "image_noise",
     "linear_beta",
     "linear_schedule",
     "load_images",
     "load_pretrained",
+    "multiply_adds",
     "naive_loss",
     "naive_step",
     "naive_trajectory",
@@ -94,6 +110,7 @@ __all__ = [
     "predict_x0",
     "q_sample",
     "read_idx",
+    "residual_block",
     "sample",
     "show_solution",
     "sinusoidal_embedding",
