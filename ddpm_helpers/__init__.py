@@ -8,15 +8,19 @@ from .data import DataError, ImageData, batches, load_images, read_idx, to_float
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
 from .metrics import bits_per_dim, frechet_distance, frechet_floor, judge, load_feature_net, nearest_images
-from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, count_parameters, sinusoidal_embedding
 from .nets import (
     BasicUNet,
     LayerNormUNet,
     SimpleUNet,
     UNet,
     append_time,
+    attention,
     count_parameters,
+    down_and_up,
     film,
+    group_norm,
+    multiply_adds,
+    residual_block,
     sinusoidal_embedding,
 )
 from .sampling import (
@@ -77,6 +81,7 @@ __all__ = [
     "TrainingError",
     "UNet",
     "append_time",
+    "attention",
     "batches",
     "bits_per_dim",
     "budget",
@@ -91,12 +96,14 @@ __all__ = [
     "ddpm_step",
     "ddpm_trajectory",
     "default_device",
+    "down_and_up",
     "ema_update",
     "environment_report",
     "film",
     "forward_step",
     "frechet_distance",
     "frechet_floor",
+    "group_norm",
     "image_noise",
     "judge",
     "linear_beta",
@@ -104,6 +111,7 @@ __all__ = [
     "load_feature_net",
     "load_images",
     "load_pretrained",
+    "multiply_adds",
     "naive_loss",
     "naive_step",
     "naive_trajectory",
@@ -114,6 +122,7 @@ __all__ = [
     "predict_x0",
     "q_sample",
     "read_idx",
+    "residual_block",
     "sample",
     "show_solution",
     "sinusoidal_embedding",

@@ -17,6 +17,26 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def multiply_adds(net: nn.Module, *inputs: Tensor) -> dict[str, int]:
+    """Multiplications with an addition that one forward pass takes, by module; "" is the whole net.
+
+    Counted by PyTorch's `FlopCounterMode` in convolutions, linear layers and attention; norms, activations and sums
+    are left out, as is usual: they are many times fewer.
+
+    Returns:
+        module name, as in `net.named_modules()` -> count; modules without any are left out.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode  # here, because it takes long to import
+
+    # Attention done by plain matrix products is counted in every version of PyTorch.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        net(*inputs)
+    root = type(net).__name__
+    counts = {name: sum(by_kind.values()) // 2 for name, by_kind in counter.get_flop_counts().items()}
+    return {name.removeprefix(root).removeprefix("."): n for name, n in counts.items() if name.startswith(root)}
+
+
 class BasicUNet(nn.Module):
     """The smallest U-Net that learns something: six 5x5 convolutions and no idea of time.
 
@@ -312,15 +332,8 @@ class UNet(nn.Module):
         """
         check_image_batch(x, channels=self.channels, multiple=self.patch * 2 ** (len(self.down) - 1), net="UNet")
         known = self.embed(x, t, label)  # (B, 4 base)
-        h, skips = self.stem(x), []  # (B, base, H, W), with H and W divided by patch
-        for level, shrink in zip(self.down, self.shrink, strict=True):
-            skips.append(level(h, known))  # (B, 32, 28, 28), (B, 64, 14, 14), (B, 128, 7, 7)
-            h = shrink(skips[-1])
-        h = self.middle(h, known)  # (B, 128, 7, 7)
-        for level, grow in zip(self.up, self.grow, strict=True):
-            h = level(torch.cat([h, skips.pop()], dim=1), known)  # (B, 128, 7, 7), (B, 64, 14, 14), (B, 32, 28, 28)
-            h = grow(h)
-        return self.out(h)  # (B, C, H, W), at full size
+        h = self.stem(x)  # (B, base, H, W), with H and W divided by patch
+        return self.out(down_and_up(self, h, known))  # (B, C, H, W), at full size
 
     def embed(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         """What the net is told beside the image, as one vector per image: (B, 4 base)."""
@@ -337,6 +350,28 @@ class UNet(nn.Module):
             )
         check_index_batch(label, x, low=0, high=self.classes, name="label", net="UNet")
         return known + self.label(label)
+
+
+def down_and_up(net: UNet, h: Tensor, known: Tensor) -> Tensor:
+    """The body of `UNet`, from its stem to its output layers: down, middle, up, and the stack of skips.
+
+    Args:
+        net: has `down` and `shrink` (one of each a level), `middle`, `up` and `grow` (from the lowest level upwards).
+        h: features (B, base, H, W).
+        known: what the net is told, (B, 4 base), one vector per image.
+
+    Returns:
+        (B, base, H, W).
+    """
+    skips = []
+    for level, shrink in zip(net.down, net.shrink, strict=True):
+        skips.append(level(h, known))  # (B, 32, 28, 28), (B, 64, 14, 14), (B, 128, 7, 7)
+        h = shrink(skips[-1])
+    h = net.middle(h, known)  # (B, 128, 7, 7)
+    for level, grow in zip(net.up, net.grow, strict=True):
+        h = level(torch.cat([h, skips.pop()], dim=1), known)  # (B, 128, 7, 7), (B, 64, 14, 14), (B, 32, 28, 28)
+        h = grow(h)
+    return h
 
 
 class Level(nn.Module):
@@ -374,9 +409,24 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, known: Tensor) -> Tensor:
         """(B, c_in, H, W), (B, known) -> (B, c_out, H, W)."""
-        scale, shift = self.film(known).chunk(2, dim=1)  # (B, c_out) each
-        h = film(self.norm(self.first(x)), scale, shift)  # (B, c_out, H, W)
-        return self.wire(x) + self.last(h)
+        return residual_block(self, x, known)
+
+
+def residual_block(block: ResidualBlock, x: Tensor, known: Tensor) -> Tensor:
+    """What a `ResidualBlock` computes from its parts: a wire, and a branch that is scaled and shifted half-way.
+
+    Args:
+        block: has `first` (B, c_in, H, W) -> (B, c_out, H, W), `norm`, `film` (B, known) -> (B, 2 c_out), scales
+            before shifts, `last`, and `wire` (B, c_in, H, W) -> (B, c_out, H, W).
+        x: features (B, c_in, H, W).
+        known: what the net is told, (B, known), one vector per image.
+
+    Returns:
+        (B, c_out, H, W).
+    """
+    scale, shift = block.film(known).chunk(2, dim=1)  # (B, c_out) each
+    h = film(block.norm(block.first(x)), scale, shift)  # (B, c_out, H, W)
+    return block.wire(x) + block.last(h)
 
 
 class SelfAttention(nn.Module):
@@ -396,11 +446,42 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        qkv = self.qkv(self.norm(x))  # (B, 3 C, H, W)
-        q, k, v = rearrange(qkv, "b (three heads c) h w -> three b heads (h w) c", three=3, heads=self.heads)
-        h = F.scaled_dot_product_attention(q, k, v)  # (B, heads, H W, C / heads)
-        h = rearrange(h, "b heads (h w) c -> b (heads c) h w", h=x.shape[2])
-        return x + self.out(h)
+        return x + self.out(attention(self.qkv(self.norm(x)), self.heads))
+
+
+def attention(qkv: Tensor, heads: int) -> Tensor:
+    """Scaled dot-product attention among the pixels of each image (Vaswani et al. 2017, eq. 1).
+
+    Args:
+        qkv: (B, 3 C, H, W): the queries of all heads, then their keys, then their values.
+        heads: how many; each has its own C / heads channels.
+
+    Returns:
+        (B, C, H, W), the heads one after the other.
+    """
+    height = qkv.shape[2]
+    q, k, v = rearrange(qkv, "b (three heads c) h w -> three b heads (h w) c", three=3, heads=heads)
+    h = F.scaled_dot_product_attention(q, k, v)  # (B, heads, H W, C / heads)
+    return rearrange(h, "b heads (h w) c -> b (heads c) h w", h=height)
+
+
+def group_norm(x: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
+    """Mean 0 and variance 1 for each group of channels of each image (Wu & He 2018).
+
+    The nets use PyTorch's `nn.GroupNorm`, which does the same several times faster, then scales and shifts.
+
+    Args:
+        x: features (B, C, H, W), C divisible by `groups`.
+        groups: how many; channels that follow each other belong together.
+        eps: added to the variance.
+
+    Returns:
+        (B, C, H, W).
+    """
+    grouped = x.reshape(len(x), groups, -1)  # (B, groups, C / groups * H * W)
+    mean = grouped.mean(dim=2, keepdim=True)
+    variance = grouped.var(dim=2, keepdim=True, correction=0)
+    return ((grouped - mean) / (variance + eps).sqrt()).reshape(x.shape)
 
 
 def conv3x3(c_in: int, c_out: int) -> nn.Conv2d:

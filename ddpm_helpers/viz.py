@@ -227,7 +227,7 @@ def heat_maps(panels: dict[str, Tensor], *, alt: str, xlabel: str = "step t", yl
     show(figure, alt)
 
 
-def plot_walks(panels: dict[str, tuple[Tensor, Tensor, Tensor]], *, alt: str) -> None:
+def plot_walks(panels: dict[str, tuple[Tensor, Tensor, Tensor]], *, alt: str, ylabel: str = "$x_t$") -> None:
     """Draw random walks side by side: title -> (walks (steps, N), mean (steps,), standard deviation (steps,)).
 
     Walks are thin lines, the mean is a thick one, and the band reaches two standard deviations to either side.
@@ -238,7 +238,7 @@ def plot_walks(panels: dict[str, tuple[Tensor, Tensor, Tensor]], *, alt: str) ->
         axis.fill_between(t, mean - 2 * std, mean + 2 * std, color=COLOURS[1], alpha=0.25, linewidth=0)
         axis.plot(t, walks.numpy(), color="0.35", linewidth=0.5)
         axis.plot(t, mean, color=COLOURS[0], linewidth=2.5)
-        axis.set(title=title, xlabel="step t", ylabel="" if i else "$x_t$")
+        axis.set(title=title, xlabel="step t", ylabel="" if i else ylabel)
         axis.sharey(np.atleast_1d(axes)[0])
     show(figure, alt)
 

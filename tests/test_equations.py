@@ -98,6 +98,8 @@ BREAKS["06_train_ddpm"] = {
     "6.6": [("(1 - d) / (1 + d)", "(1 - d)"), ("samples=average**2", "samples=average.abs()")],
     "6.7": [("ramps.min(0)", "ramps.max(0)"), ("0, -1) / 750", "0, -1) / 3000")],
     "6.8": [("min(1, 1 / g", "min(1, 2 / g"), (".square().sum().sqrt()", ".square().sum()")],
+}
+
 BREAKS["04_time_conditioning"] = {
     "4.1": [("- price, expected", ", expected"), ("(told, noise), (told, blind)", "(told, noise), (blind, noise)")],
     "4.2": [("append_time(x, t, 1000)", "append_time(x, t - 1, 1000)"), ("longer[:, 1]", "longer[:, 0]")],
@@ -106,6 +108,33 @@ BREAKS["04_time_conditioning"] = {
     "4.5": [("(-k / 32)", "(-2 * k / 32)"), ("E[[0, 1, 998], :32]", "E[[0, 1, 998], 32:]")],
     "4.6": [("(frequency * apart).cos()", "(frequency * apart).sin()"), ("double() / 32)", "double() / 31)")],
     "4.7": [("1 + scale[b, c])", "scale[b, c])"), ("shift[b, c], h[b, c]", "h[b, c], h[b, c]")],
+}
+
+BREAKS["05_unet"] = {
+    "5.1": [("(2 - 1) * 1", "(2 - 1) * 2"), ("+ (3 - 1) * 2 + (3 - 1) * 2", "+ (3 - 1) * 1 + (3 - 1) * 1")],
+    "5.2": [("F.group_norm(x, 4)", "F.group_norm(x, 3)"), ("F.group_norm(x, 4)", "F.group_norm(x, 4, eps=1e-3)")],
+    "5.3": [("5 * x + 7", "-5 * x + 7"), ("5 * x + 7", "x**2")],
+    "5.4": [
+        ("(1 + told[i, c])", "told[i, c]"),
+        ("told[i, 24 + c]", "told[i, c]"),
+        ("block.wire(x[i]) + block.last", "block.last"),
+    ],
+    "5.5": [("block.wire(x), tol", "0 * block.wire(x), tol"), ("block.wire(x), tol", "2 * block.wire(x), tol")],
+    "5.6": [("expected=32.0", "expected=1.0"), ("expected=32.0", "expected=32.0**0.5")],
+    "5.7": [
+        (" / math.sqrt(8)", ""),
+        ("scores.softmax(2)", "scores.softmax(1)"),
+        ("product_attention(q, k, v)", "product_attention(k, q, v)"),
+    ],
+    "5.8": [("4 * n * C**2 + 2", "3 * n * C**2 + 2"), ("+ 2 * n**2 * C)", "+ 2 * n * C)")],
+    "5.9": [("28 * 28 * 3**2", "28 * 3**2"), ("3**2 * 128 * 64", "128 * 64"), ("1**2 * 128 * 64", "1**2 * 64 * 64")],
+    "5.10": [("1 / 784", "1.0"), ("1 / 784", "1 / 28")],
+    "5.11": [("alpha[400].sqrt()", "alpha[400]"), ("beta[400].sqrt() * push", "beta[400] * push")],
+    "5.12": [
+        ("stretched / 64)", "stretched / 8)"),
+        ("1 / a_bar[1000] + (beta", "(beta"),
+        ("beta[2:] /", "beta[2:] ** 0.5 /"),
+    ],
 }
 
 

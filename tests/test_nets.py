@@ -13,6 +13,8 @@ from ddpm_helpers import (
     append_time,
     count_parameters,
     film,
+    group_norm,
+    multiply_adds,
     sinusoidal_embedding,
 )
 from ddpm_helpers.nets import SelfAttention
@@ -194,6 +196,26 @@ def test_unet_starts_at_zero_and_its_blocks_as_straight_wires():
     assert awake(net)(x, t).ne(0).all()
     attention, h = SelfAttention(16), torch.randn(2, 16, 3, 5)
     assert torch.equal(attention(h), h)
+
+
+def test_group_norm_equals_pytorchs():
+    x = 3 * torch.randn(5, 12, 3, 4) + 2
+    for groups in (1, 4, 12):
+        torch.testing.assert_close(group_norm(x, groups), F.group_norm(x, groups))
+
+
+def test_multiply_adds_by_hand():
+    net = UNet(base=8, multipliers=(1, 2), attention=0)
+    x, t = torch.randn(1, 1, 8, 12), torch.tensor([7])
+    counts = multiply_adds(net, x, t)
+    assert counts["stem"] == 8 * 12 * 9 * 1 * 8
+    assert counts["down.1.block.wire"] == 4 * 6 * 8 * 16
+    assert counts["time"] == 8 * 32 + 32 * 32
+    pixels, channels = 4 * 6, 16
+    assert counts["middle.attention"] == 4 * pixels * channels**2 + 2 * pixels**2 * channels
+    pieces = ("time", "stem", "down.0", "shrink.0", "down.1", "middle", "up.0", "grow.0", "up.1", "out")
+    assert counts[""] == sum(counts[name] for name in pieces)
+    assert multiply_adds(net, x.expand(3, -1, -1, -1), t.expand(3))[""] == 3 * counts[""]
 
 
 def test_attention_by_hand():

@@ -1,0 +1,328 @@
+"""Exercises of notebook 05: group norm, a residual block that is told the time, attention, and the way down and up."""
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+from ..nets import ResidualBlock, UNet, attention, down_and_up, group_norm, residual_block
+from .core import Exercise
+
+
+def _features(groups: int, scale: float, *shape: int) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    return scale * (torch.randn(shape, generator=generator) + 0.7), groups
+
+
+def _normalise(grouped, shape, correction=0, eps=1e-5):
+    """Mean 0 and variance 1 over the last axis, then back to `shape`."""
+    mean, variance = grouped.mean(-1, keepdim=True), grouped.var(-1, keepdim=True, correction=correction)
+    return ((grouped - mean) / (variance + eps).sqrt()).reshape(shape)
+
+
+def _grouped(x, groups):
+    return x.reshape(len(x), groups, -1)
+
+
+def _batch_norm(x, groups):
+    over_images = rearrange(x, "b (g c) h w -> g (b c h w)", g=groups)
+    return rearrange(
+        _normalise(over_images, over_images.shape),
+        "g (b c h w) -> b (g c) h w",
+        b=x.shape[0],
+        h=x.shape[2],
+        w=x.shape[3],
+    )
+
+
+def _interleaved(x, groups):
+    h = rearrange(x, "b (c g) h w -> b g (c h w)", g=groups)
+    return rearrange(_normalise(h, h.shape), "b g (c h w) -> b (c g) h w", h=x.shape[2], w=x.shape[3])
+
+
+def _over_channels(x, groups):
+    h = x.reshape(len(x), groups, -1, *x.shape[2:])  # (B, groups, C / groups, H, W)
+    mean, variance = h.mean(2, keepdim=True), h.var(2, keepdim=True, correction=0)
+    return ((h - mean) / (variance + 1e-5).sqrt()).reshape(x.shape)
+
+
+def _divided_by(divisor):
+    def wrong(x, groups):
+        h = _grouped(x, groups)
+        centred, variance = h - h.mean(-1, keepdim=True), h.var(-1, keepdim=True, correction=0)
+        return (centred / divisor(variance)).reshape(x.shape)
+
+    return wrong
+
+
+Exercise(
+    tag="5.1",
+    reference=group_norm,
+    cases=lambda: [_features(3, 1.0, 5, 12, 4, 2), _features(2, 0.01, 3, 8, 2, 5), _features(4, 20.0, 2, 4, 3, 5)],
+    mistakes={
+        "It looks as if the variance divides by n - 1, as torch.var does: say correction=0.": (
+            lambda x, groups: _normalise(_grouped(x, groups), x.shape, correction=1)
+        ),
+        "It looks as if one mean is taken over all images of the batch: each image has its own.": _batch_norm,
+        "It looks as if each channel is normalised by itself: a group has C / groups channels.": (
+            lambda x, groups: _normalise(x.flatten(2), x.shape)
+        ),
+        "It looks as if all channels are one group: that is a layer norm. Make `groups` of them.": (
+            lambda x, groups: _normalise(x.flatten(1), x.shape)
+        ),
+        "It looks as if each pixel is normalised by itself: a group spans all pixels of its channels.": _over_channels,
+        "It looks as if `groups` was taken for the channels in a group: it is the number of groups.": (
+            lambda x, groups: _normalise(x.reshape(len(x), x.shape[1] // groups, -1), x.shape)
+        ),
+        "It looks as if neighbouring channels went to different groups: channels that follow each other belong "
+        "together.": _interleaved,
+        "It looks as if you divide by the variance: its square root is what makes the variance 1.": (
+            _divided_by(lambda variance: variance + 1e-5)
+        ),
+        "It looks as if eps is missing: a group that is all one value would be divided by 0.": (
+            _divided_by(lambda variance: variance.sqrt())
+        ),
+        "It looks as if eps is added to the standard deviation: it belongs under the root, beside the variance.": (
+            _divided_by(lambda variance: variance.sqrt() + 1e-5)
+        ),
+        "It looks as if the mean is not taken away.": (
+            lambda x, groups: (
+                _grouped(x, groups) / (_grouped(x, groups).var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
+            ).reshape(x.shape)
+        ),
+    },
+)
+
+
+def _block(c_in: int, c_out: int, *shape: int) -> tuple:
+    """A block whose last convolution is no longer zero, features and a vector for each image."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(c_in)
+        block = ResidualBlock(c_in, c_out, known=6)
+        block.last[-1].reset_parameters()
+        batch, height, width = shape
+        return block, torch.randn(batch, c_in, height, width), torch.randn(batch, 6)
+
+
+def _parts(block, x, known):
+    """Wire, normalised features, scale and shift."""
+    scale, shift = block.film(known)[:, :, None, None].chunk(2, dim=1)
+    return block.wire(x), block.norm(block.first(x)), scale, shift
+
+
+def _combined(formula):
+    def wrong(block, x, known):
+        wire, h, scale, shift = _parts(block, x, known)
+        return formula(block, wire, h, scale, shift)
+
+    return wrong
+
+
+def _alternating(block, x, known):
+    wire, h, _, _ = _parts(block, x, known)
+    film = block.film(known)[:, :, None, None]
+    return wire + block.last(h * (1 + film[:, ::2]) + film[:, 1::2])
+
+
+def _no_axes(block, x, known):
+    scale, shift = block.film(known).chunk(2, dim=1)
+    h = block.norm(block.first(x)) * (1 + scale) + shift
+    return block.wire(x) + block.last(h)
+
+
+def _film_first(block, x, known):
+    wire, _, scale, shift = _parts(block, x, known)
+    return wire + block.last(block.norm(block.first(x) * (1 + scale) + shift))
+
+
+Exercise(
+    tag="5.2",
+    reference=residual_block,
+    cases=lambda: [_block(8, 16, 5, 4, 2), _block(16, 16, 3, 2, 5), _block(24, 8, 2, 3, 4)],
+    mistakes={
+        "It looks as if the features are multiplied by scale instead of 1 + scale: scale 0 would erase them.": (
+            _combined(lambda block, wire, h, scale, shift: wire + block.last(h * scale + shift))
+        ),
+        "It looks as if scale and shift are swapped: the first half of block.film(known) is the scale.": (
+            _combined(lambda block, wire, h, scale, shift: wire + block.last(h * (1 + shift) + scale))
+        ),
+        "It looks as if scales and shifts alternate: the first half are scales, the second half shifts.": _alternating,
+        "It looks as if the wire is missing: add block.wire(x) to the branch.": (
+            _combined(lambda block, wire, h, scale, shift: block.last(h * (1 + scale) + shift))
+        ),
+        "It looks as if x itself is added: where the number of channels changes, block.wire changes it, too.": (
+            lambda block, x, known: x + residual_block(block, x, known) - block.wire(x)
+        ),
+        "It looks as if the wire ends before block.last: it must run past the whole branch.": (
+            _combined(lambda block, wire, h, scale, shift: block.last(wire + h * (1 + scale) + shift))
+        ),
+        "It looks as if block.norm comes after scale and shift: it would take most of them away again.": _film_first,
+        "It looks as if block.norm is missing: the features are normalised, then scaled and shifted.": (
+            lambda block, x, known: (
+                _parts(block, x, known)[0]
+                + block.last(block.first(x) * (1 + _parts(block, x, known)[2]) + _parts(block, x, known)[3])
+            )
+        ),
+        "It looks as if scale and shift come after block.last: they belong right after block.norm.": (
+            _combined(lambda block, wire, h, scale, shift: wire + block.last(h) * (1 + scale) + shift)
+        ),
+        "It looks as if the time is missing: scale and shift come from block.film(known).": (
+            _combined(lambda block, wire, h, scale, shift: wire + block.last(h))
+        ),
+        "It looks as if the shift is missing.": (
+            _combined(lambda block, wire, h, scale, shift: wire + block.last(h * (1 + scale)))
+        ),
+        "scale and shift have shape (B, c_out), the features (B, c_out, H, W): give them two more axes, "
+        "[:, :, None, None].": _no_axes,
+    },
+)
+
+
+def _qkv(heads: int, *shape: int) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    return 2 * torch.randn(shape, generator=generator), heads
+
+
+ORDER = "b (three heads c) h w -> three b heads (h w) c"
+
+
+def _by_hand(split=ORDER, scale=lambda d, channels: d**-0.5, axis=-1, join="b heads (h w) c -> b (heads c) h w"):
+    """`attention` with one thing done otherwise."""
+
+    def wrong(qkv, heads):
+        q, k, v = rearrange(qkv, split, three=3, heads=heads)
+        scores = q @ k.transpose(-2, -1) * scale(q.shape[-1], qkv.shape[1] // 3)  # (B, heads, H W, H W)
+        return rearrange(scores.softmax(axis) @ v, join, h=qkv.shape[2])
+
+    return wrong
+
+
+def _swapped(qkv, heads):
+    q, k, v = qkv.chunk(3, dim=1)
+    return attention(torch.cat([k, q, v], dim=1), heads)
+
+
+def _among_channels(qkv, heads):
+    q, k, v = rearrange(qkv, "b (three heads c) h w -> three b heads c (h w)", three=3, heads=heads)
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads c (h w) -> b (heads c) h w", h=qkv.shape[2])
+
+
+def _scores_only(qkv, heads):
+    q, k, v = rearrange(qkv, ORDER, three=3, heads=heads)
+    return rearrange(q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5 @ v, "b n (h w) c -> b (n c) h w", h=qkv.shape[2])
+
+
+Exercise(
+    tag="5.3",
+    reference=attention,
+    cases=lambda: [_qkv(2, 5, 18, 4, 3), _qkv(3, 3, 27, 2, 5), _qkv(1, 2, 12, 3, 4), _qkv(4, 4, 24, 3, 2)],
+    mistakes={
+        "It looks as if the scores are not divided by the root of d.": _by_hand(scale=lambda d, channels: 1.0),
+        "It looks as if you divide by d instead of its root.": _by_hand(scale=lambda d, channels: 1 / d),
+        "It looks as if you divide by the root of C: each head has only d = C / heads channels.": (
+            _by_hand(scale=lambda d, channels: channels**-0.5)
+        ),
+        "It looks as if the softmax runs over the pixels that look: it runs over those that are looked at, the last "
+        "axis.": _by_hand(axis=-2),
+        "It looks as if the softmax is missing: the weights must be positive and add up to 1.": _scores_only,
+        "It looks as if queries and keys are swapped: the softmax runs over keys.": _swapped,
+        "It looks as if the channels are split into heads first: first come the queries of all heads, then all keys, "
+        "then all values.": _by_hand(split="b (heads three c) h w -> three b heads (h w) c"),
+        "It looks as if the channels of a head are scattered: each head has channels that follow each other.": (
+            _by_hand(split="b (three c heads) h w -> three b heads (h w) c", join="b heads (h w) c -> b (c heads) h w")
+        ),
+        "It looks as if the heads are put back in another order than they were split: (heads c), both times.": (
+            _by_hand(join="b heads (h w) c -> b (c heads) h w")
+        ),
+        "It looks as if channels look at channels: the pixels (h w) look at each other.": _among_channels,
+        "It looks as if there is one head whatever `heads` says.": lambda qkv, heads: attention(qkv, 1),
+    },
+)
+
+
+def _net(multipliers: tuple[int, ...], *shape: int) -> tuple:
+    """A small U-Net whose blocks are no longer straight wires, features and a vector for each image."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(shape[0])
+        net = UNet(base=8, multipliers=multipliers, attention=0)
+        for module in net.modules():
+            if isinstance(module, torch.nn.Conv2d) and not module.weight.any():
+                module.reset_parameters()
+        batch, height, width = shape
+        return net, torch.randn(batch, 8, height, width), torch.randn(batch, 32)
+
+
+def _flat_net() -> tuple:
+    """Stands in for a net: nothing changes size in it, so only the values tell which skip went where."""
+    generator = torch.Generator().manual_seed(0)
+    weights = iter(torch.randn(7, 2, 4, 1, 1, generator=generator))
+
+    def level(width: int):
+        weight = next(weights)[:, :width]
+        return lambda h, known: torch.tanh(F.conv2d(h, weight) + known[:, :2, None, None])
+
+    net = SimpleNamespace(down=[level(2) for _ in range(3)], middle=level(2), up=[level(4) for _ in range(3)])
+    net.shrink = [lambda h, i=i: h.roll(i + 1, dims=2) for i in range(3)]
+    net.grow = [lambda h, i=i: h.roll(i + 1, dims=3) for i in range(3)]
+    return net, torch.randn(3, 2, 5, 7, generator=generator), torch.randn(3, 8, generator=generator)
+
+
+def _walk(
+    keep=lambda before, after, shrunk: after,
+    take=lambda skips: skips.pop(),
+    join=lambda h, skip: torch.cat([h, skip], dim=1),
+    middle=lambda net, h, known: net.middle(h, known),
+    rise=lambda level, grow, join, h, skip, known: grow(level(join(h, skip), known)),
+):
+    """`down_and_up` with one thing done otherwise."""
+
+    def wrong(net, h, known):
+        skips = []
+        for level, shrink in zip(net.down, net.shrink, strict=True):
+            before, after = h, level(h, known)
+            h = shrink(after)
+            skips.append(keep(before, after, h))
+        h = middle(net, h, known)
+        for level, grow in zip(net.up, net.grow, strict=True):
+            h = rise(level, grow, join, h, take(skips), known)
+        return h
+
+    return wrong
+
+
+Exercise(
+    tag="5.4",
+    reference=down_and_up,
+    cases=lambda: [_flat_net(), _net((1, 2, 3), 3, 8, 4), _net((1,), 4, 3, 5)],
+    mistakes={
+        "It looks as if the first skip is taken first: the last one down is the first one needed, skips.pop().": (
+            _walk(take=lambda skips: skips.pop(0))
+        ),
+        "It looks as if the skip is read but never taken off the stack: skips.pop() does both.": (
+            _walk(take=lambda skips: skips[-1])
+        ),
+        "It looks as if the skip is what came out of shrink: it must still have the level's full size.": (
+            _walk(keep=lambda before, after, shrunk: shrunk)
+        ),
+        "It looks as if the skip is what went into the level: keep what came out of it.": (
+            _walk(keep=lambda before, after, shrunk: before)
+        ),
+        "It looks as if the skip stands in front: first what came up, then the skip.": (
+            _walk(join=lambda h, skip: torch.cat([skip, h], dim=1))
+        ),
+        "It looks as if the skip is added: put it beside h, torch.cat([h, skip], dim=1).": (
+            _walk(join=lambda h, skip: h + skip)
+        ),
+        "It looks as if skips are joined along the batch: dim=1 is the axis of the channels.": (
+            _walk(join=lambda h, skip: torch.cat([h, skip]))
+        ),
+        "It looks as if net.middle is missing.": _walk(middle=lambda net, h, known: h),
+        "It looks as if you grow before the level: the level first, with its skip, then grow.": (
+            _walk(rise=lambda level, grow, join, h, skip, known: level(join(grow(h), skip), known))
+        ),
+        "It looks as if nothing grows on the way up: h = grow(h) after each level.": (
+            _walk(rise=lambda level, grow, join, h, skip, known: level(join(h, skip), known))
+        ),
+    },
+)
