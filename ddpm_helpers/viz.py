@@ -121,7 +121,7 @@ class LiveLoss:
         self.bar = tqdm(total=steps, initial=done, unit="step", mininterval=1.0, ncols=88, file=sys.stdout)
 
     def __call__(self, loss: Tensor) -> None:
-        self.losses.append(loss.detach())
+        self.losses.append(loss.detach().clone())  # what stays in place of the loss would fragment the memory
         self.bar.update()
         last = len(self.losses) == self.steps
         if last or time.monotonic() - self.drawn > self.seconds:
