@@ -395,7 +395,8 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self._average()
-        loss = loss.detach()
+        # A copy: the loss lies among the activations of its step, and kept there it would fragment the memory.
+        loss = loss.detach().clone()
         if self.world > 1:  # each process saw its share of the batch
             dist.all_reduce(loss)
             loss /= self.world

@@ -1,0 +1,764 @@
+# %% [markdown]
+# # Training a DDPM
+#
+# ![Six rows of twelve samples: the first row holds frayed blots, the last one clean strokes, most of which are digits](../figures/06_rounds.png)
+#
+# *One training run, looked at six times. Every row starts from the same twelve noise images; the step of the training stands
+# beside it. Follow a column down: what is settled early, what late, and which columns never become a digit?*
+#
+# **You will** write the training loop of a DDPM, measure what each of the usual improvements is worth, train a
+# network that draws digits, and kill a run without losing anything. **You need** a PyTorch training loop seen once, and
+# [notebook 03](03_elbo_to_mse.ipynb) for where the loss comes from. **Time** 30 minutes of reading; the cells run in about
+# 7 minutes on 2 CPU cores.
+
+# %% tags=["setup"]
+REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
+try:
+    import ddpm_helpers
+except ImportError:
+    assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
+    get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.functional import to_pil_image, to_tensor
+
+from ddpm_helpers import CheckpointError, TrainConfig, Trainer, TrainingError, UNet, budget, check, checkpoint
+from ddpm_helpers import cosine_schedule, default_device, load_images, per_image, q_sample, sample, snr, to_float
+from ddpm_helpers import training, verify, viz
+
+generator = torch.Generator().manual_seed(0)
+
+# %%
+data = load_images("mnist")
+device = default_device()
+schedule = cosine_schedule(1000).to(device)
+print(data.source)
+print("device:", training.device_name(device))
+
+# %% [markdown]
+# ## Algorithm 1
+#
+# The pieces are there: the jump to any step (notebook 02), the loss (03), a network that is told the step (04, 05). Training
+# puts them together. Draw an image, a step and a noise; jump; let the network guess the noise; take the squared error. With
+# $D$ pixels an image, and $t$ uniform in $1 \dots T$, the loss is
+#
+# $$L(\theta) = \mathbb{E}_{x_0,\, t,\, {\color{#D55E00}{\epsilon}}}\; \frac{1}{D}\, \big\lVert\, {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon_\theta}}\big({\color{#0072B2}{\sqrt{\bar\alpha_t}\, x_0}} + {\color{#D55E00}{\sqrt{1 - \bar\alpha_t}\, \epsilon}},\; t\big) \big\rVert^2 \tag{6.1}$$
+#
+# Blue is signal, orange noise, green the model. Algorithm 1 of Ho et al. (2020) is gradient descent on (6.1), one random draw at a
+# time. Here it is, line by line; a batch does 64 draws at once:
+#
+# | line | Algorithm 1 | code |
+# |---|---|---|
+# | 1 | repeat | `for _ in range(steps):` |
+# | 2 | $x_0 \sim q(x_0)$ | `x0 = to_float(images[torch.randint(len(images), (64,))])` |
+# | 3 | $t \sim \mathrm{Uniform}\{1, \dots, T\}$ | `t = torch.randint(1, T + 1, (64,))` |
+# | 4 | $\epsilon \sim \mathcal{N}(0, I)$ | `noise = torch.randn(x0.shape)` |
+# | 5 | take a gradient step on the squared error | `loss = ddpm_loss(model, schedule, x0, t, noise)`, then as in any PyTorch loop |
+#
+# ### Exercise 6.1 - `ddpm_loss`
+#
+# Return the loss of one batch, a scalar: the mean over images and pixels. `x0` and `noise` have shape (B, C, H, W), `t` has
+# shape (B,), and `model(x, t)` returns the predicted noise. `q_sample(schedule, x0, t, noise)` makes the jump.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def ddpm_loss(model, schedule, x0, t, noise):
+    ...  # jump, predict, compare
+
+
+ddpm_loss = check(ddpm_loss)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Two lines. The network sees $x_t$ and $t$, and nothing else. What should come out of it?
+#
+# </details>
+#
+# Does the average over random draws really give (6.1)? For a model so poor that the expectation can be worked out by hand, it
+# can be checked. Let it answer $c\, x_t$, whatever the step. Then $\epsilon - c\, x_t = (1 - c\, \sigma_t)\, \epsilon - c \sqrt{\bar\alpha_t}\, x_0$ with
+# $\sigma_t = \sqrt{1 - \bar\alpha_t}$, and since $\epsilon$ has mean 0 and variance 1, the loss at one $t$ is
+# $(1 - c\,\sigma_t)^2 + c^2\, \bar\alpha_t$ times the mean square of a pixel.
+
+# %% tags=["nbval-check-output"]
+few, tables, c = to_float(data.images[:1000]), cosine_schedule(1000), 0.7
+draws = []
+for _ in range(2000):
+    x0 = few[torch.randint(1000, (8,), generator=generator)]
+    t, noise = torch.randint(1, 1001, (8,), generator=generator), torch.randn(x0.shape, generator=generator)
+    draws.append(ddpm_loss(lambda x, t: c * x, tables, x0, t, noise))
+loss_at_t = (1 - c * tables.sigma[1:]) ** 2 + c**2 * tables.alpha_bar[1:] * few.square().mean()  # (1000,)
+verify("6.1", samples=torch.stack(draws), expected=loss_at_t.mean())
+print(f"loss of a model that answers {c} x_t: {loss_at_t.mean():.3f}")
+
+# %% [markdown]
+# Put $c = 0$: a model that always answers 0 has the loss 1, at every $t$. Keep this number. It is what a network that has
+# learned nothing scores, in this notebook and in anybody's.
+#
+# ## A plain loop
+#
+# Nothing hidden: the five lines, Adam, a few hundred steps. `images` lies on the device, and the random numbers are drawn on
+# the CPU, so that they are the same on every machine.
+
+# %%
+images = data.images.to(device)  # (N, 1, 28, 28) uint8
+
+def draw(count):
+    """Lines 2 to 4 of Algorithm 1."""
+    x0 = to_float(images[torch.randint(len(images), (count,), generator=generator).to(device)])
+    t = torch.randint(1, schedule.T + 1, (count,), generator=generator).to(device)
+    return x0, t, torch.randn(x0.shape, generator=generator).to(device)
+
+# %%
+torch.manual_seed(0)
+plain = UNet(base=32, multipliers=(1, 2), patch=2).to(device)
+optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3)
+steps, norms = budget(gpu=300, cpu=300, quick=10), []
+live = viz.LiveLoss(steps, mean_over=10)
+for _ in range(steps):
+    loss = ddpm_loss(plain, schedule, *draw(64))
+    optimizer.zero_grad()
+    loss.backward()
+    norms.append(torch.nn.utils.clip_grad_norm_(plain.parameters(), torch.inf))  # measures the gradient, clips nothing
+    optimizer.step()
+    live(loss)
+
+# %% [markdown]
+# *The curve starts at 1, the loss of knowing nothing: the last layer of this U-Net begins at zero, so its first answer
+# is 0. In a full run it falls below 0.15: more than four fifths of what the network did not know seem to be learned.*
+#
+# Guess before you run: at a loss near 0.1, what will the samples look like? (`sample` draws them in
+# 25 steps; notebook 07 takes it apart.)
+
+# %%
+plain.eval()
+viz.image_grid(sample(plain, schedule, 12, steps=25), columns=12, alt="Twelve samples of the plain loop: blotches with a hint of digits")
+
+# %% [markdown]
+# *In a full run: blots on a grainy ground, with a hint of a digit here and there. Nearly all of the fall of the loss buys this; the small rest of it is what
+# makes digits. So training long, and wasting nothing on the way, is worth some care. The next sections
+# pull one lever at a time, and measure each.*
+#
+# ## Lever 1: leave the data where the work is
+#
+# Many training loops convert images one by one, in every epoch anew: open a picture, make it a tensor, scale it, stack 64 of
+# them. The other way: keep the whole data set on the device as uint8, pick a batch by its indices, and convert that in one go. We
+# time both against the training step that they serve. (The fastest of several tries counts: on a shared machine the
+# others measure your neighbours.)
+
+# %%
+def milliseconds(action, tries=8):
+    times = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        action().sum().item()  # reading a number waits until the device is done
+        times.append(1000 * (time.perf_counter() - start))
+    return min(times)
+
+def train_step():
+    plain.zero_grad()
+    loss = ddpm_loss(plain, schedule, *fixed)
+    loss.backward()
+    return loss
+
+# %%
+fixed = draw(64)
+pictures = [to_pil_image(image) for image in data.images[:1000]]
+choice = torch.randint(1000, (64,), generator=generator)
+one_by_one = milliseconds(lambda: torch.stack([2 * to_tensor(pictures[i]) - 1 for i in choice.tolist()]).to(device))
+at_once = milliseconds(lambda: to_float(images[choice.to(device)]))
+print(f"64 images, one by one {one_by_one:6.2f} ms\n64 images at once     {at_once:6.2f} ms")
+print(f"forward and backward  {milliseconds(train_step):6.2f} ms")
+print(f"all images: {images.numel() / 1e6:.0f} MB as uint8, {images.numel() * 4 / 1e6:.0f} MB as floats")
+
+# %% [markdown]
+# *Compare the first two lines with the third. On a CPU the step is so slow that the conversion is a small part of
+# it, and the lever is worth little. On a GPU the third line shrinks to a few milliseconds and the first does not: there the
+# GPU would wait for the pictures, and no faster GPU would help. The last line says why the images stay uint8 until they are in a batch.*
+#
+# ## Lever 2: fewer digits
+#
+# A network does not need seven decimal digits. `bfloat16` has the range of `float32` and about two and a half digits, in half the memory, and
+# hardware that knows it multiplies faster. **Autocast** lets the convolutions and matrix products run in it, while
+# the weights, the optimizer and the loss stay in float32. (A small step added to a weight would be rounded away
+# otherwise.)
+
+# %%
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    about = torch.finfo(dtype)
+    print(f"{dtype!s:15} largest {about.max:.0e}, smallest normal {about.tiny:.0e}, the next after 1 is 1 + {about.eps:.0e}")
+
+# %% [markdown]
+# *float16 is the older half precision. It has one digit more, but gradients below its smallest number vanish, and one above 65,504
+# is infinite, so it takes a loss that is scaled up and down during training. bfloat16 takes nothing but `torch.autocast`.*
+
+# %%
+for dtype in [torch.float32] if device.type == "mps" else [torch.float32, torch.bfloat16]:
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        print(f"{dtype!s:15} loss {train_step():.4f}, {milliseconds(train_step):.1f} ms")
+print("fast_dtype chooses", training.fast_dtype(device))
+
+# %% [markdown]
+# *The loss of one and the same batch agrees to about three digits. Whether it is faster depends on the hardware: recent CPUs for
+# servers and GPUs since Ampere compute in bfloat16, while others imitate it and lose time. `fast_dtype` asks the hardware, and the trainer
+# below does what it says.*
+#
+# ## Lever 3: spread the steps
+#
+# With independent uniform $t$, a batch of 64 may hold many small steps, where the noise is hard to see, or few. Its loss then says
+# more about this accident than about the network. Write $\ell(t)$ for the loss at $t$. The mean over $B$
+# independent steps has the variance
+#
+# $$\operatorname{Var}\Big[\frac{1}{B} \sum_{i=1}^{B} \ell(t_i)\Big] = \frac{\operatorname{Var}_t[\ell(t)]}{B} \tag{6.2}$$
+#
+# Instead, cut $1 \dots T$ into $B$ equal stretches and draw one step from each: **stratified** sampling. Every step is still as
+# likely as any other, so the mean stays what it was. But the variance now has only the part *within* the stretches. With $m_k$ for the mean of
+# $\ell$ over stretch $k$, what lies between stretches drops out:
+#
+# $$\operatorname{Var}\Big[\frac{1}{B} \sum_{k=1}^{B} \ell(t_k)\Big] = \frac{\operatorname{Var}_t[\ell(t)] - \operatorname{Var}_k[m_k]}{B} \tag{6.3}$$
+#
+# ### Exercise 6.2 - `stratified_steps`
+#
+# `u` has shape (B,), uniform in [0, 1); `u[i]` says where in its stretch image `i` lands. Return B steps, integers in $1 \dots T$.
+# Image `i` belongs to the stretch from $i/B$ to $(i+1)/B$ of the way.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def stratified_steps(u, T):
+    place = ...  # (B,) in [0, 1], rising
+    return place
+
+
+stratified_steps = check(stratified_steps)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `torch.arange(len(u))` counts the images. `(place * T).long()` cuts off the fraction and gives $0 \dots T - 1$, and steps start at 1. Mind
+# float rounding: where `u` is very close to 1, the last place may come out as 1 exactly. `.clamp(max=T - 1)` before you add 1 cures it.
+#
+# </details>
+#
+# For the poor model above, $\ell(t)$ is known exactly, and both equations can be tested on 4,000 batches of 50.
+
+# %% tags=["nbval-check-output"]
+exact, B = loss_at_t.double(), 50  # (1000,): 50 stretches of 20 steps each
+independent = torch.randint(1, 1001, (4000, B), generator=generator)
+spread = torch.stack([stratified_steps(torch.rand(B, generator=generator), 1000) for _ in range(4000)])  # (4000, B)
+variance, between = exact.var(correction=0), exact.reshape(B, 20).mean(1).var(correction=0)
+verify("6.2", samples=(exact[independent - 1].mean(1) - exact.mean()) ** 2, expected=variance / B)
+verify("6.3", samples=(exact[spread - 1].mean(1) - exact.mean()) ** 2, expected=(variance - between) / B)
+print(f"the variance is {variance / (variance - between):,.0f} times smaller")
+
+# %% [markdown]
+# A striking number, but of a model whose loss depends on nothing but $t$. Now the real thing: the network of the plain loop, real images
+# and noise. The optimizer does not see the loss, it sees the gradient, so we measure how much *that* scatters, too.
+# Guess before you run: how much does each gain?
+
+# %%
+def scatter(choose, tries):
+    """Loss and gradient of several batches: how far they lie from their mean (root mean square)."""
+    losses, total, power = [], 0, 0
+    for _ in range(tries):
+        x0, _, noise = draw(64)
+        plain.zero_grad()
+        loss = ddpm_loss(plain, schedule, x0, choose().to(device), noise)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in plain.parameters()])  # (parameters,)
+        losses.append(loss.detach())
+        total, power = total + gradient, power + gradient.square().sum()
+    spread = power / tries - (total / tries).square().sum()  # mean square of the length, minus square of the mean
+    return torch.stack(losses).std().item(), spread.sqrt().item()
+
+# %%
+tries = budget(gpu=100, cpu=40, quick=3)
+ways = {
+    "independent": lambda: torch.randint(1, 1001, (64,), generator=generator),
+    "stratified": lambda: stratified_steps(torch.rand(64, generator=generator), 1000),
+}
+for name, choose in ways.items():
+    loss_scatter, gradient_scatter = scatter(choose, tries)
+    print(f"{name:12} loss scatters by {loss_scatter:.4f}, gradient by {gradient_scatter:.3f}")
+
+# %% [markdown]
+# *In a full run the loss scatters less than half as much, and the gradient nearly as much as before. Most of what the gradient varies by
+# comes from the images and the noise, at one and the same step. So do not expect stratified steps to train much faster. They make the
+# curve that you watch calmer, at no cost: you see sooner whether a change helps.*
+#
+# ## Lever 4: average the weights
+#
+# With a constant learning rate the weights never settle. Each step follows one batch, and they jitter around a good place. The average of
+# many positions is closer to that place than the last position is. An **exponential moving average** (EMA)
+# needs one copy of the weights. With a **decay** $d$ a little below 1, after each step
+#
+# $$\bar\theta_n = d\, \bar\theta_{n-1} + (1 - d)\, \theta_n \tag{6.4}$$
+#
+# ### Exercise 6.3 - `ema_update`
+#
+# Write (6.4). `average` and `value` are tensors of one shape, `decay` is a number. Return a new tensor.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def ema_update(average, value, decay):
+    ...  # one line
+
+
+ema_update = check(ema_update)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Which of the two must hardly change when `decay` is 0.999? That one has the weight 0.999.
+#
+# </details>
+#
+# What does the average remember? Put (6.4) into itself $n$ times: each older value has been multiplied by $d$ once more.
+#
+# $$\bar\theta_n = d^{\,n}\, \bar\theta_0 + (1 - d) \sum_{i=1}^{n} d^{\,n-i}\, \theta_i \tag{6.5}$$
+#
+# So the last $1/(1-d)$ values count, roughly: 1,000 of them for $d = 0.999$. If the $\theta_i$ jitter independently with variance $v$ around a
+# fixed place, the squares of these weights add up to the variance of the average. For large $n$ it is a geometric series:
+#
+# $$\operatorname{Var}[\bar\theta_n] = \frac{1 - d}{1 + d}\; v \tag{6.6}$$
+
+# %% tags=["nbval-check-output"]
+start, value = few[0].double(), few[1].double()
+verify("6.4", ema_update(start, value, 0.9), torch.lerp(value, start, 0.9))
+d, n = 0.9, 100
+thetas = torch.randn(n, 50_000, generator=generator, dtype=torch.float64)  # 50,000 jittering weights, v = 1
+average = torch.zeros(50_000, dtype=torch.float64)
+for theta in thetas:
+    average = ema_update(average, theta, d)
+powers = d ** torch.arange(n - 1, -1, -1, dtype=torch.float64)  # (n,): the newest has d to the power 0
+verify("6.5", average, (1 - d) * powers @ thetas)
+verify("6.6", samples=average**2, expected=(1 - d) / (1 + d))
+
+# %% [markdown]
+# At $d = 0.999$ that is 2,000 times less variance. Real jitter is not independent from step to step, so the gain is smaller, and there is a
+# price: while the weights still travel, their average lags behind by about $1/(1-d)$ steps. Early in a run it would consist of weights from a time
+# when the network knew nothing. So in its step $n$, counted from 0, the trainer uses the decay $(1 + n)/(10 + n)$, which remembers about the last ninth of the run so far, until that
+# would exceed 0.999 (after 8,990 steps). What all this is worth, the real run below measures on images that it does not train on.
+#
+# ## Lever 5: the learning rate, and a limit on the gradient
+#
+# The learning rate $\eta$ need not be one number. At the start Adam knows nothing about the size of the gradients: **warm-up** over $w$ steps keeps the first
+# ones small. At the end the jitter should die down: over the last quarter of the $N$ steps the rate falls to zero. For step
+# $i = 0, \dots, N - 1$:
+#
+# $$\eta_i = \eta \cdot \min\Big(\frac{i + 1}{w},\; 1,\; \frac{N - i}{N / 4}\Big) \tag{6.7}$$
+#
+# And a batch that is unlike the others may have a gradient $g$ that is many times as long as usual. **Clipping** shortens it to a largest norm $c$, and keeps its direction:
+#
+# $$g \;\to\; g \cdot \min\Big(1,\; \frac{c}{\lVert g \rVert}\Big) \tag{6.8}$$
+
+# %% tags=["nbval-check-output"]
+config = TrainConfig(steps=3000)  # learning_rate 0.002, warmup 100, clip_norm 1, ema_decay 0.999, batch_size 64
+rates = torch.tensor([config.learning_rate_at(i) for i in range(3000)], dtype=torch.float64)
+ramps = torch.stack([torch.arange(1, 3001) / 100, torch.ones(3000), torch.arange(3000, 0, -1) / 750]).double()
+verify("6.7", rates, 2e-3 * ramps.min(0).values)
+weight = torch.zeros(5, requires_grad=True)
+for g in (torch.tensor([3.0, 0, -4, 0, 12]), torch.tensor([0.3, 0, -0.4, 0, 0])):  # norms 13 and 0.5
+    weight.grad = g.clone()
+    torch.nn.utils.clip_grad_norm_([weight], 1.0)
+    verify("6.8", weight.grad, g * min(1, 1 / g.square().sum().sqrt()))
+
+# %%
+viz.plot_curves({"learning rate": rates}, xlabel="training step", alt="A ramp up, a plateau, a ramp down")
+sizes = torch.stack(norms).cpu()
+print(f"norm of the gradient, plain loop: first step {sizes[0]:.2f}, largest {sizes.max():.2f}, last {sizes[-1]:.2f}")
+print(f"steps above the limit of 1: {(sizes > 1).sum()} of {len(sizes)}")
+
+# %% [markdown]
+# *In the plain loop the gradient is rarely longer than 1, if ever. So clipping does next to nothing there: it is an insurance against the one
+# batch that is far longer, and an insurance is judged by its price, which is none.*
+#
+# Warm-up can be measured in short runs: the first steps of `Trainer`, which you will meet in a moment, with and without it. We
+# do that at the learning rate 0.002 and at ten times as much. Guess before you run: what does leaving it out cost?
+
+# %%
+def first_losses(rate, warmup):
+    torch.manual_seed(0)
+    net, config = UNet(base=32, multipliers=(1, 2), patch=2), TrainConfig(3000, learning_rate=rate, warmup=warmup)
+    losses = torch.stack(list(islice(Trainer(net, schedule, data.images, config).run(), steps)))
+    return losses.cpu().reshape(-1, 5).mean(1)  # means of 5 steps
+
+steps = budget(gpu=120, cpu=120, quick=5)
+curves = {}
+for rate in (0.002, 0.02):
+    for warmup in (0, 100):
+        curves[f"rate {rate}, warm-up {warmup}"] = first_losses(rate, warmup)
+        print(f"rate {rate:5}, warm-up over {warmup:3} steps: loss {curves[f'rate {rate}, warm-up {warmup}'][-1]:.3f}")
+
+# %%
+curves = {name: (5 * torch.arange(1, len(values) + 1), values) for name, values in curves.items()}
+viz.plot_curves(curves, xlabel="training step", ylabel="loss", alt="First losses of four runs; one of them stays near 1")
+
+# %% [markdown]
+# *In a full run: at the rate 0.002 warm-up costs. The run with it (orange) learns later, and by step 120 the two are about equal. At 0.02 the run without
+# it (green) jumps above 1 and then stays near 1: within a few steps its weights are so far off that it knows nothing and learns
+# nothing. With warm-up (pink) the very same rate works. Note that the gradient was clipped in all four runs. That did not help, because Adam divides
+# by the size of the gradients it has seen: the first steps are as long as the learning rate says, whatever the gradient. The course takes 0.002
+# and warm-up, and pays the small price: a rate that is safe for this network need not be for yours.*
+#
+# ## The real run
+#
+# `Trainer` is the plain loop with the five levers. It uses `ddpm_loss`, `stratified_steps` and `ema_update` as you
+# know them, and holds all that the run consists of: network, average, optimizer, and a step counter. `run()` is a
+# generator that trains; it hands you the loss after each complete step, and you may draw, log or stop. We look at it
+# in six rounds. `sample` numbers its noise images from 0, so each round draws from the same twelve, with the averaged weights (`trainer.ema`)
+# and with the raw ones (`trainer.model`). And we measure the loss of both on 256 test images, always with the same steps and the same noise.
+
+# %%
+test = to_float(load_images("mnist", train=False).images[:256]).to(device)
+test_noise = torch.randn(test.shape, generator=generator).to(device)
+test_t = stratified_steps(torch.full((256,), 0.5), schedule.T).to(device)  # the middle of each stretch
+
+@torch.no_grad()
+def held_out(model):
+    return ddpm_loss(model, schedule, test, test_t, test_noise).item()
+
+# %%
+torch.manual_seed(0)
+config = TrainConfig(steps=budget(gpu=12_000, cpu=3000, quick=24))
+trainer = Trainer(UNet(base=32, multipliers=(1, 2), patch=2), schedule, data.images, config)
+rounds, averaged, raw, losses = config.steps // 6, {}, {}, {"raw": [], "averaged": []}
+live = viz.LiveLoss(config.steps, samples=lambda: sample(trainer.ema, schedule, 16, steps=20))
+for loss in trainer.run():
+    live(loss)
+    if trainer.step % rounds == 0:
+        averaged[f"step {trainer.step:,}"] = sample(trainer.ema, schedule, 12, steps=25)
+        raw[f"step {trainer.step:,}"] = sample(trainer.model, schedule, 12, steps=25)
+        losses["averaged"].append(held_out(trainer.ema))
+        losses["raw"].append(held_out(trainer.model))
+
+# %% [markdown]
+# *This is what `LiveLoss` shows while a run goes on: the loss (means of 50 steps in a full run, logarithmic axis), samples of the averaged network, and a progress bar. The loss
+# falls steeply for a few hundred steps and then creeps, with one more bend where the learning rate begins to fall. From the curve alone you would stop early.*
+
+# %% tags=["figure-06_rounds"]
+viz.image_rows(averaged, alt="Samples of the averaged network after each of six rounds, from the same noise")
+
+# %% [markdown]
+# *In a full run, look down the columns. The rough outline is settled in the first row, since all rows start from the same noise. Then the
+# grain vanishes from the ground, and strokes get smooth edges and even width. Some columns change their mind on the way, and some end as
+# strokes that are no digit: 3,000 steps of 64 images are about three passes through the data, and a network this small needs more of them.*
+
+# %%
+viz.plot_curves({name: (torch.arange(1, 7) * rounds, torch.tensor(values)) for name, values in losses.items()},
+                xlabel="training step", ylabel="loss on test images", alt="Loss of raw and averaged weights after each round")
+for place, name in enumerate(averaged):
+    print(f"{name:>12}: raw {losses['raw'][place]:.4f}, averaged {losses['averaged'][place]:.4f}")
+
+# %%
+middle = list(averaged)[2]
+viz.image_rows({"raw": raw[middle], "averaged": averaged[middle]}, alt="Samples at half time, raw against averaged weights")
+
+# %% [markdown]
+# *In a full run the average is ahead of the raw weights in every round but the last: what it has after 1,500 steps, the raw weights
+# reach only at about 2,500. In the last round the learning rate falls to zero, the jitter dies down, and raw weights catch up: both levers
+# remove the same jitter, so their gains do not add up. At half time the same noise gives different samples. Those
+# of the raw weights have thinner strokes, as a jitter of the weights in that moment would have it, and in the next moment
+# they may be thicker. The average makes it possible to look at samples at any time, and not only at the end.*
+#
+# ## Where is the error?
+#
+# The loss is a mean over $t$. Take it apart: the same test images, all at one step, for one step after the other. On the right, the same
+# errors in other units. A wrong noise is a wrong clean image: by (3.34) the squared error of $\hat x_0$ is that of
+# $\hat\epsilon$, divided by the signal-to-noise ratio.
+
+# %%
+places = torch.tensor([1, 2, 5, 10, 20, 50, 100, 150, *range(200, 1000, 100), 950])
+ratio = snr(schedule).cpu()[places]
+
+def by_step(model):
+    with torch.no_grad():
+        values = [ddpm_loss(model, schedule, test[:64], t.expand(64).to(device), test_noise[:64]) for t in places]
+    return torch.stack(values).cpu()  # (len(places),)
+
+# %%
+curves = {"plain loop": by_step(plain), "real run": by_step(trainer.ema)}
+for t in (1, 100, 500, 900):
+    here = (places == t).nonzero()[0, 0]
+    error = curves["real run"][here]
+    print(f"t = {t:3}: squared error of the noise {error:.4f}, of the clean image {error / ratio[here]:.5f}")
+
+# %%
+figure, axes = viz.subplots(1, 2, size=(9, 3.2))
+for name, values in curves.items():
+    axes[0].semilogy(places, values, label=name)
+    axes[1].semilogy(places, values / ratio, label=name)
+axes[0].axhline(1, color="black", linewidth=0.8)
+axes[0].set(title="squared error of the noise", xlabel="step t")
+axes[1].set(title="squared error of the clean image", xlabel="step t")
+axes[1].legend(frameon=False)
+viz.show(figure, alt="Loss by step: the error of the noise falls with t, the error of the clean image rises")
+
+# %%
+with torch.no_grad():
+    guess = trainer.ema(q_sample(schedule, test, test_t, test_noise), test_t)
+errors = (guess - test_noise).square().mean((1, 2, 3)).cpu()  # (256,): one image for each 1/256 of the steps
+print(f"the first tenth of the steps makes up {errors[:25].sum() / errors.sum():.0%} of the loss, the last half {errors[128:].sum() / errors.sum():.0%}")
+
+# %% [markdown]
+# *Left: at small $t$ there is hardly any noise in the image, and it is hard to see; a network is not much better there than the thin line,
+# which is the answer 0. At large $t$ the image is nearly all noise, and repeating it is nearly right. Right: the same errors, as errors of the clean image. Now it is the other
+# way round, over orders of magnitude: at large $t$ a tiny error of the noise is a large one of the image.*
+#
+# In a full run the first tenth of the steps makes up a third of the mean, although there the clean image is off by less than you could see. The last half, where
+# it is decided which digit it will be, makes up a fifth. The mean loss looks at the grain, and samples are decided elsewhere.
+#
+# ### A low loss and bad samples
+#
+# So a mean loss can be low while what matters is wrong. Here is a controlled case. Take the trained network and add a constant 0.1 to its
+# answers: once at the late steps only ($t > 500$), once at the early ones only. Both faults add 0.01 to the squared error of half of the steps, so both
+# raise the mean loss by about 0.005. Guess before you run: which row will you be able to tell from the healthy one?
+
+# %%
+def faulty(low, high):
+    return lambda x, t: trainer.ema(x, t) + 0.1 * per_image((t > low) & (t <= high), x)
+
+models = {"sound": trainer.ema, "early": faulty(0, 500), "late": faulty(500, 1000)}
+rows = {f"{name}, {held_out(model):.4f}": sample(model, schedule, 12, steps=25) for name, model in models.items()}
+viz.image_rows(rows, alt="Samples of the sound network, of one that is wrong early, of one that is wrong late")
+
+# %% [markdown]
+# *Beside each row stands its loss on the test images. Both faults cost the same. In a full run the row that is wrong early cannot be told from
+# the sound one. In the row that is wrong late strokes get thin, break, or vanish, and several digits have become other ones or none. A shift of 0.1 in the noise is a
+# darker guess of the image, by $0.1\, \sigma_t / \sqrt{\bar\alpha_t}$, and where there is little signal that is a lot; the next steps build on it. So when the loss is low and
+# the samples are bad, look at the loss of the late steps, and at the mean brightness of your samples, before you train longer.*
+#
+# ## Kill it
+#
+# Notebooks lose their kernel, Colab disconnects, laptops fall asleep. A run that takes longer than you can watch has to survive that. `trainer.fit(path)` trains as `run()` does,
+# shows the live picture, and saves to `path` once a minute, at the end, and when it is stopped. If the file is there already, it goes on from it.
+#
+# Let us put that to the test, on a small run whose recipe is a piece of text, so that another process can have it, too. (All of this section
+# is on the CPU. A GPU adds up numbers in an order that may change from run to run, so there you get the same run
+# up to rounding, not to the last bit.)
+
+# %%
+recipe = """
+import torch
+from ddpm_helpers import TrainConfig, Trainer, UNet, cosine_schedule, synthetic_digits
+
+def fresh():
+    torch.manual_seed(0)
+    net = UNet(base=8, multipliers=(1, 2), patch=2)
+    images, _ = synthetic_digits(500)
+    return Trainer(net, cosine_schedule(1000), images, TrainConfig(steps=80, batch_size=16), device="cpu")
+"""
+exec(recipe, namespace := {})
+fresh = namespace["fresh"]
+whole = fresh()
+for _ in whole.run():
+    pass
+print(f"not interrupted: step {whole.step}, loss {whole.losses[-1]:.5f}")
+
+# %% [markdown]
+# ### The stop button
+#
+# Jupyter's stop button sends the kernel the signal SIGINT, as Ctrl-C does in a terminal. We send it ourselves, at the worst moment, while the network computes step 38. A **hook**
+# is a function that PyTorch calls after each forward pass; ours presses the button.
+
+# %%
+folder = tempfile.TemporaryDirectory()
+path = Path(folder.name) / "stopped.pt"
+stopped = fresh()
+stopped.model.register_forward_hook(lambda *_: signal.raise_signal(signal.SIGINT) if stopped.step == 37 else None)
+try:
+    stopped.fit(path)
+except KeyboardInterrupt:
+    print("KeyboardInterrupt: here the cell would have ended.")
+half = checkpoint.load_checkpoint(path)
+
+# %% [markdown]
+# *The signal came in the middle of a step. `fit` noted it, finished the step (half a step is no state worth saving), wrote the file, and
+# only then stopped the cell. Pressing the button a second time stops at once.*
+#
+# Now the kernel restarts: nothing is left but the file. A fresh trainer, the same `fit(path)`:
+
+# %%
+resumed = fresh()
+model = resumed.fit(path)
+
+# %% [markdown]
+# Is this the run that was never stopped, to the last bit?
+
+# %% tags=["nbval-check-output"]
+def everything(trainer):
+    return [*trainer.model.state_dict().values(), *trainer.ema.state_dict().values(), *trainer.losses]
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(everything(a), everything(b), strict=True))
+
+print("weights, averages and all losses equal to the bit:", same(whole, resumed))
+
+# %% [markdown]
+# ### Kill -9
+#
+# The stop button asks. SIGKILL does not: the process is gone between two instructions, perhaps in the middle of writing
+# its file. Here another process trains by the same recipe and saves after every step, so that there is a lot of writing to hit. We kill it half a second
+# after its first step; at which step that is, depends on your machine.
+
+# %%
+path = Path(folder.name) / "killed.pt"
+script = recipe + f"fresh().fit({str(path)!r}, seconds_between_saves=0)"
+child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+print(child.stdout.readline().strip())
+while child.poll() is None and not path.exists():
+    time.sleep(0.01)
+time.sleep(0.5)
+child.kill()
+print(f"ended with {child.wait()}; the file holds step {checkpoint.load_checkpoint(path)['step']}")
+
+# %%
+revived = fresh()
+model = revived.fit(path)
+
+# %% tags=["nbval-check-output"]
+print("weights, averages and all losses equal to the bit:", same(whole, revived))
+
+# %% [markdown]
+# ### What has to be in the file
+
+# %%
+def numbers(value):
+    if isinstance(value, dict):
+        return sum(numbers(part) for part in value.values())
+    return value.numel() if isinstance(value, torch.Tensor) else 0
+
+print({name: numbers(value) for name, value in half.items()})
+
+# %% [markdown]
+# *How many numbers each entry holds. What each is for:*
+#
+# | entry | for |
+# |---|---|
+# | `model`, `ema` | the weights and their average |
+# | `optimizer` | Adam keeps two moving averages for each weight, of its gradient and of the square: twice as many numbers as weights |
+# | `step` | the place in the learning rate, in the data, and in the random numbers: each step draws its images, its $t$ and its noise from a generator that is seeded with the pair (seed, step) |
+# | `random` | PyTorch's own random state, for networks with dropout |
+# | `config`, `beta`, `images` | to refuse the file of another run; of the images, a checksum |
+# | `losses` | so that the curve goes on, too |
+#
+# The entry that is most often forgotten is the optimizer. What does that cost? The weights, the average and the step of the
+# stopped run, with a fresh Adam:
+
+# %%
+lazy = fresh()
+lazy.model.load_state_dict(half["model"])
+lazy.ema.load_state_dict(half["ema"])
+lazy.step = half["step"]  # all but the optimizer
+for _ in lazy.run():
+    pass
+for i in (0, 1, 2, 10, len(lazy.losses) - 1):
+    step = half["step"] + i
+    print(f"loss of step {step + 1:2}: {whole.losses[step]:.4f} as it was, {lazy.losses[i]:.4f} without the optimizer")
+
+# %% [markdown]
+# *The first loss is the same, because the weights are. Then the two runs part, and in this one the loss ends higher. A fresh Adam divides the first
+# gradients by their own size, so its first steps are large whatever the gradient is, and there is no warm-up to hold them. No message
+# appears; at most there is a bump in the curve. Forgetting the average is worse: it starts over, with weights of which it knows nothing.*
+#
+# And why is the file written beside, and renamed? Because of what would be there after a kill half-way. We cut a good file in two:
+
+# %%
+def attempt(action):
+    try:
+        action()
+    except (CheckpointError, TrainingError) as error:
+        print(f"{type(error).__name__}: {error}")
+
+content = path.read_bytes()
+torn = path.with_name("torn.pt")
+torn.write_bytes(content[: len(content) // 2])
+attempt(lambda: fresh().resume(torn))
+
+# %% [markdown]
+# *Had the last save begun by emptying the good file, this would be all that is left of the run. So the new file is written under
+# another name in the same folder, pushed to the disk, and then renamed over the old one. Renaming is one operation of the file
+# system: at any moment the good name stands for the whole old file or for the whole new one.*
+#
+# ## What goes wrong
+#
+# A file of another network must not be half loaded. And a loss that is no longer a number must stop the run: every weight is NaN one
+# step later, and then every save would be worthless. Here is a learning rate that is five hundred million times too large.
+
+# %%
+attempt(lambda: Trainer(UNet(base=16, multipliers=(1, 2), patch=2), whole.schedule, whole.images, whole.config, "cpu").resume(path))
+wild = TrainConfig(steps=20, batch_size=16, learning_rate=1e6, warmup=0)
+attempt(lambda: list(Trainer(UNet(base=8, multipliers=(1, 2), patch=2), whole.schedule, whole.images, wild, "cpu").run()))
+folder.cleanup()
+
+# %% [markdown]
+# *Both messages say what to do. In practice a NaN comes from a learning rate that is too large for the network, from a division by 0 in a network of your own,
+# or from images that hold one. The last file from before it stays on the disk: resume that, with a smaller rate in a new run if need be.*
+#
+# ## A run of your own
+#
+# Name a folder that outlives the machine, and train longer. In Colab that is your Drive:
+#
+# ```python
+# from google.colab import drive
+# drive.mount("/content/drive")
+# KEEP = "/content/drive/MyDrive/ddpm"
+# ```
+#
+# After a disconnect, run the set-up cell, the cell with the data, and this one again. It goes on from the last minute that was saved. To train
+# longer than planned, raise `steps`; everything else must stay as it was, and a message says so if it did not.
+
+# %%
+KEEP = None  # a folder, for instance "runs"; None trains nothing
+if KEEP:
+    torch.manual_seed(0)
+    net = UNet(base=32, multipliers=(1, 2), patch=2)
+    model = Trainer(net, schedule, data.images, TrainConfig(steps=20_000)).fit(f"{KEEP}/mnist.pt")
+    viz.image_grid(sample(model, schedule, 32, steps=50), alt="Samples of your own run")
+
+# %% [markdown]
+# `default_device` picks the device, and the trainer fits itself to it:
+#
+# | device | when | numbers | memory layout |
+# |---|---|---|---|
+# | CUDA | there is an NVIDIA GPU | bfloat16 since Ampere (A100, L4, RTX 30); float32 on older ones, such as Colab's T4 | channels_last |
+# | MPS | Apple silicon | float32 | as it is |
+# | CPU | else | bfloat16 where AVX-512 BF16 or AMX is built in, else float32 | channels_last for networks without GroupNorm |
+#
+# The same training runs from a terminal, and on several GPUs or processes with torchrun. Processes share each batch, so
+# that together they make the run that one process would make:
+#
+# ```
+# python -m ddpm_helpers.training --data mnist --steps 20000 --checkpoint runs/mnist.pt --samples runs/mnist.png
+# torchrun --nproc-per-node 2 -m ddpm_helpers.training --data mnist --checkpoint runs/mnist.pt
+# ```
+#
+# After an interruption, type the same line again. `--help` lists the rest.
+#
+# ## What to remember
+#
+# - Training a DDPM is five lines. A network that knows nothing has the loss 1.
+# - The mean loss is dominated by small $t$, and samples are decided at large $t$. Look at the loss by step, and look at samples, always from the same noise.
+# - Average the weights, let the learning rate end at zero, and sample with the average.
+# - A run that can be resumed needs weights, average, optimizer, and the place in its random numbers; and a file that is
+#   replaced, never overwritten.
+#
+# **What broke:** we have a network that predicts noise, and nothing here said how its predictions become an image. The samples came
+# from a function that took 25 steps. The derivation of notebook 03 speaks of $T = 1000$ steps, each of them a pass through the network and each
+# with fresh noise: 40 times slower than what we did. Does skipping 39 of 40 steps cost anything? Why is there noise in
+# the steps of one sampler and none in those of the other? Notebook 07 takes a step apart, and finds out how few are enough.
+#
+# ### Experiments to try
+#
+# - Set `ema_decay=0` in the real run, and look at the rows of the first rounds again. What did the average do there?
+# - Train on `load_images("fashion")`. Is the loss higher or lower than for digits, and are the samples better or worse?
+# - Put the constant of `faulty` into a narrow window, such as $t$ from 900 to 1000. How narrow can it be before you no longer see it?
+# - In `faulty`, add 0.1 times fresh noise instead of a constant. The loss rises by as much. Do the samples suffer as much?
