@@ -10,6 +10,7 @@ from .exercises import AnswerError, EquationError, check, show_solution, verify
 from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, count_parameters, sinusoidal_embedding
 from .sampling import (
     Step,
+    ddim_invert,
     ddim_step,
     ddim_steps,
     ddim_trajectory,
@@ -19,6 +20,7 @@ from .sampling import (
     naive_step,
     naive_trajectory,
     sample,
+    slerp,
 )
 from .schedule import (
     NoiseSchedule,
@@ -70,6 +72,7 @@ __all__ = [
     "corrupt",
     "cosine_schedule",
     "count_parameters",
+    "ddim_invert",
     "ddim_step",
     "ddim_steps",
     "ddim_trajectory",
@@ -97,6 +100,7 @@ __all__ = [
     "sample",
     "show_solution",
     "sinusoidal_embedding",
+    "slerp",
     "snr",
     "synthetic_digits",
     "to_float",

@@ -8,7 +8,7 @@ import torch
 from IPython.display import Image
 from PIL import Image as Picture
 
-from ddpm_helpers import viz
+from ddpm_helpers import Step, viz
 
 
 @pytest.fixture
@@ -62,3 +62,48 @@ def test_live_loss(shown, capsys):
     assert live.means(4) == [2.5], "an incomplete stretch is left out"
     assert "6/6" in capsys.readouterr().out
     assert not any(loss.requires_grad for loss in live.losses)
+
+
+def test_animation_holds_every_frame_and_pauses_at_the_end(shown):
+    frames = [torch.full((6, 1, 4, 5), level) for level in (-3.0, 0.0, 0.5)]
+    viz.animate(frames, columns=3, seconds=0.1, pause=2.0, alt="three greys")
+    (shown,) = shown
+    assert shown._repr_mimebundle_()[1]["image/gif"]["alt"] == "three greys"
+    film = Picture.open(io.BytesIO(shown.data))
+    assert film.n_frames == 3
+    assert film.info["loop"] == 0
+    levels, durations = [], []
+    for i in range(3):
+        film.seek(i)
+        durations.append(film.info["duration"])
+        picture = np.asarray(film.convert("L"))
+        levels.append(picture[0, 0].item())
+        assert picture.shape == (2 * (2 * 4 + viz.GAP), 2 * (3 * 5 + 2 * viz.GAP))
+        assert picture[2 * 4, 0] == 255, "a white gap between the rows"
+    assert durations == [100, 100, 2000]
+    assert levels[0] == 0, "clipped"
+    assert abs(levels[1] - 127.5) < 20, "rounded to a few greys, not rescaled"
+    assert levels[2] == 191, "the last frame is not rounded"
+
+
+def test_animation_in_colour(shown):
+    red = torch.tensor([1.0, -1.0, -1.0]).reshape(1, 3, 1, 1).expand(2, 3, 4, 4)
+    viz.animate([red, -red], alt="red, then the opposite")
+    film = Picture.open(io.BytesIO(shown[0].data))
+    assert film.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_trajectory_explorer():
+    images = torch.linspace(-1, 1, 10).reshape(10, 1, 1, 1, 1).expand(10, 3, 1, 4, 6)
+    path = [Step(9 - i, images[i], -images[i]) for i in range(10)]
+    slider, label, image = viz.explore_trajectory(path, positions=4).children
+    seen, labels = set(), []
+    for slider.value in range(4):
+        seen.add(bytes(image.value))
+        labels.append(label.value.split(":")[0])
+    assert labels == ["t = 9", "t = 6", "t = 3", "t = 0"]
+    assert len(seen) == 4
+    shown = np.asarray(Picture.open(io.BytesIO(image.value)))
+    assert (shown[0, 0], shown[-1, 0]) == (255, 0), "above the images, below the guesses"
+    assert slider.max == 3
+    assert viz.explore_trajectory(path[:2]).children[0].max == 1
