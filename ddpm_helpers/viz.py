@@ -335,6 +335,11 @@ class _Explorer(widgets.VBox):
 def _picture(figure: Figure, alt: str) -> Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
+    picture = PILImage.open(buffer).convert("RGB")
+    colours = np.asarray(picture)
+    if (colours == colours[..., :1]).all():  # one channel instead of four: a file a third smaller
+        buffer = io.BytesIO()
+        picture.convert("L").save(buffer, "png", optimize=True)
     return Image(buffer.getvalue(), alt=alt)
 
 

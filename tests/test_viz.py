@@ -49,6 +49,16 @@ def test_every_picture_has_its_text(shown):
     assert (pixels(shown[0]) < 5).mean() > 0.3
 
 
+def test_grey_pictures_have_one_channel_and_others_keep_their_colours(shown):
+    red = torch.tensor([1.0, -1.0, -1.0]).reshape(1, 3, 1, 1).expand(2, 3, 8, 8)
+    viz.image_grid(torch.zeros(2, 1, 8, 8), alt="two grey squares")
+    viz.image_grid(red, alt="two red squares")
+    grey, colour = (Picture.open(io.BytesIO(picture.data)) for picture in shown)
+    assert grey.mode == "L"
+    assert 128 in np.asarray(grey)
+    assert (np.asarray(colour.convert("RGB")) == (255, 0, 0)).all(-1).any()
+
+
 def test_images_of_a_wrong_shape():
     with pytest.raises(ValueError, match="expected images"):
         viz.image_rows({"a": torch.zeros(28, 28)[None]}, alt="")
