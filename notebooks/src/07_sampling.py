@@ -301,15 +301,18 @@ viz.image_rows({"with noise": clean, "without": walks["no noise"]}, alt="Eight d
 print(f"an error of the noise at t = T is multiplied by {(schedule.sigma[-1] / schedule.sqrt_alpha_bar[-1]).item():,.0f}")
 for t in (1000, 990, 900, 500, 1):
     print(f"t = {t:4}: unclipped guesses reach {reach[t]:8.1f}")
-rows = {"clipped": clean, "not clipped": walks["no clipping"]}
-viz.image_rows(rows, alt="The same starts and noise, sampled with and without clipping")
+rows = {"1000 steps, clipped": clean, "not clipped": walks["no clipping"]}
+rows |= {"50 steps, clipped": grid[:few], "not clipped ": sample(model, schedule, few, steps=50, clip=False)}
+viz.image_rows(rows, alt="The same starts with and without clipping: in 1000 steps similar digits, in 50 steps digits and ruins")
 
 # %% [markdown]
-# *Below: the bare formula (7.3), same starts, same noise. Compare column by column. An error that many pixels share is an
-# error of brightness: once it is in $x_t$, later predictions take it for a property of the image, and nothing removes it.
-# How much is lost differs from column to column, and from network to network. (All pictures here are on one scale; what lies
-# outside is black or white. A picture rescaled by its own extremes would hide such an error.) Clipping costs nothing, and
-# uses a fact that the network does not have to learn: pixels stay between -1 and 1.*
+# *First the upper two rows; the second is the bare formula (7.3). In 1000 steps a guess of thousands does little harm, because
+# the step takes so little of it, and a good network repairs its own first errors. (A weaker one does not: an error that many
+# pixels share is an error of brightness, and whole images end too bright or too dark.) Now the lower two rows, the grid from the top and
+# its twin without clipping. The first of 50 steps takes the guess with a weight of 0.03 instead of almost nothing, and 0.03 times
+# thousands is not repaired any more. All pictures are on one scale, and what lies outside is black or white; a picture
+# rescaled by its own extremes would hide such an error. Clipping costs nothing, and uses a fact that the network does not have
+# to learn: pixels stay between -1 and 1.*
 #
 # ### Which variance?
 #
@@ -540,7 +543,7 @@ rows = {f"{counts[0]} steps": ends[counts[0]], "5 from 1000": ends[5], "5 from 9
 viz.image_rows(rows, alt="The same starts with many steps, with five steps from 1000, and with five from 950")
 
 # %% [markdown]
-# *Look for stains in the black and for swollen strokes, in the second row against the third. It matters where the steps
+# *Compare the second row and the third with the first: look for stains in the black, and for strokes and whole digits that changed. It matters where the steps
 # lie, not only how many there are. Libraries differ in that, which is one reason why two of them give different images from the
 # same weights.*
 #
