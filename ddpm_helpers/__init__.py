@@ -25,6 +25,7 @@ from .nets import (
 )
 from .sampling import (
     Step,
+    ddim_invert,
     ddim_step,
     ddim_steps,
     ddim_trajectory,
@@ -34,6 +35,7 @@ from .sampling import (
     naive_step,
     naive_trajectory,
     sample,
+    slerp,
 )
 from .schedule import (
     NoiseSchedule,
@@ -89,6 +91,7 @@ __all__ = [
     "corrupt",
     "cosine_schedule",
     "count_parameters",
+    "ddim_invert",
     "ddim_step",
     "ddim_steps",
     "ddim_trajectory",
@@ -126,6 +129,7 @@ __all__ = [
     "sample",
     "show_solution",
     "sinusoidal_embedding",
+    "slerp",
     "snr",
     "stratified_steps",
     "synthetic_digits",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .schedule import NoiseSchedule, _check_images, posterior, predict_eps, predict_x0
+from .schedule import NoiseSchedule, _check_images, per_image, posterior, predict_eps, predict_x0
 
 
 class Step(NamedTuple):
@@ -217,6 +217,66 @@ def ddim_steps(T: int, steps: int | Iterable[int]) -> list[int]:
             f"a list of DDIM steps must hold integers in 1 ... T = {T}, each below the one before, got {steps}"
         )
     return steps
+
+
+@torch.no_grad()
+def ddim_invert(
+    model: Callable[[Tensor, Tensor], Tensor],
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    steps: int | Iterable[int] = 50,
+) -> Tensor:
+    """DDIM upwards: the noise from which `ddim_trajectory` (same `steps`, `clip=False`) leads back to about `x0`.
+
+    A step without fresh noise is a step of Euler's method, and can be taken either way. On the way up it starts at
+    the clean end, with the noise predicted there, so the way back is not quite the same: the more steps, the closer.
+    Near t = T the predicted clean image is a difference of large numbers: where alpha_bar_T is tiny, as in
+    `cosine_schedule`, start below it, say with steps = range(950, 0, -19).
+
+    Args:
+        model: callable (x, t) -> predicted noise; see the top of this file. At the clean end it is asked with t = 1.
+        schedule: on the device of the images.
+        x0: images (B, ...) in [-1, 1].
+        steps: how many, or which: see `ddim_steps`.
+
+    Returns:
+        images at the highest of the steps, same shape as `x0`.
+
+    Raises:
+        TypeError: if `x0` is not a float tensor.
+        ValueError: as `ddim_steps`.
+    """
+    _check_images(x0=x0)
+    signal, sigma = schedule.sqrt_alpha_bar, schedule.sigma
+    x = x0
+    for s, t in pairwise([0, *reversed(ddim_steps(schedule.T, steps))]):
+        eps = model(x, _for_each(x, max(s, 1)))
+        x = signal[t] * (x - sigma[s] * eps) / signal[s] + sigma[t] * eps
+    return x
+
+
+def slerp(x: Tensor, y: Tensor, amount: Tensor) -> Tensor:
+    """From `x` to `y` along a circle around 0: where both have the same norm, so has everything in between.
+
+    Args:
+        x: (B, ...).
+        y: same shape as `x`.
+        amount: (B,), how far each image goes along its circle: 0 is `x`, 1 is `y`.
+
+    Raises:
+        TypeError: if an image tensor is not a float tensor.
+        ValueError: if shapes do not fit, or an image of `x` and its partner have the same or opposite directions:
+            then no circle is the one.
+
+    >>> slerp(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([0.5]))
+    tensor([[0.7071, 0.7071]])
+    """
+    _check_images(x=x, y=y)
+    amount = per_image(amount, x)  # (B, 1, ..., 1), as is the angle
+    angle = per_image(torch.cosine_similarity(x.flatten(1), y.flatten(1)).acos(), x)
+    if not bool((angle.sin() > 1e-3).all()):  # NaN, too: rounding can push a cosine past 1
+        raise ValueError("slerp: an image and its partner have the same direction, or opposite ones")
+    return (((1 - amount) * angle).sin() * x + (amount * angle).sin() * y) / angle.sin()
 
 
 def sample(

@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 from tqdm import tqdm
 
+from .sampling import Step
 from .schedule import NoiseSchedule, q_sample
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito: told apart by all
@@ -313,6 +314,52 @@ def explore_forward(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, *
     return _Explorer([widgets.HBox([names, slider]), label, image])
 
 
+def explore_trajectory(path: list[Step], *, positions: int = 41) -> widgets.VBox:
+    """A slider over a trajectory: the images above, below them the clean images that the model predicted.
+
+    Every picture is drawn before the widget appears, so moving the slider only swaps one for another.
+
+    Args:
+        path: completed steps of a sampler, with N images (N, C, H, W) in [-1, 1] each; N columns are shown.
+        positions: of the slider, evenly spaced from the first step to the last.
+    """
+    chosen = [path[i] for i in torch.linspace(0, len(path) - 1, min(positions, len(path))).round().long().tolist()]
+    pictures = [_enlarged(step.x, step.x0_hat) for step in chosen]
+    slider = widgets.IntSlider(0, 0, len(chosen) - 1, description="step", readout=False)
+    image, label = widgets.Image(format="png"), widgets.Label()
+
+    def update(_=None) -> None:
+        image.value = pictures[slider.value]
+        label.value = f"t = {chosen[slider.value].t}: above, the images; below, what the model takes for clean"
+
+    slider.observe(update, "value")
+    update()
+    return _Explorer([slider, label, image])
+
+
+def animate(frames: list[Tensor], *, alt: str, columns: int = 8, seconds: float = 0.12, pause: float = 3.0) -> None:
+    """Show grids of images one after the other, for ever: an animated GIF.
+
+    Noise does not compress, so greys are rounded to 8 levels, except in the last frame.
+
+    Args:
+        frames: of N images (N, C, H, W) each, in [-1, 1]; what lies outside is clipped.
+        alt: text for those who cannot see the picture.
+        columns: images per row.
+        seconds: per frame.
+        pause: seconds that the last frame stays.
+    """
+    pictures = []
+    for images in frames:
+        rows = [_pixels(images[i : i + columns], (-1, 1)) for i in range(0, len(images), columns)]
+        levels = 7 if images is not frames[-1] else 255
+        canvas = ((_mosaic(rows)[0] * levels).round() * (255 / levels)).round().astype(np.uint8)
+        pictures.append(PILImage.fromarray(canvas.repeat(2, 0).repeat(2, 1)))
+    buffer, durations = io.BytesIO(), [round(1000 * s) for s in [seconds] * (len(frames) - 1) + [pause]]
+    pictures[0].save(buffer, "gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    display(Image(buffer.getvalue(), format="gif", alt=alt))
+
+
 class _Explorer(widgets.VBox):
     def __repr__(self) -> str:  # what a page that shows no widgets has in its place
         return "Controls that move: run this notebook to use them."
@@ -321,6 +368,11 @@ class _Explorer(widgets.VBox):
 def _picture(figure: Figure, alt: str) -> Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
+    picture = PILImage.open(buffer).convert("RGB")
+    colours = np.asarray(picture)
+    if (colours == colours[..., :1]).all():  # one channel instead of four: a file a third smaller
+        buffer = io.BytesIO()
+        picture.convert("L").save(buffer, "png", optimize=True)
     return Image(buffer.getvalue(), alt=alt)
 
 
@@ -337,9 +389,9 @@ def _mosaic(rows: list[np.ndarray]) -> tuple[np.ndarray, tuple[int, int]]:
     return canvas, (height, width)
 
 
-def _enlarged(images: Tensor, times: int = 3) -> bytes:
-    """A PNG of one row of images (N, C, H, W) in [-1, 1], each pixel `times` pixels wide."""
-    canvas, _ = _mosaic([_pixels(images, (-1, 1))])
+def _enlarged(*rows: Tensor, times: int = 3) -> bytes:
+    """A PNG of rows of images (N, C, H, W) in [-1, 1], each pixel `times` pixels wide."""
+    canvas, _ = _mosaic([_pixels(images, (-1, 1)) for images in rows])
     canvas = (canvas * 255).round().astype(np.uint8).repeat(times, 0).repeat(times, 1)
     buffer = io.BytesIO()
     PILImage.fromarray(canvas).save(buffer, "png")

@@ -138,6 +138,48 @@ BREAKS["05_unet"] = {
 }
 
 
+BREAKS["07_sampling"] = {
+    "7.1": [
+        ("exact.sigma[t] * noise)", "exact.sigma[t] ** 2 * noise)"),
+        ("/ exact.sqrt_alpha_bar[t]", "/ exact.alpha_bar[t]"),
+    ],
+    "7.2": [
+        ("sigma[t - 1] ** 2 / sigma[t] ** 2", "sigma[t - 1] / sigma[t]"),
+        ("signal[t - 1] * beta[t] /", "beta[t] /"),
+    ],
+    "7.3": [
+        ("(x_t - beta[t] / sigma[t] * noise)", "(x_t - beta[t] * noise)"),
+        ("noise) / alpha[t].sqrt()", "noise) / alpha[t]"),
+    ],
+    "7.4": [
+        ("beta[t].item()]", "exact.posterior_variance[t].item()]"),
+        ("(pixel - beta[t]", "(pixel + beta[t]"),
+        ("beta[t].item()]", "beta[t].sqrt().item()]"),
+    ],
+    "7.5": [
+        ("sigma[1:-1] ** 2 / sigma[2:] ** 2", "sigma[1:-1] / sigma[2:]"),
+        ("/ beta[2:], ratio", "/ beta[1:-1], ratio"),
+    ],
+    "7.6": [("- phi**2).sqrt()", "- phi**2)"), ("- phi**2)", "- phi)"), ("signal[s] * x_0 + (", "signal[t] * x_0 + (")],
+    "7.7": [
+        ("phi**2, posterior", "phi, posterior"),
+        ("eps, z, eta=eta", "eps, z, eta=0.5"),
+        ("(1 - a_bar[2:] /", "(1 + a_bar[2:] /"),
+    ],
+    "7.8": [
+        ("700, 200, true_noise), x_200", "700, 199, true_noise), x_200"),
+        ("q_sample(exact, x0, torch.full((4,), 200)", "q_sample(exact, x0, torch.full((4,), 700)"),
+    ],
+    "7.9": [("rho[200] - rho[700]", "rho[700] - rho[200]"), ("x_700 / signal[700]", "x_700")],
+    "7.10": [("0.75**2 + 0.25**2", "1.0"), ("0.5**2 + 0.5**2]", "0.5 + 0.5]")],
+    "7.11": [
+        ("(0.3 * theta).sin()", "(0.3 * theta)"),
+        ("(x.norm() / aside.norm())", "1"),
+        ("torch.tensor([0.3]", "torch.tensor([0.7]"),
+    ],
+}
+
+
 def code_cells(name: str) -> list[str]:
     source = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
     cells = re.split(r"^# %%(.*)\n", source, flags=re.MULTILINE)[1:]  # header, cell, header, cell, ...

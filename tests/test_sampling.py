@@ -9,6 +9,7 @@ import torch
 from ddpm_helpers import (
     NoiseSchedule,
     cosine_schedule,
+    ddim_invert,
     ddim_step,
     ddim_steps,
     ddim_trajectory,
@@ -21,6 +22,7 @@ from ddpm_helpers import (
     predict_x0,
     q_sample,
     sample,
+    slerp,
 )
 
 SHAPE = (5, 3, 4, 2)
@@ -352,6 +354,71 @@ def test_progress_bar(capsys):
     assert "10/10" in capsys.readouterr().out
     sample(gaussian_model(schedule, 1.0), schedule, 3, (1, 2, 2), steps=5)
     assert capsys.readouterr().out == ""
+
+
+# upwards: inversion, and arcs between starts
+
+
+@pytest.mark.parametrize("steps", [3, 50, [40, 10, 1]])
+def test_inversion_turns_back_by_known_angles(steps):
+    """For data N(0, 1) a step up is the turn of the step down: x_t = cos(angle_t - angle_s) x_s; at s = 0, t = 1."""
+    schedule, x0 = linear_schedule(50), normal(*SHAPE, dtype=torch.float64)
+    _, a_bar, _ = double_tables(schedule)
+    angles = [math.acos(math.sqrt(a)) for a in a_bar]
+    up = [0, *reversed(ddim_steps(50, steps))]
+    first = a_bar[up[1]] ** 0.5 * 1 + (1 - a_bar[up[1]]) ** 0.5 * math.sin(angles[1])  # asked at t = 1, not 0
+    stretch = first * math.prod(math.cos(angles[t] - angles[s]) for s, t in itertools.pairwise(up[1:]))
+    x_T = ddim_invert(gaussian_model(schedule, 1.0), schedule, x0, steps)
+    assert torch.allclose(x_T, stretch * x0, rtol=1e-5, atol=1e-5)
+
+
+def test_there_and_back_is_closer_with_more_steps():
+    schedule, x0 = linear_schedule(1000), normal(*SHAPE)
+    model, errors = gaussian_model(schedule, 0.5), []
+    for count in (10, 40, 160):
+        start = ddim_invert(model, schedule, x0, count)
+        last = end(ddim_trajectory(model, schedule, start, count, clip=False))
+        errors.append((last.x - x0).abs().max().item())
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]
+    assert errors[2] < 0.1 * x0.abs().max()
+
+
+def test_inversion_asks_where_the_images_are():
+    asked = []
+
+    def model(x, t):
+        asked.append(t.tolist())
+        return torch.zeros_like(x)
+
+    x = ddim_invert(model, linear_schedule(50), normal(2, 3, 4, 2), [30, 20, 5])
+    assert asked == [[1, 1], [5, 5], [20, 20]]
+    assert torch.allclose(x, linear_schedule(50).sqrt_alpha_bar[30] * normal(2, 3, 4, 2), atol=1e-6)
+    with pytest.raises(TypeError, match="to_float"):
+        ddim_invert(model, linear_schedule(50), torch.zeros(2, 3, 4, 2, dtype=torch.uint8))
+
+
+def test_slerp_keeps_lengths_and_divides_angles():
+    x, y = normal(2, *SHAPE, dtype=torch.float64)
+    y = y * per_image(x.flatten(1).norm(dim=1) / y.flatten(1).norm(dim=1), y)
+    amount = torch.linspace(0, 1, 5, dtype=torch.float64)
+    mixed = slerp(x, y, amount)
+    assert torch.allclose(mixed.flatten(1).norm(dim=1), x.flatten(1).norm(dim=1))
+    whole = torch.acos(torch.cosine_similarity(x.flatten(1), y.flatten(1)))
+    part = torch.acos(torch.cosine_similarity(x.flatten(1), mixed.flatten(1)).clamp(max=1))
+    assert torch.allclose(part, amount * whole, atol=1e-6)
+    assert torch.allclose(mixed[0], x[0])
+    assert torch.allclose(mixed[-1], y[-1])
+
+
+def test_slerp_refuses_what_has_no_arc():
+    x = normal(*SHAPE)
+    for y in (x, -2 * x):
+        with pytest.raises(ValueError, match="same direction"):
+            slerp(x, y, torch.full((5,), 0.5))
+    with pytest.raises(ValueError, match="shape"):
+        slerp(x, x[:, :1], torch.full((5,), 0.5))
+    with pytest.raises(ValueError, match="one number per image"):
+        slerp(x, normal(*SHAPE, seed=1), torch.full((2,), 0.5))
 
 
 # another library

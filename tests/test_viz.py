@@ -8,7 +8,7 @@ import torch
 from IPython.display import Image
 from PIL import Image as Picture
 
-from ddpm_helpers import viz
+from ddpm_helpers import Step, viz
 
 
 @pytest.fixture
@@ -47,6 +47,16 @@ def test_every_picture_has_its_text(shown):
     viz.image_rows({"a": torch.zeros(3, 3, 8, 8)}, titles=["x", "y", "z"], alt="three")
     assert [picture.alt for picture in shown] == ["ten black squares", "three"]
     assert (pixels(shown[0]) < 5).mean() > 0.3
+
+
+def test_grey_pictures_have_one_channel_and_others_keep_their_colours(shown):
+    red = torch.tensor([1.0, -1.0, -1.0]).reshape(1, 3, 1, 1).expand(2, 3, 8, 8)
+    viz.image_grid(torch.zeros(2, 1, 8, 8), alt="two grey squares")
+    viz.image_grid(red, alt="two red squares")
+    grey, colour = (Picture.open(io.BytesIO(picture.data)) for picture in shown)
+    assert grey.mode == "L"
+    assert 128 in np.asarray(grey)
+    assert (np.asarray(colour.convert("RGB")) == (255, 0, 0)).all(-1).any()
 
 
 def test_images_of_a_wrong_shape():
@@ -119,3 +129,46 @@ def test_heat_maps(shown):
     viz.heat_maps({"one": table, "two": table[:5]}, alt="two tables")
     viz.heat_maps({"one": table}, alt="one table")
     assert [picture.alt for picture in shown] == ["two tables", "one table"]
+def test_animation_holds_every_frame_and_pauses_at_the_end(shown):
+    frames = [torch.full((6, 1, 4, 5), level) for level in (-3.0, 0.0, 0.5)]
+    viz.animate(frames, columns=3, seconds=0.1, pause=2.0, alt="three greys")
+    (shown,) = shown
+    assert shown._repr_mimebundle_()[1]["image/gif"]["alt"] == "three greys"
+    film = Picture.open(io.BytesIO(shown.data))
+    assert film.n_frames == 3
+    assert film.info["loop"] == 0
+    levels, durations = [], []
+    for i in range(3):
+        film.seek(i)
+        durations.append(film.info["duration"])
+        picture = np.asarray(film.convert("L"))
+        levels.append(picture[0, 0].item())
+        assert picture.shape == (2 * (2 * 4 + viz.GAP), 2 * (3 * 5 + 2 * viz.GAP))
+        assert picture[2 * 4, 0] == 255, "a white gap between the rows"
+    assert durations == [100, 100, 2000]
+    assert levels[0] == 0, "clipped"
+    assert abs(levels[1] - 127.5) < 20, "rounded to a few greys, not rescaled"
+    assert levels[2] == 191, "the last frame is not rounded"
+
+
+def test_animation_in_colour(shown):
+    red = torch.tensor([1.0, -1.0, -1.0]).reshape(1, 3, 1, 1).expand(2, 3, 4, 4)
+    viz.animate([red, -red], alt="red, then the opposite")
+    film = Picture.open(io.BytesIO(shown[0].data))
+    assert film.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_trajectory_explorer():
+    images = torch.linspace(-1, 1, 10).reshape(10, 1, 1, 1, 1).expand(10, 3, 1, 4, 6)
+    path = [Step(9 - i, images[i], -images[i]) for i in range(10)]
+    slider, label, image = viz.explore_trajectory(path, positions=4).children
+    seen, labels = set(), []
+    for slider.value in range(4):
+        seen.add(bytes(image.value))
+        labels.append(label.value.split(":")[0])
+    assert labels == ["t = 9", "t = 6", "t = 3", "t = 0"]
+    assert len(seen) == 4
+    shown = np.asarray(Picture.open(io.BytesIO(image.value)))
+    assert (shown[0, 0], shown[-1, 0]) == (255, 0), "above the images, below the guesses"
+    assert slider.max == 3
+    assert viz.explore_trajectory(path[:2]).children[0].max == 1

@@ -1,0 +1,293 @@
+"""Exercises of notebook 07: one step of Algorithm 2, one step of DDIM, which steps, and the arc between two starts."""
+
+import torch
+
+from ..sampling import ddim_step, ddim_steps, ddpm_step, slerp
+from ..schedule import cosine_schedule, linear_schedule, per_image
+from .core import Exercise
+
+
+def _images(*shape: int) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    return tuple(torch.randn((3, *shape), generator=generator))
+
+
+def _ddpm(schedule, t: int, *shape: int) -> tuple:
+    x_t, eps, noise = _images(*shape)
+    return schedule, x_t, t, eps, noise
+
+
+def _ddim(schedule, t: int, s: int, *shape: int) -> tuple:
+    x_t, eps, _ = _images(*shape)
+    return schedule, x_t, t, s, eps
+
+
+def _guess(s, x_t, t, eps, clip=True):
+    x0_hat = (x_t - s.sigma[t] * eps) / s.sqrt_alpha_bar[t]
+    return x0_hat.clamp(-1, 1) if clip else x0_hat
+
+
+def _mean(s, x_t, t, x0_hat):
+    of_x0 = s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2
+    of_x_t = s.alpha[t].sqrt() * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2
+    return of_x0 * x0_hat + of_x_t * x_t
+
+
+def _noisy(weight):
+    """A `ddpm_step` whose noise has another weight, a function of (schedule, t)."""
+
+    def wrong(s, x_t, t, eps, noise):
+        mean = _mean(s, x_t, t, _guess(s, x_t, t, eps))
+        return mean if t == 1 else mean + weight(s, t) * noise
+
+    return wrong
+
+
+def _with_mean(formula):
+    """A `ddpm_step` with another mean, a function of (schedule, x_t, t, eps)."""
+
+    def wrong(s, x_t, t, eps, noise):
+        mean = formula(s, x_t, t, eps)
+        return mean if t == 1 else mean + s.beta[t].sqrt() * noise
+
+    return wrong
+
+
+Exercise(
+    tag="7.1",
+    reference=ddpm_step,
+    cases=lambda: [
+        _ddpm(linear_schedule(50), 30, 5, 3, 4, 2),
+        _ddpm(cosine_schedule(40), 2, 3, 1, 2, 5),
+        _ddpm(linear_schedule(50), 1, 2, 3, 5, 4),
+    ],
+    mistakes={
+        "It looks as if noise is added at the last step, too: at t = 1 return the mean.": (
+            lambda s, x_t, t, eps, noise: _mean(s, x_t, t, _guess(s, x_t, t, eps)) + s.beta[t].sqrt() * noise
+        ),
+        "It looks as if no noise is added at all: only the last step, t = 1, goes without.": _noisy(lambda s, t: 0.0),
+        "It looks as if the noise has weight beta: beta is a variance, take its square root.": (
+            _noisy(lambda s, t: s.beta[t])
+        ),
+        "It looks as if the noise has weight sigma_t, that of the whole jump: one step adds sqrt(beta_t).": (
+            _noisy(lambda s, t: s.sigma[t])
+        ),
+        "It looks as if the noise has weight sigma_{t-1}, that of the whole jump: one step adds sqrt(beta_t).": (
+            _noisy(lambda s, t: s.sigma[t - 1])
+        ),
+        "It looks as if the noise has the posterior's variance: a good choice, and the next one in the text. Here "
+        "it is beta_t.": _noisy(lambda s, t: s.posterior_variance[t].sqrt()),
+        "It looks as if the guess at the clean image is not clipped: .clamp(-1, 1) before the mean.": (
+            _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, _guess(s, x_t, t, eps, clip=False)))
+        ),
+        "It looks as if the mean is clipped: clip the guess at the clean image. x_{t-1} may lie outside of [-1, 1].": (
+            _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, _guess(s, x_t, t, eps, clip=False)).clamp(-1, 1))
+        ),
+        "It looks as if the two weights of the mean are swapped: the small one belongs to the guess.": (
+            _with_mean(
+                lambda s, x_t, t, eps: (
+                    s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2 * x_t
+                    + s.alpha[t].sqrt() * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2 * _guess(s, x_t, t, eps)
+                )
+            )
+        ),
+        "It looks as if the mean divides by sigma_t instead of its square, 1 - alpha_bar_t.": (
+            _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, _guess(s, x_t, t, eps)) * s.sigma[t])
+        ),
+        "It looks as if alpha_t has no square root in the mean.": (
+            _with_mean(
+                lambda s, x_t, t, eps: (
+                    s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2 * _guess(s, x_t, t, eps)
+                    + s.alpha[t] * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2 * x_t
+                )
+            )
+        ),
+        "It looks as if alpha_bar stands where its square root belongs, in front of the guess.": (
+            _with_mean(
+                lambda s, x_t, t, eps: (
+                    s.alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2 * _guess(s, x_t, t, eps)
+                    + s.alpha[t].sqrt() * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2 * x_t
+                )
+            )
+        ),
+        "It looks as if beta_t stands where alpha_bar_t belongs: the guess undoes the whole jump, with sigma_t and "
+        "sqrt_alpha_bar_t.": (
+            _with_mean(
+                lambda s, x_t, t, eps: _mean(
+                    s, x_t, t, ((x_t - s.beta[t].sqrt() * eps) / s.alpha[t].sqrt()).clamp(-1, 1)
+                )
+            )
+        ),
+        "It looks as if the guess is shrunk and given new noise of step t - 1: that jumps, and forgets where x_t was. "
+        "Mix the guess with x_t by (7.2).": (
+            lambda s, x_t, t, eps, noise: s.sqrt_alpha_bar[t - 1] * _guess(s, x_t, t, eps) + s.sigma[t - 1] * noise
+        ),
+    },
+)
+
+
+def _remix(s, x_t, t, x0_hat):
+    return (x_t - s.sqrt_alpha_bar[t] * x0_hat) / s.sigma[t]
+
+
+def _ddim_with(formula):
+    """A `ddim_step` that ends with another formula of (schedule, t, s, clipped guess, noise that fits it)."""
+
+    def wrong(schedule, x_t, t, s, eps):
+        x0_hat = _guess(schedule, x_t, t, eps)
+        return formula(schedule, t, s, x0_hat, _remix(schedule, x_t, t, x0_hat))
+
+    return wrong
+
+
+def _ddim_unclipped(schedule, x_t, t, s, eps):
+    return schedule.sqrt_alpha_bar[s] * _guess(schedule, x_t, t, eps, clip=False) + schedule.sigma[s] * eps
+
+
+Exercise(
+    tag="7.2",
+    reference=ddim_step,
+    cases=lambda: [
+        _ddim(linear_schedule(50), 30, 10, 5, 3, 4, 2),
+        _ddim(cosine_schedule(40), 39, 38, 3, 1, 2, 5),
+        _ddim(linear_schedule(50), 4, 0, 2, 3, 5, 4),
+    ],
+    mistakes={
+        "It looks as if the noise still is the network's after the guess was clipped: compute the noise that fits the "
+        "clipped guess, from x_t.": (
+            lambda schedule, x_t, t, s, eps: (
+                schedule.sqrt_alpha_bar[s] * _guess(schedule, x_t, t, eps) + schedule.sigma[s] * eps
+            )
+        ),
+        "It looks as if the guess is not clipped: .clamp(-1, 1).": _ddim_unclipped,
+        "It looks as if the tables are read at t in the last line: that gives x_t back. The new mix is that of step "
+        "s.": (
+            _ddim_with(
+                lambda schedule, t, s, x0_hat, eps: schedule.sqrt_alpha_bar[t] * x0_hat + schedule.sigma[t] * eps
+            )
+        ),
+        "It looks as if s and t are swapped everywhere: the guess undoes step t, the new mix is that of step s.": (
+            lambda schedule, x_t, t, s, eps: _ddim_with(
+                lambda schedule, t, s, x0_hat, eps: schedule.sqrt_alpha_bar[s] * x0_hat + schedule.sigma[s] * eps
+            )(schedule, x_t, s, t, eps)
+        ),
+        "It looks as if the square roots are missing in the last line: weights are sqrt_alpha_bar and sigma.": (
+            _ddim_with(
+                lambda schedule, t, s, x0_hat, eps: schedule.alpha_bar[s] * x0_hat + schedule.sigma[s] ** 2 * eps
+            )
+        ),
+        "It looks as if the image has weight alpha_bar in the last line: take its root, sqrt_alpha_bar.": (
+            _ddim_with(lambda schedule, t, s, x0_hat, eps: schedule.alpha_bar[s] * x0_hat + schedule.sigma[s] * eps)
+        ),
+        "It looks as if alpha and beta of one step stand where alpha_bar and sigma of the jump belong.": (
+            _ddim_with(
+                lambda schedule, t, s, x0_hat, eps: schedule.alpha[s].sqrt() * x0_hat + schedule.beta[s].sqrt() * eps
+            )
+        ),
+        "It looks as if the clean guess is returned: mix it with noise again, as much as step s has.": (
+            _ddim_with(lambda schedule, t, s, x0_hat, eps: x0_hat)
+        ),
+        "It looks as if the noise is left out of the last line: sigma_s of it belongs back.": (
+            _ddim_with(lambda schedule, t, s, x0_hat, eps: schedule.sqrt_alpha_bar[s] * x0_hat)
+        ),
+        "It looks as if the step always goes to t - 1: it goes to s, however far that is.": (
+            _ddim_with(
+                lambda schedule, t, s, x0_hat, eps: (
+                    schedule.sqrt_alpha_bar[t - 1] * x0_hat + schedule.sigma[t - 1] * eps
+                )
+            )
+        ),
+    },
+)
+
+Exercise(
+    tag="7.3",
+    reference=ddim_steps,
+    cases=lambda: [(1000, 4), (1000, 300), (50, 7), (10, 1), (40, 40)],
+    mistakes={
+        "It looks as if the first step is below T: the start is pure noise, and that is step T.": (
+            lambda T, steps: [T * i // steps for i in range(steps - 1, -1, -1)]
+        ),
+        "It looks as if the steps count up: sampling goes down from T.": (
+            lambda T, steps: [T * i // steps for i in range(1, steps + 1)]
+        ),
+        "It looks as if 0 is in the list: the network is not asked there.": (
+            lambda T, steps: [T * i // steps for i in range(steps, -1, -1)]
+        ),
+        "It looks as if the stride is rounded: where T / steps is no integer, that gives too many steps. Round each "
+        "step by itself.": lambda T, steps: list(range(T, 0, -(T // steps))),
+        "It looks as if the stride is rounded, and the list cut off: the last steps then lie far above 0. Round each "
+        "step by itself.": lambda T, steps: list(range(T, 0, -(T // steps)))[:steps],
+        "It looks as if the list ends at 1: all stretches should be equally long, the last one, down to 0, included.": (
+            lambda T, steps: torch.linspace(T, 1, steps).long().tolist()
+        ),
+        "It looks as if these are floats: use // for division, a step is an index of tables.": (
+            lambda T, steps: [T * i / steps for i in range(steps, 0, -1)]
+        ),
+        "It looks as if T itself is missing and the count starts from T - 1, as in libraries that count from 0.": (
+            lambda T, steps: [T * i // steps - 1 for i in range(steps, 0, -1)]
+        ),
+    },
+)
+
+
+def _pair(*shape: int) -> tuple:
+    x, y, _ = _images(*shape)
+    return x, y, torch.linspace(0, 1, shape[0])
+
+
+def _arc(x, y, amount, angle):
+    of_x, of_y = ((1 - amount) * angle).sin() / angle.sin(), (amount * angle).sin() / angle.sin()
+    return per_image(of_x, x) * x + per_image(of_y, y) * y
+
+
+def _angle(x, y):
+    return torch.acos(torch.cosine_similarity(x.flatten(1), y.flatten(1)))
+
+
+def _arc_on_last_axis(x, y, amount):
+    angle = _angle(x, y)
+    return ((1 - amount) * angle).sin() / angle.sin() * x + (amount * angle).sin() / angle.sin() * y
+
+
+Exercise(
+    tag="7.4",
+    reference=slerp,
+    cases=lambda: [_pair(5, 3, 4, 2), _pair(3, 1, 2, 5), _pair(4, 1, 4, 4)],
+    mistakes={
+        "It looks as if this is the straight line: it loses length in the middle.": (
+            lambda x, y, amount: per_image(1 - amount, x) * x + per_image(amount, x) * y
+        ),
+        "It looks as if the two weights are swapped: amount 0 must return x.": (
+            lambda x, y, amount: _arc(y, x, amount, _angle(x, y))
+        ),
+        "It looks as if the division by sin(angle) is missing.": (
+            lambda x, y, amount: (
+                per_image(((1 - amount) * _angle(x, y)).sin(), x) * x + per_image((amount * _angle(x, y)).sin(), x) * y
+            )
+        ),
+        "It looks as if one angle is used for the whole batch: flatten(1) keeps the images apart.": (
+            lambda x, y, amount: _arc(
+                x, y, amount, torch.acos(torch.cosine_similarity(x.flatten(), y.flatten(), 0)).expand(len(x))
+            )
+        ),
+        "It looks as if the angle is always a right one: nearly true for two noise images of 784 pixels, but measure "
+        "it.": lambda x, y, amount: _arc(x, y, amount, torch.full((len(x),), torch.pi / 2)),
+        "It looks as if the cosine was not undone: torch.acos makes an angle of it.": (
+            lambda x, y, amount: _arc(x, y, amount, torch.cosine_similarity(x.flatten(1), y.flatten(1)))
+        ),
+        "It looks as if the product was not divided by the two lengths: its arc cosine is NaN then.": (
+            lambda x, y, amount: _arc(x, y, amount, torch.acos((x * y).flatten(1).sum(1)))
+        ),
+        "It looks as if cosine_similarity compared the channels, its axis 1: flatten the images first.": (
+            lambda x, y, amount: _channelwise(x, y, amount)
+        ),
+        "It looks as if the weights, shape (B,), met the last axis of the images. Give them three more axes: "
+        "weight.reshape(-1, 1, 1, 1).": _arc_on_last_axis,
+    },
+)
+
+
+def _channelwise(x, y, amount):
+    angle, amount = torch.acos(torch.cosine_similarity(x, y))[:, None], amount.reshape(-1, 1, 1, 1)
+    return ((1 - amount) * angle).sin() / angle.sin() * x + (amount * angle).sin() / angle.sin() * y

@@ -1,0 +1,729 @@
+# %% [markdown]
+# # Sampling: a thousand steps, or fifty
+#
+# ![Thirty-two squares of noise turn into handwritten digits, over and over](../figures/07_reverse.gif)
+#
+# *A thousand steps of Algorithm 2, run by the code of this notebook; 19 moments are shown. Watch one square: when do you
+# first know which digit it will be? The network knows earlier.*
+#
+# **You will** turn a trained network into images with 1000 random steps, then derive a second way down that needs 50 and no
+# randomness, and use it to blend digits and to run images backwards into noise. **You need** the posterior from
+# [notebook 03](03_elbo_to_mse.ipynb) or its result on trust; nothing is trained here. **Time** 30 minutes of reading; the
+# cells run in about 3 minutes on 2 CPU cores.
+
+# %% tags=["setup"]
+REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
+try:
+    import ddpm_helpers
+except ImportError:
+    assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
+    get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
+
+import math
+import time
+from itertools import pairwise
+
+import torch
+
+from ddpm_helpers import Step, budget, check, ddim_invert, ddim_trajectory, default_device
+from ddpm_helpers import image_noise, load_images, load_pretrained, predict_x0, q_sample, sample, to_float, verify, viz
+from ddpm_helpers.toy import double
+
+device = default_device()
+generator = torch.Generator().manual_seed(0)
+
+# %% [markdown]
+# ## The network, and where it comes from
+#
+# A U-Net (notebook 05) was trained as in notebook 06, and its weights lie beside the course's code. Weights without their
+# recipe are a riddle, so the file holds both.
+
+# %%
+model, schedule, recipe = load_pretrained("mnist", device)
+for name, value in recipe.items():
+    print(f"{name:14} {value}")
+print(schedule)
+
+# %% [markdown]
+# *The data, the number of steps, the loss it reached. The loss is the mean squared error of the predicted noise per pixel:
+# answering 0 would score 1. The last line is the schedule (notebook 02): sampling must use the one that the network was trained
+# with. The command, typed into a terminal, trains such a network again.*
+#
+# Does it work? Here are 16 images, with the method that the second half of this notebook derives.
+
+# %%
+start = time.perf_counter()
+grid = sample(model, schedule, 16, steps=50)
+print(f"16 digits in 50 steps: {time.perf_counter() - start:.1f} seconds on {device.type}")
+viz.image_grid(grid, columns=4, alt="Sixteen sampled digits in a 4 x 4 grid")
+
+# %% [markdown]
+# *Every one of these started as noise. How many would you take for handwriting? Keep the number in mind, and mind that it
+# is your number: notebook 08 asks a measurement instead.*
+#
+# ### A promise about seeds
+#
+# A picture that cannot be made again cannot be discussed. In this course image number $i$ depends on the seed and on $i$,
+# and on nothing else: not on how many images you ask for, nor on the batch size. `image_noise` keeps the promise by giving
+# every image a random stream of its own.
+
+# %%
+shape = (1, 28, 28)
+together, two = image_noise(seed=0, images=range(16), shape=shape)(), image_noise(seed=0, images=[11, 3], shape=shape)()
+print("images 11 and 3 get the same noise alone as among 16:", torch.equal(two, together[[11, 3]]))
+again = sample(model, schedule, 4, steps=50, batch_size=3)
+print(f"largest difference of the first 4 images, made 3 at a time: {(again - grid[:4]).abs().max():.0e}")
+
+# %% [markdown]
+# *The noise is equal to the last bit. The images can differ in late digits, because a network may add up its numbers in
+# another order when the batch has another size.*
+#
+# ## Algorithm 2
+#
+# Notebook 03 ended with a network that predicts noise, $\hat\epsilon = \epsilon_\theta(x_t, t)$. We need a step from $x_t$ to
+# $x_{t-1}$. It is made of three things that we have.
+#
+# **A guess at the clean image.** The jump $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sigma_t\,\epsilon$, with
+# $\sigma_t = \sqrt{1 - \bar\alpha_t}$, solved for $x_0$, with the predicted noise in place of the true one:
+#
+# $${\color{#009E73}{\hat x_0}} = \frac{x_t - \sigma_t\, {\color{#009E73}{\hat\epsilon}}}{\sqrt{\bar\alpha_t}} \tag{7.1}$$
+#
+# **The posterior.** If the clean image were known, $x_{t-1}$ would be Gaussian (3.16). Put the guess in its place, and the
+# mean is a mix of the guess and of where we are:
+#
+# $${\color{#009E73}{\hat\mu}} = \frac{\sqrt{\bar\alpha_{t-1}}\; \beta_t}{\sigma_t^2}\, {\color{#009E73}{\hat x_0}}
+# + \frac{\sqrt{\alpha_t}\; \sigma_{t-1}^2}{\sigma_t^2}\, x_t \tag{7.2}$$
+#
+# Put (7.1) into (7.2) and $\hat x_0$ disappears. This is how the paper writes it (Ho et al. 2020, eq. 11):
+#
+# $${\color{#009E73}{\hat\mu}} = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#009E73}{\hat\epsilon}}\Big) \tag{7.3}$$
+#
+# We check all three where the noise is known. `exact` holds the tables of our schedule in 64 bits.
+
+# %% tags=["nbval-check-output"]
+exact, t = double(schedule), 400
+x0 = grid[:4].cpu().double().clamp(-1, 1)  # (4, 1, 28, 28)
+noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+x_t = q_sample(exact, x0, torch.full((4,), t), noise)
+x0_hat = (x_t - exact.sigma[t] * noise) / exact.sqrt_alpha_bar[t]
+verify("7.1", x0_hat, x0, tol=1e-9)
+
+# %% tags=["nbval-check-output"]
+alpha, beta, sigma, signal = exact.alpha, exact.beta, exact.sigma, exact.sqrt_alpha_bar
+of_guess = signal[t - 1] * beta[t] / sigma[t] ** 2
+of_x_t = alpha[t].sqrt() * sigma[t - 1] ** 2 / sigma[t] ** 2
+mean = of_guess * x0_hat + of_x_t * x_t
+pull, hold = alpha[t].sqrt() / beta[t] * x_t, signal[t - 1] / sigma[t - 1] ** 2 * x0_hat  # Bayes: two Gaussians in x_{t-1}
+verify("7.2", mean, (pull + hold) / (alpha[t] / beta[t] + 1 / sigma[t - 1] ** 2), tol=1e-9)
+verify("7.3", mean, (x_t - beta[t] / sigma[t] * noise) / alpha[t].sqrt(), tol=1e-9)
+print(f"at t = {t} the guess has weight {of_guess:.4f}, the image at hand {of_x_t:.4f}")
+
+# %% [markdown]
+# *The right side of (7.2) is computed from scratch, by multiplying two Gaussians. Look at the weights in the last line: a
+# single step moves towards the guess by less than one part in a hundred. The guess may be poor, because it will be made anew
+# 399 times.*
+#
+# **Fresh noise.** The posterior has a variance, so the step ends with a draw $z \sim \mathcal{N}(0, I)$. For its variance
+# $v_t$ take $\beta_t$ for now:
+#
+# $$x_{t-1} = {\color{#009E73}{\hat\mu}} + {\color{#D55E00}{\sqrt{v_t}\; z}}, \qquad v_t = \beta_t, \qquad z = 0 \text{ at } t = 1 \tag{7.4}$$
+#
+# One thing is missing in the formulas. We know that images lie in [-1, 1], and the guess (7.1) does not: it may be far
+# outside. So it is **clipped** to [-1, 1] before (7.2). (The paper's code does so, its formula (7.3) cannot.)
+#
+# ### Exercise 7.1 - `ddpm_step`
+#
+# Write the step: guess, clip, mean, noise. All images of a batch are at the same step, so `t` is an integer and the tables
+# give plain numbers: `schedule.sigma[t]`, `schedule.sqrt_alpha_bar[t]`, `schedule.beta[t]`, `schedule.alpha[t]`. `eps` is
+# what the network answered, `noise` is $z$; all images have shape (B, C, H, W).
+
+# %% tags=["exercise", "nbval-check-output"]
+def ddpm_step(schedule, x_t, t, eps, noise):
+    x0_hat = ...  # (7.1), clipped to [-1, 1]
+    mean = ...  # (7.2)
+    x_before = ...  # (7.4): mind the last step
+    return x_before
+
+
+ddpm_step = check(ddpm_step)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `x0_hat.clamp(-1, 1)` clips. The weights of (7.2) are two cells above, for the tables in 64 bits. A variance is added as
+# its square root times the noise. At `t == 1` return the mean.
+#
+# </details>
+#
+# A step is random, so we test its mean and its variance over 100,000 draws of one pixel.
+
+# %% tags=["nbval-check-output"]
+t, n = 5, 100_000
+pixel, pixel_noise = 0.3, -0.4  # and what the network says about the noise in it
+draws = torch.randn(n, 1, 1, 1, generator=generator, dtype=torch.float64)
+before = ddpm_step(exact, torch.full_like(draws, pixel), t, torch.full_like(draws, pixel_noise), draws)
+mean = (pixel - beta[t] / sigma[t] * pixel_noise) / alpha[t].sqrt()
+moments = torch.stack([before, (before - mean) ** 2], 1).flatten(1)  # (n, 2)
+verify("7.4", samples=moments, expected=[mean.item(), beta[t].item()])
+
+# %% [markdown]
+# That is all of **Algorithm 2**. Line by line beside the loop below:
+#
+# | Algorithm 2 (Ho et al. 2020) | the loop below |
+# |:--|:--|
+# | 1: draw $x_T \sim \mathcal{N}(0, I)$ | `x = noise()` |
+# | 2: for $t = T, \dots, 1$ | `for t in range(schedule.T, 0, -1)` |
+# | 3: draw $z \sim \mathcal{N}(0, I)$ if $t > 1$, else $z = 0$ | `noise()`; your step ignores it at $t = 1$ |
+# | 4: $x_{t-1}$ from $x_t$, $\epsilon_\theta(x_t, t)$ and $z$ | `eps = model(x, at)`, then `ddpm_step` |
+# | 5, 6: end, return $x_0$ | `x`, after the loop |
+#
+# In addition we keep every $x$ and every guess, to look at them. (A quick run makes two images instead of 32.)
+
+# %%
+longest = budget(gpu=1000, cpu=1000, quick=100)  # the longest walk of the comparisons further down
+n = 32 if longest == 1000 else 2
+noise = image_noise(0, range(n), shape, device)
+x, path, start = noise(), [], time.perf_counter()
+for t in range(schedule.T, 0, -1):
+    at = torch.full((n,), t, device=device)
+    with torch.no_grad():
+        eps = model(x, at)
+    x0_hat = predict_x0(schedule, x, at, eps).clamp(-1, 1)
+    x = ddpm_step(schedule, x, t, eps, noise())
+    path.append(Step(t - 1, x, x0_hat))
+print(f"{n} images in 1000 steps: {time.perf_counter() - start:.0f} seconds")
+
+# %% [markdown]
+# ### What the network sees on the way
+#
+# Guess before you look: at $t = 800$ you see noise. What does the network see?
+
+# %% tags=["figure-07_guesses"]
+ends = (999, 950, 900, 800, 700, 600, 500, 400, 300, 200, 100, 0)
+kept = [step for step in path if step.t in ends]
+rows = {}
+for i in range(min(3, n)):
+    rows[f"image {i}"] = torch.cat([step.x[i : i + 1] for step in kept])
+    rows["its guess" + " " * i] = torch.cat([step.x0_hat[i : i + 1] for step in kept])
+viz.image_rows(rows, titles=[str(t) for t in ends], alt="Three images at twelve steps, each above the clean image guessed there")
+
+# %% [markdown]
+# *For each image: where it is at step $t$, and below it the clean image that the network guessed one step before. At 999 the
+# guess is black and white dirt: (7.1) divides by almost nothing there, and clipping stops the rest. Then it is a grey cloud,
+# as in notebook 01, and for the same reason: much is still open, and the answer is a mean. By the time that you find a digit
+# in the upper row, the guess below has had it for a hundred steps or more. What is decided late is the edge of the stroke.*
+#
+# Every step of the walk in one picture that moves, and in one that you move. (On a page that cannot run Python, the
+# strip above shows the same.)
+
+# %% tags=["figure-07_reverse"]
+moments = (750, 620, *range(540, -1, -36))
+frames = [image_noise(0, range(n), shape)()] + [step.x for step in path if step.t in moments]
+viz.animate(frames, alt="An animation: squares of noise turn into handwritten digits, then start again")
+
+# %%
+viz.explore_trajectory([Step(step.t, step.x[:8], step.x0_hat[:8]) for step in path])
+
+# %% [markdown]
+# *Push the slider slowly from the left. Above the images, below the guesses. In which column does the guess change its mind,
+# and at which step is that over?*
+#
+# ## Four details that decide
+#
+# Algorithm 2 is short, and each of its lines is easily got almost right. We now change one thing at a time. The starts and
+# the noise stay those of the first images above, so each column of the pictures shows what one change did. Three of the
+# changes need a whole walk, so we let them go side by side, with one call of the network per step for all; what is changed
+# stands in the three lines of `walks`. The course's own step has a switch for each, and so has its `ddpm_trajectory`, which
+# is our loop around it.
+
+# %%
+step, few = ddpm_helpers.ddpm_step, min(8, n)
+noise = image_noise(0, range(few), shape, device)
+walks, reach = dict.fromkeys(("no noise", "no clipping", "posterior"), noise()), {}
+for t in range(schedule.T, 0, -1):
+    at = torch.full((3 * few,), t, device=device)
+    with torch.no_grad():
+        eps = model(torch.cat(list(walks.values())), at).chunk(3)
+    reach[t] = predict_x0(schedule, walks["no clipping"], at[:few], eps[1]).abs().max().item()
+    z = noise()
+    walks = {
+        "no noise": step(schedule, walks["no noise"], t, eps[0], 0 * z),
+        "no clipping": step(schedule, walks["no clipping"], t, eps[1], z, clip=False),
+        "posterior": step(schedule, walks["posterior"], t, eps[2], z, variance="posterior"),
+    }
+
+# %% [markdown]
+# *Nothing to see yet. Take the four one after the other, and guess each time.*
+#
+# ### No noise at the last step
+#
+# At $t = 1$ the mean is the image that we want, and noise on top is nothing but noise. How bad is it to forget that?
+
+# %%
+for name, last_beta in (("our schedule", beta[1].item()), ("linear with 50 steps", 0.002)):
+    print(f"{name:20}: standard deviation {math.sqrt(last_beta):.4f}, {127.5 * math.sqrt(last_beta):.1f} grey levels of 255")
+clean, z = path[-1].x[:few], image_noise(1, range(few), shape, device)()
+rows = {"no noise": clean, "our beta": clean + beta[1].sqrt().item() * z, "50 steps": clean + 0.002**0.5 * z}
+viz.image_rows(rows, alt="The same digits without noise at the last step, with a little, and with more")
+
+# %% [markdown]
+# *With our schedule the eye cannot tell: less than one grey level. A mistake that nobody sees lives long, until somebody
+# takes the code to another schedule. The last row has the $\beta_1 = 0.002$ of a linear schedule with 50 steps: look closely
+# at the black, it is not black any more.*
+#
+# ### Noise at every other step
+#
+# Then why add any? Guess before you run: with $z = 0$ at *all* steps, do the digits come out cleaner, blurred, or not at
+# all?
+
+# %%
+def spread(images):
+    """Mean distance between two of the images."""
+    flat = images.flatten(1).cpu()
+    return torch.cdist(flat, flat).sum().item() / (len(flat) * (len(flat) - 1))
+
+print(f"mean distance between two images: {spread(clean):.1f} with noise, {spread(walks['no noise']):.1f} without")
+viz.image_rows({"with noise": clean, "without": walks["no noise"]}, alt="Eight different digits; below, almost the same stroke eight times")
+
+# %% [markdown]
+# *Without noise the variety is gone: whatever the start, the walk ends near the same image. A mean forgets.
+# For data that are $\mathcal{N}(0, 1)$ we can see it in the formula: the ideal mean is $\sqrt{\alpha_t}\, x_t$, and without
+# noise $T$ such steps leave $\sqrt{\bar\alpha_T}\, x_T$, which is almost 0 for every start. The noise of each step puts
+# back the variance that the mean takes away. So leaving out the noise is not a way to
+# a deterministic sampler. Remember this when you meet one below.*
+#
+# ### Clipping
+#
+# (7.1) divides by $\sqrt{\bar\alpha_t}$. Our schedule ends with a very small one, so near $t = T$ the smallest error of
+# the network becomes an enormous error of the guess.
+
+# %%
+print(f"an error of the noise at t = T is multiplied by {(schedule.sigma[-1] / schedule.sqrt_alpha_bar[-1]).item():,.0f}")
+for t in (1000, 990, 900, 500, 1):
+    print(f"t = {t:4}: unclipped guesses reach {reach[t]:8.1f}")
+rows = {"1000 steps, clipped": clean, "not clipped": walks["no clipping"]}
+rows |= {"50 steps, clipped": grid[:few], "not clipped ": sample(model, schedule, few, steps=50, clip=False)}
+viz.image_rows(rows, alt="The same starts with and without clipping: in 1000 steps similar digits, in 50 steps digits and ruins")
+
+# %% [markdown]
+# *First the upper two rows; the second is the bare formula (7.3). In 1000 steps a guess of thousands does little harm, because
+# the step takes so little of it, and a good network repairs its own first errors. (A weaker one does not: an error that many
+# pixels share is an error of brightness, and whole images end too bright or too dark.) Now the lower two rows, the grid from the top and
+# its twin without clipping. The first of 50 steps takes the guess with a weight of 0.03 instead of almost nothing, and 0.03 times
+# thousands is not repaired any more. All pictures are on one scale, and what lies outside is black or white; a picture
+# rescaled by its own extremes would hide such an error. Clipping costs nothing, and uses a fact that the network does not have
+# to learn: pixels stay between -1 and 1.*
+#
+# ### Which variance?
+#
+# (7.4) used $v_t = \beta_t$. Notebook 03 found that the posterior has a smaller one, $\tilde\beta_t$ (3.15). Ho et al.
+# (2020, section 3.2) tried both: $\beta_t$ is right for data that are noise already, $\tilde\beta_t$ for data that are one
+# single image; the truth is in between. Their ratio:
+#
+# $$\frac{\tilde\beta_t}{\beta_t} = \frac{\sigma_{t-1}^2}{\sigma_t^2} = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \tag{7.5}$$
+
+# %% tags=["nbval-check-output"]
+posterior_variance = 1 / (alpha[2:] / beta[2:] + 1 / sigma[1:-1] ** 2)  # (T-1,): precisions add up
+ratio = sigma[1:-1] ** 2 / sigma[2:] ** 2
+verify("7.5", posterior_variance / beta[2:], ratio, tol=1e-9)
+print("ratio at t = 2, 10, 100:", [f"{ratio[t - 2].item():.2f}" for t in (2, 10, 100)])
+
+# %%
+figure, axis = viz.subplots(size=(7, 2.6))
+axis.semilogx(range(1, schedule.T + 1), torch.cat([torch.zeros(1), ratio]))
+axis.set(xlabel="step t", ylabel="posterior variance / beta", ylim=(0, 1.05))
+viz.show(figure, alt="The ratio of the two variances rises from 0 at t = 1 to nearly 1 at t = 100 and stays there")
+
+# %%
+print(f"mean difference of a pixel: {127.5 * (walks['posterior'] - clean).abs().mean():.1f} grey levels")
+viz.image_rows({"beta": clean, "posterior": walks["posterior"]}, alt="Digits sampled with either variance: the rows look alike")
+
+# %% [markdown]
+# *Note the logarithmic axis. The two differ in the last few steps only, the very steps that add next to no noise. So the two
+# rows agree, digit by digit. The choice matters for the likelihood (notebook 08), where a variance that is too small or too
+# large is paid for, and it matters when there are few steps, because then each of them is a "last" one.*
+#
+# ## Another way down
+#
+# A thousand calls of the network for a batch of images. Can we leave some out? Algorithm 2 says no: it undoes the steps of a
+# Markov chain, and there are $T$ of them. But look at what the network has learned from. Its loss contains the *jumps*
+# $q(x_t \mid x_0)$, one at a time, and nothing else. It has never seen two neighbours of one walk. So any other process that
+# makes the same jumps would have led to the same network, and we may undo that one (Song et al. 2021).
+#
+# Let us build such a process. We want $x_s$ for some $s < t$, any $s$, given $x_t$ and $x_0$. Both together tell the noise
+# in $x_t$, which is $\epsilon = (x_t - \sqrt{\bar\alpha_t}\, x_0) / \sigma_t$. Keep some of it, and add some fresh noise $z$
+# with a standard deviation $\varphi$ between 0 and $\sigma_s$:
+#
+# $$x_s = {\color{#0072B2}{\sqrt{\bar\alpha_s}\; x_0}} + {\color{#D55E00}{\sqrt{\sigma_s^2 - \varphi^2}\; \epsilon + \varphi\, z}} \tag{7.6}$$
+#
+# Given $x_0$ alone, $\epsilon$ and $z$ are independent standard Gaussians, so the orange part has the variance
+# $(\sigma_s^2 - \varphi^2) + \varphi^2 = \sigma_s^2$. That is the jump to $s$, exactly, **for every $\varphi$ and every $s$**. Run it:
+# jump to $t = 600$, then go to $s = 200$ by (7.6) with three different $\varphi$, and ask for the moments of the jump.
+
+# %% tags=["nbval-check-output"]
+t, s, n_draws = 600, 200, 200_000
+x_0, eps_true = 0.8, torch.randn(n_draws, generator=generator, dtype=torch.float64)
+x_t = signal[t] * x_0 + sigma[t] * eps_true
+for phi in (0.0, 0.1, sigma[s].item()):
+    z = torch.randn(n_draws, generator=generator, dtype=torch.float64)
+    eps = (x_t - signal[t] * x_0) / sigma[t]
+    x_s = signal[s] * x_0 + (sigma[s] ** 2 - phi**2).sqrt() * eps + phi * z
+    centred = torch.stack([x_s, (x_s - signal[s] * x_0) ** 2], 1)  # (n_draws, 2)
+    verify("7.6", samples=centred, expected=[(signal[s] * x_0).item(), (sigma[s] ** 2).item()])
+
+# %% [markdown]
+# Sampling replaces $x_0$ and $\epsilon$ by what the network predicts, as before. Song et al. (eq. 16) give the dial
+# $\varphi$ a scale from $\eta = 0$ to $\eta = 1$:
+#
+# $$\varphi = \eta\; \frac{\sigma_s}{\sigma_t} \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}} \tag{7.7}$$
+#
+# Why this? Take $\eta = 1$ and $s = t - 1$. Then $\bar\alpha_t / \bar\alpha_s = \alpha_t$, the root is $\sqrt{\beta_t}$, and
+# $\varphi^2 = \beta_t\, \sigma_{t-1}^2 / \sigma_t^2$ is the variance of the posterior. The whole step is then the DDPM step
+# of Algorithm 2. Both claims are run, the second with the course's own two functions.
+
+# %% tags=["nbval-check-output"]
+a_bar, eta = exact.alpha_bar, 1.0
+phi = eta * sigma[1:-1] / sigma[2:] * (1 - a_bar[2:] / a_bar[1:-1]).sqrt()  # all t from 2 to T at once, s = t - 1
+verify("7.7", phi**2, posterior_variance, tol=1e-9)
+x_t, eps, z = torch.randn(3, 4, 1, 28, 28, generator=generator, dtype=torch.float64)
+for t in (2, 100, 1000):
+    ddim = ddpm_helpers.ddim_step(exact, x_t, t, t - 1, eps, z, eta=eta)
+    ddpm = ddpm_helpers.ddpm_step(exact, x_t, t, eps, z, variance="posterior")
+    verify("7.7", ddim, ddpm, tol=1e-9)
+
+# %% [markdown]
+# ## DDIM: no noise at all
+#
+# The other end of the dial is $\eta = 0$: no fresh noise, and the whole of the predicted noise is put back at the strength
+# of step $s$. This is **DDIM**, the denoising diffusion *implicit* model:
+#
+# $$x_s = \sqrt{\bar\alpha_s}\; {\color{#009E73}{\hat x_0}} + \sigma_s\, {\color{#009E73}{\hat\epsilon}} \tag{7.8}$$
+#
+# Compare with the walk that collapsed above. That one took the mean and dropped the noise, so its variance shrank. Here
+# the weights are those of the jump, so an $x_s$ looks as noisy as step $s$ should.
+#
+# One trap, and it is about clipping again. After $\hat x_0$ is clipped, $\hat\epsilon$ no longer fits:
+# $\sqrt{\bar\alpha_t}\,\hat x_0 + \sigma_t \hat\epsilon$ would not be $x_t$. So the noise is computed once more from $x_t$
+# and the clipped $\hat x_0$.
+#
+# ### Exercise 7.2 - `ddim_step`
+#
+# Write (7.8): from step `t` down to step `s`, both integers, with clipping and with the noise that fits the clipped guess.
+
+# %% tags=["exercise", "nbval-check-output"]
+def ddim_step(schedule, x_t, t, s, eps):
+    x0_hat = ...  # (7.1), clipped to [-1, 1]
+    eps = ...  # the noise in x_t if x0_hat is right
+    x_s = ...  # (7.8)
+    return x_s
+
+
+ddim_step = check(ddim_step)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The second line is the jump solved for the noise: `(x_t - schedule.sqrt_alpha_bar[t] * x0_hat) / schedule.sigma[t]`. The
+# tables are read at `t` in the first two lines, and at `s` in the third.
+#
+# </details>
+#
+# The test: if the prediction is perfect, the step from $t$ must land where the jump to $s$ with the same noise would have.
+
+# %% tags=["nbval-check-output"]
+true_noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+x_700 = q_sample(exact, x0, torch.full((4,), 700), true_noise)
+x_200 = q_sample(exact, x0, torch.full((4,), 200), true_noise)
+verify("7.8", ddim_step(exact, x_700, 700, 200, true_noise), x_200, tol=1e-9)
+
+# %% [markdown]
+# ### Which steps?
+#
+# With $n$ steps, spread them evenly over $T$. The first one must be $T$: the start is pure noise, and the network must be
+# told so. The last one ends at 0. For $T = 1000$ and $n = 4$: from 1000 to 750, to 500, to 250, to 0.
+#
+# ### Exercise 7.3 - `ddim_steps`
+#
+# Return the list of the `steps` steps at which the network is asked, largest first, 0 left out: number $i$ of $n$, counted
+# from the end, is $T\, i / n$ rounded down. `ddim_steps(1000, 4)` is `[1000, 750, 500, 250]`.
+
+# %% tags=["exercise", "nbval-check-output"]
+def ddim_steps(T, steps):
+    chosen = ...  # a list of integers
+    return chosen
+
+
+ddim_steps = check(ddim_steps)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `range(steps, 0, -1)` counts $i$ down from $n$ to 1. `//` divides integers and rounds down.
+#
+# </details>
+#
+# With these two functions the sampler is a loop of four lines.
+
+# %%
+chosen = ddim_steps(schedule.T, 50)
+begin = image_noise(0, range(16), shape, device)()
+x, start = begin, time.perf_counter()
+for t, s in pairwise([*chosen, 0]):
+    with torch.no_grad():
+        eps = model(x, torch.full((16,), t, device=device))
+    x = ddim_step(schedule, x, t, s, eps)
+print(f"16 images in 50 steps: {time.perf_counter() - start:.1f} seconds")
+print(f"largest difference from the grid at the top: {(x - grid).abs().max():.0e}")
+
+# %% [markdown]
+# *These are the sixteen digits of the first picture. `sample(..., steps=50)` runs this loop, and `ddim_trajectory` yields
+# its steps one by one, as `ddpm_trajectory` does.*
+#
+# ## How few are enough?
+#
+# Now the same starts with ever fewer steps. Guess before you run: which row is the first that you would send back?
+
+# %% tags=["figure-07_steps"]
+counts = [c for c in (1000, 250, 100, 50, 20, 10, 5) if c <= longest]
+begin = image_noise(0, range(12 if longest == 1000 else 4), shape, device)()
+ends, seconds = {}, {}
+for count in counts:
+    start = time.perf_counter()
+    *_, last = ddim_trajectory(model, schedule, begin, count)
+    ends[count], seconds[count] = last.x, time.perf_counter() - start
+viz.image_rows({f"{c} steps": x for c, x in ends.items()}, alt="The same starts sampled by DDIM with fewer and fewer steps")
+
+# %% [markdown]
+# *Read the columns from top to bottom. The first rows can hardly be told apart, so most of the thousand calls bought nothing
+# that you can see. Further down strokes change, here and there a whole digit does: long steps trust a guess that is still a
+# cloud.*
+#
+# How far apart are the rows?
+
+# %%
+def distance(a, b):
+    """Root of the mean squared difference of the pixels of two images; the median over all pairs."""
+    return (a - b).square().mean((1, 2, 3)).sqrt().median().item()
+
+far = {count: distance(x, ends[counts[0]]) for count, x in ends.items()}
+other = distance(ends[counts[0]], ends[counts[0]].roll(1, 0))
+for count in counts:
+    print(f"{count:4} steps: {seconds[count]:6.1f} s, distance from {counts[0]} steps {far[count]:.3f}")
+print(f"for comparison, two different starts: {other:.3f}")
+
+# %%
+figure, axis = viz.subplots(size=(6, 3))
+axis.loglog(counts[1:], [far[c] for c in counts[1:]], "o-", label="measured")
+guide = [far[counts[-1]] * counts[-1] / c for c in counts[1:]]
+axis.loglog(counts[1:], guide, "--", color="black", linewidth=1, label="twice the steps, half the distance")
+axis.set(xlabel="steps", ylabel=f"distance from {counts[0]} steps")
+axis.legend(frameon=False)
+viz.show(figure, alt="Distance from the longest run against the number of steps, both axes logarithmic: it falls")
+
+# %% [markdown]
+# *The time falls in proportion to the steps, because it is all spent in the network. The plot says how the result approaches
+# that of many steps; (7.9) will explain the dashed line. But mind what is measured: the distance to
+# another run, and a digit that differs from it may be as good a digit. It is no measure of quality.*
+#
+# ### The first step is the dirtiest
+#
+# At $t = T$ the guess is dirt, as the first column of the guesses showed. With 1000 steps that does no harm: the next step
+# is at 999, where a guess weighs nothing. With five steps the next one is at 800, where it weighs $\sqrt{\bar\alpha_{800}}$.
+# Should the network not rather be asked a little lower, at 950? A start of pure noise is then a small lie, since a true
+# $x_{950}$ would hold some image.
+
+# %%
+steps = [950, 760, 570, 380, 190]
+*_, lower = ddim_trajectory(model, schedule, begin, steps)
+weights = schedule.sqrt_alpha_bar[[999, 950, 800]].tolist()
+print("weight of the image at t = 999, 950, 800:", [f"{w:.4f}" for w in weights])
+for name, x in {"5 steps from 1000": ends[5], "5 steps from 950": lower.x}.items():
+    print(f"{name}: distance from {counts[0]} steps {distance(x, ends[counts[0]]):.3f}")
+rows = {f"{counts[0]} steps": ends[counts[0]], "5 from 1000": ends[5], "5 from 950": lower.x}
+viz.image_rows(rows, alt="The same starts with many steps, with five steps from 1000, and with five from 950")
+
+# %% [markdown]
+# *Compare the second row and the third with the first: look for stains in the black, and for strokes and whole digits that changed. It matters where the steps
+# lie, not only how many there are. Libraries differ in that, which is one reason why two of them give different images from the
+# same weights.*
+#
+# ### With some noise
+#
+# Between the two ends of the dial, with ten steps:
+
+# %%
+rows = {}
+for eta in (0.0, 0.5, 1.0):
+    noise = image_noise(0, range(12), shape, device)
+    *_, last = ddim_trajectory(model, schedule, noise(), 10, eta, noise)
+    rows[f"eta = {eta}"] = last.x
+viz.image_rows(rows, alt="Twelve starts in ten steps with three shares of fresh noise: the rows show different digits")
+
+# %% [markdown]
+# *The starts are equal in all rows, the digits are not: with fresh noise the start does not decide any more. Which row is
+# best? Song et al. (2021, table 1) found $\eta = 0$ ahead when steps are few, on other data and with a measure of quality.
+# Twelve digits and an eye are not one.*
+#
+# ## Why few steps are enough: it is a path
+#
+# Divide (7.8) by $\sqrt{\bar\alpha_s}$, put in (7.1), and write $\rho = \sigma / \sqrt{\bar\alpha}$ for the noise per signal:
+#
+# $$\frac{x_s}{\sqrt{\bar\alpha_s}} = \frac{x_t}{\sqrt{\bar\alpha_t}} + (\rho_s - \rho_t)\, {\color{#009E73}{\hat\epsilon}} \tag{7.9}$$
+#
+# This is notebook 01 again: **Euler's method**. The image, scaled, moves along a path whose slope with respect to $\rho$ is
+# $\hat\epsilon$, and a DDIM step follows the tangent for a while. A path that bends little can be followed in few straight
+# pieces, and an Euler path with half the step has about half the error. This is the dashed line of the plot, as far as
+# clipping and the first, very long step allow. Algorithm 2 has no such path: fresh noise kicks it off at every step.
+
+# %% tags=["nbval-check-output"]
+rho = sigma / signal
+left = ddim_step(exact, x_700, 700, 200, true_noise) / signal[200]
+verify("7.9", left, x_700 / signal[700] + (rho[200] - rho[700]) * true_noise, tol=1e-9)
+
+# %% [markdown]
+# A path has no dice, so the start decides everything. That makes the starts a space that we can walk in.
+#
+# ## Between two digits
+#
+# Take two starts $x$ and $y$, and go from one to the other. The straight line $(1-a)\,x + a\,y$ (**lerp**) has a flaw. Both
+# ends are independent noise, and so variances add up:
+#
+# $$\operatorname{Var}[(1-a)\,x + a\,y] = (1-a)^2 + a^2 \tag{7.10}$$
+#
+# In the middle that is 1/2. The network was never shown noise that weak at $t = T$. In 784 dimensions this is no matter of
+# luck: all noise images have a length close to $\sqrt{784} = 28$, and the straight line cuts through where there are none.
+# The way around is an arc. With $\theta$ for the angle between $x$ and $y$ (**slerp**):
+#
+# $$\mathrm{slerp}(x, y, a) = \frac{\sin((1-a)\,\theta)}{\sin\theta}\, x + \frac{\sin(a\,\theta)}{\sin\theta}\, y, \qquad
+# \cos\theta = \frac{x \cdot y}{\lVert x \rVert\, \lVert y \rVert} \tag{7.11}$$
+#
+# ### Exercise 7.4 - `slerp`
+#
+# `x` and `y` have shape (B, C, H, W), `amount` has shape (B,). Every image has its own angle to its partner.
+
+# %% tags=["exercise", "nbval-check-output"]
+def slerp(x, y, amount):
+    angle = ...  # (B,)
+    mixed = ...  # (B, C, H, W), (7.11)
+    return mixed
+
+
+slerp = check(slerp)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `x.flatten(1)` is (B, C H W), one long vector per image; `torch.cosine_similarity(a, b)` divides their product by both
+# lengths, and `torch.acos` undoes the cosine. The two weights have shape (B,), so give them three more axes:
+# `weight.reshape(-1, 1, 1, 1)`.
+#
+# </details>
+#
+# The check of (7.11) builds the arc in another way: it turns $x$ towards $y$ by the angle $a\,\theta$.
+
+# %% tags=["nbval-check-output"]
+x, y = torch.randn(2, 200_000, generator=generator, dtype=torch.float64)
+quarter, half = 0.75 * x + 0.25 * y, 0.5 * x + 0.5 * y
+verify("7.10", samples=torch.stack([quarter**2, half**2], 1), expected=[0.75**2 + 0.25**2, 0.5**2 + 0.5**2])
+x, y = torch.randn(2, 1, 1, 28, 28, generator=generator, dtype=torch.float64)
+y = y * x.norm() / y.norm()  # of one length
+aside = y - (x * y).sum() / (x * x).sum() * x  # the part of y at a right angle to x
+theta = torch.atan2(aside.norm(), (x * y).sum() / x.norm())
+turned = (0.3 * theta).cos() * x + (0.3 * theta).sin() * aside * (x.norm() / aside.norm())
+verify("7.11", slerp(x, y, torch.tensor([0.3], dtype=torch.float64)), turned, tol=1e-9)
+
+# %% tags=["figure-07_between"]
+amount, rows = torch.linspace(0, 1, 9, device=device), {}
+ends_a, ends_b = image_noise(0, (1, 4), shape, device)(), image_noise(0, (6, 9), shape, device)()
+for i in range(2):
+    a, b = ends_a[i].expand(9, -1, -1, -1), ends_b[i].expand(9, -1, -1, -1)
+    for name, begin in {"arc": slerp(a, b, amount), "line": torch.lerp(a, b, amount.reshape(-1, 1, 1, 1))}.items():
+        *_, last = ddim_trajectory(model, schedule, begin, 50)
+        rows[f"pair {i + 1}, {name}"] = last.x
+    rows[f"pair {i + 1}, pixels"] = torch.lerp(last.x[:1], last.x[-1:], amount.reshape(-1, 1, 1, 1))
+viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="From one digit to another in nine steps: by arc, by line, and by fading pixels")
+
+# %%
+starts_a, starts_b = (image_noise(seed, range(24 if longest == 1000 else 6), shape, device)() for seed in (1, 2))
+middle = torch.full((len(starts_a),), 0.5, device=device)
+for name, begin in {
+    "independent starts": starts_a,
+    "middles of arcs": slerp(starts_a, starts_b, middle),
+    "middles of lines": torch.lerp(starts_a, starts_b, 0.5),
+}.items():
+    *_, last = ddim_trajectory(model, schedule, begin, 50)
+    print(f"{name:18}: standard deviation {begin.std():.2f}, mean distance between two images {spread(last.x):.1f}")
+
+# %% [markdown]
+# *In the rows "arc" and "line" every column is an image of its own, made by 50 steps from a start between two others; in the
+# rows "pixels" two finished images fade into each other, and the middle is two digits at once. Arc and line are both made of
+# strokes all the way. So what is wrong with the line? One row does not show it, a count does: images from the middles of
+# lines lie closer to each other. Starts with too little noise lead to plainer and more uniform digits. From the middles of
+# arcs you get the variety of fresh noise.*
+#
+# ## Backwards: which noise makes this image?
+#
+# (7.9) can be read in the other direction. Start at a clean image and take the steps *up*, $\rho$ growing, with the noise
+# that the network sees at each place. The end should be a start from which DDIM comes back to the image. That is
+# **inversion**, and `ddim_invert` does it. We try it on real digits that the network was not trained on.
+#
+# Two remarks first. There is no clipping: a clipped value cannot be recovered. And we turn around at $t = 950$, because of
+# the number 20,000 from above: without clipping the last steps of our schedule would multiply every error by it.
+
+# %%
+test = load_images("mnist", train=False)
+print(test.source)
+real = to_float(test.images[:8]).to(device)
+counts, rows = (10, 25, 50, 95, 190) if longest == 1000 else (10, 25), {"image": real}
+for count in counts:
+    steps = range(950, 0, -950 // count)
+    found = ddim_invert(model, schedule, real, steps)  # at t = 950
+    *_, back = ddim_trajectory(model, schedule, found, steps, clip=False)
+    if count in (counts[0], counts[-1]):
+        rows |= {f"noise, {count}": found, f"back, {count}": back.x}
+    print(f"{count:3} steps up, and down: off by {distance(back.x, real):.3f}; standard deviation of the noise {found.std():.2f}")
+viz.image_rows(rows, alt="Real digits, the noise found for each, and what the way back makes of it, with few and with many steps")
+
+# %% [markdown]
+# *The number after each name is the count of steps. With 10 steps the way back misses: the tangent taken at the lower end of
+# a step is not the one at its upper end. With more steps both ends agree better, and the error falls.*
+#
+# *Now the surprise: look at the noise that was found. It is no draw from $\mathcal{N}(0, I)$: its standard deviation is too
+# small, and you can see where the digit was. The way down turns every background, whatever noise it came from, into the same
+# flat black. A flat black then does not tell which noise it came from, and on the way up there is nothing to make it from.
+# Inversion finds **a** start that leads to the image, not one that anybody would have drawn.*
+#
+# Now both tools together: find the noise of two real digits, walk along the arc, and come down.
+
+# %%
+rows = {}
+for i in (0, 2):  # with the noise and the steps found last
+    begin = slerp(found[i].expand(9, -1, -1, -1), found[i + 1].expand(9, -1, -1, -1), amount)
+    *_, last = ddim_trajectory(model, schedule, begin, steps)
+    rows[f"pair {i // 2 + 1}"] = last.x
+viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="One real digit becomes another in nine images")
+
+# %% [markdown]
+# *The two outer columns are real digits, sent up and back down; between them lies what the network puts there. What changes is
+# strokes, though nobody told it what a stroke is. It need not be gradual: look for a place where one digit tips over into
+# another between two columns.*
+#
+# ## What to remember, and what broke
+#
+# - A step is a guess at the clean image, a mix of it with where you are, and fresh noise. No noise at the last step; all the
+#   noise at the others; the guess clipped.
+# - The network learned from jumps. Every process with those jumps can be undone with it: Algorithm 2 with 1000 steps, or DDIM
+#   with 50 and no dice.
+# - DDIM follows a path. Therefore the start decides, starts can be blended along arcs, and images can be led back to noise.
+#
+# **What broke:** nothing failed, and that is the trouble. We said that 50 steps look like 1000, that both variances look
+# alike, that 10 steps look worse, and that arcs keep variety; one distance was measured, and it was not one of quality.
+# Are the samples *good*? Are they *varied*, or is one digit missing? Are they *new*, or copies of training images? By eye
+# is not a measurement. Notebook 08 measures.
+#
+# ### Experiments to try
+#
+# - `load_pretrained("fashion")` at the top. Which of the four details matters more for clothing, and which pictures change character?
+# - Give `ddim_trajectory` ten steps from 950 down that are not even: dense at the noisy end, or dense near 0. Which end deserves them?
+# - Turn around at $t = 999$ instead of 950 when inverting. Then clip on the way down.
+# - Start from $2\,x_T$ and from $x_T / 2$. What does too much noise do, if too little makes plain digits?
