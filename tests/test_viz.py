@@ -129,6 +129,8 @@ def test_heat_maps(shown):
     viz.heat_maps({"one": table, "two": table[:5]}, alt="two tables")
     viz.heat_maps({"one": table}, alt="one table")
     assert [picture.alt for picture in shown] == ["two tables", "one table"]
+
+
 def test_animation_holds_every_frame_and_pauses_at_the_end(shown):
     frames = [torch.full((6, 1, 4, 5), level) for level in (-3.0, 0.0, 0.5)]
     viz.animate(frames, columns=3, seconds=0.1, pause=2.0, alt="three greys")

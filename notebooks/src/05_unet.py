@@ -696,7 +696,7 @@ for name in ("blind", "repaired"):
     for loss in trainer.run():
         live(loss)
     trained[name] = trainer.ema.cpu()
-    print(f"{name}: mean loss of the last steps {torch.stack(trainer.losses[-200:]).mean():.4f}")
+    print(f"{name}: mean loss of the last steps {trainer.losses[-200:].mean():.4f}")
 
 # %% [markdown]
 # *Two ordinary curves. In a full run the repaired network ends lower by about 0.01, of the order of 1/144. But who has
