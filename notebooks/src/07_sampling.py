@@ -301,8 +301,8 @@ viz.image_rows({"with noise": clean, "without": walks["no noise"]}, alt="Eight d
 print(f"an error of the noise at t = T is multiplied by {(schedule.sigma[-1] / schedule.sqrt_alpha_bar[-1]).item():,.0f}")
 for t in (1000, 990, 900, 500, 1):
     print(f"t = {t:4}: unclipped guesses reach {reach[t]:8.1f}")
-rows = {"1000 steps, clipped": clean, "not clipped": walks["no clipping"]}
-rows |= {"50 steps, clipped": grid[:few], "not clipped ": sample(model, schedule, few, steps=50, clip=False)}
+rows = {"1000, clipped": clean, "1000, not": walks["no clipping"]}
+rows |= {"50, clipped": grid[:few], "50, not": sample(model, schedule, few, steps=50, clip=False)}
 viz.image_rows(rows, alt="The same starts with and without clipping: in 1000 steps similar digits, in 50 steps digits and ruins")
 
 # %% [markdown]
@@ -635,7 +635,7 @@ verify("7.11", slerp(x, y, torch.tensor([0.3], dtype=torch.float64)), turned, to
 # %% tags=["figure-07_between"]
 amount, rows = torch.linspace(0, 1, 9, device=device), {}
 ends_a, ends_b = image_noise(0, (1, 4), shape, device)(), image_noise(0, (6, 9), shape, device)()
-for i in range(2):
+for i in range(2 if longest == 1000 else 1):
     a, b = ends_a[i].expand(9, -1, -1, -1), ends_b[i].expand(9, -1, -1, -1)
     for name, begin in {"arc": slerp(a, b, amount), "line": torch.lerp(a, b, amount.reshape(-1, 1, 1, 1))}.items():
         *_, last = ddim_trajectory(model, schedule, begin, 50)
