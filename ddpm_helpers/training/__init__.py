@@ -198,6 +198,7 @@ class Trainer:
         images: (N, C, H, W) uint8, all of them; they are moved to `device` once.
         config: how to train.
         device: where; the fastest device here if None.
+        objective: what is minimised, called as `ddpm_loss` is.
 
     Attributes:
         step: completed steps.
@@ -216,6 +217,7 @@ class Trainer:
         images: Tensor,
         config: TrainConfig,
         device: str | torch.device | None = None,
+        objective: Callable[..., Tensor] = ddpm_loss,
     ):
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
             found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
@@ -229,7 +231,8 @@ class Trainer:
             raise ValueError(
                 f"Trainer: batch_size {config.batch_size} cannot be shared out evenly among {self.world} processes"
             )
-        self.config, self.device = config, torch.device(device or default_device())
+        self.config, self.objective = config, objective
+        self.device = torch.device(device or default_device())
         self.schedule, self.images = schedule.to(self.device), images.to(self.device)
         self.model = model.to(self.device, memory_format=fast_layout(model, self.device)).train()
         # This gives every process the first one's weights, so the average is copied after it.
@@ -326,7 +329,7 @@ class Trainer:
     def resume(self, path: str | Path) -> None:
         """Go back to the very state that was saved: weights, average, optimizer, random numbers, place in the data.
 
-        The run must be the same: network, schedule, images and configuration; only `steps` may differ.
+        The run must be the same: network, schedule, images, objective, configuration; only `steps` may differ.
 
         Raises:
             CheckpointError: if the file cannot be read or belongs to another run; this run stays as it was.
@@ -389,7 +392,7 @@ class Trainer:
         dtype = fast_dtype(self.device)
         # Where nothing is to be cast autocast is left out: PyTorch 2.4 has none for MPS, not even a disabled one.
         with nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype):
-            loss = ddpm_loss(lambda x, t: self.parallel(x, t).float(), self.schedule, x0, t, noise)
+            loss = self.objective(lambda x, t: self.parallel(x, t).float(), self.schedule, x0, t, noise)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
@@ -423,6 +426,7 @@ class Trainer:
     def _state(self) -> dict:
         state = {
             "config": asdict(self.config),
+            "objective": self.objective.__name__,
             "beta": self.schedule.beta.cpu(),
             "images": _fingerprint(self.images),
             "model": self.model.state_dict(),
@@ -450,6 +454,8 @@ class Trainer:
             return f"it has another schedule: beta[{t}] is {state['beta'][t]:.6g} there and {beta[t]:.6g} here"
         if state["images"] != _fingerprint(self.images):
             return f"it was trained on other images: {state['images']} there, {_fingerprint(self.images)} here"
+        if state["objective"] != self.objective.__name__:
+            return f"its objective is {state['objective']}, and {self.objective.__name__} here"
         for name, value in asdict(self.config).items():
             if name != "steps" and state["config"][name] != value:
                 return f"its {name} is {state['config'][name]!r}, and {value!r} here"
