@@ -1,0 +1,268 @@
+"""The ladder: well-known designs on the same data, for the same wall time, under the same judge.
+
+python -m ddpm_helpers.ladder NAME.json trains each system and writes NAME.json, and samples to NAME.png.
+
+First the speed of all systems is measured in turns, and from it follows how many steps fit into the time. So a noisy
+minute slows everyone alike, and the steps, which decide the result, can be repeated anywhere. Every system is trained
+by the course's `Trainer` (AdamW, warm-up, clipped gradients, averaged weights, bfloat16 where it is fast), so what is
+compared is the designs: network, noise process, target, sampler. Stopped and typed again, the command goes on with the
+next system.
+"""
+
+import argparse
+import datetime
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .checkpoint import CheckpointError
+from .data import DataError, load_images, to_float, to_uint8
+from .libraries import DeepinvUNet, MissingLibrary, grey_unet2d
+from .metrics import frechet_distance, frechet_floor, judge, load_feature_net
+from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, count_parameters
+from .sampling import image_noise, naive_trajectory, sample
+from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
+from .training import TrainConfig, Trainer, ddpm_loss, default_device, device_name, fast_dtype, naive_loss
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def naive_objective(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Notebook 01's loss from the trainer's ingredients: the share t / T of uniform noise, images in [0, 1]."""
+    uniform = torch.special.ndtr(noise)  # the normal distribution function makes normal numbers uniform
+    return naive_loss(lambda x: model(x, torch.ones_like(t)), (x0 + 1) / 2, t / schedule.T, uniform)
+
+
+def unit_range_objective(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """`ddpm_loss` of images in [0, 1]."""
+    return ddpm_loss(model, schedule, (x0 + 1) / 2, t, noise)
+
+
+def scaled_gradient_objective(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """`ddpm_loss` with the gradient that `loss.backward(loss)` leaves: the right one, times the loss."""
+    loss = ddpm_loss(model, schedule, x0, t, noise)
+    return loss.detach() + loss.detach() * (loss - loss.detach())
+
+
+def naive_samples(model, schedule: NoiseSchedule, count: int, shape: tuple[int, ...], steps: int) -> Tensor:
+    """(count, *shape) in [-1, 1]: notebook 01's sampler, 40 moves."""
+    batches, first_step = [], lambda x, amount: model(x, torch.ones(len(x), dtype=torch.int64, device=x.device))
+    for first in range(0, count, 64):
+        normal = image_noise(0, range(first, min(first + 64, count)), shape, schedule.beta.device)()
+        for step in naive_trajectory(first_step, torch.special.ndtr(normal), steps):
+            x = step.x
+        batches.append(x)
+    return torch.cat(batches).clamp(0, 1) * 2 - 1
+
+
+def ddpm_samples(model, schedule: NoiseSchedule, count: int, shape: tuple[int, ...], steps: int | None) -> Tensor:
+    """(count, *shape) in [-1, 1]: Algorithm 2 if `steps` is None, else DDIM."""
+    return sample(model, schedule, count, shape, steps)
+
+
+def unit_range_samples(model, schedule: NoiseSchedule, count: int, shape: tuple[int, ...], steps: None) -> Tensor:
+    """(count, *shape) in [-1, 1]: Algorithm 2 as it is published with [0, 1] data: nothing is clipped on the way."""
+    return sample(model, schedule, count, shape, steps, clip=False).clamp(0, 1) * 2 - 1
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the ladder: what is trained and how it is sampled."""
+
+    name: str
+    net: Callable[[], nn.Module]
+    schedule: NoiseSchedule
+    objective: Callable[..., Tensor] = ddpm_loss
+    sampler: Callable[..., Tensor] = ddpm_samples
+    steps: int | None = None  # of the sampler; None: all T of Algorithm 2
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    border: int = 0  # black pixels added on each side of the images, and cut off the samples
+    last_noise: bool = False  # add noise at the last step, too
+
+
+COSINE, LINEAR, SHORT = cosine_schedule(1000), linear_schedule(1000), linear_schedule(300, rescale=False)
+SIMPLE = partial(System, net=lambda: SimpleUNet(300), schedule=linear_schedule(300))
+SYSTEMS = (
+    System("naive BasicUNet", BasicUNet, LINEAR, naive_objective, naive_samples, 40),
+    System("naive UNet2DModel", grey_unet2d, LINEAR, naive_objective, naive_samples, 40),
+    SIMPLE("SimpleUNet, published", schedule=SHORT, objective=unit_range_objective, sampler=unit_range_samples),
+    SIMPLE("SimpleUNet, repaired"),
+    System("LayerNormUNet, published", lambda: LayerNormUNet(1000, input_norm=True), LINEAR),
+    System("LayerNormUNet, repaired", lambda: LayerNormUNet(1000), LINEAR),
+    System("UNet2DModel DDPM", grey_unet2d, LINEAR, steps=50),
+    System("DiffUNet", DeepinvUNet, LINEAR, steps=20, batch_size=16, learning_rate=1e-4, border=2),
+    System(
+        "the course's UNet",
+        lambda: UNet(base=32, multipliers=(1, 2), patch=2),
+        COSINE,
+        steps=50,
+        batch_size=64,
+        learning_rate=2e-3,
+    ),
+)
+# What each published fault costs: the repaired SimpleUNet with one of them.
+FAULTS = (
+    SIMPLE("gradient times the loss", objective=scaled_gradient_objective),
+    SIMPLE("images in [0, 1]", objective=unit_range_objective, sampler=unit_range_samples),
+    SIMPLE("T too short for its betas", schedule=SHORT),
+    SIMPLE("noise at the last step", last_noise=True),
+)
+
+
+def make_trainer(system: System, images: Tensor, steps: int) -> Trainer:
+    """A trainer of a system on images (N, 1, 28, 28) uint8; the weights start from seed 0."""
+    torch.manual_seed(0)
+    config = TrainConfig(steps, system.batch_size, system.learning_rate, warmup=min(100, steps // 10))
+    images = nn.functional.pad(images, [system.border] * 4)
+    return Trainer(system.net(), system.schedule, images, config, objective=system.objective)
+
+
+def draw(system: System, trainer: Trainer, count: int) -> Tensor:
+    """(count, 1, 28, 28) in [-1, 1], samples of the averaged model, in bfloat16 where that is fast."""
+    device, side = trainer.device, 28 + 2 * system.border
+    dtype = fast_dtype(device)
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        with nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype):
+            return trainer.ema(x, t).float()
+
+    with torch.no_grad():
+        x = system.sampler(model, trainer.schedule, count, (1, side, side), steps=system.steps)
+    if system.last_noise:
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(device)
+        x = (x + trainer.schedule.beta[1].sqrt() * noise).clamp(-1, 1)
+    return x[..., system.border : side - system.border, system.border : side - system.border].cpu()
+
+
+def measure_speed(systems: tuple[System, ...], images: Tensor, rounds: int = 4, seconds: float = 3.0) -> dict:
+    """Images trained on per second, and seconds for 64 samples, of each system: name -> the two numbers.
+
+    Training is timed in turns, `rounds` times `seconds` each; the median round counts.
+    """
+    runs, rates = {}, {system.name: [] for system in systems}
+    for system in systems:
+        runs[system.name] = make_trainer(system, images, steps=10**6), []
+    loops = {name: trainer.run() for name, (trainer, _) in runs.items()}
+    for loop in loops.values():  # the first steps are slow
+        next(loop), next(loop)
+    for _ in range(rounds):
+        for system in systems:
+            start, done = time.perf_counter(), 0
+            while time.perf_counter() - start < seconds:
+                next(loops[system.name]).item()  # .item() waits for a GPU
+                done += system.batch_size
+            rates[system.name].append(done / (time.perf_counter() - start))
+    speed = {}
+    for system in systems:
+        start = time.perf_counter()
+        draw(system, runs[system.name][0], 64)
+        speed[system.name] = {
+            "images_per_second": statistics.median(rates[system.name]),
+            "seconds_for_64": time.perf_counter() - start,
+        }
+        print(f"{system.name:<28}{speed[system.name]}", flush=True)
+    return speed
+
+
+def climb(system: System, images: Tensor, steps: int, count: int) -> tuple[dict, Tensor]:
+    """Train one system for so many steps and draw `count` samples: a row of the ladder, and the samples."""
+    trainer = make_trainer(system, images, steps)
+    start = time.perf_counter()
+    for loss in trainer.run():
+        loss.item()
+    seconds = time.perf_counter() - start
+    samples = draw(system, trainer, count)
+    net = load_feature_net()
+    seen, real = judge(net, samples), judge(net, to_float(images[: 2 * count]))
+    row = {
+        "name": system.name,
+        "parameters": count_parameters(trainer.model),
+        "batch_size": system.batch_size,
+        "learning_rate": system.learning_rate,
+        "train_steps": steps,
+        "train_seconds": seconds,
+        "loss": trainer.losses[-max(steps // 10, 1) :].mean().item(),
+        "sampler_steps": system.steps or system.schedule.T,
+        "frechet": frechet_distance(seen.features, real.features[:count]),
+        "floor": frechet_floor(real.features, count),
+        "recognisable": seen.recognisable,
+        "entropy": seen.entropy,
+    }
+    return row, samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m ddpm_helpers.ladder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path, help="results to write, NAME.json; samples go to NAME.png")
+    parser.add_argument("--seconds", type=int, default=180, help="of training for each system (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=1000, help="to judge of each system (default: %(default)s)")
+    options = parser.parse_args()
+    try:
+        _run(options.file, options.seconds, options.samples)
+    except (CheckpointError, DataError, MissingLibrary) as error:
+        sys.exit(f"Error: {error}")
+
+
+def _run(file: Path, seconds: int, count: int) -> None:
+    data = load_images("mnist", strict=True)
+    about = {"seconds": seconds, "samples": count, "data": data.source, "device": device_name(default_device())}
+    if file.exists():
+        results = json.loads(file.read_text(encoding="utf-8"))
+        other = [name for name, value in about.items() if results[name] != value]
+        if other:
+            sys.exit(f"Error: {file} holds a ladder with another {other[0]}: {results[other[0]]!r}. Name another file")
+    else:
+        speed = measure_speed(SYSTEMS, data.images)
+        results = {
+            **about,
+            "command": f"python -m ddpm_helpers.ladder {file.name} --seconds {seconds} --samples {count}",
+            "precision": str(fast_dtype(default_device())).removeprefix("torch."),
+            "torch": torch.__version__,
+            "date": datetime.date.today().isoformat(),
+            "speed": speed,
+            "systems": [],
+            "faults": [],
+        }
+        _write(file, results)
+    for kind, systems in (("systems", SYSTEMS), ("faults", FAULTS)):
+        for system in systems[len(results[kind]) :]:
+            # A system with a fault takes as many steps as the one without.
+            speed = results["speed"][system.name if kind == "systems" else "SimpleUNet, repaired"]
+            steps = max(1, round(seconds * speed["images_per_second"] / system.batch_size))
+            row, samples = climb(system, data.images, steps, count)
+            results[kind].append(row | speed)
+            _add_picture(file.with_suffix(".png"), samples[:20], row=len(results["systems"]) + len(results["faults"]))
+            _write(file, results)
+            print(row, flush=True)
+
+
+def _write(file: Path, results: dict) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def _add_picture(file: Path, samples: Tensor, row: int) -> None:
+    """Put samples (N, 1, 28, 28) below the `row - 1` rows of samples that the picture has."""
+    new = to_uint8(samples)[:, 0].permute(1, 0, 2).reshape(28, -1)  # (28, 28 N)
+    picture = Image.new("L", (new.shape[1], 28 * row))
+    if row > 1:
+        picture.paste(Image.open(file))
+    picture.paste(Image.fromarray(new.numpy()), (0, 28 * (row - 1)))
+    picture.save(file)
+
+
+if __name__ == "__main__":
+    main()
