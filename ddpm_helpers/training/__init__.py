@@ -156,7 +156,9 @@ class TrainConfig:
     warmup: int = 100  # steps over which the learning rate rises from 0; it falls to 0 over the last quarter
     clip_norm: float = 1.0  # largest norm of the gradient
     ema_decay: float = 0.999  # of the moving average of the weights; smaller in the first steps
-    seed: int = 0  # of the order of the images, the steps and the noise
+    seed: int = 0  # of the order of the images, the steps, the noise and what else is drawn
+    label_dropout: float = 0.1  # share of labels, where there are any, that the network is not told
+    flip: bool = False  # mirror half of the images, left to right: not for digits
 
     def __post_init__(self):
         whole = {"steps": 1, "batch_size": 1, "warmup": 0, "seed": 0}
@@ -171,8 +173,9 @@ class TrainConfig:
             )
         if self.seed > 10**12:  # it is multiplied, and a generator takes 64 bits
             raise ValueError(f"TrainConfig: seed must be at most 10**12, got {self.seed}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"TrainConfig: ema_decay must lie in [0, 1), got {self.ema_decay!r}")
+        for name in ("ema_decay", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"TrainConfig: {name} must lie in [0, 1), got {getattr(self, name)!r}")
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of step 0 ... steps - 1: a ramp up, a plateau, a ramp down."""
@@ -199,6 +202,8 @@ class Trainer:
         config: how to train.
         device: where; the fastest device here if None.
         objective: what is minimised, called as `ddpm_loss` is.
+        labels: (N,) int64 in 0 ... model.classes - 1, for a network that is told what it draws; some of them are
+            replaced by model.classes, "no label" (classifier-free guidance: Ho & Salimans 2022, algorithm 1).
 
     Attributes:
         step: completed steps.
@@ -207,7 +212,8 @@ class Trainer:
 
     Raises:
         TypeError: if the images are not uint8.
-        ValueError: if there are none, or `batch_size` cannot be shared out evenly among the processes.
+        ValueError: if there are none, `batch_size` cannot be shared out evenly among the processes, or the labels do
+            not fit the images and the network.
     """
 
     def __init__(
@@ -218,6 +224,7 @@ class Trainer:
         config: TrainConfig,
         device: str | torch.device | None = None,
         objective: Callable[..., Tensor] = ddpm_loss,
+        labels: Tensor | None = None,
     ):
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
             found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
@@ -226,6 +233,7 @@ class Trainer:
             )
         if not len(images):
             raise ValueError("Trainer: there are no images to train on")
+        _check_labels(model, labels, len(images))
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         if config.batch_size % self.world:
             raise ValueError(
@@ -234,6 +242,7 @@ class Trainer:
         self.config, self.objective = config, objective
         self.device = torch.device(device or default_device())
         self.schedule, self.images = schedule.to(self.device), images.to(self.device)
+        self.labels = None if labels is None else labels.to(self.device)
         self.model = model.to(self.device, memory_format=fast_layout(model, self.device)).train()
         # This gives every process the first one's weights, so the average is copied after it.
         self.parallel = nn.parallel.DistributedDataParallel(self.model) if self.world > 1 else self.model
@@ -388,11 +397,11 @@ class Trainer:
     def _train_step(self) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.step)
-        x0, t, noise = self._batch()
+        x0, t, noise, known = self._batch()
         dtype = fast_dtype(self.device)
         # Where nothing is to be cast autocast is left out: PyTorch 2.4 has none for MPS, not even a disabled one.
         with nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype):
-            loss = self.objective(lambda x, t: self.parallel(x, t).float(), self.schedule, x0, t, noise)
+            loss = self.objective(lambda x, t: self.parallel(x, t, *known).float(), self.schedule, x0, t, noise)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
@@ -405,15 +414,22 @@ class Trainer:
             loss /= self.world
         return loss
 
-    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """This process's share of the batch of this step: clean images, steps, noise."""
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """This process's share of the batch of this step: clean images, steps, noise; and labels, if there are any."""
         size, share = self.config.batch_size, slice(self.rank, None, self.world)
         seed = (self.config.seed * 1_000_003 + self.step) % 2**63
         generator = torch.Generator(self.device).manual_seed(seed)
         index = shuffled_indices(len(self.images), size, self.step, self.config.seed)[share].to(self.device)
         t = draw_steps(self.schedule, size, generator)[share]
         noise = torch.randn((size, *self.images.shape[1:]), generator=generator, device=self.device)[share]
-        return to_float(self.images[index]), t, noise
+        chance = torch.rand((2, size), generator=generator, device=self.device)[:, share]
+        x0 = to_float(self.images[index])
+        if self.config.flip:
+            x0 = torch.where(chance[0, :, None, None, None] < 0.5, x0.flip(-1), x0)
+        if self.labels is None:
+            return x0, t, noise, ()
+        hidden = chance[1] < self.config.label_dropout
+        return x0, t, noise, (self.labels[index].masked_fill(hidden, self.model.classes),)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -429,6 +445,7 @@ class Trainer:
             "objective": self.objective.__name__,
             "beta": self.schedule.beta.cpu(),
             "images": _fingerprint(self.images),
+            "labels": None if self.labels is None else _fingerprint(self.labels[:, None]),
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -454,6 +471,9 @@ class Trainer:
             return f"it has another schedule: beta[{t}] is {state['beta'][t]:.6g} there and {beta[t]:.6g} here"
         if state["images"] != _fingerprint(self.images):
             return f"it was trained on other images: {state['images']} there, {_fingerprint(self.images)} here"
+        labels = None if self.labels is None else _fingerprint(self.labels[:, None])
+        if state["labels"] != labels:
+            return f"it was trained with other labels: {state['labels']} there, {labels} here"
         if state["objective"] != self.objective.__name__:
             return f"its objective is {state['objective']}, and {self.objective.__name__} here"
         for name, value in asdict(self.config).items():
@@ -482,7 +502,9 @@ class Trainer:
         return state and state["step"]
 
     def _samples(self) -> Tensor:
-        return sample(self.ema, self.schedule, 16, tuple(self.images.shape[1:]), steps=min(20, self.schedule.T))
+        labels = None if self.labels is None else torch.arange(16, device=self.device) % self.model.classes
+        shape, steps = tuple(self.images.shape[1:]), min(20, self.schedule.T)
+        return sample(self.ema, self.schedule, 16, shape, steps, labels=labels)
 
     def _say(self, text: str) -> None:
         if self.rank == 0:
@@ -541,6 +563,26 @@ def fast_layout(model: nn.Module, device: torch.device) -> torch.memory_format:
     grouped = any(isinstance(module, nn.GroupNorm) for module in model.modules())
     fast = device.type == "cuda" or (device.type == "cpu" and not grouped)
     return torch.channels_last if fast else torch.contiguous_format
+
+
+def _check_labels(model: nn.Module, labels: Tensor | None, count: int) -> None:
+    classes = getattr(model, "classes", None)
+    if (labels is None) != (classes is None):
+        raise ValueError(
+            "Trainer: this network was made for labels: pass labels=data.labels"
+            if labels is None
+            else "Trainer: labels need a network that is told them: UNet(classes=len(data.classes))"
+        )
+    if labels is None:
+        return
+    if labels.shape != (count,) or labels.dtype != torch.int64:
+        raise ValueError(
+            f"Trainer: expected one int64 label for each of {count} images, got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"Trainer: labels must lie in 0 ... {classes - 1}, found {int(labels.min())} to {int(labels.max())}"
+        )
 
 
 def _fingerprint(images: Tensor) -> str:

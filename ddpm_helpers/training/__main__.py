@@ -44,6 +44,8 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
     add("--base", type=int, default=32, help="width of the U-Net's first level (default: %(default)s)")
     add("--multipliers", type=positive, nargs="+", default=[1, 2], help="width of each level, in --base (default: 1 2)")
     add("--patch", type=positive, default=2, help="side of the squares folded into channels (default: %(default)s)")
+    add("--labels", action="store_true", help="tell the network what each picture shows, to ask for it later")
+    add("--flip", action="store_true", help="mirror half of the pictures, left to right")
     add("--checkpoint", help="file NAME.pt to save to every minute, and to go on from")
     add("--export", help="file NAME.safetensors for the averaged weights, in half precision, with their recipe")
     add("--samples", help="file NAME.png for 64 samples, 50 DDIM steps")
@@ -71,6 +73,7 @@ def train(options: argparse.Namespace) -> None:
         "base": options.base,
         "multipliers": options.multipliers,
         "patch": options.patch,
+        "classes": len(data.classes) if options.labels else None,
     }
     torch.manual_seed(options.seed)
     config = TrainConfig(
@@ -79,8 +82,11 @@ def train(options: argparse.Namespace) -> None:
         learning_rate=options.learning_rate,
         ema_decay=options.ema_decay,
         seed=options.seed,
+        flip=options.flip,
     )
-    trainer = Trainer(NETS["UNet"](**net), SCHEDULES[options.schedule](options.T), data.images, config, device)
+    labels = data.labels if options.labels else None
+    schedule = SCHEDULES[options.schedule](options.T)
+    trainer = Trainer(NETS["UNet"](**net), schedule, data.images, config, device, labels=labels)
     model = trainer.fit(options.checkpoint)
     if trainer.rank:
         return
@@ -89,7 +95,8 @@ def train(options: argparse.Namespace) -> None:
     if options.samples:
         from torchvision.utils import save_image  # torchvision takes a second to import
 
-        images = sample(model, trainer.schedule, 64, shape, steps=min(50, options.T))
+        labels = torch.arange(64, device=device) % model.classes if options.labels else None
+        images = sample(model, trainer.schedule, 64, shape, steps=min(50, options.T), labels=labels)
         Path(options.samples).parent.mkdir(parents=True, exist_ok=True)
         save_image(images.clamp(-1, 1) / 2 + 0.5, options.samples)
 

@@ -1,0 +1,185 @@
+"""Networks that are told what to draw: labels in training, guidance in sampling, and labels that do not fit."""
+
+import pytest
+import torch
+from killed_run import flat
+
+from ddpm_helpers import CheckpointError, TrainConfig, Trainer, UNet, cosine_schedule, guide, guided_eps, sample
+from ddpm_helpers.data import to_float
+
+T = 20
+IMAGES = torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(30) % 3
+
+
+def net(classes: int | None = 3) -> UNet:
+    torch.manual_seed(0)
+    return UNet(base=8, multipliers=(1,), attention=0, classes=classes)
+
+
+def make(labels=LABELS, classes=3, **config) -> Trainer:
+    config = TrainConfig(**{"steps": 6, "batch_size": 5, "warmup": 2, **config})
+    return Trainer(net(classes), cosine_schedule(T), IMAGES, config, "cpu", labels=labels)
+
+
+def run(trainer: Trainer, count: int) -> Trainer:
+    for _, _loss in zip(range(count), trainer.run(), strict=False):
+        pass
+    return trainer
+
+
+class Spy(torch.nn.Module):
+    """Answers with a multiple of x that depends on the label, and notes what it was asked."""
+
+    def __init__(self, classes: int = 3):
+        super().__init__()
+        self.classes, self.asked, self.factor = classes, [], torch.nn.Parameter(torch.arange(classes + 1.0) / 10)
+
+    def forward(self, x, t, label):
+        self.asked.append((x, t, label))
+        return self.factor[label, None, None, None] * x
+
+
+def test_each_image_keeps_its_label_and_some_labels_are_hidden():
+    spy = Spy()
+    config = TrainConfig(steps=300, batch_size=10, label_dropout=0.2)
+    trainer = Trainer(spy, cosine_schedule(T), IMAGES, config, "cpu", labels=LABELS)
+    hidden = 0
+    for _ in trainer.run():
+        pass
+    for step, (_, _, label) in enumerate(spy.asked):
+        trainer.step = step
+        x0, _, _, (again,) = trainer._batch()
+        assert torch.equal(label, again)
+        place = (to_float(IMAGES)[None] == x0[:, None]).flatten(2).all(2).long().argmax(1)  # which image it is
+        assert ((label == LABELS[place]) | (label == 3)).all()
+        hidden += int((label == 3).sum())
+    assert 0.17 < hidden / 3000 < 0.23  # four standard deviations of a share of 3,000
+
+
+def test_without_dropout_no_label_is_hidden():
+    assert all((make(label_dropout=0.0)._batch()[3][0] < 3).all() for _ in range(5))
+
+
+def test_labels_change_nothing_else_in_the_batch():
+    for a, b in zip(make()._batch()[:3], make(None, None)._batch()[:3], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_flip_mirrors_half_of_the_images():
+    mirrored = 0
+    plain, flipped = make(steps=200), make(steps=200, flip=True)
+    for step in range(200):
+        plain.step = flipped.step = step
+        for a, b in zip(plain._batch()[0], flipped._batch()[0], strict=True):
+            assert torch.equal(b, a) or torch.equal(b, a.flip(-1))
+            mirrored += torch.equal(b, a.flip(-1))
+    assert 0.44 < mirrored / 1000 < 0.56
+
+
+def test_resumed_with_labels_is_the_same_to_the_bit(tmp_path):
+    whole = flat(run(make(), 6)._state())
+    run(make(), 3).save(tmp_path / "a.pt")
+    again = make()
+    again.resume(tmp_path / "a.pt")
+    assert flat(run(again, 3)._state()) == whole
+
+
+def test_file_of_a_run_with_other_labels(tmp_path):
+    run(make(), 1).save(tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="other labels"):
+        make(LABELS.flip(0)).resume(tmp_path / "a.pt")
+
+
+def test_file_of_a_run_with_another_objective(tmp_path):
+    def squared(model, schedule, x0, t, noise):
+        return model(x0, t).square().mean()
+
+    config = TrainConfig(steps=2, batch_size=5)
+    run(Trainer(net(None), cosine_schedule(T), IMAGES, config, "cpu"), 1).save(tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="objective is ddpm_loss, and squared here"):
+        Trainer(net(None), cosine_schedule(T), IMAGES, config, "cpu", squared).resume(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "says"),
+    [
+        (None, 3, "pass labels=data.labels"),
+        (LABELS, None, "UNet\\(classes="),
+        (LABELS[:7], 3, "one int64 label for each of 30"),
+        (LABELS.float(), 3, "int64"),
+        (LABELS + 1, 3, "found 1 to 3"),
+        (LABELS - 1, 3, "found -1 to 1"),
+    ],
+)
+def test_labels_that_do_not_fit(labels, classes, says):
+    with pytest.raises(ValueError, match=says):
+        make(labels, classes)
+
+
+@pytest.mark.parametrize("label_dropout", [-0.1, 1.0, float("nan")])
+def test_label_dropout_out_of_range(label_dropout):
+    with pytest.raises(ValueError, match="label_dropout"):
+        TrainConfig(steps=1, label_dropout=label_dropout)
+
+
+@pytest.mark.parametrize("scale", [0, 1, 2.5])
+def test_guidance_goes_from_no_label_past_the_label(scale):
+    x, t, label = torch.randn(2, 1, 4, 4), torch.tensor([3, 3]), torch.tensor([0, 2])
+    expected = torch.stack([(0.3 + scale * (0.1 * k - 0.3)) * image for k, image in zip((0, 2), x, strict=True)])
+    torch.testing.assert_close(guide(Spy(), scale)(x, t, label), expected)
+
+
+def test_guided_eps_is_equation_6():
+    eps, eps_label, w = torch.randn(2, 3), torch.randn(2, 3), 1.5
+    torch.testing.assert_close(guided_eps(eps, eps_label, 1 + w), (1 + w) * eps_label - w * eps)
+
+
+def test_guided_gaussian_moves_its_mean():
+    """Data N(label, 1): the ideal noise of both is known, and guidance with scale w lands w times as far."""
+    schedule = cosine_schedule(200)
+
+    def ideal(x, t, label):
+        sigma, signal = (table[t][:, None, None, None] for table in (schedule.sigma, schedule.sqrt_alpha_bar))
+        mean = torch.where(label == 1, 0.0, 0.25)[:, None, None, None]  # class 1 means "no label": data N(0, 1)
+        return sigma * (x - signal * mean)
+
+    ideal.classes = 1
+    labels = torch.zeros(400, dtype=torch.int64)
+    for scale in (0, 1, 3):
+        x = sample(guide(ideal, scale), schedule, 400, (1, 2, 2), steps=50, labels=labels, clip=False)
+        assert abs(x.mean().item() - 0.25 * scale) < 0.1  # four standard errors of the mean of 1,600 numbers
+
+
+@pytest.mark.parametrize("scale", [-1, 101, float("nan"), float("inf")])
+def test_scale_out_of_range(scale):
+    with pytest.raises(ValueError, match="0, 100"):
+        guide(Spy(), scale)
+
+
+def test_guide_needs_labels():
+    with pytest.raises(ValueError, match="knows no labels"):
+        guide(net(None), 2)
+
+
+def test_labelled_samples_do_not_depend_on_the_batch_size():
+    labels = torch.arange(7) % 4
+    first, second = (
+        sample(Spy().eval(), cosine_schedule(T), 7, (1, 4, 4), labels=labels, batch_size=size) for size in (7, 3)
+    )
+    assert torch.equal(first, second)
+
+
+def test_one_label_for_each_sample():
+    with pytest.raises(ValueError, match="one label for each of 7"):
+        sample(Spy(), cosine_schedule(T), 7, (1, 4, 4), labels=LABELS)
+
+
+def test_a_network_with_labels_asks_for_them():
+    with pytest.raises(ValueError, match="needs a label per image"):
+        sample(net(), cosine_schedule(T), 2, (1, 8, 8), steps=2)
+
+
+def test_unknown_class():
+    with pytest.raises(ValueError, match="label"):
+        sample(guide(net(), 2), cosine_schedule(T), 2, (1, 8, 8), steps=2, labels=torch.tensor([0, 7]))
