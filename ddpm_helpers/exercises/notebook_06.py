@@ -94,6 +94,33 @@ Exercise(
         "It looks as if absolute errors were averaged: square them.": (
             lambda m, s, x0, t, noise: F.l1_loss(_predicted(m, s, x0, t, noise), noise)
         ),
+        "It looks as if the errors were averaged without a square: positive and negative ones cancel.": (
+            lambda m, s, x0, t, noise: (_predicted(m, s, x0, t, noise) - noise).mean()
+        ),
+        "It looks as if x0 and noise changed places in q_sample: it takes schedule, x0, t, noise.": (
+            lambda m, s, x0, t, noise: F.mse_loss(m(q_sample(s, noise, t, x0), t), noise)
+        ),
+        "It looks as if the network is shown the bare noise: it must see x_t.": (
+            lambda m, s, x0, t, noise: F.mse_loss(m(noise, t), noise)
+        ),
+        "It looks as if the network was left out, and x_t itself compared with the noise.": (
+            lambda m, s, x0, t, noise: F.mse_loss(q_sample(s, x0, t, noise), noise)
+        ),
+        "It looks as if the target is x_t - x0: q_sample shrinks the image, too, so this is not the noise.": (
+            lambda m, s, x0, t, noise: F.mse_loss(_predicted(m, s, x0, t, noise), q_sample(s, x0, t, noise) - x0)
+        ),
+        "It looks as if the squared errors are averaged over pixels, but summed over images: average over both.": (
+            lambda m, s, x0, t, noise: (_predicted(m, s, x0, t, noise) - noise).square().flatten(1).mean(1).sum()
+        ),
+        "It looks as if there is one loss for each image: return their mean, a scalar.": (
+            lambda m, s, x0, t, noise: (_predicted(m, s, x0, t, noise) - noise).square().flatten(1).mean(1)
+        ),
+        "It looks as if the squared errors are returned as they are: return their mean, a scalar.": (
+            lambda m, s, x0, t, noise: (_predicted(m, s, x0, t, noise) - noise).square()
+        ),
+        "It looks as if .item() made a plain number of the loss: return the tensor, or no gradient can flow.": (
+            lambda m, s, x0, t, noise: F.mse_loss(_predicted(m, s, x0, t, noise), noise).item()
+        ),
     },
 )
 
@@ -129,6 +156,33 @@ Exercise(
         "It looks as if u is added to i / B as it is: a stretch is only 1 / B long.": (
             lambda u, T: _steps(torch.arange(len(u)) / len(u) + u, T)
         ),
+        "It looks as if nothing was added to the fraction cut off: steps run from 1 to T, so add 1 (after a clamp to "
+        "T - 1).": lambda u, T: (_places(u) * T).long(),
+        "It looks as if step 0 was clamped to 1, and no 1 added: then step 1 comes twice as often, and T hardly ever. "
+        "Clamp to T - 1, then add 1.": lambda u, T: (_places(u) * T).long().clamp(1, T),
+        "It looks as if place is multiplied by T - 1: then step T would hardly ever be trained.": (
+            lambda u, T: (_places(u) * (T - 1)).long() + 1
+        ),
+        "It looks as if you round to the nearest step and then add 1: cut off the fraction instead (.long() does).": (
+            lambda u, T: (_places(u) * T).round().long() + 1
+        ),
+        "It looks as if you round to the nearest step: then step 0 may come out, and T gets half of its share. "
+        "Cut off the fraction (.long() does), and add 1.": lambda u, T: (_places(u) * T).round().long(),
+        "It looks as if the stretches are counted from 1: image 0 has the stretch from 0 to 1 / B.": (
+            lambda u, T: _steps((torch.arange(len(u)) + 1 + u) / len(u), T)
+        ),
+        "It looks as if every stretch is T // B steps long: T need not be a multiple of B, and the last steps would "
+        "never be trained.": (lambda u, T: torch.arange(len(u)) * (T // len(u)) + (u * (T // len(u))).long() + 1),
+        "It looks as if place itself was returned: a step is the place times T, cut off, plus 1.": (
+            lambda u, T: _places(u)
+        ),
+        "It looks as if the steps are still floats with a fraction: cut it off (.long() does).": (
+            lambda u, T: (_places(u) * T).clamp(max=T - 1) + 1
+        ),
+        "The numbers are right, but they are floats, and steps are indices: .long() makes integers.": (
+            lambda u, T: _steps(_places(u), T).float()
+        ),
+        "The numbers are right, but they are int32: .long() makes int64.": lambda u, T: _steps(_places(u), T).int(),
     },
 )
 
@@ -154,6 +208,22 @@ Exercise(
         ),
         "It looks as if the average moves away from the value: the step is (1 - decay) (value - average).": (
             lambda average, value, decay: average + (1 - decay) * (average - value)
+        ),
+        "It looks as if the two terms are subtracted: (6.4) adds them.": (
+            lambda average, value, decay: decay * average - (1 - decay) * value
+        ),
+        "It looks as if both are multiplied by decay: the new value has the weight 1 - decay.": (
+            lambda average, value, decay: decay * (average + value)
+        ),
+        "It looks as if 1 - decay has lost its brackets: Python reads decay * average + 1 - (decay * value).": (
+            lambda average, value, decay: decay * average + 1 - decay * value
+        ),
+        "It looks as if decay is fixed at 0.999: use the argument.": (
+            lambda average, value, decay: 0.999 * average + (1 - 0.999) * value
+        ),
+        "It looks as if the new value is returned as it is, and nothing averaged.": lambda average, value, decay: value,
+        "It looks as if the old average is returned as it is: the new value is missing.": (
+            lambda average, value, decay: average
         ),
     },
 )

@@ -101,8 +101,8 @@ verify("6.1", samples=torch.stack(draws), expected=loss_at_t.mean())
 print(f"loss of a model that answers {c} x_t: about {loss_at_t.mean():.1f}")
 
 # %% [markdown]
-# Put $c = 0$: a model that always answers 0 has the loss 1, at every $t$. Keep this number. It is what a network that has
-# learned nothing scores, in this notebook and in anybody's.
+# Put $c = 0$: a model that always answers 0 has the loss 1, at every $t$. Keep this number. It is what a network without any
+# idea of the noise scores at best, here and in any code that averages over the pixels.
 #
 # ## A plain loop
 #
@@ -133,8 +133,8 @@ for _ in range(steps):
     live(loss)
 
 # %% [markdown]
-# *The curve starts at 1, the loss of knowing nothing: the last layer of this U-Net begins at zero, so its first answer
-# is 0. In a full run it falls below 0.15: more than four fifths of what the network did not know seem to be learned.*
+# *The very first loss is 1, that of knowing nothing: the last layer of this U-Net begins at zero, so its first answer
+# is 0. The curve's first point is a mean over ten steps and already lies lower. In a full run the curve falls below 0.15: more than four fifths of what the network did not know seem to be learned.*
 #
 # Guess before you run: at a loss near 0.1, what will the samples look like? (`sample` draws them in
 # 25 steps; notebook 07 takes it apart.)
@@ -198,8 +198,8 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
     print(f"{dtype!s:15} largest {about.max:.0e}, smallest normal {about.tiny:.0e}, the next after 1 is 1 + {about.eps:.0e}")
 
 # %% [markdown]
-# *float16 is the older half precision. It has one digit more, but gradients below its smallest number vanish, and one above 65,504
-# is infinite, so it takes a loss that is scaled up and down during training. bfloat16 takes nothing but `torch.autocast`.*
+# *float16 is the older half precision. It has one digit more, but gradients below its smallest number vanish, and one above 65,504 (the
+# 7e+04 in its line) is infinite, so it takes a loss that is scaled up and down during training. bfloat16 takes nothing but `torch.autocast`.*
 
 # %%
 for dtype in [torch.float32] if device.type == "mps" else [torch.float32, torch.bfloat16]:
@@ -215,20 +215,20 @@ print("fast_dtype chooses", training.fast_dtype(device))
 # ## Lever 3: spread the steps
 #
 # With independent uniform $t$, a batch of 64 may hold many small steps, where the noise is hard to see, or few. Its loss then says
-# more about this accident than about the network. Write $\ell(t)$ for the loss at $t$. The mean over $B$
-# independent steps has the variance
+# more about this accident than about the network. Write $\ell(t)$ for the mean loss at $t$, and suppose that an image
+# at step $t$ scores that and nothing else. The mean over $B$ independent steps has the variance
 #
 # $$\operatorname{Var}\Big[\frac{1}{B} \sum_{i=1}^{B} \ell(t_i)\Big] = \frac{\operatorname{Var}_t[\ell(t)]}{B} \tag{6.2}$$
 #
 # Instead, cut $1 \dots T$ into $B$ equal stretches and draw one step from each: **stratified** sampling. Every step is still as
 # likely as any other, so the mean stays what it was. But the variance now has only the part *within* the stretches. With $m_k$ for the mean of
-# $\ell$ over stretch $k$, what lies between stretches drops out:
+# $\ell$ over stretch $k$, and $\operatorname{Var}_k$ for the variance over the $B$ stretches, what lies between stretches drops out:
 #
 # $$\operatorname{Var}\Big[\frac{1}{B} \sum_{k=1}^{B} \ell(t_k)\Big] = \frac{\operatorname{Var}_t[\ell(t)] - \operatorname{Var}_k[m_k]}{B} \tag{6.3}$$
 #
 # ### Exercise 6.2 - `stratified_steps`
 #
-# `u` has shape (B,), uniform in [0, 1); `u[i]` says where in its stretch image `i` lands. Return B steps, integers in $1 \dots T$.
+# `u` has shape (B,), uniform in [0, 1); `u[i]` says where in its stretch image `i` lands. Return B steps, int64 in $1 \dots T$.
 # Image `i` belongs to the stretch from $i/B$ to $(i+1)/B$ of the way.
 
 
@@ -326,9 +326,9 @@ ema_update = check(ema_update)
 # $$\bar\theta_n = d^{\,n}\, \bar\theta_0 + (1 - d) \sum_{i=1}^{n} d^{\,n-i}\, \theta_i \tag{6.5}$$
 #
 # So the last $1/(1-d)$ values count, roughly: 1,000 of them for $d = 0.999$. If the $\theta_i$ jitter independently with variance $v$ around a
-# fixed place, the squares of these weights add up to the variance of the average. For large $n$ it is a geometric series:
+# fixed place, the squares of these weights add up to the variance of the average. For large $n$ it is a geometric series, and $1 - d^2 = (1 - d)(1 + d)$:
 #
-# $$\operatorname{Var}[\bar\theta_n] = \frac{1 - d}{1 + d}\; v \tag{6.6}$$
+# $$\operatorname{Var}[\bar\theta_n] = (1 - d)^2 \sum_{k=0}^{\infty} d^{\,2k}\; v = \frac{(1 - d)^2}{1 - d^2}\; v = \frac{1 - d}{1 + d}\; v \tag{6.6}$$
 
 # %% tags=["nbval-check-output"]
 start, value = few[0].double(), few[1].double()
@@ -346,7 +346,7 @@ verify("6.6", samples=average**2, expected=(1 - d) / (1 + d))
 # At $d = 0.999$ that is 2,000 times less variance. Real jitter is not independent from step to step, so the gain is smaller, and there is a
 # price: while the weights still travel, their average lags behind by about $1/(1-d)$ steps. Early in a run it would consist of weights from a time
 # when the network knew nothing. So in its step $n$, counted from 0, the trainer uses the decay $(1 + n)/(10 + n)$, which remembers about the last ninth of the run so far, until that
-# would exceed 0.999 (after 8,990 steps). What all this is worth, the real run below measures on images that it does not train on.
+# would exceed 0.999 (after 8,990 steps; a run of 3,000 never gets there). What all this is worth, the real run below measures on images that it does not train on.
 #
 # ## Lever 5: the learning rate, and a limit on the gradient
 #
@@ -378,8 +378,8 @@ print(f"norm of the gradient, plain loop: first step {sizes[0]:.2f}, largest {si
 print(f"steps above the limit of 1: {(sizes > 1).sum()} of {len(sizes)}")
 
 # %% [markdown]
-# *In the plain loop the gradient is rarely longer than 1, if ever. So clipping does next to nothing there: it is an insurance against the one
-# batch that is far longer, and an insurance is judged by its price, which is none.*
+# *In the plain loop the gradient is rarely longer than 1, and never by much. So clipping does next to nothing there: it is an insurance against the one
+# batch whose gradient is far longer, and it costs next to nothing, too.*
 #
 # Warm-up can be measured in short runs: the first steps of `Trainer`, which you will meet in a moment, with and without it. We
 # do that at the learning rate 0.002 and at ten times as much. Guess before you run: what does leaving it out cost?
@@ -405,13 +405,14 @@ viz.plot_curves(curves, xlabel="training step", ylabel="loss", alt="First losses
 # %% [markdown]
 # *In a full run: at the rate 0.002 warm-up costs. The run with it (orange) learns later, and by step 120 the two are about equal. At 0.02 the run without
 # it (green) jumps above 1 and then stays near 1: within a few steps its weights are so far off that it knows nothing and learns
-# nothing. With warm-up (pink) the very same rate works. Note that the gradient was clipped in all four runs. That did not help, because Adam divides
+# nothing. With warm-up (pink) the very same rate works, and ends about as low as 0.002 does. Note that the gradient was clipped in all four runs. That did not help, because Adam divides
 # by the size of the gradients it has seen: the first steps are as long as the learning rate says, whatever the gradient. The course takes 0.002
-# and warm-up, and pays the small price: a rate that is safe for this network need not be for yours.*
+# and warm-up, and pays the small price: a rate that works for this network for 120 steps need not be safe in a long run, or for a network of yours.*
 #
 # ## The real run
 #
-# `Trainer` is the plain loop with the five levers. It uses `ddpm_loss`, `stratified_steps` and `ema_update` as you
+# `Trainer` is the plain loop with the five levers. (Two details differ besides: it goes through the images in shuffled passes, and its optimizer is
+# AdamW, which is Adam with a slight pull of all weights towards 0.) It uses `ddpm_loss`, `stratified_steps` and `ema_update` as you
 # know them, and holds all that the run consists of: network, average, optimizer, and a step counter. `run()` is a
 # generator that trains; it hands you the loss after each complete step, and you may draw, log or stop. We look at it
 # in six rounds. `sample` numbers its noise images from 0, so each round draws from the same twelve, with the averaged weights (`trainer.ema`)
@@ -448,7 +449,7 @@ for loss in trainer.run():
 viz.image_rows(averaged, alt="Samples of the averaged network after each of six rounds, from the same noise")
 
 # %% [markdown]
-# *In a full run, look down the columns. The rough outline is settled in the first row, since all rows start from the same noise. Then the
+# *In a full run on a CPU, look down the columns. The rough outline is settled in the first row, since all rows start from the same noise. Then the
 # grain vanishes from the ground, and strokes get smooth edges and even width. Some columns change their mind on the way, and some end as
 # strokes that are no digit: 3,000 steps of 64 images are about three passes through the data, and a network this small needs more of them.*
 
@@ -463,7 +464,7 @@ middle = list(averaged)[2]
 viz.image_rows({"raw": raw[middle], "averaged": averaged[middle]}, alt="Samples at half time, raw against averaged weights")
 
 # %% [markdown]
-# *In a full run the average is ahead of the raw weights in every round but the last: what it has after 1,500 steps, the raw weights
+# *In a full run on a CPU the average is ahead of the raw weights in every round but the last: what it has after 1,500 steps, the raw weights
 # reach only at about 2,500. In the last round the learning rate falls to zero, the jitter dies down, and raw weights catch up: both levers
 # remove the same jitter, so their gains do not add up. At half time the same noise gives different samples. Those
 # of the raw weights have thinner strokes, as a jitter of the weights in that moment would have it, and in the next moment
@@ -472,7 +473,7 @@ viz.image_rows({"raw": raw[middle], "averaged": averaged[middle]}, alt="Samples 
 # ## Where is the error?
 #
 # The loss is a mean over $t$. Take it apart: the same test images, all at one step, for one step after the other. On the right, the same
-# errors in other units. A wrong noise is a wrong clean image: by (3.34) the squared error of $\hat x_0$ is that of
+# errors in other units. A wrong noise is a wrong clean image: by (3.34) of notebook 03 the squared error of $\hat x_0$ is that of
 # $\hat\epsilon$, divided by the signal-to-noise ratio.
 
 # %%
@@ -509,18 +510,19 @@ errors = (guess - test_noise).square().mean((1, 2, 3)).cpu()  # (256,): one imag
 print(f"the first tenth of the steps makes up {errors[:25].sum() / errors.sum():.0%} of the loss, the last half {errors[128:].sum() / errors.sum():.0%}")
 
 # %% [markdown]
-# *Left: at small $t$ there is hardly any noise in the image, and it is hard to see; a network is not much better there than the thin line,
-# which is the answer 0. At large $t$ the image is nearly all noise, and repeating it is nearly right. Right: the same errors, as errors of the clean image. Now it is the other
+# *Left: at small $t$ there is hardly any noise in the image, and it is hard to see. At $t = 1$ the plain loop (blue) is barely better than the thin line,
+# which is the answer 0, and the real run (orange) still makes a large part of that error. At large $t$ the image is nearly all noise, and repeating it is nearly right. Right: the same errors, as errors of the clean image. Now it is the other
 # way round, over orders of magnitude: at large $t$ a tiny error of the noise is a large one of the image.*
 #
-# In a full run the first tenth of the steps makes up a third of the mean, although there the clean image is off by less than you could see. The last half, where
+# In a full run the first tenth of the steps makes up a third of the mean, although the clean image is hardly off there: at
+# $t = 100$ by about 0.05, the root of the squared error printed above, where black is -1 and white is 1. The last half, where
 # it is decided which digit it will be, makes up a fifth. The mean loss looks at the grain, and samples are decided elsewhere.
 #
 # ### A low loss and bad samples
 #
 # So a mean loss can be low while what matters is wrong. Here is a controlled case. Take the trained network and add a constant 0.1 to its
-# answers: once at the late steps only ($t > 500$), once at the early ones only. Both faults add 0.01 to the squared error of half of the steps, so both
-# raise the mean loss by about 0.005. Guess before you run: which row will you be able to tell from the healthy one?
+# answers: once at the late steps only ($t > 500$), once at the early ones only. Both faults add $0.1^2 = 0.01$ to the squared error of half of the steps (and 0.2 times the network's mean error, which
+# is close to 0), so both raise the mean loss by about 0.005. Guess before you run: which row will you be able to tell from the healthy one?
 
 # %%
 def faulty(low, high):
@@ -607,7 +609,7 @@ print("weights, averages and all losses equal to the bit:", same(whole, resumed)
 #
 # The stop button asks. SIGKILL does not: the process is gone between two instructions, perhaps in the middle of writing
 # its file. Here another process trains by the same recipe and saves after every step, so that there is a lot of writing to hit. We kill it half a second
-# after its first step; at which step that is, depends on your machine.
+# after its first file; at which step that is depends on your machine.
 
 # %%
 path = Path(folder.name) / "killed.pt"
@@ -619,6 +621,10 @@ while child.poll() is None and not path.exists():
 time.sleep(0.5)
 child.kill()
 print(f"ended with {child.wait()}; the file holds step {checkpoint.load_checkpoint(path)['step']}")
+
+# %% [markdown]
+# *A process that a signal ended reports the signal's number with a minus; SIGKILL has the number 9. The file is whole. (If yours ended with 0, it made
+# its 80 steps in half a second, and nothing was left to kill.) A fresh trainer goes on from the file, as before:*
 
 # %%
 revived = fresh()
@@ -639,15 +645,16 @@ def numbers(value):
 print({name: numbers(value) for name, value in half.items()})
 
 # %% [markdown]
-# *How many numbers each entry holds. What each is for:*
+# *How many numbers each entry holds in tensors; 0 where it is an ordinary Python value, such as the step or a text. What each is for:*
 #
 # | entry | for |
 # |---|---|
+# | `format` | a version number of this kind of file; a later version of the course can tell by it what it reads |
 # | `model`, `ema` | the weights and their average |
-# | `optimizer` | Adam keeps two moving averages for each weight, of its gradient and of the square: twice as many numbers as weights |
-# | `step` | the place in the learning rate, in the data, and in the random numbers: each step draws its images, its $t$ and its noise from a generator that is seeded with the pair (seed, step) |
+# | `optimizer` | Adam keeps two moving averages for each weight, of its gradient and of the square: twice as many numbers as weights, and one count of steps for each tensor |
+# | `step` | the place in the learning rate, in the data, and in the random numbers: each step draws its images, its $t$ and its noise from generators that are seeded with the pair (seed, step) |
 # | `random` | PyTorch's own random state, for networks with dropout |
-# | `config`, `beta`, `images` | to refuse the file of another run; of the images, a checksum |
+# | `config`, `objective`, `beta`, `images` | to refuse the file of another run; of the objective (the loss that is minimised) its name, of the images a checksum |
 # | `losses` | so that the curve goes on, too |
 #
 # The entry that is most often forgotten is the optimizer. What does that cost? The weights, the average and the step of the
@@ -665,11 +672,13 @@ for later in (0, 1, 2, 10, 41):
     print(f"loss of step {step + 1:2}: {whole.losses[step]:.4f} as it was, {lazy.losses[step]:.4f} without the optimizer")
 
 # %% [markdown]
-# *The first loss is the same, because the weights are. Then the two runs part, and in this one the loss ends higher. A fresh Adam divides the first
-# gradients by their own size, so its first steps are large whatever the gradient is, and there is no warm-up to hold them. No message
-# appears; at most there is a bump in the curve. Forgetting the average is worse: it starts over, with weights of which it knows nothing.*
+# *The first loss is the same, because the weights are. Then the two runs part, and the one without the optimizer ends higher. A fresh Adam divides the first
+# gradients by their own size, so its first steps are as long as the learning rate says, whatever the gradient is. That is what warm-up is for, but a
+# run that goes on is usually past it. (This small one is in the midst of its 100 steps of warm-up, so the damage is small.) No message
+# appears; at most there is a bump in the curve. Forgetting the average is worse: it then starts from the fresh network's random weights, and with
+# the decay of a late step, so it keeps them for long.*
 #
-# And why is the file written beside, and renamed? Because of what would be there after a kill half-way. We cut a good file in two:
+# One more thing about the file: `save` never writes into the old one. What would a kill half-way leave, if it did? We cut a good file in two:
 
 # %%
 def attempt(action):
@@ -684,7 +693,7 @@ torn.write_bytes(content[: len(content) // 2])
 attempt(lambda: fresh().resume(torn))
 
 # %% [markdown]
-# *Had the last save begun by emptying the good file, this would be all that is left of the run. So the new file is written under
+# *Had the last save begun by emptying the good file, this would be all that is left of the run. So the new one is written under
 # another name in the same folder, pushed to the disk, and then renamed over the old one. Renaming is one operation of the file
 # system: at any moment the good name stands for the whole old file or for the whole new one.*
 #
@@ -713,7 +722,7 @@ folder.cleanup()
 # KEEP = "/content/drive/MyDrive/ddpm"
 # ```
 #
-# After a disconnect, run the set-up cell, the cell with the data, and this one again. It goes on from the last minute that was saved. To train
+# After a disconnect, mount the Drive, run the set-up cell, the cell with the data, and this one again. It goes on from the last minute that was saved. To train
 # longer than planned, raise `steps`; everything else must stay as it was, and a message says so if it did not.
 
 # %%
@@ -753,8 +762,8 @@ if KEEP:
 #
 # **What broke:** we have a network that predicts noise, and nothing here said how its predictions become an image. The samples came
 # from a function that took 25 steps. The derivation of notebook 03 speaks of $T = 1000$ steps, each of them a pass through the network and each
-# with fresh noise: 40 times slower than what we did. Does skipping 39 of 40 steps cost anything? Why is there noise in
-# the steps of one sampler and none in those of the other? Notebook 07 takes a step apart, and finds out how few are enough.
+# with fresh noise: 40 times slower than what we did. Does skipping 39 of 40 steps cost anything? And `sample` adds no
+# fresh noise in its 25 steps: why may it leave that out? Notebook 07 takes a step apart, and finds out how few are enough.
 #
 # ### Experiments to try
 #
