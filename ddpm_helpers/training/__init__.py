@@ -35,8 +35,9 @@ def default_device() -> torch.device:
 
 def device_name(device: torch.device) -> str:
     """The device in words, for reports and recipes: "cuda, NVIDIA T4", or "cpu, 2 threads"."""
+    threads = torch.get_num_threads()
     names = {"cuda": lambda: torch.cuda.get_device_name(device), "mps": lambda: "Apple GPU"}
-    return f"{device.type}, {names.get(device.type, lambda: f'{torch.get_num_threads()} threads')()}"
+    return f"{device.type}, {names.get(device.type, lambda: f'{threads} thread' + 's' * (threads != 1))()}"
 
 
 def environment_report() -> str:

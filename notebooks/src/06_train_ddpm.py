@@ -276,7 +276,7 @@ def scatter(choose, tries):
         gradient = torch.cat([p.grad.flatten() for p in plain.parameters()])  # (parameters,)
         losses.append(loss.detach())
         total, power = total + gradient, power + gradient.square().sum()
-    spread = power / tries - (total / tries).square().sum()  # mean square of the length, minus square of the mean
+    spread = power / tries - (total / tries).square().sum()  # mean squared length, minus squared length of the mean
     return torch.stack(losses).std().item(), spread.sqrt().item()
 
 # %%
@@ -497,7 +497,8 @@ figure, axes = viz.subplots(1, 2, size=(9, 3.2))
 for name, values in curves.items():
     axes[0].semilogy(places, values, label=name)
     axes[1].semilogy(places, values / ratio, label=name)
-axes[0].axhline(1, color="black", linewidth=0.8)
+axes[0].axhline(1, color="black", linewidth=0.8, label="always 0")
+axes[0].legend(frameon=False)
 axes[0].set(title="squared error of the noise", xlabel="step t")
 axes[1].set(title="squared error of the clean image", xlabel="step t")
 axes[1].legend(frameon=False)
