@@ -5,6 +5,7 @@ Public names are gathered here; `from ddpm_helpers import viz` loads the plottin
 
 from .checkpoint import CheckpointError, Pretrained, load_pretrained
 from .data import DataError, ImageData, batches, load_images, read_idx, to_float, to_uint8
+from .diagnosis import IdealDenoiser, diagnose
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
 from .metrics import bits_per_dim, frechet_distance, frechet_floor, judge, load_feature_net, nearest_images
@@ -74,6 +75,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "EquationError",
+    "IdealDenoiser",
     "ImageData",
     "LayerNormUNet",
     "NoiseSchedule",
@@ -101,6 +103,7 @@ __all__ = [
     "ddpm_step",
     "ddpm_trajectory",
     "default_device",
+    "diagnose",
     "down_and_up",
     "ema_update",
     "environment_report",

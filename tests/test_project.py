@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddpm_helpers"
 ORDER = [
     *("schedule", "toy", "digits", "data", "nets", "checkpoint", "sampling", "viz", "training", "metrics"),
+    *("diagnosis", "clinic", "libraries", "ladder"),
     *("exercises", "__init__"),
 ]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}

@@ -1,0 +1,212 @@
+"""Sixteen broken systems, for notebook 12: each has one usual fault, and shows its symptom in seconds.
+
+Training is left out: `IdealDenoiser` answers what a perfect network would, so a symptom has no other cause than the
+fault. Where the fault lies in training, the ideal answer is that of a network trained with it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .diagnosis import IdealDenoiser
+from .sampling import ddpm_trajectory, image_noise, sample
+from .schedule import NoiseSchedule, linear_schedule, per_image, predict_eps, predict_x0
+
+T, COUNT = 100, 32
+
+
+@dataclass(frozen=True)
+class System:
+    """A model, what it was trained with, and what its sampler returns: what `diagnose` looks at."""
+
+    model: nn.Module
+    schedule: NoiseSchedule
+    images: Tensor  # (N, C, H, W) as the training loop has them
+    samples: Tensor  # (32, C, H, W) as the sampler returns them
+    average: nn.Module | None = None  # of the weights, where the sampler uses it
+
+
+class _Broken(nn.Module):
+    """A module, in eval mode, that answers `answer(x, t)`."""
+
+    def __init__(self, answer: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.answer = answer
+        self.eval()
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.answer(x, t)
+
+
+def _draw(model: nn.Module, schedule: NoiseSchedule, images: Tensor, **options) -> Tensor:
+    return sample(model, schedule, COUNT, tuple(images.shape[1:]), **options)
+
+
+def _with(images: Tensor, answer: Callable[[nn.Module, Tensor, Tensor], Tensor], **options) -> System:
+    """The healthy system, but for its answer: answer(ideal, x, t)."""
+    schedule = linear_schedule(T)
+    ideal = IdealDenoiser(images, schedule)
+    model = _Broken(lambda x, t: answer(ideal, x, t))
+    return System(model, schedule, images, _draw(model, schedule, images, **options))
+
+
+def healthy(images: Tensor) -> System:
+    """Images (N, C, H, W) in [-1, 1], N at most a few hundred -> a system without a fault."""
+    return _with(images, lambda ideal, x, t: ideal(x, t))
+
+
+def unit_range(images: Tensor) -> System:
+    """The training images were left in [0, 1], and everything else expects [-1, 1]."""
+    return healthy((images + 1) / 2)
+
+
+def never_noise(images: Tensor) -> System:
+    """50 steps with the betas of 1000: the forward process does not end in noise, but sampling starts there."""
+    schedule = linear_schedule(50, rescale=False)
+    model = IdealDenoiser(images, schedule)
+    return System(model, schedule, images, _draw(model, schedule, images))
+
+
+def noisy_last_step(images: Tensor) -> System:
+    """The sampler adds noise at the last step, too."""
+    system = healthy(images)
+    noise = torch.randn(system.samples.shape, generator=torch.Generator().manual_seed(0))
+    samples = system.samples + system.schedule.beta[1].sqrt() * noise
+    return System(system.model, system.schedule, images, samples)
+
+
+def off_by_one(images: Tensor) -> System:
+    """Training counted the steps from 0, sampling from 1."""
+    return _with(images, lambda ideal, x, t: ideal(x, (t - 1).clamp(min=1)))
+
+
+def no_square_root(images: Tensor) -> System:
+    """Training mixed alpha_bar x_0 + (1 - alpha_bar) eps: the square roots are missing."""
+    schedule = linear_schedule(T)
+    model = IdealDenoiser(images, (schedule.alpha_bar, 1 - schedule.alpha_bar))
+    return System(model, schedule, images, _draw(model, schedule, images))
+
+
+def beta_for_alpha_bar(images: Tensor) -> System:
+    """Training jumped with alpha_t where alpha_bar_t belongs: it saw hardly any noise."""
+    schedule = linear_schedule(T)
+    model = IdealDenoiser(images, (schedule.alpha.sqrt(), schedule.beta.sqrt()))
+    return System(model, schedule, images, _draw(model, schedule, images))
+
+
+def uniform_noise(images: Tensor) -> System:
+    """The sampler draws torch.rand instead of torch.randn."""
+    schedule = linear_schedule(T)
+    model, normal = IdealDenoiser(images, schedule), image_noise(0, range(COUNT), tuple(images.shape[1:]))
+
+    def rand() -> Tensor:
+        return torch.special.ndtr(normal())
+
+    for step in ddpm_trajectory(model, schedule, rand(), rand):
+        samples = step.x
+    return System(model, schedule, images, samples)
+
+
+def no_time(images: Tensor) -> System:
+    """The time is not passed on: the network always hears T / 2."""
+    return _with(images, lambda ideal, x, t: ideal(x, torch.full_like(t, T // 2)))
+
+
+def young_average(images: Tensor) -> System:
+    """Sampled from an average of the weights that still holds nine tenths of the start, where the output is zero."""
+    system = healthy(images)
+    average = _Broken(lambda x, t: 0.1 * system.model(x, t))
+    samples = _draw(average, system.schedule, images)
+    return System(system.model, system.schedule, images, samples, average)
+
+
+def wrapped_bytes(images: Tensor) -> System:
+    """Samples went through uint8 without clipping: a little above white is black."""
+    system = healthy(images)
+    noise = torch.randn(system.samples.shape, generator=torch.Generator().manual_seed(0))
+    values = ((system.samples + 0.01 * noise + 1) * 127.5).long() % 256
+    return System(system.model, system.schedule, images, values / 127.5 - 1)
+
+
+def blind_to_brightness(images: Tensor) -> System:
+    """A norm over the whole input: the network cannot see how bright it is, so the brightness walks."""
+
+    def answer(ideal, x, t):
+        expected = per_image(ideal.signal[t], x) * images.mean()
+        return ideal(x - x.mean((1, 2, 3), keepdim=True) + expected, t)
+
+    return _with(images, answer, clip=False)
+
+
+def rescaled_pictures(images: Tensor) -> System:
+    """As `blind_to_brightness`; but each picture is stretched to its own darkest and brightest pixel when shown."""
+    return blind_to_brightness(images)
+
+
+def gradient_times_loss(images: Tensor) -> System:
+    """`loss.backward(loss)`: the smaller the loss, the smaller the steps.
+
+    Here the network is a straight line for each step and pixel, a (x - its mean), and goes 60 times a tenth of the way
+    to the best one. With the right gradient that is enough to arrive.
+    """
+    return _trained_lines(images, faulty=True)
+
+
+def trained_lines(images: Tensor) -> System:
+    """The healthy twin of `gradient_times_loss`."""
+    return _trained_lines(images, faulty=False)
+
+
+def _trained_lines(images: Tensor, faulty: bool) -> System:
+    schedule = linear_schedule(T)
+    signal, sigma = (table[:, None] for table in (schedule.sqrt_alpha_bar, schedule.sigma))  # (T+1, 1)
+    mean, variance = images.mean(0).flatten(), images.var(0).flatten()  # (D,)
+    square = (signal**2 * variance + sigma**2)[1:]  # (T, D) mean square of x_t - its mean; the curvature is twice that
+    best, a = sigma[1:] / square, torch.zeros_like(square)
+    for _ in range(60):
+        loss = (1 - 2 * a * sigma[1:] + a**2 * square).mean()
+        a = a - 0.1 * (a - best) * (loss if faulty else 1)
+
+    def answer(x: Tensor, t: Tensor) -> Tensor:
+        return (a[t - 1] * (x.flatten(1) - signal[t] * mean)).reshape(x.shape)
+
+    model = _Broken(answer)
+    return System(model, schedule, images, _draw(model, schedule, images))
+
+
+def train_mode(images: Tensor) -> System:
+    """The network is left in train mode: dropout is on while sampling."""
+    schedule = linear_schedule(T)
+    ideal = IdealDenoiser(images, schedule)
+    model = _Broken(lambda x, t: F.dropout(ideal(x, t), 0.1, training=model.training)).train()
+    torch.manual_seed(0)
+    return System(model, schedule, images, _draw(model, schedule, images))
+
+
+def broadcast_loss(images: Tensor) -> System:
+    """(B, 1, H, W) minus (B, H, W) is (B, B, H, W): every prediction met every noise of its batch of 16.
+
+    The best answer to that is the mean of all that it met: one sixteenth of the right one.
+    """
+    return _with(images, lambda ideal, x, t: ideal(x, t) / 16)
+
+
+def no_fine_skip(images: Tensor) -> System:
+    """The finest skip is never used: what is smaller than 2x2 pixels does not get through."""
+
+    def answer(ideal, x, t):
+        guess = predict_x0(schedule, x, t, ideal(x, t))
+        return predict_eps(schedule, x, t, F.interpolate(F.avg_pool2d(guess, 2), scale_factor=2))
+
+    schedule = linear_schedule(T)
+    return _with(images, answer)
+
+
+FAULTS = (
+    *(unit_range, never_noise, noisy_last_step, off_by_one, no_square_root, beta_for_alpha_bar, uniform_noise),
+    *(no_time, young_average, wrapped_bytes, rescaled_pictures, gradient_times_loss, train_mode, broadcast_loss),
+    *(no_fine_skip, blind_to_brightness),
+)
