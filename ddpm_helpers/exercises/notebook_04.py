@@ -47,12 +47,32 @@ Exercise(
         _timed([1, 50, 17, 3, 30], 50, 5, 3, 4, 2),
         _timed([1000, 1, 250], 1000, 3, 1, 2, 5),
         _timed([7, 300, 2, 40], 300, 4, 2, 6, 4),  # B = W: a wrong broadcast runs through
+        _timed([9, 2, 30, 4], 40, 4, 2, 3, 5),  # no step is T, so T is not t.max()
     ],
     mistakes={
         "It looks as if t, shape (B,), met the last axis of the images. Where B happens to equal W that runs, and each "
         "column of pixels gets the step of another image. Give it three more axes: t.reshape(-1, 1, 1, 1).": (
             lambda x, t, T: _with_channel(x, t / T)
         ),
+        "It looks as if t / T, shape (B,), was multiplied with a picture: broadcasting lines it up with the last axis, "
+        "the columns. Give it three more axes: (t / T).reshape(-1, 1, 1, 1).": (
+            lambda x, t, T: torch.cat([x, t / T * torch.ones_like(x[:, :1])], dim=1)
+        ),
+        "It looks as if you repeated t before reshaping: repeat runs through all images again and again, so the "
+        "numbers get mixed over the images. Reshape to (B, 1, 1, 1) first, then expand.": (
+            lambda x, t, T: torch.cat([x, (t / T).repeat(x[0, 0].numel()).reshape(len(x), 1, *x.shape[2:])], dim=1)
+        ),
+        "It looks as if there is a time channel for every channel of the image: one is enough. Expand to the shape of "
+        "x[:, :1], not of x.": (lambda x, t, T: torch.cat([x, (t / T).reshape(-1, 1, 1, 1).expand_as(x)], dim=1)),
+        "It looks as if torch.cat got no dim: without it the images of the batch are put one after another. Channels "
+        "are dim=1.": lambda x, t, T: torch.cat([x, (t / T).reshape(-1, 1, 1, 1).expand_as(x[:, :1])]),
+        "t / T has shape (B,), and torch.cat wants the four axes of the images: reshape it to (B, 1, 1, 1), then "
+        "expand it to (B, 1, H, W).": lambda x, t, T: torch.cat([x, t / T], dim=1),
+        "It looks as if you divided by 1000: divide by the argument T.": (
+            lambda x, t, T: _with_channel(x, (t / 1000).reshape(-1, 1, 1, 1))
+        ),
+        "It looks as if you divided by the largest step in the batch: divide by T, or the same step gets another "
+        "number in another batch.": lambda x, t, T: _with_channel(x, (t / t.max()).reshape(-1, 1, 1, 1)),
         "It looks as if t was reshaped to (B, 1, 1): broadcasting lines that up with the channel axis, not with the "
         "images. It needs (B, 1, 1, 1).": lambda x, t, T: _with_channel(x, (t / T).reshape(-1, 1, 1)),
         "It looks as if the step itself was appended: divide it by T, so that the channel lies in [0, 1].": (
@@ -80,6 +100,7 @@ Exercise(
     tag="4.2",
     reference=sinusoidal_embedding,
     cases=lambda: [(torch.tensor([1, 2, 50, 999, 1000]), 8), (torch.tensor([0, 3, 700]), 32)],
+    tolerance=2e-4,  # an angle of 1000 in float32 is off by 6e-5 at most, and by that much between two right ways
     mistakes={
         "It looks as if the exponent is doubled: i counts the waves, and there are dim/2 of them, so i / (dim/2) runs "
         "from 0 to almost 1. Writing 2 i there as well makes half of the waves stand still.": (
@@ -110,6 +131,34 @@ Exercise(
         "It looks as if exp was taken without the logarithm of 10000: the slowest wave then has frequency 1/e.": (
             lambda t, dim: _waves(t, dim, base=math.e)
         ),
+        "It looks as if the power was taken before the division: 10000.0 ** -k / n is (10000.0 ** -k) / n. Put the "
+        "whole exponent in brackets.": lambda t, dim: _waves(t, dim, lambda i, half: -i - math.log(half, 10_000)),
+        "It looks as if the power was taken before the division: 10000 ** -k / n is (10000 ** -k) / n, and among whole "
+        "numbers 10000 ** -k is 0. Put the whole exponent in brackets.": (
+            lambda t, dim: _waves(t, dim, lambda i, half: torch.where(i == 0, -math.log(half, 10_000), -math.inf))
+        ),
+        "It looks as if the minus is missing in 10000 ** (-k / n): the waves must get slower, not faster.": (
+            lambda t, dim: (lambda angle: torch.cat([angle.sin(), angle.cos()], dim=1))(
+                t[:, None] * 10_000.0 ** (torch.arange(dim // 2) / (dim // 2))
+            )
+        ),
+        "It looks as if you divided with //, which leaves only whole exponents: use /.": (
+            lambda t, dim: _waves(t, dim, lambda i, half: -i // half)
+        ),
+        "It looks as if i was divided by dim and then by 2: put dim / 2 in brackets.": (
+            lambda t, dim: _waves(t, dim, lambda i, half: -i / (4 * half))
+        ),
+        "It looks as if there is a factor 2 pi: here the frequencies are in radians a step, and the first is 1.": (
+            lambda t, dim: _waves(t, dim, values=2 * math.pi * t.float())
+        ),
+        "It looks as if the base is 1000, the number of steps: it is 10000, whatever the schedule.": (
+            lambda t, dim: _waves(t, dim, base=1000.0)
+        ),
+        "It looks as if 1 was taken from t: use the step as it is.": (
+            lambda t, dim: _waves(t, dim, values=t.float() - 1)
+        ),
+        "It looks as if t, shape (B,), was multiplied with the frequencies, shape (dim/2,), as it is. Give it a second "
+        "axis, t[:, None], and the product has shape (B, dim/2).": lambda t, dim: t * torch.ones(dim // 2),
     },
 )
 
@@ -129,6 +178,32 @@ Exercise(
         "It looks as if scale, shape (B, C), met the axes (H, W). Where the sizes happen to agree that runs, and every "
         "pixel gets the number of another image. Give it two more axes: scale[:, :, None, None].": (
             lambda h, scale, shift: h * (1 + scale) + shift
+        ),
+        "scale has shape (B, C), and broadcasting lines that up with (H, W), the last two axes of h. Give it two more: "
+        "scale[:, :, None, None].": lambda h, scale, shift: (1 + scale) * h + shift,
+        "The scale has its two new axes, but the shift has not: shift[:, :, None, None].": (
+            lambda h, scale, shift: h * (1 + _wide(scale)) + shift
+        ),
+        "scale[:, :, None] has three axes, and h has four: one more None.": (
+            lambda h, scale, shift: h * (1 + scale[:, :, None]) + shift[:, :, None]
+        ),
+        "(1 + scale[:, :, None]) has three axes, and h has four: one more None.": (
+            lambda h, scale, shift: (1 + scale[:, :, None]) * h + shift[:, :, None]
+        ),
+        "It looks as if the brackets are missing: 1 + scale * h + shift adds the 1 to the features. It belongs to the "
+        "scale: (1 + scale) * h + shift.": lambda h, scale, shift: 1 + _wide(scale) * h + _wide(shift),
+        "It looks as if the scale is left out.": lambda h, scale, shift: h + _wide(shift),
+        "It looks as if the scale is 1 - scale: (4.7) has a plus.": (
+            lambda h, scale, shift: h * (1 - _wide(scale)) + _wide(shift)
+        ),
+        "It looks as if the shift is subtracted: (4.7) has a plus.": (
+            lambda h, scale, shift: h * (1 + _wide(scale)) - _wide(shift)
+        ),
+        "It looks as if there is a 1 at the shift, too: shift 0 must leave the features as they are.": (
+            lambda h, scale, shift: h * (1 + _wide(scale)) + 1 + _wide(shift)
+        ),
+        "It looks as if you took exp(scale). That, too, leaves the features alone at 0, but (4.7) has 1 + scale.": (
+            lambda h, scale, shift: h * _wide(scale).exp() + _wide(shift)
         ),
         "It looks as if scale and shift each became one number for an image: every channel has its own.": (
             lambda h, scale, shift: h * (1 + _wide(scale[:, :1])) + _wide(shift[:, :1])

@@ -3,9 +3,8 @@
 #
 # ![Three rows of sixteen samples, one row per network: grainy, then clean but broken, then a little more whole](../figures/04_three_networks.png)
 #
-# *The same sixteen starts, the same network with the same training, three ways of telling it how noisy its input is:
-# not at all, by one number, by waves that scale its features. What is the grain in the top row, and why is it gone
-# below?*
+# *The same sixteen starts, the same training, three ways of telling a network how noisy its input is: not at all, by
+# one number, by waves that scale its features. What is the grain in the top row, and why is it gone below?*
 #
 # **You will** measure what it is worth to tell a network how noisy its input is, find out where, and build the part
 # that tells it: waves, a small network, a scale and a shift. **You need** [notebook 02](02_forward_process.ipynb), and
@@ -97,22 +96,25 @@ for D in (1, 4, 16, 64, 256, 784):
     print(f"{D:4} pixels: loss with t {knowing.mean():.3f}, price {price.mean():.4f}, {price.mean() / knowing.mean():4.0%} of it")
 
 # %% [markdown]
-# *With one pixel the price is larger than the loss itself. It falls with every pixel that joins, because all pixels
-# share one $t$, and each adds its witness. At 784 pixels a perfect reader loses next to nothing.*
+# *The numbers are per pixel: (4.1), divided by $D$. The loss with $t$ is the same at every size, up to chance, because
+# the pixels are independent. The price is not: with one pixel it is larger than the loss with $t$, and the more pixels
+# there are, the smaller it is. All pixels share one $t$, and each is a little evidence for it. At 784 pixels a perfect
+# reader loses 2 %.*
 #
 # So on paper telling a network the time is worth little. But that is the price for a perfect reader, who weighs all
 # pixels at every step. What does it cost a network that has to learn to read, with few parameters, in a few minutes?
 #
 # ## A fair comparison
 #
-# The oldest way to tell a convolutional network a number is to give it one more picture. `SimpleUNet` does that: beside
+# A short way to tell a convolutional network a number is to give it one more picture. `SimpleUNet` does that: beside
 # the image it gets a channel with $t/T$ at every pixel.
 #
 # $$x'_{b} = (x_b,\; t_b / T), \qquad x'_{b,\,C+1,\,i,\,j} = \frac{t_b}{T} \tag{4.2}$$
 #
 # ### Exercise 4.1 - `append_time`
 #
-# `x` has shape (B, C, H, W) and `t` has shape (B,). Return shape (B, C + 1, H, W), with $t/T$ as the last channel.
+# `x` has shape (B, C, H, W), `t` has shape (B,), `T` is a number. Return shape (B, C + 1, H, W), with $t/T$ as the last
+# channel.
 
 # %% tags=["exercise", "nbval-check-output"]
 def append_time(x, t, T):
@@ -138,7 +140,8 @@ print(tuple(longer.shape), "and the image itself is unchanged:", torch.equal(lon
 
 # %% [markdown]
 # The rest of `SimpleUNet` is as small as a U-Net can be: one convolution at full size, a max-pool, two convolutions at
-# half size, back up, one skip that is added, two more convolutions. No norms, no attention. `base` is its width.
+# half size, back up, one skip connection that is added, two more convolutions. A max-pool keeps the largest of every
+# 2 by 2 pixels. `base` is the width, the number of channels at full size.
 
 # %% tags=["nbval-check-output"]
 for base in (64, 32):
@@ -183,7 +186,7 @@ told = train(lambda: SimpleUNet(1000, base=32))
 blind = train(lambda: SameStep(SimpleUNet(1000, base=32)))
 
 # %% [markdown]
-# *Two curves that are hard to tell apart. In a full run the second ends a little higher.*
+# *Two curves of one shape. In a full run the second ends about a fifth higher, near 0.05 instead of 0.04.*
 #
 # ## Where it matters
 #
@@ -216,14 +219,14 @@ viz.plot_curves({"not told": ratio("not told")}, ylabel="loss / loss of the told
                 alt="Loss of the network that is not told, divided by that of the told one, by step")
 
 # %% [markdown]
-# *Held-out images, the same ones and the same noise for both. Above, the losses; below, their ratio, where 1 would mean
-# that nobody has to be told. Did you guess small $t$? In a full run neither network can do much there, the told one
-# included: near $t = 1$ both losses are close to 1, which is what the answer 0 would score. Up to step 300 being told
-# saves less than a fifth. The ratio is largest near $T$, above 2, where both losses are tiny: there the answer is
-# almost $x_t$ itself, and what is left to know is how nearly. That depends on $t$, and an image at step 800 looks like
-# one at step 1000.*
+# *Held-out images, the same ones and the same noise for both. First the losses, then their ratio; on the thin line, at
+# 1, being told would be worth nothing. Did you guess small $t$? In a full run neither network can do much there, the
+# told one included: near $t = 1$ both losses are close to 1, which is what the answer 0 would score. Up to step 300
+# being told saves less than a fifth. The ratio is largest near $T$, above 2, where both losses are tiny: there the
+# answer is almost $x_t$ itself, and what is left to know is how nearly. That depends on $t$, and an image at step 800
+# looks like one at step 1000.*
 #
-# A difference of some percent in a loss says little to the eye. Sample from both, 50 steps of DDIM from the same noise.
+# What a fifth of a loss is worth, no number tells. Sample from both, 50 steps of DDIM from the same noise.
 # (Notebook 07 explains that sampler. Here it is enough that it walks from $t = 1000$ down to 0, asks the network at
 # every step, and adds no noise of its own.)
 
@@ -255,20 +258,25 @@ viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
 
 # %% [markdown]
 # *Sampling runs from right to left. In a full run both networks begin well. The one that is not told then leaves more
-# noise than there should be, and the less there should be, the more there is of it: several times too much at the end.
-# The told one strays, too, but little.*
+# noise than there should be, and the multiple grows as the noise that should be there shrinks: at the end it is about
+# six. The told one strays only near the end, and far less.*
 #
-# Where does that come from? Suppose that $x_t$ has got $f$ times the noise that it should have,
-# $x_t = \sqrt{\bar\alpha_t}\, x_0 + f\, \sigma_t\, \epsilon$. A network that is not told $t$ sees noise and returns it
-# in the one size that it was trained to return, variance 1: it answers $\epsilon$. The sampler takes its word and
-# removes $\sigma_t\, \epsilon$. The excess $(f - 1)\, \sigma_t\, \epsilon$ stays, as if it belonged to the image, and
-# is carried to the next step $s$ with the image's weight. There it counts for more, because the noise that should be
-# there has shrunk:
+# Where does that come from? One step of the sampler, from $t$ down to $s$, reads the clean image off the answer, as in
+# (3.21), and adds the same answer again, in the size that belongs to step $s$:
+# $x_s = \sqrt{\bar\alpha_s}\, \hat{x}_0 + \sigma_s\, \hat\epsilon$.
+#
+# Suppose that $x_t$ has got $f_t$ times the noise that it should have,
+# $x_t = \sqrt{\bar\alpha_t}\, x_0 + f_t\, \sigma_t\, \epsilon$. A network that is not told $t$ sees noise and returns
+# it in the one size that it was trained to return, variance 1: it answers $\hat\epsilon = \epsilon$. The sampler takes
+# its word and removes $\sigma_t\, \epsilon$. The excess $(f_t - 1)\, \sigma_t\, \epsilon$ stays, as if it belonged to
+# the image, so on the way to $s$ it is multiplied by $\sqrt{\bar\alpha_s / \bar\alpha_t}$, as the image is. Measured
+# in units of $\sigma_s$, the noise that should be there, it has grown:
 #
 # $$f_s - 1 = (f_t - 1)\, \sqrt{\mathrm{SNR}_s / \mathrm{SNR}_t} \tag{4.3}$$
 #
 # The root of the SNR grows from 0.006 to 100 on the way down, so a small excess does not stay small. A network that
-# knows $t$ can compare what it sees with what it should see, and ask for $f\, \epsilon$. Then $f$ stays where it was.
+# knows $t$ can compare what it sees with what it should see, and answer $f_t\, \epsilon$. Then $f_s = f_t$: the excess
+# shrinks with the noise, and ends at nothing.
 
 # %% tags=["nbval-check-output"]
 x0, z = to_float(test.images[:3]), torch.randn(3, 1, 28, 28, generator=generator)
@@ -290,17 +298,18 @@ with torch.no_grad():
         print(f"noise of size 2.00 in the image; {name:8} answers with noise of size {size:.2f}")
 
 # %% [markdown]
-# *In a full run the first network answers with noise of a size near 1, although there is twice as much. The second asks
-# for clearly more, so most of the excess goes.* **Being told is worth little as long as the input is what it should be.
-# It is worth a lot when it is not, because knowing $t$ is knowing how much noise there *should* be.** No loss on a test
-# set shows that. (The sampler also clips what it takes for the clean image to [-1, 1], which cuts some of the excess
-# away; (4.3) is without clipping.)
+# *In a full run the first network answers with noise of a size near 1, although there is twice as much. The second
+# answers with clearly more, so most of the excess is not taken for image.* **On inputs that are what they should be,
+# the channel $t/T$ gains little. It gains a lot when they are not, because knowing $t$ is knowing how much noise there
+# *should* be.** No loss on a test set shows that. (The sampler also clips what it takes for the clean image to [-1, 1],
+# which cuts some of the excess away; (4.3) is without clipping.)
 #
 # ## Why one number is a poor clock
 #
 # What can a channel of equal pixels do? The first layer is a convolution, and a convolution of a constant picture is a
-# constant: away from the border, time adds one number to each feature channel $c$, and that number lies on a straight
-# line in $t$. With $W$ for the weights of the layer, $*$ for the convolution:
+# constant, except at the border, where zeros are padded. So time adds one number to each feature channel $c$, and that
+# number lies on a straight line in $t$. With $W$ and $b$ for the weights and biases of the layer, $*$ for the
+# convolution:
 #
 # $$h_c = W_{c,\,\text{image}} * x_t + b_c + \frac{t}{T} \sum_{i,j} W_{c,\,\text{time},\,i,\,j} \tag{4.4}$$
 
@@ -320,9 +329,9 @@ for step in (1, 2, 3, 10, 11, 500, 501):
     print(f"t = {step:3}: the channel holds {step / 1000:.3f}, needed is a factor of 1 / sigma = {1 / schedule.sigma[step]:5.1f}")
 
 # %% [markdown]
-# *From step 1 to step 2 the channel changes by one thousandth, and the factor falls from 100 to 67.* The input hardly
-# moves, the output has to jump. And the time enters by addition, while the task is a multiplication. Both can be
-# repaired. First the clock.
+# *From step 1 to step 2 the channel changes by one thousandth, and the factor falls from 100 to 67. From step 500 to
+# 501 the channel changes by as much, and the factor stays.* At small $t$ the input hardly moves, and the output has to
+# jump. And the time enters by addition, while the task is a multiplication. Both can be repaired. First the clock.
 #
 # ## Time as waves
 #
@@ -334,11 +343,12 @@ for step in (1, 2, 3, 10, 11, 500, 501):
 # $$e(t) = \big(\sin \omega_0 t,\; \dots,\; \sin \omega_{d/2-1} t,\;\; \cos \omega_0 t,\; \dots,\; \cos \omega_{d/2-1} t\big), \qquad \omega_k = 10000^{-k/(d/2)} \tag{4.5}$$
 #
 # (Vaswani et al. 2017, section 3.5, made it for words in a sentence; Ho et al. 2020 took it over for steps.) The
-# fastest wave turns by one radian a step, the slowest by little more than a ten-thousandth.
+# fastest wave turns by one radian a step, the slowest by little more than a ten-thousandth of that if $d = 64$.
 #
 # ### Exercise 4.2 - `sinusoidal_embedding`
 #
-# `t` has shape (B,), integers. Return float32 of shape (B, `dim`): first all sines, then all cosines.
+# `t` has shape (B,), integers; `dim` is the even number $d$. Return float32 of shape (B, `dim`): first all sines, then
+# all cosines.
 
 # %% tags=["exercise", "nbval-check-output"]
 def sinusoidal_embedding(t, dim):
@@ -368,9 +378,9 @@ alt = "Two heat maps of the embedding: fast waves at the top of each half, then 
 viz.heat_maps({"all steps": E, "the first 50 steps": E[:50]}, alt=alt)
 
 # %% [markdown]
-# *Each column is one step, each row one dimension: 32 sines above, 32 cosines below, blue for 1 and red for -1. Look at
-# the top rows on the right: from one step to the next they change colour. The rows below change ever more slowly. In
-# the lowest rows of each half nothing happens in 1000 steps, because 10000 is made for longer sequences than ours.*
+# *Each column is one step, each row one dimension: 32 sines above, 32 cosines below, blue for 1, white for 0, red for
+# -1. Look at the top rows on the right: from one step to the next they change colour. The rows below change ever more
+# slowly. In the lowest rows of each half next to nothing happens in 1000 steps: 10000 was chosen for longer sequences.*
 #
 # How alike are two steps? Take the dot product of their embeddings. Guess before you run: what does it depend on?
 
@@ -381,7 +391,7 @@ viz.plot_curves(curves, ylabel="dot product / 32", alt="Dot product of step t wi
 # %% [markdown]
 # *Three peaks of one shape, moved along. The product is 1 at the step itself, falls quickly over its neighbours, and
 # then slowly and unevenly: whenever a wave has turned once around, two steps look alike to it again. Near steps are
-# alike, but not the same; far steps have little in common.*
+# alike, but not the same; far steps have less in common. (Not nothing: the slowest waves have hardly turned.)*
 #
 # The reason is one line of trigonometry, $\sin u \sin v + \cos u \cos v = \cos(u - v)$, for every wave:
 #
@@ -397,9 +407,9 @@ verify("4.6", E @ E.T, sum((frequency * apart).cos() for frequency in omega), to
 # %% [markdown]
 # ## What a small network makes of it
 #
-# 64 waves are not yet what the layers need; they need numbers such as $1/\sigma_t$. So the embedding goes through a
-# small network with one hidden layer, an MLP. Test how well an MLP can learn $1/\sigma_t$, from $t/T$ and from waves,
-# in as many steps as the networks had.
+# The 64 numbers of the embedding are not yet what the layers need; they need numbers such as $1/\sigma_t$. So the
+# embedding goes through a small network with one hidden layer, an **MLP** (multilayer perceptron). Test how well an MLP
+# can learn $1/\sigma_t$, from $t/T$ and from waves, in as many steps as the networks had.
 
 # %%
 wanted = 1 / schedule.sigma[1:, None]  # (1000, 1)
@@ -429,8 +439,8 @@ alt = "One over sigma by step; what an MLP learned from waves lies on it, what i
 viz.plot_curves(curves, log="x", alt=alt)
 
 # %% [markdown]
-# *The same MLP, the same training. In a full run, from the waves it learns the curve so well that both lie on top of
-# each other. From $t/T$ it misses the first hundred steps altogether: they are the first tenth of its input, and the
+# *The same MLP, the same training. In a full run, from the waves it learns the curve so well that its line covers the
+# wanted one. From $t/T$ it misses the first hundred steps altogether: they are the first tenth of its input, and the
 # curve is steepest there.*
 #
 # ## From the clock into the layers
@@ -505,9 +515,9 @@ viz.plot_curves(curves, ylabel="loss / loss with t / T", level=1, log="xy",
 
 # %% [markdown]
 # *Below the thin line is better than $t/T$ as a channel. In a full run waves and FiLM cut the loss to half or less at
-# both ends: at small $t$, where $1/\sigma_t$ is steep, and near $T$. That is far more than the channel gained over no
-# time at all. Being told is one thing, being able to use it another. (The network has half as many parameters again,
-# all of them in the MLP, which runs once for an image and not at every pixel.)*
+# both ends: at small $t$, where $1/\sigma_t$ is steep, and near $T$. Near $T$ the channel had gained about as much over
+# no time at all, at small $t$ next to nothing. Being told is one thing, being able to use it another. (The network has
+# half as many parameters again, all of them in the MLP, which runs once for an image and not at every pixel.)*
 #
 # Does the network listen? Lie to it: images at step 20, while we claim another step.
 
@@ -517,8 +527,9 @@ curves = {name: (claims, [loss_at(net, 20, claim) for claim in claims]) for name
 viz.plot_curves(curves, xlabel="step that the network is told; the truth is 20", ylabel="loss", log="xy", alt="Loss by claimed step: nearly flat for t/T, with a sharp minimum at 20 for FiLM")
 
 # %% [markdown]
-# *In a full run the network with the channel does not notice the lie: whether it hears 5 or 20, its loss is the same.
-# The one with waves has a sharp valley at the truth. It listens, and pays for believing a lie.*
+# *In a full run the network with the channel hardly notices the lie: whether it hears 5 or 20, its loss is the same,
+# and at 40 it is a third higher. The one with waves has a sharp valley at the truth. It listens, and pays for believing
+# a lie.*
 
 # %% tags=["figure-04_three_networks"]
 paths["waves, FiLM"] = list(ddim_trajectory(filmed, noising, start, 50))
@@ -539,8 +550,8 @@ viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
 #
 # All three run without an error.
 #
-# **The exponent, doubled.** The paper numbers the *dimensions* by $2i$ and writes $10000^{-2i/d}$. Whoever numbers the
-# dimensions by $i$ and keeps the 2, gets $10000^{-2k/(d/2)}$: twice the exponent of (4.5).
+# **The exponent, doubled.** The paper of 2017 writes $10000^{-2i/d}$, which is the $10000^{-k/(d/2)}$ of (4.5) with
+# $i = k$. Whoever divides by $d/2$ and keeps the 2 all the same gets $10000^{-2k/(d/2)}$: twice the exponent.
 
 # %%
 k = torch.arange(32)
@@ -555,9 +566,9 @@ alt = "Two heat maps: with the doubled exponent more than half of the rows have 
 viz.heat_maps({"right": E, "exponent doubled": doubled}, alt=alt)
 
 # %% [markdown]
-# *More than half of the right picture is one colour from end to end: 35 of 64 dimensions carry nothing. What is left is
-# the right embedding with half as many waves. So it still tells neighbours apart, and training goes on as if nothing
-# had happened. You paid for 64 numbers and got 29.*
+# *With the doubled exponent more than half of the rows have one colour from end to end: 35 of 64 dimensions carry next
+# to nothing. The other rows are an embedding by (4.5) with half as many waves. So it still tells neighbours apart, and
+# training goes on as if nothing had happened. You paid for 64 numbers and got 29.*
 #
 # **An MLP that squeezes.** Some published code lets the width of the MLP follow the width of the layer that it feeds.
 # For the first level that is the number of colour channels: one. The time of 1000 steps then goes through one hidden
@@ -573,7 +584,7 @@ print(f"correlation of 1 / sigma with the image's weight: {torch.corrcoef(both)[
 
 # %% [markdown]
 # *In a full run the doubled exponent misses about thirty times as much as the right one, and still next to nothing. The
-# squeeze does as much as having no waves at all. Longer training would mend a part of that, but not this: everything
+# squeeze is hardly better than no waves at all. Longer training would mend a part of that, but not this: everything
 # that comes out of one hidden number is one curve, scaled and shifted. A network needs several, $1/\sigma_t$ and
 # $\sqrt{\bar\alpha_t}$ to begin with, and those two have little in common.*
 #
@@ -593,9 +604,9 @@ viz.image_rows(rows, titles=[f"t = {step}" for step in t[::4]], value_range=(0, 
 #
 # ## What to remember, and what broke
 #
-# - A perfect reader of 784 pixels hardly needs to be told the time, and a small network loses little of its test loss
-#   without it. The sampler loses much: to know $t$ is to know how much noise there *should* be, and only then can an
-#   excess be removed.
+# - A perfect reader of 784 pixels hardly needs to be told the time. Without the channel $t/T$ the loss of a small
+#   network ends about a fifth higher, and the samples suffer much more: to know $t$ is to know how much noise there
+#   *should* be, and only then can an excess be removed.
 # - One number, added, is a poor clock. Waves tell neighbours apart, an MLP makes curves of them, and FiLM lets the
 #   curves multiply.
 # - The test loss did not show the grain. Look at samples, too.
