@@ -94,6 +94,54 @@ Exercise(
         "It looks as if the mean divides by sigma_t instead of its square, 1 - alpha_bar_t.": (
             _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, _guess(s, x_t, t, eps)) * s.sigma[t])
         ),
+        "It looks as if the mean has sigma_t and sigma_{t-1} where their squares belong: they are 1 - alpha_bar.": (
+            _with_mean(
+                lambda s, x_t, t, eps: (
+                    s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t] * _guess(s, x_t, t, eps)
+                    + s.alpha[t].sqrt() * s.sigma[t - 1] / s.sigma[t] * x_t
+                )
+            )
+        ),
+        "It looks as if sigma_{t-1} is not squared in front of x_t.": (
+            _with_mean(
+                lambda s, x_t, t, eps: (
+                    s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2 * _guess(s, x_t, t, eps)
+                    + s.alpha[t].sqrt() * s.sigma[t - 1] / s.sigma[t] ** 2 * x_t
+                )
+            )
+        ),
+        "It looks as if sqrt_alpha_bar is read at t in the mean: the weight of the guess has that of t - 1.": (
+            _with_mean(
+                lambda s, x_t, t, eps: (
+                    s.sqrt_alpha_bar[t] * s.beta[t] / s.sigma[t] ** 2 * _guess(s, x_t, t, eps)
+                    + s.alpha[t].sqrt() * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2 * x_t
+                )
+            )
+        ),
+        "It looks as if the guess adds the noise: the jump added it, (7.1) takes it off.": (
+            _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, _guess(s, x_t, t, -eps)))
+        ),
+        "It looks as if the guess takes off eps itself: the image holds sigma_t times eps.": (
+            _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, ((x_t - eps) / s.sqrt_alpha_bar[t]).clamp(-1, 1)))
+        ),
+        "It looks as if the guess is divided by alpha_bar_t: divide by its root, sqrt_alpha_bar_t.": (
+            _with_mean(
+                lambda s, x_t, t, eps: _mean(
+                    s, x_t, t, ((x_t - s.sigma[t] * eps) / s.sqrt_alpha_bar[t] ** 2).clamp(-1, 1)
+                )
+            )
+        ),
+        "It looks as if the guess is clipped to [0, 1]: our images lie in [-1, 1].": (
+            _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, _guess(s, x_t, t, eps, clip=False).clamp(0, 1)))
+        ),
+        "It looks as if x_{t-1} is clipped: it holds noise and may lie outside of [-1, 1]. Clip the guess alone.": (
+            lambda s, x_t, t, eps, noise: ddpm_step(s, x_t, t, eps, noise).clamp(-1, 1)
+        ),
+        "It looks as if eps is added at the end: that is the network's answer. The fresh noise is the argument "
+        "noise.": lambda s, x_t, t, eps, noise: ddpm_step(s, x_t, t, eps, eps),
+        "It looks as if the guess is returned: that is a jump to the end. (7.2) moves a little towards it.": (
+            lambda s, x_t, t, eps, noise: _guess(s, x_t, t, eps)
+        ),
         "It looks as if alpha_t has no square root in the mean.": (
             _with_mean(
                 lambda s, x_t, t, eps: (
@@ -140,6 +188,10 @@ def _ddim_with(formula):
     return wrong
 
 
+def _ddim_from(schedule, s, x0_hat, eps):
+    return schedule.sqrt_alpha_bar[s] * x0_hat + schedule.sigma[s] * eps
+
+
 def _ddim_unclipped(schedule, x_t, t, s, eps):
     return schedule.sqrt_alpha_bar[s] * _guess(schedule, x_t, t, eps, clip=False) + schedule.sigma[s] * eps
 
@@ -170,6 +222,25 @@ Exercise(
             lambda schedule, x_t, t, s, eps: _ddim_with(
                 lambda schedule, t, s, x0_hat, eps: schedule.sqrt_alpha_bar[s] * x0_hat + schedule.sigma[s] * eps
             )(schedule, x_t, s, t, eps)
+        ),
+        "It looks as if the noise is computed with the tables at s: x_t is the image of step t, so read them at t.": (
+            lambda schedule, x_t, t, s, eps: _ddim_from(
+                schedule,
+                s,
+                _guess(schedule, x_t, t, eps),
+                _remix(schedule, x_t, s, _guess(schedule, x_t, t, eps)),
+            )
+        ),
+        "It looks as if the noise is not divided by sigma_t.": (
+            _ddim_with(lambda schedule, t, s, x0_hat, eps: _ddim_from(schedule, s, x0_hat, schedule.sigma[t] * eps))
+        ),
+        "It looks as if the noise is computed from x_t - x0_hat: x_t holds sqrt_alpha_bar_t times x0_hat.": (
+            lambda schedule, x_t, t, s, eps: _ddim_from(
+                schedule, s, _guess(schedule, x_t, t, eps), (x_t - _guess(schedule, x_t, t, eps)) / schedule.sigma[t]
+            )
+        ),
+        "It looks as if x_s is clipped: it holds noise and may lie outside of [-1, 1]. Clip the guess alone.": (
+            lambda schedule, x_t, t, s, eps: ddim_step(schedule, x_t, t, s, eps).clamp(-1, 1)
         ),
         "It looks as if the square roots are missing in the last line: weights are sqrt_alpha_bar and sigma.": (
             _ddim_with(
@@ -203,7 +274,7 @@ Exercise(
 Exercise(
     tag="7.3",
     reference=ddim_steps,
-    cases=lambda: [(1000, 4), (1000, 300), (50, 7), (10, 1), (40, 40)],
+    cases=lambda: [(1000, 4), (50, 7), (100, 30), (10, 1), (40, 40)],
     mistakes={
         "It looks as if the first step is below T: the start is pure noise, and that is step T.": (
             lambda T, steps: [T * i // steps for i in range(steps - 1, -1, -1)]
@@ -218,6 +289,14 @@ Exercise(
         "step by itself.": lambda T, steps: list(range(T, 0, -(T // steps))),
         "It looks as if the stride is rounded, and the list cut off: the last steps then lie far above 0. Round each "
         "step by itself.": lambda T, steps: list(range(T, 0, -(T // steps)))[:steps],
+        "It looks as if the stride is rounded before it is multiplied: the first step is below T then. Multiply first, "
+        "then divide.": lambda T, steps: [T // steps * i for i in range(steps, 0, -1)],
+        "It looks as if the steps are rounded to the nearest integer: round down, // does.": (
+            lambda T, steps: [round(T * i / steps) for i in range(steps, 0, -1)]
+        ),
+        "It looks as if you take a number, rounded down, off T: that rounds up. Count i down instead.": (
+            lambda T, steps: [T - T * i // steps for i in range(steps)]
+        ),
         "It looks as if the list ends at 1: all stretches should be equally long, the last one, down to 0, included.": (
             lambda T, steps: torch.linspace(T, 1, steps).long().tolist()
         ),
@@ -269,6 +348,24 @@ Exercise(
         "It looks as if one angle is used for the whole batch: flatten(1) keeps the images apart.": (
             lambda x, y, amount: _arc(
                 x, y, amount, torch.acos(torch.cosine_similarity(x.flatten(), y.flatten(), 0)).expand(len(x))
+            )
+        ),
+        "It looks as if the lengths are those of the whole batch: every image has its own, .flatten(1).norm(dim=1).": (
+            lambda x, y, amount: _arc(x, y, amount, torch.acos((x * y).flatten(1).sum(1) / (x.norm() * y.norm())))
+        ),
+        "It looks as if the product was divided by the square of one length: x and y have a length each.": (
+            lambda x, y, amount: _arc(
+                x, y, amount, torch.acos((x * y).flatten(1).sum(1) / x.flatten(1).square().sum(1))
+            )
+        ),
+        "It looks as if the weights are square roots: the variance is right then, for independent noise, but the way "
+        "is not the arc. Use the sines of (7.11).": (
+            lambda x, y, amount: per_image((1 - amount).sqrt(), x) * x + per_image(amount.sqrt(), x) * y
+        ),
+        "It looks as if the angle stands outside of the sine: it is the sine of (1 - amount) * angle.": (
+            lambda x, y, amount: (
+                per_image((1 - amount).sin() * _angle(x, y) / _angle(x, y).sin(), x) * x
+                + per_image(amount.sin() * _angle(x, y) / _angle(x, y).sin(), x) * y
             )
         ),
         "It looks as if the angle is always a right one: nearly true for two noise images of 784 pixels, but measure "

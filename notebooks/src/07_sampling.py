@@ -81,7 +81,8 @@ print(f"largest difference of the first 4 images, made 3 at a time: {(again - gr
 # ## Algorithm 2
 #
 # Notebook 03 ended with a network that predicts noise, $\hat\epsilon = \epsilon_\theta(x_t, t)$. We need a step from $x_t$ to
-# $x_{t-1}$. It is made of three things that we have.
+# $x_{t-1}$. It is made of three things: a guess, the posterior, and fresh noise. (Blue is signal, orange is noise, green
+# is what the network contributes; $\alpha_t = 1 - \beta_t$.)
 #
 # **A guess at the clean image.** The jump $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sigma_t\,\epsilon$, with
 # $\sigma_t = \sqrt{1 - \bar\alpha_t}$, solved for $x_0$, with the predicted noise in place of the true one:
@@ -98,7 +99,7 @@ print(f"largest difference of the first 4 images, made 3 at a time: {(again - gr
 #
 # $${\color{#009E73}{\hat\mu}} = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#009E73}{\hat\epsilon}}\Big) \tag{7.3}$$
 #
-# We check all three where the noise is known. `exact` holds the tables of our schedule in 64 bits.
+# We check these three formulas where the noise is known. `exact` holds the tables of our schedule in 64 bits.
 
 # %% tags=["nbval-check-output"]
 exact, t = double(schedule), 400
@@ -119,7 +120,7 @@ verify("7.3", mean, (x_t - beta[t] / sigma[t] * noise) / alpha[t].sqrt(), tol=1e
 print(f"at t = {t} the guess has weight {of_guess:.4f}, the image at hand {of_x_t:.4f}")
 
 # %% [markdown]
-# *The right side of (7.2) is computed from scratch, by multiplying two Gaussians. Look at the weights in the last line: a
+# *What (7.2) is compared with is computed from scratch, by multiplying two Gaussians. Look at the weights in the last line: a
 # single step moves towards the guess by less than one part in a hundred. The guess may be poor, because it will be made anew
 # 399 times.*
 #
@@ -128,8 +129,8 @@ print(f"at t = {t} the guess has weight {of_guess:.4f}, the image at hand {of_x_
 #
 # $$x_{t-1} = {\color{#009E73}{\hat\mu}} + {\color{#D55E00}{\sqrt{v_t}\; z}}, \qquad v_t = \beta_t, \qquad z = 0 \text{ at } t = 1 \tag{7.4}$$
 #
-# One thing is missing in the formulas. We know that images lie in [-1, 1], and the guess (7.1) does not: it may be far
-# outside. So it is **clipped** to [-1, 1] before (7.2). (The paper's code does so, its formula (7.3) cannot.)
+# One thing is missing in the formulas. Images lie in [-1, 1], and the guess (7.1) may be far outside. So it is **clipped**
+# to [-1, 1] before (7.2). (The paper's code clips, too. Its formula (7.3) cannot: there is no guess left in it.)
 #
 # ### Exercise 7.1 - `ddpm_step`
 #
@@ -211,10 +212,11 @@ viz.image_rows(rows, titles=[str(t) for t in ends], alt="Three images at twelve 
 # *For each image: where it is at step $t$, and below it the clean image that the network guessed one step before. At 999 the
 # guess is black and white dirt: (7.1) divides by almost nothing there, and clipping stops the rest. Then it is a grey cloud,
 # as in notebook 01, and for the same reason: much is still open, and the answer is a mean. By the time that you find a digit
-# in the upper row, the guess below has had it for a hundred steps or more. What is decided late is the edge of the stroke.*
+# in the upper row, the guess below has had it for a hundred steps or more. What is decided late is the edge of the stroke.
+# (The third image ends as a stroke that is hard to read. Such samples come, too.)*
 #
-# Every step of the walk in one picture that moves, and in one that you move. (On a page that cannot run Python, the
-# strip above shows the same.)
+# The walk once more, in one picture that moves, and in one that you move. (On a page that cannot run Python, the strip
+# above has to do.)
 
 # %% tags=["figure-07_reverse"]
 moments = (750, 620, *range(540, -1, -36))
@@ -233,8 +235,8 @@ viz.explore_trajectory([Step(step.t, step.x[:8], step.x0_hat[:8]) for step in pa
 # Algorithm 2 is short, and each of its lines is easily got almost right. We now change one thing at a time. The starts and
 # the noise stay those of the first images above, so each column of the pictures shows what one change did. Three of the
 # changes need a whole walk, so we let them go side by side, with one call of the network per step for all; what is changed
-# stands in the three lines of `walks`. The course's own step has a switch for each, and so has its `ddpm_trajectory`, which
-# is our loop around it.
+# stands in the three lines of `walks`. The course's own step takes the noise as an argument and has a switch for each of the
+# other two, `clip` and `variance`; its `ddpm_trajectory`, our loop around it, passes them on.
 
 # %%
 step, few = ddpm_helpers.ddpm_step, min(8, n)
@@ -267,9 +269,9 @@ rows = {"no noise": clean, "our beta": clean + beta[1].sqrt().item() * z, "50 st
 viz.image_rows(rows, alt="The same digits without noise at the last step, with a little, and with more")
 
 # %% [markdown]
-# *With our schedule the eye cannot tell: less than one grey level. A mistake that nobody sees lives long, until somebody
-# takes the code to another schedule. The last row has the $\beta_1 = 0.002$ of a linear schedule with 50 steps: look closely
-# at the black, it is not black any more.*
+# *The top row ends without noise, as it should. With our schedule the eye cannot tell: less than one grey level. A mistake
+# that nobody sees lives long, until somebody takes the code to another schedule. The last row has the $\beta_1 = 0.002$ of a
+# linear schedule with 50 steps: look closely at the black, it is not black any more.*
 #
 # ### Noise at every other step
 #
@@ -286,11 +288,11 @@ print(f"mean distance between two images: {spread(clean):.1f} with noise, {sprea
 viz.image_rows({"with noise": clean, "without": walks["no noise"]}, alt="Eight different digits; below, almost the same stroke eight times")
 
 # %% [markdown]
-# *Without noise the variety is gone: whatever the start, the walk ends near the same image. A mean forgets.
+# *Clean, and all the same: whatever the start, the walk ends at the same thin stroke. A mean forgets where it came from.
 # For data that are $\mathcal{N}(0, 1)$ we can see it in the formula: the ideal mean is $\sqrt{\alpha_t}\, x_t$, and without
 # noise $T$ such steps leave $\sqrt{\bar\alpha_T}\, x_T$, which is almost 0 for every start. The noise of each step puts
-# back the variance that the mean takes away. So leaving out the noise is not a way to
-# a deterministic sampler. Remember this when you meet one below.*
+# back the variance that the mean takes away. So leaving out the noise is not a way to a deterministic sampler. Remember
+# this when you meet one below.*
 #
 # ### Clipping
 #
@@ -306,11 +308,13 @@ rows |= {"50, clipped": grid[:few], "50, not": sample(model, schedule, few, step
 viz.image_rows(rows, alt="The same starts with and without clipping: in 1000 steps similar digits, in 50 steps digits and ruins")
 
 # %% [markdown]
-# *First the upper two rows; the second is the bare formula (7.3). In 1000 steps a guess of thousands does little harm, because
-# the step takes so little of it, and a good network repairs its own first errors. (A weaker one does not: an error that many
-# pixels share is an error of brightness, and whole images end too bright or too dark.) Now the lower two rows, the grid from the top and
-# its twin without clipping. The first of 50 steps takes the guess with a weight of 0.03 instead of almost nothing, and 0.03 times
-# thousands is not repaired any more. All pictures are on one scale, and what lies outside is black or white; a picture
+# *First the upper two rows; the second is the bare formula (7.3). In 1000 steps a first guess beyond a thousand does little
+# harm, because the step takes so little of it, and a good network repairs its own first errors. (A weaker one does not: an
+# error that many pixels share is an error of brightness, and whole images end too bright or too dark.) Now the lower two
+# rows: eight images of the grid from the top, and their twins without clipping. (The starts are those of the upper rows; the
+# method, derived below, leads elsewhere.) The first of 50 steps goes down to 980 and takes the guess with the weight
+# $\sqrt{\bar\alpha_{980}}$, about 0.03. That is little for a guess within [-1, 1], but 0.03 times a thousand is not repaired
+# any more. All pictures are on one scale, and what lies outside is black or white; a picture
 # rescaled by its own extremes would hide such an error. Clipping costs nothing, and uses a fact that the network does not have
 # to learn: pixels stay between -1 and 1.*
 #
@@ -341,7 +345,8 @@ viz.image_rows({"beta": clean, "posterior": walks["posterior"]}, alt="Digits sam
 # %% [markdown]
 # *Note the logarithmic axis. The two differ in the last few steps only, the very steps that add next to no noise. So the two
 # rows agree, digit by digit. The choice matters for the likelihood (notebook 08), where a variance that is too small or too
-# large is paid for, and it matters when there are few steps, because then each of them is a "last" one.*
+# large is paid for, and it matters when there are few steps: a long step changes $\sigma$ so much that the ratio is well
+# below 1 at many of them, not only at the last.*
 #
 # ## Another way down
 #
@@ -378,8 +383,8 @@ for phi in (0.0, 0.1, sigma[s].item()):
 # $$\varphi = \eta\; \frac{\sigma_s}{\sigma_t} \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}} \tag{7.7}$$
 #
 # Why this? Take $\eta = 1$ and $s = t - 1$. Then $\bar\alpha_t / \bar\alpha_s = \alpha_t$, the root is $\sqrt{\beta_t}$, and
-# $\varphi^2 = \beta_t\, \sigma_{t-1}^2 / \sigma_t^2$ is the variance of the posterior. The whole step is then the DDPM step
-# of Algorithm 2. Both claims are run, the second with the course's own two functions.
+# $\varphi^2 = \beta_t\, \sigma_{t-1}^2 / \sigma_t^2$ is the variance of the posterior. The whole step is then the step of
+# Algorithm 2 with that variance. Both claims are run, the second with the course's own two functions.
 
 # %% tags=["nbval-check-output"]
 a_bar, eta = exact.alpha_bar, 1.0
@@ -444,8 +449,8 @@ verify("7.8", ddim_step(exact, x_700, 700, 200, true_noise), x_200, tol=1e-9)
 #
 # ### Exercise 7.3 - `ddim_steps`
 #
-# Return the list of the `steps` steps at which the network is asked, largest first, 0 left out: number $i$ of $n$, counted
-# from the end, is $T\, i / n$ rounded down. `ddim_steps(1000, 4)` is `[1000, 750, 500, 250]`.
+# `steps` is the number $n$. Return a list of the $n$ steps at which the network is asked, largest first, 0 left out. The
+# $i$-th from the end is $T\, i / n$, rounded down. `ddim_steps(1000, 4)` is `[1000, 750, 500, 250]`.
 
 # %% tags=["exercise", "nbval-check-output"]
 def ddim_steps(T, steps):
@@ -462,7 +467,7 @@ ddim_steps = check(ddim_steps)
 #
 # </details>
 #
-# With these two functions the sampler is a loop of four lines.
+# With these two functions the sampler is a short loop.
 
 # %%
 chosen = ddim_steps(schedule.T, 50)
@@ -522,15 +527,16 @@ viz.show(figure, alt="Distance from the longest run against the number of steps,
 
 # %% [markdown]
 # *The time falls in proportion to the steps, because it is all spent in the network. The plot says how the result approaches
-# that of many steps; (7.9) will explain the dashed line. But mind what is measured: the distance to
-# another run, and a digit that differs from it may be as good a digit. It is no measure of quality.*
+# that of many steps. Compare slopes, not heights, since the dashed line starts at the first point by choice: the measured
+# line is steeper at first, then about as steep. (7.9) will explain why. But mind what is measured: the distance to another
+# run, and a digit that differs from it may be as good a digit. It is no measure of quality.*
 #
 # ### The first step is the dirtiest
 #
 # At $t = T$ the guess is dirt, as the first column of the guesses showed. With 1000 steps that does no harm: the next step
-# is at 999, where a guess weighs nothing. With five steps the next one is at 800, where it weighs $\sqrt{\bar\alpha_{800}}$.
-# Should the network not rather be asked a little lower, at 950? A start of pure noise is then a small lie, since a true
-# $x_{950}$ would hold some image.
+# is at 999, where a guess weighs next to nothing. With five steps the next one is at 800, where it weighs
+# $\sqrt{\bar\alpha_{800}}$. Should the network not rather be asked a little lower, at 950? A start of pure noise is then a
+# small lie, since a true $x_{950}$ would hold some image.
 
 # %%
 steps = [950, 760, 570, 380, 190]
@@ -543,9 +549,9 @@ rows = {f"{counts[0]} steps": ends[counts[0]], "5 from 1000": ends[5], "5 from 9
 viz.image_rows(rows, alt="The same starts with many steps, with five steps from 1000, and with five from 950")
 
 # %% [markdown]
-# *Compare the second row and the third with the first: look for stains in the black, and for strokes and whole digits that changed. It matters where the steps
-# lie, not only how many there are. Libraries differ in that, which is one reason why two of them give different images from the
-# same weights.*
+# *Compare the second row and the third with the first: look for stains in the black, and for strokes and whole digits that
+# changed. The five steps from 950 stay closer. It matters where the steps lie, not only how many there are. Libraries differ
+# in that, which is one reason why two of them give different images from the same weights.*
 #
 # ### With some noise
 #
@@ -560,9 +566,9 @@ for eta in (0.0, 0.5, 1.0):
 viz.image_rows(rows, alt="Twelve starts in ten steps with three shares of fresh noise: the rows show different digits")
 
 # %% [markdown]
-# *The starts are equal in all rows, the digits are not: with fresh noise the start does not decide any more. Which row is
-# best? Song et al. (2021, table 1) found $\eta = 0$ ahead when steps are few, on other data and with a measure of quality.
-# Twelve digits and an eye are not one.*
+# *The starts are equal in all rows, most digits are not: with fresh noise the start does not decide alone any more. Which
+# row is best? Song et al. (2021, table 1) found $\eta = 0$ ahead when steps are few, on other data and with a measure of
+# quality. Twelve digits and an eye are not one.*
 #
 # ## Why few steps are enough: it is a path
 #
@@ -572,8 +578,9 @@ viz.image_rows(rows, alt="Twelve starts in ten steps with three shares of fresh 
 #
 # This is notebook 01 again: **Euler's method**. The image, scaled, moves along a path whose slope with respect to $\rho$ is
 # $\hat\epsilon$, and a DDIM step follows the tangent for a while. A path that bends little can be followed in few straight
-# pieces, and an Euler path with half the step has about half the error. This is the dashed line of the plot, as far as
-# clipping and the first, very long step allow. Algorithm 2 has no such path: fresh noise kicks it off at every step.
+# pieces, and an Euler path with half the step has about half the error, once the steps are short. This is the slope of the
+# dashed line, as far as clipping and the first, very long step allow. Algorithm 2 has no such path: fresh noise kicks it off
+# at every step.
 
 # %% tags=["nbval-check-output"]
 rho = sigma / signal
@@ -657,9 +664,9 @@ for name, begin in {
 # %% [markdown]
 # *In the rows "arc" and "line" every column is an image of its own, made by 50 steps from a start between two others; in the
 # rows "pixels" two finished images fade into each other, and the middle is two digits at once. Arc and line are both made of
-# strokes all the way. So what is wrong with the line? One row does not show it, a count does: images from the middles of
-# lines lie closer to each other. Starts with too little noise lead to plainer and more uniform digits. From the middles of
-# arcs you get the variety of fresh noise.*
+# strokes all the way. So what is wrong with the line? Two rows hardly show it, an average over many pairs does: images from
+# the middles of lines lie closer to each other. Starts with too little noise lead to plainer and more uniform digits. From
+# the middles of arcs you get nearly the variety of fresh noise.*
 #
 # ## Backwards: which noise makes this image?
 #
@@ -686,12 +693,14 @@ viz.image_rows(rows, alt="Real digits, the noise found for each, and what the wa
 
 # %% [markdown]
 # *The number after each name is the count of steps. With 10 steps the way back misses: the tangent taken at the lower end of
-# a step is not the one at its upper end. With more steps both ends agree better, and the error falls.*
+# a step is not the one at its upper end. With more steps both ends agree better, and the error falls: twice the steps, half
+# the error, as Euler's method promises.*
 #
 # *Now the surprise: look at the noise that was found. It is no draw from $\mathcal{N}(0, I)$: its standard deviation is too
-# small, and you can see where the digit was. The way down turns every background, whatever noise it came from, into the same
-# flat black. A flat black then does not tell which noise it came from, and on the way up there is nothing to make it from.
-# Inversion finds **a** start that leads to the image, not one that anybody would have drawn.*
+# small (it grows with the steps, but slowly), you can see where the digit was, and a regular pattern lies around it. The way
+# down turns every background, whatever noise it came from, into the same flat black. A flat black then does not tell which
+# noise it came from, and on the way up there is nothing to make it from. Inversion finds **a** start that leads to the image,
+# not one that anybody would have drawn.*
 #
 # Now both tools together: find the noise of two real digits, walk along the arc, and come down.
 
@@ -717,13 +726,15 @@ viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="One real digit be
 # - DDIM follows a path. Therefore the start decides, starts can be blended along arcs, and images can be led back to noise.
 #
 # **What broke:** nothing failed, and that is the trouble. We said that 50 steps look like 1000, that both variances look
-# alike, that 10 steps look worse, and that arcs keep variety; one distance was measured, and it was not one of quality.
+# alike, that five steps do better from 950, and that arcs keep variety. All that was measured is how far images lie from
+# each other, and that is not quality.
 # Are the samples *good*? Are they *varied*, or is one digit missing? Are they *new*, or copies of training images? By eye
 # is not a measurement. Notebook 08 measures.
 #
 # ### Experiments to try
 #
-# - `load_pretrained("fashion")` at the top. Which of the four details matters more for clothing, and which pictures change character?
+# - `load_pretrained("fashion")` at the top, and `load_images("fashion", train=False)` for the inversion. Which of the four
+#   details matters more for clothing, and which pictures change character?
 # - Give `ddim_trajectory` ten steps from 950 down that are not even: dense at the noisy end, or dense near 0. Which end deserves them?
 # - Turn around at $t = 999$ instead of 950 when inverting. Then clip on the way down.
 # - Start from $2\,x_T$ and from $x_T / 2$. What does too much noise do, if too little makes plain digits?
