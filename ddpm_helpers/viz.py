@@ -76,7 +76,8 @@ def image_rows(
     """
     canvas, (height, width) = _mosaic([_pixels(images, value_range) for images in rows.values()])
     inches = min(0.85 / height, 9.5 / canvas.shape[1])  # per pixel
-    size = (canvas.shape[1] * inches + 1.3 * names, canvas.shape[0] * inches + 0.3 * bool(titles))
+    room = max(1.3, 0.4 + 0.1 * max(map(len, rows))) if names else 0.0  # 0.1 inches a letter
+    size = (canvas.shape[1] * inches + room, canvas.shape[0] * inches + 0.3 * bool(titles))
     figure, axis = subplots(size=size)
     axis.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.spines[:].set_visible(False)

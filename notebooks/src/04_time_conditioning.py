@@ -286,6 +286,7 @@ x_s = ddim_step(schedule, x_t, 300, 100, eps=z, clip=False)  # down to step s = 
 f_s = ((x_s - schedule.sqrt_alpha_bar[100] * x0) * z).sum() / (schedule.sigma[100] * z * z).sum()
 verify("4.3", f_s - 1, (f_t - 1) * (snr(schedule)[100] / snr(schedule)[300]).sqrt(), tol=1e-5)
 print(f"10 % too much noise at step 300 is {f_s - 1:.0%} too much at step 100")
+print(f"root of the SNR: {snr(schedule)[1000] ** 0.5:.3f} at step 1000, {snr(schedule)[1] ** 0.5:.0f} at step 1")
 
 # %% [markdown]
 # Is this what our networks do? Give both the held-out images at step 100, with twice the noise that belongs there.

@@ -72,7 +72,7 @@ shape = (1, 28, 28)
 together, two = image_noise(seed=0, images=range(16), shape=shape)(), image_noise(seed=0, images=[11, 3], shape=shape)()
 print("images 11 and 3 get the same noise alone as among 16:", torch.equal(two, together[[11, 3]]))
 again = sample(model, schedule, 4, steps=50, batch_size=3)
-print(f"largest difference of the first 4 images, made 3 at a time: {(again - grid[:4]).abs().max():.0e}")
+print(f"largest difference of the first 4 images, made 3 at a time: {(again - grid[:4]).abs().max():.1g}")
 
 # %% [markdown]
 # *The noise is equal to the last bit. The images can differ in late digits, because a network may add up its numbers in
@@ -301,6 +301,7 @@ viz.image_rows({"with noise": clean, "without": walks["no noise"]}, alt="Eight d
 
 # %%
 print(f"an error of the noise at t = T is multiplied by {(schedule.sigma[-1] / schedule.sqrt_alpha_bar[-1]).item():,.0f}")
+print(f"weight of the guess at step 980: {schedule.sqrt_alpha_bar[980].item():.4f}")
 for t in (1000, 990, 900, 500, 1):
     print(f"t = {t:4}: unclipped guesses reach {reach[t]:8.1f}")
 rows = {"1000, clipped": clean, "1000, not": walks["no clipping"]}
@@ -478,7 +479,7 @@ for t, s in pairwise([*chosen, 0]):
         eps = model(x, torch.full((16,), t, device=device))
     x = ddim_step(schedule, x, t, s, eps)
 print(f"16 images in 50 steps: {time.perf_counter() - start:.1f} seconds")
-print(f"largest difference from the grid at the top: {(x - grid).abs().max():.0e}")
+print(f"largest difference from the grid at the top: {(x - grid).abs().max():.1g}")
 
 # %% [markdown]
 # *These are the sixteen digits of the first picture. `sample(..., steps=50)` runs this loop, and `ddim_trajectory` yields
