@@ -8,6 +8,8 @@ from ..metrics import frechet_distance, nearest_images, prior_bits
 from ..schedule import cosine_schedule, linear_schedule
 from .core import Exercise
 
+BIT = math.log(2)  # in nats
+
 
 def _features(seed: int, rows: int, columns: int, scale: float = 1.0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -168,7 +170,7 @@ Exercise(
 )
 
 
-def _prior(formula, unit=math.log(2)):
+def _prior(formula, unit=BIT):
     """A `prior_bits` with another divergence, a function of (schedule, images); its mean, divided by `unit`."""
     return lambda schedule, images: formula(schedule, images).mean().item() / unit
 
@@ -187,13 +189,13 @@ Exercise(
     ],
     mistakes={
         "It looks as if the result is in nats: divide by log 2 to get bits.": _prior(_nats, unit=1.0),
-        "It looks as if you multiplied by log 2: a bit is log 2 nats, so divide.": _prior(_nats, unit=1 / math.log(2)),
+        "It looks as if you multiplied by log 2: a bit is log 2 nats, so divide.": _prior(_nats, unit=1 / BIT),
         "It looks as if the factor 1/2 is missing.": _prior(lambda s, x: 2 * _nats(s, x)),
         "It looks as if you returned the bits of a whole image: take the mean over all pixels and channels.": (
-            lambda s, x: _nats(s, x).sum((1, 2, 3)).mean().item() / math.log(2)
+            lambda s, x: _nats(s, x).sum((1, 2, 3)).mean().item() / BIT
         ),
         "It looks as if you added up the bits of all images: take the mean.": (
-            lambda s, x: _nats(s, x).sum().item() / math.log(2)
+            lambda s, x: _nats(s, x).sum().item() / BIT
         ),
         "It looks as if the sign of the logarithm is wrong: 1 - alpha_bar_T is below 1, so its logarithm is negative, "
         "and minus it is positive.": (

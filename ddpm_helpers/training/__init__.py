@@ -55,9 +55,10 @@ def environment_report() -> str:
 
 
 def budget(*, gpu: int, cpu: int, quick: int, unit: str = "steps") -> int:
-    """How much to train, or how many images to make (`unit`): `gpu` on CUDA, `cpu` elsewhere, `quick` where DDPM_BUDGET=quick asks for it (CI does).
+    """How much to train: `gpu` on CUDA, `cpu` elsewhere, `quick` where DDPM_BUDGET=quick asks for it (CI does).
 
-    Prints its choice, so that a picture says how much work stands behind it.
+    The number counts steps, or what `unit` says. Prints its choice, so that a picture says how much work stands
+    behind it.
 
     Raises:
         ValueError: if DDPM_BUDGET is set to something else than gpu, cpu or quick.
