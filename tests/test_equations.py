@@ -193,7 +193,7 @@ BREAKS["08_evaluation"] = {
         ("x @ M.T", "x @ B"),
     ],
     "8.5": [("real.sqrt().sum()", "real.sum()"), ("(A @ B).real", "(A + B).real"), ("+ torch.linalg.inv(Z)", "+ Z")],
-    "8.6": [("/ 50)", "/ 100)"), (".cov().trace()", ".cov().sum()"), ("= 2 *", "= "), ("order[50:100]", "order[:100]")],
+    "8.6": [("/ 50)", "/ 100)"), (".cov().trace()", ".cov().sum()"), ("=2 * ", "="), ("order[50:100]", "order[:100]")],
     "8.7": [("- 2 * product", "- product"), ("/ 784", "/ 28"), ("mean((2, 3, 4))", "sum((2, 3, 4))")],
     "8.8": [
         ("(log_q - log_p)", "(-log_p)"),

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Are the samples good?
 #
-# ![Seven rows of digits, each with a number: copies of training images, samples in 50, 10 and 5 steps, noisy and blurred digits, noise](../figures/08_ranking.png)
+# ![Seven rows of ten images with a number each, from 21 for copies over noisy digits, samples in 50, 10 and 5 steps and blurred digits to noise](../figures/08_ranking.png)
 #
 # *Seven sets of images, ranked by the number that this notebook builds; smaller is better. The top row is the best by every
-# number but one. It is a thief. And would you have put the two last rows where they are?*
+# number but one. It is a thief. And would you have put the blurred digits below the broken ones?*
 #
 # **You will** judge a generative model honestly: build a judge, compute a distance between sets of images and find its floor
 # and its bias, look for copies, and measure likelihood in bits. **You need** Gaussians and covariances; [notebook 03](03_elbo_to_mse.ipynb)
@@ -706,7 +706,7 @@ contest = {
     "5 steps": samples[5],
     "noisy": (base[:n] + 0.3 * grain).clamp(-1, 1),
     "blurred": blur(base[:n], 0.8),
-    "pure noise": noise,
+    "noise": noise,
 }
 low = torch.tensor([frechet_floor(seen.features, n, seed=i) for i in range(10)]).mean()
 print(f"n = {n}, floor {low:.1f}\n{'':12} distance  recognisable  entropy  nearest")
