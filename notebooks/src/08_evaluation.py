@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Are the samples good?
 #
-# ![Seven rows of ten images with a number each, from 21 for copies over noisy digits, samples in 50, 10 and 5 steps and blurred digits to noise](../figures/08_ranking.png)
+# ![Seven rows of ten images with a number each, rising from copies over noisy digits, samples in 50, 10 and 5 steps and blurred digits to noise](../figures/08_ranking.png)
 #
 # *Seven sets of images, ranked by the number that this notebook builds; smaller is better. The top row is the best by every
 # number but one. It is a thief. And would you have put the blurred digits below the broken ones?*
@@ -349,9 +349,9 @@ rows = {name: torch.cat([base[:1], *(act(s)[:1] for s in strengths)]) for name, 
 viz.image_rows(rows, titles=["0", *"1234"], alt="One digit under growing blur, noise, brightness and shift")
 
 # %% [markdown]
-# *Same order in both pictures, strength growing to the right; blur and move in pixels, the other two on the scale from -1 to 1. The orange dotted line is a set of real digits without any five; the green
-# one is our samples. On real MNIST, a blur that you barely notice costs more than a missing digit; noise that you notice at once
-# costs less. The judge has learned from crisp strokes, some of them with rough edges. This is a preference of the judge, and
+# *Same order in both pictures, strength growing to the right; blur and move in pixels, the other two on the scale from -1 to 1. The dotted lines, close to each other, are a set of real digits without any five (orange)
+# and our samples (green). On real MNIST, the third blur, which leaves the digit easy to read, costs more than a missing class;
+# the third noise, which you notice at once, costs less. The judge has learned from crisp strokes, some of them with rough edges. This is a preference of the judge, and
 # every judge has some: the features of Inception have theirs. So a distance orders sets well if they have the same kind of
 # fault, and poorly if one is blurred and the other is noisy. And being moved by a pixel or two costs little, because the judge was trained on
 # moved digits.*
@@ -419,8 +419,8 @@ viz.show(figure, alt="Distance against 1/n for real images and for samples: two 
 
 # %% [markdown]
 # *Read it from right to left, which is towards more images. The line of the real images runs into 0, as it must: a check on
-# the whole method. The line of the samples is about as steep and ends well above. That height is what is wrong with the model; the slope
-# is what is wrong with small samples.*
+# the whole method. The line of the samples rises, too, and ends well above. That height is what is wrong with the model; the slopes
+# are what is wrong with small samples.*
 #
 # One more trap. "Two sets of real images" sounds safe. Take the first half of the images, in the order of the file, and the
 # second half:
@@ -719,7 +719,7 @@ for name, images in contest.items():
 
 # %% tags=["figure-08_ranking"]
 order = sorted(score, key=score.get)
-viz.image_rows({f"{score[name]:,.0f}  {name}": contest[name][:10] for name in order}, alt="Ten images of each of the seven sets, sorted by their distance, which stands beside each row")
+viz.image_rows({f"{score[name]:,.0f} {name}": contest[name][:10] for name in order}, alt="Ten images of each of the seven sets, sorted by their distance, which stands beside each row")
 
 # %% [markdown]
 # *Sorted by distance. On real MNIST there are three things to take from it. The winner copies: it is at the floor, recognisable and varied, and only the
