@@ -8,7 +8,15 @@ from .data import DataError, ImageData, batches, load_images, read_idx, to_float
 from .diagnosis import IdealDenoiser, diagnose
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
-from .metrics import bits_per_dim, frechet_distance, frechet_floor, judge, load_feature_net, nearest_images
+from .metrics import (
+    bits_per_dim,
+    frechet_distance,
+    frechet_floor,
+    judge,
+    load_feature_net,
+    nearest_images,
+    prior_bits,
+)
 from .nets import (
     BasicUNet,
     LayerNormUNet,
@@ -130,6 +138,7 @@ __all__ = [
     "posterior",
     "predict_eps",
     "predict_x0",
+    "prior_bits",
     "q_sample",
     "read_idx",
     "residual_block",

@@ -280,6 +280,24 @@ def plot_histograms(
     show(figure, alt)
 
 
+def plot_points(panels: dict[str, tuple[Tensor, Tensor]], *, alt: str, xlabel: str = "", ylabel: str = "") -> None:
+    """Draw points side by side on the same axes: title -> (points (N, 2), labels (N,), whole numbers from 0).
+
+    A point has its label's colour; the label stands at the median of its points in the first panel, in every panel.
+    """
+    figure, axes = subplots(1, len(panels), size=(9, 4.2))
+    first, classes = next(iter(panels.values()))
+    medians = {k: first[classes == k].median(0).values.tolist() for k in classes.unique().tolist()}
+    for i, (axis, (title, (points, labels))) in enumerate(zip(np.atleast_1d(axes), panels.items(), strict=True)):
+        axis.scatter(*points.T.numpy(), s=5, c=labels.numpy(), cmap="tab10", vmin=0, vmax=9, alpha=0.6, linewidths=0)
+        for label, (x, y) in medians.items():
+            axis.text(x, y, str(label), fontsize=15, weight="bold", ha="center", va="center")
+        axis.set(title=title, xlabel=xlabel, ylabel="" if i else ylabel)
+        axis.sharex(np.atleast_1d(axes)[0])
+        axis.sharey(np.atleast_1d(axes)[0])
+    show(figure, alt)
+
+
 def explore_forward(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, *, positions: int = 41) -> widgets.VBox:
     """A slider over the step and a drop-down for the schedule; the same images and noise everywhere.
 

@@ -179,6 +179,37 @@ BREAKS["07_sampling"] = {
     ],
 }
 
+BREAKS["08_evaluation"] = {
+    "8.1": [("-p[classes].log()", "-p[classes].log2()"), ("* math.log(2))", ")"), ("math.log(10)", "10.0")],
+    "8.2": [("(2.0 - 0.5) ** 2", "(2.0**2 - 0.5**2) ** 2"), ("y).sort().values", "y)"), ("(1.0 - 2.5) ** 2 +", "")],
+    "8.3": [
+        ("root(A, -0.5)\n", "root(A)\n"),
+        ("M @ A @ M, B", "M @ B @ M, A"),
+        ("A) @ B @ root(A))", "B) @ A @ root(B))"),
+    ],
+    "8.4": [
+        ("A + B - 2 *", "A + B -"),
+        ("apart.square().sum() +", "apart.square().sum().sqrt() +"),
+        ("x @ M.T", "x @ B"),
+    ],
+    "8.5": [("real.sqrt().sum()", "real.sum()"), ("(A @ B).real", "(A + B).real"), ("+ torch.linalg.inv(Z)", "+ Z")],
+    "8.6": [("/ 50)", "/ 100)"), (".cov().trace()", ".cov().sum()"), ("=2 * ", "="), ("order[50:100]", "order[:100]")],
+    "8.7": [("- 2 * product", "- product"), ("/ 784", "/ 28"), ("mean((2, 3, 4))", "sum((2, 3, 4))")],
+    "8.8": [
+        ("(log_q - log_p)", "(-log_p)"),
+        ("/ math.log(2)).fl", ").fl"),
+        ("range(toy.T, 0, -1)", "range(toy.T, 1, -1)"),
+    ],
+    "8.9": [("nats.item() / math.log(2)", "nats.item()"), ("short.sigma[-1])", "short.sigma[-1] ** 2)")],
+    "8.10": [
+        ("2 * exact.alpha * exact.sigma**2", "2 * exact.sigma**2"),
+        ("0.5 * (r - 1 - r.log())", "0.5 * (r - 1 + r.log())"),
+        ("price[t - 1] +", ""),
+        ("exact.beta[t].reshape", "exact.posterior_variance[t].reshape"),
+    ],
+    "8.11": [("(levels[1:] + levels[:-1]) / 2", "levels[1:]"), ("torch.tensor(0.4)", "torch.tensor(0.4**2)")],
+}
+
 
 def code_cells(name: str) -> list[str]:
     source = (SOURCES / f"{name}.py").read_text(encoding="utf-8")

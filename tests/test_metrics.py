@@ -12,6 +12,7 @@ from ddpm_helpers import (
     judge,
     linear_schedule,
     nearest_images,
+    prior_bits,
     to_float,
 )
 from ddpm_helpers.metrics import FeatureNet, discretised_log_likelihood
@@ -180,6 +181,14 @@ def test_bits_per_dim_of_the_ideal_gaussian_model(grey):
     assert entropy - 0.02 < bound.total < entropy + 0.15
     rough = bits_per_dim(ideal, schedule, x, steps=200, clip=False)
     assert rough.total == pytest.approx(bound.total, abs=0.05)
+
+
+@pytest.mark.parametrize("steps", [25, 50, 1000])
+def test_prior_bits_are_a_divergence(grey, steps):
+    schedule = linear_schedule(steps)
+    end = torch.distributions.Normal(schedule.sqrt_alpha_bar[-1] * grey.double(), schedule.sigma[-1].double())
+    nats = torch.distributions.kl_divergence(end, torch.distributions.Normal(0.0, 1.0)).mean()
+    assert prior_bits(schedule, grey) == pytest.approx(nats.item() / math.log(2), rel=1e-4, abs=1e-7)
 
 
 def test_bits_per_dim_bad_input(grey):

@@ -129,6 +129,8 @@ def test_budget(monkeypatch, capsys):
     monkeypatch.setenv("DDPM_BUDGET", "cpu")
     assert budget(gpu=3000, cpu=1000, quick=10) == 1000
     assert "Budget: 1,000 steps (cpu)" in capsys.readouterr().out
+    budget(gpu=3000, cpu=1000, quick=10, unit="images")
+    assert "Budget: 1,000 images (cpu)" in capsys.readouterr().out
     monkeypatch.setenv("DDPM_BUDGET", "fast")
     with pytest.raises(ValueError, match="must be one of gpu, cpu, quick"):
         budget(gpu=1, cpu=1, quick=1)

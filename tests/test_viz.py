@@ -174,3 +174,13 @@ def test_trajectory_explorer():
     assert (shown[0, 0], shown[-1, 0]) == (255, 0), "above the images, below the guesses"
     assert slider.max == 3
     assert viz.explore_trajectory(path[:2]).children[0].max == 1
+
+
+def test_points_of_all_panels_share_axes(shown):
+    near, labels = torch.tensor([[0.0, 0.0], [1.0, 2.0], [1.0, 2.0]]), torch.tensor([3, 7, 7])
+    viz.plot_points({"a": (near, labels), "b": (100 * near, labels)}, alt="Points of two classes, twice")
+    picture = pixels(shown[0])
+    left, right = picture[:, : picture.shape[1] // 2], picture[:, picture.shape[1] // 2 :]
+    assert left.shape[0] > 300
+    assert (left < 128).any()
+    assert (right < 128).any()

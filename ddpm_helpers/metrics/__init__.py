@@ -240,10 +240,20 @@ def bits_per_dim(
     per_step = torch.stack(per_step).cpu()
     _, x0_hat, _ = guess(1)
     decoder = -discretised_log_likelihood(images, x0_hat, schedule.beta[1].sqrt()).mean() * nats
-    a_bar = schedule.alpha_bar[T]
-    prior = 0.5 * (a_bar * images.square() - a_bar - torch.log1p(-a_bar)).mean() * nats
     middle = (per_step * width).sum().item()
-    return BitsPerDim(prior.item(), chosen, per_step, middle, decoder.item())
+    return BitsPerDim(prior_bits(schedule, images), chosen, per_step, middle, decoder.item())
+
+
+def prior_bits(schedule: NoiseSchedule, images: Tensor) -> float:
+    """L_T in bits per dimension: how far x_T is from N(0, I), if the images are where it started.
+
+    Args:
+        schedule: on the device of the images.
+        images: (N, C, H, W) in [-1, 1].
+    """
+    a_bar = schedule.alpha_bar[-1]
+    nats = 0.5 * (a_bar * images.square() - a_bar - torch.log1p(-a_bar)).mean()
+    return nats.item() / math.log(2)
 
 
 def discretised_log_likelihood(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

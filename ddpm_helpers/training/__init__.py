@@ -55,10 +55,11 @@ def environment_report() -> str:
     return "\n".join(f"{name:<14}{value}" for name, value in lines.items())
 
 
-def budget(*, gpu: int, cpu: int, quick: int) -> int:
+def budget(*, gpu: int, cpu: int, quick: int, unit: str = "steps") -> int:
     """How much to train: `gpu` on CUDA, `cpu` elsewhere, `quick` where DDPM_BUDGET=quick asks for it (CI does).
 
-    Prints its choice, so that a picture says how much work stands behind it.
+    The number counts steps, or what `unit` says. Prints its choice, so that a picture says how much work stands
+    behind it.
 
     Raises:
         ValueError: if DDPM_BUDGET is set to something else than gpu, cpu or quick.
@@ -67,7 +68,7 @@ def budget(*, gpu: int, cpu: int, quick: int) -> int:
     choice = os.environ.get("DDPM_BUDGET") or ("gpu" if torch.cuda.is_available() else "cpu")
     if choice not in choices:
         raise ValueError(f"DDPM_BUDGET must be one of {', '.join(choices)}, or unset; got {choice!r}")
-    print(f"Budget: {choices[choice]:,} steps ({choice}), on {default_device().type}")
+    print(f"Budget: {choices[choice]:,} {unit} ({choice}), on {default_device().type}")
     return choices[choice]
 
 

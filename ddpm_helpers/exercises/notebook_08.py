@@ -1,0 +1,226 @@
+"""Exercises of notebook 08: the distance of two sets of features, the nearest training image, the prior's bits."""
+
+import math
+
+import torch
+
+from ..metrics import frechet_distance, nearest_images, prior_bits
+from ..schedule import cosine_schedule, linear_schedule
+from .core import Exercise
+
+BIT = math.log(2)  # in nats
+
+
+def _features(seed: int, rows: int, columns: int, scale: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(columns, columns, generator=generator)
+    return torch.randn(rows, columns, generator=generator) @ mix * scale + 2 * torch.rand(columns, generator=generator)
+
+
+def _similar() -> tuple:
+    """Two sets of large features that hardly differ: the distance is a small difference of large numbers."""
+    a = _features(5, 60, 5, scale=30.0)
+    return a, 1.001 * a.flip(0) + 0.01
+
+
+def _moments(x):
+    return x.mean(0), x.T.cov()
+
+
+def _root(matrix):
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+def _overlap(cov_a, cov_b):
+    root = _root(cov_a)
+    return torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+
+
+def _distance(mean=lambda d: d.square().sum(), overlap=_overlap, moments=_moments, weight=2.0, dtype=torch.float64):
+    """A `frechet_distance` with one part replaced."""
+
+    def wrong(a, b):
+        (mean_a, cov_a), (mean_b, cov_b) = (moments(x.to(dtype)) for x in (a, b))
+        spread = cov_a.trace() + cov_b.trace() - weight * overlap(cov_a, cov_b)
+        return (mean(mean_a - mean_b) + spread).item()
+
+    return wrong
+
+
+def _biased(x):
+    return x.mean(0), x.T.cov(correction=0)
+
+
+def _variances(x):
+    return x.mean(0), x.var(0).diag()
+
+
+def _second_moments(x):
+    return x.mean(0), x.T @ x / (len(x) - 1)
+
+
+def _correlations(x):
+    return x.mean(0), x.T.corrcoef()
+
+
+def _of_the_wrong_axis(x):
+    return x.mean(0), x.cov()
+
+
+Exercise(
+    tag="8.1",
+    reference=frechet_distance,
+    cases=lambda: [(_features(0, 40, 6), _features(1, 50, 6)), (_features(2, 30, 3), _features(3, 20, 3)), _similar()],
+    mistakes={
+        "It looks as if the root of the distance of the means is missing its square: the formula has the sum of the "
+        "squared differences.": _distance(mean=lambda d: d.square().sum().sqrt()),
+        "It looks as if the squared differences of the means are averaged: add them up.": (
+            _distance(mean=lambda d: d.square().mean())
+        ),
+        "It looks as if the means are left out: two sets that lie far apart are not alike.": (
+            _distance(mean=lambda d: 0.0 * d.sum())
+        ),
+        "It looks as if the factor 2 in front of the root is missing: then the distance of a set to itself is not 0.": (
+            _distance(weight=1.0)
+        ),
+        "It looks as if the root is missing: the eigenvalues of A B are squares, take the root of each before you add "
+        "them.": _distance(overlap=lambda a, b: (a @ b).trace()),
+        "It looks as if you took the root of every entry of A B. A root of a matrix is another thing: multiplied by "
+        "itself it gives the matrix.": _distance(overlap=lambda a, b: (a @ b).clamp(min=0).sqrt().trace()),
+        "It looks as if you multiplied the roots of A and of B. That is right only where A B = B A.": (
+            _distance(overlap=lambda a, b: (_root(a) @ _root(b)).trace())
+        ),
+        "It looks as if the root is taken of the sum of the eigenvalues: take the root of each, then add.": (
+            _distance(overlap=lambda a, b: (a @ b).trace().sqrt())
+        ),
+        "It looks as if only the variances are used: the covariances off the diagonal belong to A and B.": (
+            _distance(moments=_variances)
+        ),
+        "It looks as if the covariances divide by N: divide by N - 1, as .cov() does.": _distance(moments=_biased),
+        "It looks as if the means are not subtracted before the covariances are computed.": (
+            _distance(moments=_second_moments)
+        ),
+        "It looks as if correlations stand where covariances belong: how much the features vary counts, too.": (
+            _distance(moments=_correlations)
+        ),
+        "It looks as if .cov() was given rows where it wants columns: for torch each row is one variable, so "
+        "transpose the features first.": _distance(moments=_of_the_wrong_axis),
+        "It looks as if you compute in float32. Between similar sets the distance is a small difference of large "
+        "numbers: start with .double().": _distance(dtype=torch.float32),
+        "It looks as if the result is the root of the distance: the formula ends with the squared length.": (
+            lambda a, b: math.sqrt(_distance()(a, b))
+        ),
+    },
+)
+
+
+def _nearest(pairs=torch.cdist, scale=lambda images: math.sqrt(images[0].numel()), axis=1):
+    """A `nearest_images` with another distance (N, M) of the flat images, another divisor, or another axis."""
+
+    def wrong(samples, images):
+        found = pairs(samples.flatten(1), images.flatten(1)).min(axis)
+        return found.indices, found.values / scale(images)
+
+    return wrong
+
+
+def _squares(a, b):
+    return torch.cdist(a, b).square()
+
+
+def _farthest(samples, images):
+    found = torch.cdist(samples.flatten(1), images.flatten(1)).max(1)
+    return found.indices, found.values / math.sqrt(images[0].numel())
+
+
+def _swapped(samples, images):
+    index, distance = nearest_images(samples, images)
+    return distance, index
+
+
+def _images(seed: int, *shape: int) -> torch.Tensor:
+    return 2 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 1
+
+
+Exercise(
+    tag="8.2",
+    reference=nearest_images,
+    cases=lambda: [(_images(0, 5, 3, 4, 2), _images(1, 11, 3, 4, 2)), (_images(2, 7, 1, 3, 5), _images(3, 6, 1, 3, 5))],
+    mistakes={
+        "It looks as if the distance is not divided: torch.cdist adds up the squared differences of all pixels; divide "
+        "its result by the root of their number.": _nearest(scale=lambda images: 1.0),
+        "It looks as if you divided by the number of pixels: the distance is a root, so divide by the root of their "
+        "number.": _nearest(scale=lambda images: images[0].numel()),
+        "It looks as if the root is missing: return the root of the mean squared difference.": (
+            _nearest(pairs=_squares, scale=lambda images: images[0].numel())
+        ),
+        "It looks as if the differences are taken without squares.": (
+            _nearest(pairs=lambda a, b: torch.cdist(a, b, p=1), scale=lambda images: images[0].numel())
+        ),
+        "It looks as if the minimum runs over the samples: for each sample look at all images, the second axis.": (
+            _nearest(axis=0)
+        ),
+        "It looks as if you took the farthest image: the nearest is the smallest distance.": _farthest,
+        "It looks as if the two results are swapped: indices first, then distances.": _swapped,
+        "It looks as if the channels are left out of the number of pixels: count C H W.": (
+            _nearest(scale=lambda images: math.sqrt(images[0, 0].numel()))
+        ),
+    },
+)
+
+
+def _prior(formula, unit=BIT):
+    """A `prior_bits` with another divergence, a function of (schedule, images); its mean, divided by `unit`."""
+    return lambda schedule, images: formula(schedule, images).mean().item() / unit
+
+
+def _nats(s, x, a_bar=lambda s: s.alpha_bar[-1]):
+    return 0.5 * (a_bar(s) * x.square() - a_bar(s) - torch.log1p(-a_bar(s)))
+
+
+Exercise(
+    tag="8.3",
+    reference=prior_bits,
+    cases=lambda: [
+        (linear_schedule(40, rescale=False), _images(4, 5, 3, 4, 2)),
+        (cosine_schedule(30), _images(5, 2, 1, 3, 5)),
+        (linear_schedule(300, rescale=False), _images(6, 3, 1, 5, 4)),
+    ],
+    mistakes={
+        "It looks as if the result is in nats: divide by log 2 to get bits.": _prior(_nats, unit=1.0),
+        "It looks as if you multiplied by log 2: a bit is log 2 nats, so divide.": _prior(_nats, unit=1 / BIT),
+        "It looks as if the factor 1/2 is missing.": _prior(lambda s, x: 2 * _nats(s, x)),
+        "It looks as if you returned the bits of a whole image: take the mean over all pixels and channels.": (
+            lambda s, x: _nats(s, x).sum((1, 2, 3)).mean().item() / BIT
+        ),
+        "It looks as if you added up the bits of all images: take the mean.": (
+            lambda s, x: _nats(s, x).sum().item() / BIT
+        ),
+        "It looks as if the sign of the logarithm is wrong: 1 - alpha_bar_T is below 1, so its logarithm is negative, "
+        "and minus it is positive.": (
+            _prior(lambda s, x: 0.5 * (s.alpha_bar[-1] * x.square() - s.alpha_bar[-1] + torch.log1p(-s.alpha_bar[-1])))
+        ),
+        "It looks as if the logarithm of the variance is left out.": (
+            _prior(lambda s, x: 0.5 * (s.alpha_bar[-1] * x.square() - s.alpha_bar[-1]))
+        ),
+        "It looks as if x_0 is not squared.": (
+            _prior(lambda s, x: 0.5 * (s.alpha_bar[-1] * x - s.alpha_bar[-1] - torch.log1p(-s.alpha_bar[-1])))
+        ),
+        "It looks as if the mean of x_T is taken for x_0: it is x_0 shrunk by the root of alpha_bar_T.": (
+            _prior(lambda s, x: 0.5 * (x.square() - s.alpha_bar[-1] - torch.log1p(-s.alpha_bar[-1])))
+        ),
+        "It looks as if the root of alpha_bar stands where alpha_bar belongs.": (
+            _prior(lambda s, x: _nats(s, x, a_bar=lambda s: s.sqrt_alpha_bar[-1]))
+        ),
+        "It looks as if the table is read at t = 1: the prior is about the last step, T.": (
+            _prior(lambda s, x: _nats(s, x, a_bar=lambda s: s.alpha_bar[1]))
+        ),
+        "It looks as if the table is read at T - 1: index T, the last one, is the end of the walk.": (
+            _prior(lambda s, x: _nats(s, x, a_bar=lambda s: s.alpha_bar[-2]))
+        ),
+        "It looks as if alpha of the last step stands where alpha_bar of the whole walk belongs.": (
+            _prior(lambda s, x: _nats(s, x, a_bar=lambda s: s.alpha[-1]))
+        ),
+    },
+)
