@@ -691,7 +691,7 @@ viz.plot_curves({name: (b.steps, y) for name, y in shares.items()}, log="xy", yl
 # *Both axes are logarithmic. In the bound ten steps outweigh the other 990: most of the bits are spent where the noise
 # is fainter than a few grey levels, on details that cannot be seen. The shapes of the digits are decided at $t$ in the hundreds
 # (notebook 07), and there the bound hardly looks. $L_{\text{simple}}$ moves the attention there. This is the **trade-off**: a network trained on the
-# bound itself gets better bits and worse-looking samples (Ho et al. 2020, table 2), and the other way round. Bits and looks are
+# bound itself gets better bits and worse-looking samples (Ho et al. 2020, table 1), and the other way round. Bits and looks are
 # two questions; a model can win one and lose the other.*
 #
 # ## All together
