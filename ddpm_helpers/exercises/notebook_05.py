@@ -1,5 +1,6 @@
 """Exercises of notebook 05: group norm, a residual block that is told the time, attention, and the way down and up."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
@@ -51,7 +52,7 @@ def _divided_by(divisor):
     def wrong(x, groups):
         h = _grouped(x, groups)
         centred, variance = h - h.mean(-1, keepdim=True), h.var(-1, keepdim=True, correction=0)
-        return (centred / divisor(variance)).reshape(x.shape)
+        return (centred / divisor(variance, h)).reshape(x.shape)
 
     return wrong
 
@@ -78,14 +79,31 @@ Exercise(
         "It looks as if neighbouring channels went to different groups: channels that follow each other belong "
         "together.": _interleaved,
         "It looks as if you divide by the variance: its square root is what makes the variance 1.": (
-            _divided_by(lambda variance: variance + 1e-5)
+            _divided_by(lambda variance, grouped: variance + 1e-5)
         ),
         "It looks as if eps is missing: a group that is all one value would be divided by 0.": (
-            _divided_by(lambda variance: variance.sqrt())
+            _divided_by(lambda variance, grouped: variance.sqrt())
         ),
         "It looks as if eps is added to the standard deviation: it belongs under the root, beside the variance.": (
-            _divided_by(lambda variance: variance.sqrt() + 1e-5)
+            _divided_by(lambda variance, grouped: variance.sqrt() + 1e-5)
         ),
+        "It looks as if you divide by torch.std as it comes, plus eps: it divides by n - 1, and eps belongs under the "
+        "root, (variance + 1e-5).sqrt() with correction=0.": _divided_by(
+            lambda variance, grouped: grouped.std(-1, keepdim=True) + 1e-5
+        ),
+        "It looks as if you divide by torch.std as it comes: it divides by n - 1 and knows no eps. Take "
+        "(variance + 1e-5).sqrt() with correction=0.": _divided_by(
+            lambda variance, grouped: grouped.std(-1, keepdim=True)
+        ),
+        "It looks as if one mean and one variance are taken of the whole batch: each group of each image has its own, "
+        "so name the axis, .mean(-1, keepdim=True).": (
+            lambda x, groups: (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt()
+        ),
+        "It looks as if only the mean is taken away: divide by the root of variance + 1e-5, too.": (
+            _divided_by(lambda variance, grouped: 1.0)
+        ),
+        "Mean and variance have lost the axis that they were taken over: say keepdim=True, and they line up with the "
+        "groups again.": lambda x, groups: _grouped(x, groups) - _grouped(x, groups).mean(-1),
         "It looks as if the mean is not taken away.": (
             lambda x, groups: (
                 _grouped(x, groups) / (_grouped(x, groups).var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
@@ -131,6 +149,12 @@ def _no_axes(block, x, known):
     return block.wire(x) + block.last(h)
 
 
+def _uncut(block, x, known):
+    scale, shift = block.film(known)
+    h = block.norm(block.first(x)) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+    return block.wire(x) + block.last(h)
+
+
 def _film_first(block, x, known):
     wire, _, scale, shift = _parts(block, x, known)
     return wire + block.last(block.norm(block.first(x) * (1 + scale) + shift))
@@ -158,7 +182,8 @@ Exercise(
             _combined(lambda block, wire, h, scale, shift: block.last(wire + h * (1 + scale) + shift))
         ),
         "It looks as if block.norm comes after scale and shift: it would take most of them away again.": _film_first,
-        "It looks as if block.norm is missing: the features are normalised, then scaled and shifted.": (
+        "It looks as if block.norm is missing, or stands before block.first (which has a norm of its own): the "
+        "features are normalised after block.first, then scaled and shifted.": (
             lambda block, x, known: (
                 _parts(block, x, known)[0]
                 + block.last(block.first(x) * (1 + _parts(block, x, known)[2]) + _parts(block, x, known)[3])
@@ -170,6 +195,19 @@ Exercise(
         "It looks as if the time is missing: scale and shift come from block.film(known).": (
             _combined(lambda block, wire, h, scale, shift: wire + block.last(h))
         ),
+        "It looks as if the scale multiplies the shift, too: first multiply by 1 + scale, then add the shift.": (
+            _combined(lambda block, wire, h, scale, shift: wire + block.last((h + shift) * (1 + scale)))
+        ),
+        "It looks as if block.last is missing: the branch ends with it.": (
+            _combined(lambda block, wire, h, scale, shift: wire + h * (1 + scale) + shift)
+        ),
+        "It looks as if the wire starts behind block.norm: it carries x past the whole branch, block.wire(x).": (
+            _combined(lambda block, wire, h, scale, shift: h + block.last(h * (1 + scale) + shift))
+        ),
+        "It looks as if `known` goes through a SiLU before block.film: block.film has its own.": (
+            lambda block, x, known: residual_block(block, x, F.silu(known))
+        ),
+        "block.film(known) is one tensor: .chunk(2, dim=1) makes scale and shift of it.": _uncut,
         "It looks as if the shift is missing.": (
             _combined(lambda block, wire, h, scale, shift: wire + block.last(h * (1 + scale)))
         ),
@@ -203,6 +241,33 @@ def _swapped(qkv, heads):
     return attention(torch.cat([k, q, v], dim=1), heads)
 
 
+def _keys_for_values(qkv, heads):
+    q, k, v = qkv.chunk(3, dim=1)
+    return attention(torch.cat([q, v, k], dim=1), heads)
+
+
+def _plain_reshape(qkv, heads):
+    q, k, v = rearrange(qkv, ORDER, three=3, heads=heads)
+    answer = F.scaled_dot_product_attention(q, k, v)  # (B, heads, H W, d)
+    return answer.reshape(len(qkv), -1, *qkv.shape[2:])
+
+
+def _divided_late(qkv, heads):
+    q, k, v = rearrange(qkv, ORDER, three=3, heads=heads)
+    weights = (q @ k.transpose(-2, -1)).softmax(-1) / q.shape[-1] ** 0.5
+    return rearrange(weights @ v, "b n (h w) c -> b (n c) h w", h=qkv.shape[2])
+
+
+def _by_pixels(qkv, heads):
+    pixels = qkv.shape[2] * qkv.shape[3]
+    return _by_hand(scale=lambda d, channels: pixels**-0.5)(qkv, heads)
+
+
+def _not_joined(qkv, heads):
+    q, k, v = rearrange(qkv, ORDER, three=3, heads=heads)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 def _among_channels(qkv, heads):
     q, k, v = rearrange(qkv, "b (three heads c) h w -> three b heads c (h w)", three=3, heads=heads)
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads c (h w) -> b (heads c) h w", h=qkv.shape[2])
@@ -223,6 +288,16 @@ Exercise(
         "It looks as if you divide by the root of C: each head has only d = C / heads channels.": (
             _by_hand(scale=lambda d, channels: channels**-0.5)
         ),
+        "It looks as if you divide by the root of the number of pixels: d is C / heads, the length of a query.": (
+            _by_pixels
+        ),
+        "It looks as if you divide by the root of d after the softmax: divide the scores, before it.": _divided_late,
+        "It looks as if keys and values are swapped: the order is queries, keys, values.": _keys_for_values,
+        'The heads are not joined: rearrange the answer, "b heads (h w) c -> b (heads c) h w", with h=qkv.shape[2].': (
+            _not_joined
+        ),
+        "It looks as if a plain reshape joins the heads: pixels come before channels there, so swap these axes first, "
+        "or let rearrange do both.": _plain_reshape,
         "It looks as if the softmax runs over the pixels that look: it runs over those that are looked at, the last "
         "axis.": _by_hand(axis=-2),
         "It looks as if the softmax is missing: the weights must be positive and add up to 1.": _scores_only,
@@ -231,6 +306,9 @@ Exercise(
         "then all values.": _by_hand(split="b (heads three c) h w -> three b heads (h w) c"),
         "It looks as if the channels of a head are scattered: each head has channels that follow each other.": (
             _by_hand(split="b (three c heads) h w -> three b heads (h w) c", join="b heads (h w) c -> b (c heads) h w")
+        ),
+        "It looks as if the channels of a head are scattered when they are split: (heads c), both times.": (
+            _by_hand(split="b (three c heads) h w -> three b heads (h w) c")
         ),
         "It looks as if the heads are put back in another order than they were split: (heads c), both times.": (
             _by_hand(join="b heads (h w) c -> b (c heads) h w")
@@ -291,6 +369,34 @@ def _walk(
     return wrong
 
 
+def _replaced(**parts) -> Callable:
+    """`down_and_up` of a net whose lists are other ones."""
+
+    def wrong(net, h, known):
+        names = ("down", "shrink", "middle", "up", "grow")
+        lists = {name: getattr(net, name) for name in names}
+        return down_and_up(
+            SimpleNamespace(**lists | {name: make(lists[name]) for name, make in parts.items()}), h, known
+        )
+
+    return wrong
+
+
+_backwards = _replaced(up=lambda levels: list(levels)[::-1], grow=lambda layers: list(layers)[::-1])
+_unshrunk = _replaced(shrink=lambda layers: [lambda h: h for _ in layers])
+
+
+def _unlevelled(net, h, known):
+    skips = []
+    for level, shrink in zip(net.down, net.shrink, strict=True):
+        skips.append(level(h, known))
+        h = shrink(h)
+    h = net.middle(h, known)
+    for level, grow in zip(net.up, net.grow, strict=True):
+        h = grow(level(torch.cat([h, skips.pop()], dim=1), known))
+    return h
+
+
 Exercise(
     tag="5.4",
     reference=down_and_up,
@@ -311,11 +417,30 @@ Exercise(
         "It looks as if the skip stands in front: first what came up, then the skip.": (
             _walk(join=lambda h, skip: torch.cat([skip, h], dim=1))
         ),
-        "It looks as if the skip is added: put it beside h, torch.cat([h, skip], dim=1).": (
-            _walk(join=lambda h, skip: h + skip)
-        ),
+        "It looks as if a level going up gets h alone, or h plus the skip: it needs the skip beside h, as more "
+        "channels, torch.cat([h, skip], dim=1).": (_walk(join=lambda h, skip: h + skip)),
         "It looks as if skips are joined along the batch: dim=1 is the axis of the channels.": (
             _walk(join=lambda h, skip: torch.cat([h, skip]))
+        ),
+        "It looks as if what shrinks is not the level's output: h = level(h, known), keep it, then h = shrink(h).": (
+            _unlevelled
+        ),
+        "It looks as if nothing shrinks on the way down: h = shrink(h) after each level.": _unshrunk,
+        "It looks as if the skip is kept after shrink and taken after grow: keep it before shrink, and put it beside h "
+        "before the level, with grow last.": (
+            _walk(
+                keep=lambda before, after, shrunk: shrunk,
+                rise=lambda level, grow, join, h, skip, known: level(join(grow(h), skip), known),
+            )
+        ),
+        "It looks as if the levels are taken backwards on the way up: net.up and net.grow begin with the lowest.": (
+            _backwards
+        ),
+        "Levels and middle are called with two things: level(h, known), net.middle(h, known).": (
+            _walk(middle=lambda net, h, known: net.middle(h))
+        ),
+        "It looks as if the skip grows instead of the features: h = grow(h) after each level.": (
+            _walk(rise=lambda level, grow, join, h, skip, known: level(join(h, grow(skip)), known))
         ),
         "It looks as if net.middle is missing.": _walk(middle=lambda net, h, known: h),
         "It looks as if you grow before the level: the level first, with its skip, then grow.": (

@@ -120,7 +120,8 @@ for name, strength in maps.items():
 # outside a square of 18 pixels, and nearly all of its pull comes from a far smaller one: whether a stroke belongs to a
 # 3 or an 8 is decided where it cannot look. `BasicUNet` has three levels and reaches everywhere, faintly. The other two
 # pull from the whole image, `UNet` the most evenly. These are new networks; training moves the weights, but no training
-# moves the white border.*
+# moves the white border.* (The 18 are the 12 of the way down, and 6 that the layers on the way up add; 18 x 18 pixels
+# are 41 % of 28 x 28.)
 #
 # The cure is more levels, since each one doubles the $s_i$ in (5.1). But more levels are more layers, and a long chain
 # of plain layers has a problem of its own. Guess: 32 different images go through 30 convolutions, each followed by
@@ -200,8 +201,8 @@ verify("5.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
 # The second part is a **wire** $w$ past the layers: a block adds something to its input instead of replacing it. Where
 # the number of channels changes, the wire is a 1x1 convolution; else it is the input as it is. On the branch beside it
 # are two convolutions, $f_1$ and $f_2$, each after a SiLU ($f_1$ begins with a group norm, too), and between them the
-# block is told the time. A small linear layer turns the time embedding into a scale $s$ and a shift $b$ for each
-# channel, the same at all pixels; this is called **FiLM**:
+# block is told the time. A small linear layer (behind a SiLU) turns the time embedding into a scale $s$ and a shift $b$
+# for each channel, the same at all pixels: the FiLM of (4.7).
 #
 # $$y = w(x) + f_2\big((1 + s)\; \mathrm{GN}(f_1(x)) + b\big) \tag{5.4}$$
 #
@@ -210,8 +211,9 @@ verify("5.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
 # ### Exercise 5.2 - `residual_block`
 #
 # `block` holds the parts, each of them callable: `block.first` ($f_1$), `block.norm`, `block.film`, `block.last`
-# ($f_2$) and `block.wire`. `x` has shape (B, C, H, W). `known` is the vector that says what the network is told, (B,
-# K), and `block.film(known)` has shape (B, 2 C'): first all scales, then all shifts, for C' channels out.
+# ($f_2$) and `block.wire`. `x` has shape (B, C, H, W). `known` says what the network is told, one vector for each image,
+# (B, K); here it is the time embedding. `block.film(known)` has shape (B, 2 C'): first all scales, then all shifts, for
+# C' channels out.
 
 # %% tags=["exercise", "nbval-check-output"]
 def residual_block(block, x, known):
@@ -257,7 +259,8 @@ through([lambda h, block=block: residual_block(block, h, known) for block in blo
 #
 # $$y = w(x) \tag{5.5}$$
 #
-# The last convolution of the whole network starts at 0, too: a new network predicts no noise at all.
+# The last convolution of the whole network starts at 0, too: a new network predicts no noise at all. To watch it wake
+# up, we give it a small task: four pictures of pure noise, which it must return as they are.
 
 # %% tags=["nbval-check-output"]
 block = ResidualBlock(16, 24, known=10).double()
@@ -365,23 +368,25 @@ for height in (7, 14, 28):
 
 # %% [markdown]
 # *Twice the side is 4 times the pixels and 16 times the pairs. At 7x7 the looking is a small part, at 28x28 most of it.
-# That is why attention sits at the lowest level, and why `UNet(attention=1)` means "in the lowest level only" (and in
-# the middle).*
+# That is why attention sits at the lowest level: `UNet(attention=1)`, the default, has it there and in the middle, and
+# nowhere else.*
 #
 # ## Down, middle, up
 #
 # Now the body of the network. On the way **down** each level is a residual block (and attention at the bottom), and a
 # convolution with stride 2 halves the sides. The **middle** is one more block with attention. On the way **up** a level
-# again, then the sides double. Going down loses where exactly things are, so each level going down leaves a copy of its
-# output on a stack, and each level going up takes one back: the **skip connections**. Last in, first out: the last
-# level down is the first one up.
+# again, then the sides double: each pixel becomes four, and a convolution follows. Three levels halve twice and double
+# twice, so below the lowest level nothing shrinks, and after the last level up nothing grows. Going down loses where
+# exactly things are, so each level going down leaves a copy of its output on a stack, and each level going up takes one
+# back: the **skip connections**. Last in, first out: the last level down is the first one up.
 #
 # ### Exercise 5.4 - `down_and_up`
 #
 # `net` has the lists `net.down` and `net.shrink`, one of each for a level, from the finest down; `net.middle`; and the
 # lists `net.up` and `net.grow`, from the lowest upwards. Levels and middle are called with features and what is known,
 # `level(h, known)`; `shrink` and `grow` with features alone. A level going up gets its skip beside its input, as more
-# channels: first what came up, then the skip. Return what the last `grow` gives.
+# channels: first what came up, then the skip. Return what the last `grow` gives. (The last `shrink` and the last `grow`
+# return what they get, so every level can be treated alike.)
 
 # %% tags=["exercise", "nbval-check-output"]
 def down_and_up(net, h, known):
@@ -399,6 +404,10 @@ down_and_up = check(down_and_up)
 # `torch.cat([h, skips.pop()], dim=1)` before the level, and `grow` after it.
 #
 # </details>
+#
+# Before the body of `UNet` comes one convolution, the **stem**, and after it a norm and the convolution that starts at
+# zero, `out`. The three together must be the whole network. (`None` says that there is no label; labels are a later
+# notebook's subject.)
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -472,7 +481,7 @@ viz.show(figure, alt="Most parameters are at 7x7; the multiply-adds are spread o
 # %% [markdown]
 # *Three quarters of the parameters sit at 7x7, yet the work is spread nearly evenly. Half the sides are a quarter of
 # the pixels, twice the channels are four times the weights of a convolution, and in (5.9) the two cancel. So a deeper
-# level costs weights to store, hardly time; and it is what buys sight.*
+# level has about four times the weights of the one above it, and about as much work; and it is what buys sight.*
 #
 # ## Four networks side by side
 
@@ -536,7 +545,8 @@ except ValueError as error:
 # ## What a skip carries
 #
 # Take a narrow `UNet`, train it for a minute, and then cut its skips, one at a time: the half of a level's input that
-# came over the skip is set to zero. (`Trainer` is notebook 06's subject; here it is a loop over steps with the loss of
+# came over the skip is set to zero. (A **forward pre-hook** does it: a function that PyTorch calls before a module runs,
+# and that may change its input. `Trainer` is notebook 06's subject; here it is a loop over steps with the loss of
 # notebook 03.)
 
 # %%
@@ -550,7 +560,8 @@ for loss in trainer.run():
 # %% [markdown]
 # *A minute of training is short, and the samples would show it. For our question it is enough.* What does the network
 # still know without a skip? Compare its answer with the true noise, one spatial frequency after the other: brightness
-# (no wave across the picture), broad shapes (a few waves), fine detail (many).
+# (no wave across the picture), broad shapes (a few waves), fine detail (many). We look at test images at $t = 700$, where
+# most of $x_t$ is noise; so the loss there is far smaller than in the curve above, which is a mean over all steps.
 
 # %%
 def agreement(a, b):
@@ -585,20 +596,20 @@ alt = "Correlation of predicted with true noise by spatial frequency, for the wh
 viz.plot_curves(curves, xlabel="waves across the picture", ylabel="correlation", alt=alt)
 
 # %% [markdown]
-# *In a full run: the upper three curves lie on each other. Without the finest skip the loss is that of a network which
-# knows nothing, about 1; of the noise's fine detail nothing is left, of the broad shapes a little. Noise is different
-# at every pixel, so predicting it needs what only the full size knows, and the shortest way there is that skip. Without
-# the skip at 14x14 the loss rises by a third or so, and what suffers most is the brightness, at 0 waves. Cutting the
-# skip at 7x7 changes next to nothing: after so short a training the lowest level has hardly been put to work. The
-# network is not used to cut skips; one that was trained without them would find other ways (the first experiment
-# below).*
+# *In a full run: the upper three curves lie on each other, but for a gap at 0 waves. Without the finest skip the loss
+# is that of a network which knows nothing, about 1; of the noise's fine detail nothing is left, of the broad shapes a
+# little. Noise is different at every pixel, so predicting it needs what only the full size knows, and the shortest way
+# there is that skip. Without the skip at 14x14 the loss rises by a third or so, and what suffers most is the
+# brightness, at 0 waves. Cutting the skip at 7x7 changes next to nothing: after so short a training the lowest level
+# has hardly been put to work. The network is not used to cut skips; one that was trained without them would find other
+# ways (the first experiment below).*
 #
 # ## A network that cannot see brightness
 #
 # `LayerNormUNet` is a published design for the same 28x28 images. As published (`input_norm=True`) its first layer is a
 # layer norm over the whole input image: a group norm with one group. By (5.3) it forgets two numbers of each image, its
-# mean and its size. And the time is added before that norm, the same at every pixel, so it is forgotten, too.
-# `input_norm=False` leaves that one norm out. Compare the two, new and untrained:
+# mean and its spread (the standard deviation of its pixels). And the time is added before that norm, the same at every
+# pixel, so it is forgotten, too. `input_norm=False` leaves that one norm out. Compare the two, new and untrained:
 
 # %%
 x, t = torch.randn(4, 1, 28, 28, generator=generator), torch.tensor([1, 300, 600, 1000])
@@ -618,8 +629,8 @@ for input_norm in (True, False):
 # too): it can never learn. The MLPs further down still tell the network the time.*
 #
 # Does that matter? The noise that the network must predict has a brightness, too: the mean $\bar\epsilon$ of its $D$
-# pixels. It is independent of everything that the blind network sees, so the best that it can answer is 0, and the loss
-# that this costs it, per pixel, is
+# pixels. It is independent of everything that the blind network sees, so the best brightness that it can answer is 0.
+# Compared with a network that knows $\bar\epsilon$ exactly, this costs a loss, per pixel, of
 #
 # $$\mathbb{E}\big[\bar\epsilon^{\,2}\big] = \frac{1}{D} \tag{5.10}$$
 #
@@ -632,18 +643,18 @@ verify("5.10", samples=noise.mean((1, 2, 3)) ** 2, expected=1 / 784)
 # %% [markdown]
 # ### What it does to samples
 #
-# A step of the sampler (notebook 03, and 07) takes a share of the predicted noise away, stretches what is left, and
-# adds fresh noise $z$:
+# A step of the sampler (the mean in (3.23), and notebook 07) takes a share of the predicted noise $\hat\epsilon$ away, stretches
+# what is left, and adds fresh noise $z$:
 # $x_{t-1} = (x_t - \frac{\beta_t}{\sigma_t}\, \hat\epsilon) / \sqrt{\alpha_t} + \sqrt{\beta_t}\, z$. Take the mean over
 # all pixels on both sides. With a network whose answers have mean 0, the brightness $m_t$ of $x_t$ follows
 #
 # $$m_{t-1} = \frac{m_t}{\sqrt{\alpha_t}} + {\color{#D55E00}{\sqrt{\beta_t}\; \bar z}} \tag{5.11}$$
 #
-# Nothing pulls it back: each step stretches what is there and adds something random. This is the forward step's
-# shrinking, undone, without the network's share that would keep it in check. Start with $m_T$ of variance $1/D$, as
-# pure noise has. A random push of step $t$ has variance $\beta_t / D$, and all later steps stretch it by
-# $1/\sqrt{\bar\alpha_{t-1}}$ in total (the product of their $1/\sqrt\alpha$). Variances of independent pushes add up,
-# and the last step pushes no more:
+# Nothing pulls it back: each step stretches what is there and adds a random push (orange). The stretching undoes the
+# shrinking of the forward step; it is the network's answer that would keep it in check, and that is missing. Start with
+# $m_T$ of variance $1/D$, as pure noise has. A random push of step $t$ has variance $\beta_t / D$, and all later steps
+# stretch it by $1/\sqrt{\bar\alpha_{t-1}}$ in total (the product of their $1/\sqrt\alpha$). Variances of independent
+# pushes add up, and the last step pushes no more:
 #
 # $$\operatorname{Var}[m_0] = \frac{1}{D}\Big(\frac{1}{\bar\alpha_T} + \sum_{t=2}^{T} \frac{\beta_t}{\bar\alpha_{t-1}}\Big) \tag{5.12}$$
 #
@@ -675,7 +686,7 @@ for width in (28, 12):
 # *Nearly 8, where black is -1 and white is 1: a loss that is 0.0013 too high, and samples far outside the range of
 # images.*
 #
-# ### Seen
+# ### Seen in two networks
 #
 # Now with real networks. The brightness of 28x28 images is such a small part of the loss that even a network that can
 # see it learns it late, so for our minute of training we shrink the digits to 12x12 pixels, where it is $1/144$. Both
@@ -699,11 +710,12 @@ for name in ("blind", "repaired"):
     print(f"{name}: mean loss of the last steps {trainer.losses[-200:].mean():.4f}")
 
 # %% [markdown]
-# *Two ordinary curves. In a full run the repaired network ends lower by about 0.01, of the order of 1/144. But who has
-# the other curve for comparison? A loss of 0.09 instead of 0.08 alarms nobody.*
+# *Two ordinary curves. In a full run the repaired network ends lower by about 0.01. That is a little more than the 1/144
+# (about 0.007) of (5.10); the norm hides the spread of the image and the first level's time as well. But who has the
+# other curve for comparison? A loss of 0.09 instead of 0.08 alarms nobody.*
 #
-# Now sample 16 images from each, all $T$ steps of the bare algorithm (`clip=False`), with the same noise for both, and
-# keep the brightness at every step.
+# Now sample 16 images from each, all $T$ steps of the bare algorithm (`clip=False`: notebook 07 says what there is to
+# clip), with the same noise for both, and keep the brightness at every step.
 
 # %%
 samples, brightness = {}, {}
@@ -730,10 +742,11 @@ for name in samples:
 print(f"training images: {real.mean():.2f} +- {real.std():.2f}")
 
 # %% [markdown]
-# *Sampling runs from right to left. The thin lines are 16 samples; the orange band is two standard deviations to either
-# side, on the left by (5.11), on the right for the noisy training images. In a full run: left, nothing holds the walks,
-# and they spread over the band. Right, on the same scale, sixteen walks lie in one line, and the samples end as bright
-# as the training images, with nearly their spread. (After the ten training steps of a quick run both networks walk.)*
+# *Sampling runs from right to left. The thin lines are 16 samples, the thick blue one is the mean to expect; the orange
+# band is two standard deviations to either side, on the left by (5.11), on the right for the noisy training images. In
+# a full run: left, nothing holds the walks, and they spread over the band. Right, on the same scale, sixteen walks and
+# their band are hidden under the blue line, and the samples end as bright as the training images, with about their
+# spread. (After the ten training steps of a quick run both networks walk.)*
 #
 # So the samples of the blind network must look terrible. Do they? That depends on who draws them. Much code draws each
 # picture from its own darkest pixel to its own brightest.
@@ -752,11 +765,12 @@ alt = "Samples of the blind net, rescaled one by one and as they are, and sample
 viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
-# *In a full run: the second row is what the sampler returned, drawn on the scale of the data. Each picture is all black
-# or all white (and then invisible on this page). The first row holds the same numbers, each picture rescaled by itself,
-# and most of it could pass for digits. The strokes were right all along, relative to each other. Whoever draws only the
-# first row never learns that the network has lost every pixel's value. The third row, from the same noise, needs no
-# rescaling. `viz` in this course clips and never rescales; notebook 12 has this bug among its cases.*
+# *In a full run: the second row is what the sampler returned, drawn on the scale of the data. Each picture is black or
+# white all over, but for a few specks (and a white one is invisible on this page). The first row holds the same
+# numbers, each picture rescaled by itself, and most of it could pass for digits. In those the strokes were right all
+# along, relative to each other. Whoever draws only the first row never learns that the network has lost every pixel's
+# value. The third row, from the same noise, needs no rescaling. `viz` in this course clips and never rescales; notebook
+# 12 has this bug among its cases.*
 #
 # Norms deeper in the network forget as well, but what they forget is not all there is: features have many channels, and
 # wires go around the norms. One channel and no wire, that is the case to avoid.
@@ -766,7 +780,7 @@ viz.image_rows(rows, alt=alt)
 # - Levels buy sight. Norms and wires make them trainable, zeros make them start quietly, skips bring back where things
 #   are.
 # - Parameters are where the channels are. Work is spread evenly, as long as channels double where sides halve.
-# - A norm forgets mean and size of what it gets. Never put one over the input image of a diffusion model.
+# - A norm forgets mean and spread of what it gets. Never put one over the input image of a diffusion model.
 # - Look at samples on the scale of the data. A picture that is rescaled by itself can hide anything that is the same at
 #   all pixels.
 #
@@ -781,6 +795,6 @@ viz.image_rows(rows, alt=alt)
 #   ways: guess its loss first.
 # - Shuffle the pixels of `qkv`, the same way in all channels, and compare the answers of `attention`. What does
 #   attention know about where a pixel is?
-# - Sample from the blind network with `clip=True`, the default of `ddpm_trajectory`. How much of the walk does clipping
-#   catch, and what do the samples look like?
+# - Sample from the blind network with `clip=True`, the default of `ddpm_trajectory`: at each step it clips the
+#   predicted clean image to [-1, 1]. How much of the walk does clipping catch, and what do the samples look like?
 # - `UNet(attention=3)`: what does it cost by (5.8), and what in seconds?
