@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddpm_helpers"
 ORDER = [
     *("schedule", "toy", "digits", "data", "nets", "checkpoint", "sampling", "viz", "training", "metrics"),
-    *("exercises", "__init__"),
+    *("libraries", "ladder", "exercises", "__init__"),
 ]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
