@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -227,7 +228,7 @@ def ladder_samples(name: str = "ladder_cpu") -> dict[str, Tensor]:
     with Image.open(file) as picture:
         if picture.height != 28 * len(names):
             raise ValueError(f"{file}: {picture.height // 28} rows of samples, and {len(names)} rows of results")
-        pixels = torch.tensor(list(picture.getdata()), dtype=torch.uint8)
+        pixels = torch.from_numpy(np.array(picture))
     pixels = pixels.reshape(len(names), 28, -1, 28).permute(0, 2, 1, 3)  # rows, height, samples, width
     return {name: row[:, None] for name, row in zip(names, pixels, strict=True)}
 
@@ -249,9 +250,7 @@ def ladder_table(rows: list[dict]) -> str:
     """Rows of a ladder as text, a line each below a line of titles; what a row does not have is left empty."""
     lines = ["".join(f"{title:{width}}" for title, width, _ in COLUMNS.values())]
     for row in rows:
-        cells = (
-            f"{format(row[key], how) if key in row else '':{width}}" for key, (_, width, how) in COLUMNS.items()
-        )
+        cells = (f"{format(row[key], how) if key in row else '':{width}}" for key, (_, width, how) in COLUMNS.items())
         lines.append("".join(cells).rstrip())
     return "\n".join(lines)
 

@@ -297,7 +297,9 @@ def plot_ladder(results: dict) -> None:
     axis.axvline(rows[0]["floor"], color="black", linestyle="--", linewidth=1)
     axis.text(rows[0]["floor"], len(rows) - 0.4, f"real images: {rows[0]['floor']:,.0f}", fontsize=8.5, va="bottom")
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    axis.set(xscale="log", xlim=(left, 8 * rows[0]["frechet"]), xlabel="Frechet distance of the features, less is better")
+    axis.set(
+        xscale="log", xlim=(left, 8 * rows[0]["frechet"]), xlabel="Frechet distance of the features, less is better"
+    )
     marks = [axis.barh(0, 0, color=COLOURS[(2, 1, 0)[k]], label=kinds[k]) for k in sorted(set(kind))]
     figure.legend(handles=marks, frameon=False, fontsize=8.5, loc="outside lower center", ncols=len(marks))
     order = ", ".join(f"{row['name']} {row['frechet']:,.0f}" for row in reversed(rows))

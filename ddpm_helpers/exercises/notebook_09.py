@@ -1,4 +1,4 @@
-"""Exercises of notebook 09: the steps of diffusers' samplers in our counting, and a network of theirs behind our signature."""
+"""Exercises of notebook 09: the steps of diffusers' samplers in our counting, and its networks behind our signature."""
 
 from types import SimpleNamespace
 
