@@ -186,7 +186,7 @@ BREAKS["09_libraries"] = {
         ("(x_t / signal + 1) / 2", "(x_t + 1) / 2"),
         ("denoised, (guess + 1) / 2", "denoised, guess"),
     ],
-    "9.3": [("snr(schedule)[t].double() * image_error", "image_error"), ("x_t - sigma * eps_hat", "x_t - eps_hat")],
+    "9.3": [("snr(schedule)[t].item() * image_error", "image_error"), ("x_t - sigma * eps_hat", "x_t - eps_hat")],
     "9.4": [("loss.backward(loss)", "loss.backward()"), ("** 2 / 2, conv", "** 2, conv")],
 }
 

@@ -79,7 +79,7 @@ def test_samples_lie_in_range_and_do_not_depend_on_the_count(sampler):
 
 def test_a_border_is_added_for_training_and_cut_off_the_samples():
     images, _ = synthetic_digits(8)
-    system = System("bordered", Tiny, linear_schedule(20), steps=2, batch_size=4, border=2)
+    system = System("bordered", Tiny, linear_schedule(25), steps=2, batch_size=4, border=2)
     trainer = ladder.make_trainer(system, images, steps=1)
     assert trainer.images.shape == (8, 1, 32, 32)
     assert not trainer.images[..., :2, :].any()

@@ -216,11 +216,17 @@ def test_the_network_of_deepinv_in_colour_predicts_noise_alone():
 
 @pytest.fixture
 def nothing_installed(monkeypatch):
+    names = ("diffusers", "deepinv")
+
+    class Nowhere:
+        def find_spec(self, name, path=None, target=None):
+            if name in names:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
     for name in list(sys.modules):
-        if name.startswith(("diffusers.", "deepinv.")):
+        if name.partition(".")[0] in names:
             monkeypatch.delitem(sys.modules, name)
-    for name in ("diffusers", "deepinv"):
-        monkeypatch.setitem(sys.modules, name, None)  # Python's mark of what cannot be imported
+    monkeypatch.setattr(sys, "meta_path", [Nowhere(), *sys.meta_path])
 
 
 @pytest.mark.usefixtures("nothing_installed")

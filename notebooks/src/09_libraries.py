@@ -298,7 +298,7 @@ print(data.source)
 grey32 = F.pad(data.images[:2000], [2] * 4)  # (2000, 1, 32, 32)
 
 # %%
-steps = budget(gpu=100, cpu=6, quick=2)
+steps = budget(gpu=100, cpu=4, quick=2)
 if deepinv:
     torch.manual_seed(0)
     net = DeepinvUNet(channels=1)
@@ -335,7 +335,8 @@ if deepinv:
 #
 # A checkpoint of `Trainer.save` holds everything that is needed to go on training. To *use* a network its weights are enough, and half
 # precision is enough for them. We round the weights before we sample, so that the file holds exactly what was used; then we load
-# the file into a network made from nothing.
+# the file into a network made from nothing. (Rounded with them is the table in which this network looks up noise levels. Timesteps
+# need no table.)
 
 # %%
 def four_steps(net):
@@ -377,7 +378,7 @@ def few_steps(make_net, schedule, images, steps, batch_size, objective=ddpm_loss
     return trainer.ema
 
 # %%
-steps = budget(gpu=300, cpu=12, quick=2)
+steps = budget(gpu=300, cpu=8, quick=2)
 if diffusers:
     for name, objective in {"clean image": naive_objective, "noise": ddpm_loss}.items():
         print(f"predicting the {name}: ", end="")
@@ -390,7 +391,7 @@ if diffusers:
 # ### Colour
 #
 # The same class with 64, 64 and 128 channels for 32x32 images in colour. Data: digits in a random ink on a random paper, which need no
-# download. (Real pictures are notebook 10's.) The schedule is `squaredcos_cap_v2`, our `cosine_schedule`; it ends in noise for any
+# download. (Photographs are notebook 10's.) The schedule is `squaredcos_cap_v2`, our `cosine_schedule`; it ends in noise for any
 # $T$, so 50 steps will do here. Both samplers take it as it is.
 
 # %%
@@ -402,7 +403,7 @@ viz.image_grid(painted[:12], columns=12, alt="Twelve digits, each in one random 
 # *Twelve of the 2,000 training images, 32x32 with three channels.*
 
 # %%
-steps, short = budget(gpu=300, cpu=10, quick=2), cosine_schedule(50)
+steps, short = budget(gpu=300, cpu=6, quick=2), cosine_schedule(50)
 if diffusers:
     colour = few_steps(colour_unet2d, short, painted, steps, 8)
     for name, count in {"Algorithm 2": None, "DDIM, 10 steps": 10}.items():
@@ -423,7 +424,7 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
     print(f"{name:10} {ladder[name]}")
 
 # %% [markdown]
-# *`seconds` is the time of training that each design got, `samples` how many images were judged.* What was kept equal:
+# *`seconds` is the training time that each design's steps were counted for, `samples` how many images were judged.* What was kept equal:
 #
 # - **Wall time.** The speeds were measured first, in turns, so that a slow minute of the machine hurts all alike; each design then got
 #   as many steps as fit into the time. A network that is twice as slow sees half as many images.
@@ -463,15 +464,15 @@ print(ladder_table(ladder["systems"]))
 # quarter of the squared error.
 
 # %% tags=["nbval-check-output"]
-some, noise_64 = images[:8].double(), eps[:8].double()
+some, noise_64 = images[:8].cpu().double(), eps[:8].cpu().double()
 for t in (10, 300, 800):
-    signal, sigma = schedule.sqrt_alpha_bar[t].double(), schedule.sigma[t].double()
+    signal, sigma = schedule.sqrt_alpha_bar[t].item(), schedule.sigma[t].item()
     x_t = signal * some + sigma * noise_64
     with torch.no_grad():
-        eps_hat = model(x_t.float(), torch.full((8,), t, device=device)).double()
+        eps_hat = model(x_t.float().to(device), torch.full((8,), t, device=device)).cpu().double()
     x0_hat = (x_t - sigma * eps_hat) / signal
     error, image_error = (noise_64 - eps_hat).square().sum(), (some - x0_hat).square().sum()
-    verify("9.3", error, snr(schedule)[t].double() * image_error, tol=1e-5)
+    verify("9.3", error, snr(schedule)[t].item() * image_error, tol=1e-5)
 
 # %% [markdown]
 # And even among networks that predict noise a lower mean loss need not mean better samples: notebook 06 showed that the mean is dominated by
