@@ -76,7 +76,9 @@ def image_rows(
     """
     canvas, (height, width) = _mosaic([_pixels(images, value_range) for images in rows.values()])
     inches = min(0.85 / height, 9.5 / canvas.shape[1])  # per pixel
-    size = (canvas.shape[1] * inches + 1.3 * names, canvas.shape[0] * inches + 0.3 * bool(titles))
+    longest = max(len(line) for name in rows for line in name.split("\n"))
+    beside = max(1.3, 0.1 + 0.095 * longest) if names else 0.0  # room for the names
+    size = (canvas.shape[1] * inches + beside, canvas.shape[0] * inches + 0.3 * bool(titles))
     figure, axis = subplots(size=size)
     axis.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.spines[:].set_visible(False)
@@ -298,7 +300,7 @@ def plot_ladder(results: dict) -> None:
     axis.text(rows[0]["floor"], len(rows) - 0.4, f"real images: {rows[0]['floor']:,.0f}", fontsize=8.5, va="bottom")
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axis.set(
-        xscale="log", xlim=(left, 8 * rows[0]["frechet"]), xlabel="Frechet distance of the features, less is better"
+        xscale="log", xlim=(left, 14 * rows[0]["frechet"]), xlabel="Frechet distance of the features, less is better"
     )
     marks = [axis.barh(0, 0, color=COLOURS[(2, 1, 0)[k]], label=kinds[k]) for k in sorted(set(kind))]
     figure.legend(handles=marks, frameon=False, fontsize=8.5, loc="outside lower center", ncols=len(marks))

@@ -9,7 +9,7 @@
 #
 # **You will** find out that this course and the libraries compute the same numbers, train their networks in our trainer, and
 # read a comparison of nine designs without being fooled by it. **You need** the samplers of [notebook 07](07_sampling.ipynb)
-# and, for the last part, the Frechet distance of notebook 08. **Time** 25 minutes of reading; the cells run in about 3 minutes
+# and, for the last part, the Frechet distance of notebook 08. **Time** 25 minutes of reading; the cells run in about a minute
 # on 2 CPU cores.
 
 # %% tags=["setup"]
@@ -482,14 +482,13 @@ for t in (10, 300, 800):
 # like best, and is it the one on top of the chart?
 
 # %%
-drawn = {name.replace(", ", ",\n"): images for name, images in ladder_samples().items()}
-systems = dict(list(drawn.items())[: len(ladder["systems"])])
-viz.image_rows(systems, alt="Twenty samples of each design of the ladder, one row for each")
+drawn = ladder_samples()
+viz.image_rows({row["name"]: drawn[row["name"]] for row in ladder["systems"]}, alt="Twenty samples of each design of the ladder, one row for each")
 
 # %% [markdown]
-# *One row for each design, in the order of the table. TODO-LADDER: what to look at: the smudges of the naive rows; `LayerNormUNet, published`,
-# whose brightness walks (notebook 05) until most of its images are black or white; the unfinished `DiffUNet`, which saw the fewest
-# images of all.*
+# *One row for each design, in the order of the table. Look at `LayerNormUNet, published`: its digits have strokes, and each stands on
+# a grey of its own. This network cannot see brightness, and so the brightness walks (notebook 05). TODO-LADDER: one sentence on the
+# other rows, `DiffUNet` among them.*
 #
 # ## What each fault costs
 #
@@ -522,15 +521,15 @@ noisy = {"name": "noise at the last step", "frechet": repaired["frechet_with_noi
 print(ladder_table([repaired, *ladder["faults"], noisy]))
 
 # %%
-names = ["SimpleUNet, repaired", *(row["name"] for row in ladder["faults"])]
-samples = ladder_samples()
-viz.image_rows({name.replace(" ", "\n", 1): samples[name] for name in names}, alt="Samples of the repaired network and of each fault alone")
+rows = {row["name"]: drawn[row["name"]] for row in [repaired, *ladder["faults"]]}
+viz.image_rows(rows, alt="Samples of the repaired network and of each fault alone")
 
 # %% [markdown]
 # *First the repaired network, then each fault alone; noise at the last step was added to the repaired network's own samples, so it has no row of pictures.
-# TODO-LADDER: one sentence for each fault: cost in distance, and what one sees. The scaled gradient shows why a fault can live for years
-# in code that is copied: what it costs is hidden by an optimiser that does not care about the size of a gradient, only
-# batches with a large loss count a little more.*
+# TODO-LADDER: one sentence for each fault: its cost in distance, and what one sees.*
+#
+# *About the scaled gradient: AdamW divides each gradient by its own running size, so a constant factor would cancel. What stays is that
+# batches with a large loss count more than others. TODO-LADDER: does the measured cost agree with that?*
 #
 # ## What to remember, and what broke
 #
@@ -539,9 +538,9 @@ viz.image_rows({name.replace(" ", "\n", 1): samples[name] for name in names}, al
 # - If two implementations agree to 1e-7 at most steps and to 1e-4 at a few, look for a difference of nearly equal numbers.
 # - A comparison is a promise about what was kept equal. Say the time, the data, the judge, the number of samples, the floor; never one column alone.
 #
-# **What broke:** everything on this ladder is grey, 28 pixels wide, and made of strokes. Nine designs were compared on a task that the
-# smallest of them can nearly do. Which of the conclusions survive in colour, at 32x32 and above, on pictures of things, and on more
-# than one processor? Notebook 10 is about what grows.
+# **What broke:** everything on this ladder is grey, 28 pixels wide and made of strokes, and every design got minutes, not hours. Which of the
+# conclusions survive in colour, at 32x32 and above, on pictures of things, and with more time on more than one processor? Notebook 10 is
+# about what grows.
 #
 # ### Experiments to try
 #
