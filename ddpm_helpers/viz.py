@@ -77,7 +77,7 @@ def image_rows(
     canvas, (height, width) = _mosaic([_pixels(images, value_range) for images in rows.values()])
     inches = min(0.85 / height, 9.5 / canvas.shape[1])  # per pixel
     longest = max(len(line) for name in rows for line in name.split("\n"))
-    beside = max(1.3, 0.1 + 0.095 * longest) if names else 0.0  # room for the names
+    beside = max(1.3, 0.115 * longest) if names else 0.0  # room for the names
     size = (canvas.shape[1] * inches + beside, canvas.shape[0] * inches + 0.3 * bool(titles))
     figure, axis = subplots(size=size)
     axis.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
