@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -173,10 +174,8 @@ def measure_speed(systems: tuple[System, ...], images: Tensor, rounds: int = 4, 
 def climb(system: System, images: Tensor, steps: int, count: int) -> tuple[dict, Tensor]:
     """Train one system for so many steps and draw `count` samples: a row of the ladder, and the samples."""
     trainer = make_trainer(system, images, steps)
-    start = time.perf_counter()
-    for loss in trainer.run():
-        loss.item()
-    seconds = time.perf_counter() - start
+    for _ in trainer.run():
+        pass
     samples = draw(system, trainer, count)
     net = load_feature_net()
     seen, real = judge(net, samples), judge(net, to_float(images[: 2 * count]))
@@ -188,7 +187,6 @@ def climb(system: System, images: Tensor, steps: int, count: int) -> tuple[dict,
         "batch_size": system.batch_size,
         "learning_rate": system.learning_rate,
         "train_steps": steps,
-        "train_seconds": seconds,
         "loss": trainer.losses[-max(steps // 10, 1) :].mean().item(),
         "sampler_steps": system.steps or system.schedule.T,
         "frechet": frechet_distance(seen.features, real.features[:count]),
@@ -198,6 +196,60 @@ def climb(system: System, images: Tensor, steps: int, count: int) -> tuple[dict,
         "entropy": seen.entropy,
     }
     return row, samples
+
+
+def load_ladder(name: str = "ladder_cpu") -> dict:
+    """The results of a ladder that was run before and is shipped with the course.
+
+    Returns:
+        what the command wrote: "device", "date", "command" ... , and the rows "systems" and "faults", see `climb`.
+
+    Raises:
+        FileNotFoundError: if there is no such ladder; the message says how to make it.
+    """
+    file = RESULTS / f"{name}.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: there is no such ladder; python -m ddpm_helpers.ladder {file} makes it")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def ladder_samples(name: str = "ladder_cpu") -> dict[str, Tensor]:
+    """What each row of a shipped ladder drew: name -> (20, 1, 28, 28) uint8, the first samples, not chosen ones.
+
+    Raises:
+        FileNotFoundError: as `load_ladder`.
+        ValueError: if the picture beside the results does not show their rows.
+    """
+    results, file = load_ladder(name), RESULTS / f"{name}.png"
+    names = [row["name"] for row in results["systems"] + results["faults"]]
+    with Image.open(file) as picture:
+        if picture.height != 28 * len(names):
+            raise ValueError(f"{file}: {picture.height // 28} rows of samples, and {len(names)} rows of results")
+        pixels = torch.from_numpy(np.array(picture))
+    pixels = pixels.reshape(len(names), 28, -1, 28).permute(0, 2, 1, 3)  # rows, height, samples, width
+    return {name: row[:, None] for name, row in zip(names, pixels, strict=True)}
+
+
+COLUMNS = {  # of `ladder_table`: key of a row -> title, width, format
+    "name": ("", "<27", ""),
+    "parameters": ("parameters", ">12", ","),
+    "images_per_second": ("images/s", ">10", ",.0f"),
+    "train_steps": ("steps", ">8", ","),
+    "loss": ("loss", ">9", ".4f"),
+    "frechet": ("distance", ">10", ",.0f"),
+    "recognisable": ("recognis.", ">11", ".0%"),
+    "entropy": ("entropy", ">9", ".2f"),
+    "seconds_for_64": ("s for 64", ">10", ".1f"),
+}
+
+
+def ladder_table(rows: list[dict]) -> str:
+    """Rows of a ladder as text, a line each below a line of titles; what a row does not have is left empty."""
+    lines = ["".join(f"{title:{width}}" for title, width, _ in COLUMNS.values())]
+    for row in rows:
+        cells = (f"{format(row[key], how) if key in row else '':{width}}" for key, (_, width, how) in COLUMNS.items())
+        lines.append("".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ for they are optional (and take seconds): `pip install diffusers deepinv`.
 """
 
 import importlib
+from collections.abc import Callable
+from types import ModuleType
 
 from torch import Tensor, nn
 
@@ -29,7 +31,37 @@ class DiffusersUNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """(B, C, H, W), steps (B,) in 1 ... T -> (B, C, H, W)."""
-        return self.net(x, t - 1).sample
+        return ask_diffusers(self.net, x, t)
+
+
+def ask_diffusers(net: Callable, x: Tensor, t: Tensor) -> Tensor:
+    """Ask a network of diffusers, which counts its timesteps from 0 and answers with an object.
+
+    Args:
+        net: callable (x, timesteps) -> an object whose attribute `sample` has the shape of x.
+        x: (B, C, H, W).
+        t: (B,) steps in 1 ... T.
+
+    Returns:
+        (B, C, H, W).
+    """
+    return net(x, t - 1).sample
+
+
+def leading_steps(T: int, steps: int) -> list[int]:
+    """The steps that diffusers' samplers take unless told otherwise, `timestep_spacing="leading"`, in our counting.
+
+    They end at t = 1, and the first of them lies below T; compare `ddim_steps`, their "trailing".
+
+    Raises:
+        ValueError: if `steps` is not in 1 ... T.
+
+    >>> leading_steps(1000, 5)
+    [801, 601, 401, 201, 1]
+    """
+    if not 1 <= steps <= T:
+        raise ValueError(f"leading_steps: from 1 to T = {T} steps, got {steps}")
+    return [T // steps * i + 1 for i in range(steps - 1, -1, -1)]
 
 
 def grey_unet2d() -> DiffusersUNet:
@@ -77,10 +109,19 @@ class DeepinvUNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """(B, C, H, W), steps (B,) in 1 ... T -> (B, C, H, W)."""
-        return self.net(x, t - 1, type_t="timestep")
+        return self.net(x, t - 1, type_t="timestep")[:, : x.shape[1]]  # asked for colour, it adds variances
 
 
-def _library(name: str):
+def find_library(name: str) -> ModuleType | None:
+    """An optional library, such as "diffusers"; None, and a line that says how to get it, if it is not installed."""
+    try:
+        return _library(name)
+    except MissingLibrary as error:
+        print(f"{error}. Until then this notebook leaves out what needs it.")
+        return None
+
+
+def _library(name: str) -> ModuleType:
     package = name.partition(".")[0]
     try:
         return importlib.import_module(name)

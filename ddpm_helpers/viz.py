@@ -76,7 +76,8 @@ def image_rows(
     """
     canvas, (height, width) = _mosaic([_pixels(images, value_range) for images in rows.values()])
     inches = min(0.85 / height, 9.5 / canvas.shape[1])  # per pixel
-    room = max(1.3, 0.4 + 0.1 * max(map(len, rows))) if names else 0.0  # 0.1 inches a letter
+    longest = max(len(line) for name in rows for line in name.split("\n"))
+    room = max(1.3, 0.4 + 0.1 * longest) if names else 0.0  # 0.1 inches a letter
     size = (canvas.shape[1] * inches + room, canvas.shape[0] * inches + 0.3 * bool(titles))
     figure, axis = subplots(size=size)
     axis.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -296,6 +297,33 @@ def plot_points(panels: dict[str, tuple[Tensor, Tensor]], *, alt: str, xlabel: s
         axis.sharex(np.atleast_1d(axes)[0])
         axis.sharey(np.atleast_1d(axes)[0])
     show(figure, alt)
+
+
+def plot_ladder(results: dict) -> None:
+    """Draw the systems of `ladder.load_ladder` as bars, the closest to real images on top, over the floor.
+
+    Args:
+        results: of `ladder.load_ladder`; nothing else is drawn.
+    """
+    rows = sorted(results["systems"], key=lambda row: -row["frechet"])
+    kinds = ["predicts the noise", "as published, with a fault", "predicts the clean image"]
+    kind = [2 if row["name"].startswith("naive") else int(row["name"].endswith(", published")) for row in rows]
+    left = min(row["floor"] for row in rows) / 2
+    figure, axis = subplots(size=(9, 0.9 + 0.38 * len(rows)))
+    for i, (row, k) in enumerate(zip(rows, kind, strict=True)):
+        axis.barh(i, row["frechet"] - left, left=left, color=COLOURS[(2, 1, 0)[k]], height=0.7)
+        facts = f"{row['frechet']:,.0f}   ({row['parameters']:,} parameters, {row['images_per_second']:,.0f} images/s)"
+        axis.text(row["frechet"] * 1.04, i, facts, va="center", fontsize=8.5)
+    axis.axvline(rows[0]["floor"], color="black", linestyle="--", linewidth=1)
+    axis.text(rows[0]["floor"], len(rows) - 0.4, f"real images: {rows[0]['floor']:,.0f}", fontsize=8.5, va="bottom")
+    axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axis.set(
+        xscale="log", xlim=(left, 14 * rows[0]["frechet"]), xlabel="Frechet distance of the features, less is better"
+    )
+    marks = [axis.barh(0, 0, color=COLOURS[(2, 1, 0)[k]], label=kinds[k]) for k in sorted(set(kind))]
+    figure.legend(handles=marks, frameon=False, fontsize=8.5, loc="outside lower center", ncols=len(marks))
+    order = ", ".join(f"{row['name']} {row['frechet']:,.0f}" for row in reversed(rows))
+    show(figure, f"Bars of the Frechet distance, from the smallest: {order}; real images {rows[0]['floor']:,.0f}")
 
 
 def explore_forward(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, *, positions: int = 41) -> widgets.VBox:

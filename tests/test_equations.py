@@ -209,6 +209,16 @@ BREAKS["08_evaluation"] = {
     ],
     "8.11": [("(levels[1:] + levels[:-1]) / 2", "levels[1:]"), ("torch.tensor(0.4)", "torch.tensor(0.4**2)")],
 }
+BREAKS["09_libraries"] = {
+    "9.1": [("ours.alpha_bar[1:]", "ours.alpha_bar[:-1]"), ("theirs.alphas_cumprod, ours", "theirs.alphas, ours")],
+    "9.2": [
+        ("sigma / (2 * signal)", "sigma / signal"),
+        ("(x_t / signal + 1) / 2", "(x_t + 1) / 2"),
+        ("denoised, (guess + 1) / 2", "denoised, guess"),
+    ],
+    "9.3": [("snr(schedule)[t].item() * image_error", "image_error"), ("x_t - sigma * eps_hat", "x_t - eps_hat")],
+    "9.4": [("loss.backward(loss)", "loss.backward()"), ("** 2 / 2, conv", "** 2, conv")],
+}
 
 
 def code_cells(name: str) -> list[str]:
@@ -271,6 +281,8 @@ def one_thread():
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", BREAKS)
 def test_broken_equations_are_noticed(name, monkeypatch):
+    for library in ("diffusers", "deepinv") if name == "09_libraries" else ():
+        pytest.importorskip(library)
     drawn = ddpm_helpers.load_images("digits")
     monkeypatch.setattr(ddpm_helpers, "load_images", lambda *_, **__: drawn)
     monkeypatch.setattr(ddpm_helpers, "viz", MagicMock(), raising=False)

@@ -184,3 +184,15 @@ def test_points_of_all_panels_share_axes(shown):
     assert left.shape[0] > 300
     assert (left < 128).any()
     assert (right < 128).any()
+
+
+def test_ladder_chart_names_every_system_from_the_best(shown):
+    rows = [
+        {"name": name, "frechet": distance, "floor": 5.0, "parameters": 1000, "images_per_second": 10.0}
+        for name, distance in (("naive net", 300.0), ("net, published", 90.0), ("net, repaired", 20.0))
+    ]
+    viz.plot_ladder({"systems": rows})
+    assert "net, repaired 20, net, published 90, naive net 300; real images 5" in shown[0].alt
+    drawn = {tuple(colour) for colour in np.asarray(Picture.open(io.BytesIO(shown[0].data))).reshape(-1, 3).tolist()}
+    for colour in viz.COLOURS[:3]:  # one for each kind
+        assert tuple(bytes.fromhex(colour[1:])) in drawn

@@ -113,7 +113,7 @@ def side(strength, share=0.95):
             return min(2 * r + 1, size)
 
 for name, strength in maps.items():
-    print(f"{name:<14} {(strength > 0).float().mean():4.0%} of the pixels pull; {side(strength):2} across hold 95 %")
+    print(f"{name:<14} {(strength > 0).float().mean():4.0%} of the pixels pull, {(strength > 0).any(0).sum():2} across; {side(strength):2} across hold 95 %")
 
 # %% [markdown]
 # *All panels are 28 pixels wide. Yellow pulls most, white not at all; the scale is logarithmic. `SimpleUNet` is blind
@@ -694,7 +694,7 @@ for width in (28, 12):
 
 # %%
 small = F.avg_pool2d(data.images[:, :, 2:26, 2:26].float(), 2).round().to(torch.uint8)  # (N, 1, 12, 12)
-T = budget(gpu=1000, cpu=1000, quick=50)
+T = budget(gpu=1000, cpu=1000, quick=50, unit="steps of the schedule")
 steps = budget(gpu=3000, cpu=1500, quick=10)
 short, trained = linear_schedule(T), {}
 

@@ -1,0 +1,65 @@
+"""Exercises of notebook 09: the steps of diffusers' samplers in our counting, and its networks behind our signature."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from ..libraries import ask_diffusers, leading_steps
+from .core import Exercise
+
+
+def answering_net(x: Tensor, timesteps: Tensor | int) -> SimpleNamespace:
+    """Stands in for a network of diffusers: takes a timestep each, or one for all, and answers with an object."""
+    timesteps = torch.as_tensor(timesteps, dtype=torch.float32).expand(len(x))  # theirs does so, too
+    return SimpleNamespace(sample=0.5 * x + (timesteps / 3).cos().reshape(-1, 1, 1, 1))
+
+
+def _case(*shape: int, t: list[int]) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    return answering_net, torch.randn((len(t), *shape), generator=generator), torch.tensor(t)
+
+
+Exercise(
+    tag="9.1",
+    reference=leading_steps,
+    cases=lambda: [(1000, 5), (1000, 50), (100, 7), (10, 10), (300, 1)],
+    mistakes={
+        "These are their timesteps, counted from 0: our steps are larger by one.": (
+            lambda T, steps: [T // steps * i for i in range(steps - 1, -1, -1)]
+        ),
+        "It looks as if one is subtracted: a timestep is t - 1, so t is the timestep plus one.": (
+            lambda T, steps: [T // steps * i - 1 for i in range(steps - 1, -1, -1)]
+        ),
+        "Right steps, wrong order: sampling starts at the noisy end, so the largest comes first.": (
+            lambda T, steps: [T // steps * i + 1 for i in range(steps)]
+        ),
+        "These are the steps of ddim_steps, which diffusers calls trailing: leading starts to count at timestep 0.": (
+            lambda T, steps: [T * i // steps for i in range(steps, 0, -1)]
+        ),
+        "One stride too high: i runs from steps - 1 down to 0, so that the last step is t = 1.": (
+            lambda T, steps: [T // steps * i + 1 for i in range(steps, 0, -1)]
+        ),
+    },
+)
+
+Exercise(
+    tag="9.2",
+    reference=ask_diffusers,
+    cases=lambda: [_case(3, 4, 2, t=[1, 2, 7, 300, 1000]), _case(1, 2, 5, t=[1000, 3, 1])],
+    mistakes={
+        "It looks as if the network is told t: it counts from 0, so our step t is its timestep t - 1.": (
+            lambda net, x, t: net(x, t).sample
+        ),
+        "It looks as if the network is told t + 1: its first timestep is 0, so subtract one.": (
+            lambda net, x, t: net(x, t + 1).sample
+        ),
+        "The network answers with an object: its prediction is the attribute sample.": lambda net, x, t: net(x, t - 1),
+        "It looks as if all images are told the step of the first one: hand over the whole t.": (
+            lambda net, x, t: net(x, t[0] - 1).sample
+        ),
+        "It looks as if the step is divided by 1000: this network wants whole timesteps, SimpleUNet a share.": (
+            lambda net, x, t: net(x, (t - 1) / 1000).sample
+        ),
+    },
+)
