@@ -27,10 +27,10 @@ class System:
     images: Tensor  # (N, C, H, W) as the training loop has them
     samples: Tensor  # (32, C, H, W) as the sampler returns them
     average: nn.Module | None = None  # of the weights, where the sampler uses it
-    own_loss: Callable[[Tensor], Tensor] | None = None  # steps (K,) -> (K,), where training measures otherwise
+    own_loss: Callable[[Tensor], Tensor] | None = None  # steps (K,) -> (K,), where its author measures otherwise
 
-    def training_loss(self, t: Tensor) -> Tensor:
-        """The loss at each of the steps t (K,) as the training loop measures it: (K,)."""
+    def measured_loss(self, t: Tensor) -> Tensor:
+        """The loss at each of the steps t (K,) as the author of the broken code would measure it: (K,)."""
         return self.own_loss(t) if self.own_loss else loss_by_t(self.model, self.schedule, self.images, t)
 
 

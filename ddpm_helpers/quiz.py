@@ -128,7 +128,7 @@ CASES = (
             "The network is in train mode while sampling": "Dropout would show in the loss, too, which is measured in "
             "train mode: it would not be 0.",
             "Values below black went through uint8 and came out white": "Then black ground would have white specks, "
-            "and white strokes black ones, with nothing between. Here there are all greys.",
+            "and white strokes black ones, with nothing between. Here many are grey.",
         },
     ),
     Case(
@@ -140,7 +140,7 @@ CASES = (
         settled="A byte has no -1: 0 - 1 is 255. A sampler ends a little above and a little below black, and what is "
         "below comes out white.",
         wrong={
-            "Training mixed without the square roots": "Then dirt would come in all greys. Here a pixel is either "
+            "Training mixed without the square roots": "Then much of the dirt would be grey. Here a pixel is either "
             "right or white (in a stroke: black).",
             "The sampler adds noise at the last step": "That noise would be faint: grey on black. These specks are "
             "as far from the truth as a pixel can be.",
@@ -209,8 +209,8 @@ CASES = (
         "is every noise that follows.",
         wrong={
             "The network has learned a few images only": "Then the loss, which is a mean over all 64, would be high.",
-            "Every image gets the same noise, because the seed is set again for each": "Then all would be the very "
-            "same digit. Here there are two, and each of the two has its own small differences.",
+            "Every image gets the same noise, because the seed is set again for each": "Then all would be one digit, "
+            "the same to the last bit. With MNIST there are two here; and look at the noise itself.",
             "Training mixed without the square roots": "Then the samples would be dirty, and as varied as ever.",
         },
     ),
@@ -227,7 +227,7 @@ CASES = (
             "not change.",
             "Training mixed without the square roots": "Then noise would be left over in the samples. These are clean.",
             "The forward process does not end in noise, since it has too few steps for its betas": "Then alpha_bar[T] "
-            "would be far from 0. It is printed above: it is not.",
+            "would be far from 0. It is printed below the picture: it is not.",
         },
     ),
     Case(

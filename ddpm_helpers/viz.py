@@ -345,8 +345,8 @@ def explore_trajectory(path: list[Step], *, positions: int = 41) -> widgets.VBox
 def show_case(case: Case, images: Tensor, *, count: int = 10, answered: bool = False) -> None:
     """Show a broken system of notebook 12: its samples under those of its repaired twin, beside them its loss by t.
 
-    Before the answer the loss is what the training loop measures. Afterwards it is what the right process gives,
-    before and after the repair, and the rows change places.
+    Before the answer the loss is what the author of the broken code would measure. Afterwards it is measured with
+    the right process, before and after the repair, and the rows change places.
 
     Args:
         case: one of `quiz.CASES`.
@@ -367,7 +367,7 @@ def show_case(case: Case, images: Tensor, *, count: int = 10, answered: bool = F
         curves = {name: (t if name != "after" else steps, loss) for name, loss in losses.items()}
         alt = f"Case {case.number} before the repair and after it, with the loss by t of both"
     else:
-        losses["in training"] = broken.training_loss(t)
+        losses["measured"] = broken.measured_loss(t)
         curves = {name: (t, loss) for name, loss in losses.items()}
     _pictures_and_losses(rows, curves, alt)
 
@@ -385,7 +385,7 @@ def _pictures_and_losses(rows: dict[str, Tensor], curves: dict[str, tuple[Tensor
     left.set_xticks([])
     left.tick_params(length=0)
     looks = {"straight line": {"color": "black", "linewidth": 1, "linestyle": "--"}}
-    looks |= {name: {"color": COLOURS[1]} for name in ("in training", "before")} | {"after": {"color": COLOURS[2]}}
+    looks |= {name: {"color": COLOURS[1]} for name in ("measured", "before")} | {"after": {"color": COLOURS[2]}}
     for name, (t, loss) in curves.items():
         right.plot(t, loss, label=name, **looks[name])
     right.set(xlabel="step t", ylim=(-0.03, 1.3), xlim=(0, None))
@@ -415,6 +415,21 @@ def show_cases(cases: tuple[Case, ...], images: Tensor, *, count: int = 6) -> No
         for i in range(half)
     }
     image_rows(rows, alt=f"What {len(cases)} broken systems return: noise, grey, wrong digits, and digits like any")
+
+
+def mark_table(marks: dict[str, list[str]], *, alt: str) -> None:
+    """A table of marks: row name -> the columns in which it has one. Columns come in the order of their first mark."""
+    columns = list(dict.fromkeys(name for names in marks.values() for name in names))
+    table = np.array([[column in names for column in columns] for names in marks.values()], float)
+    figure, axis = subplots(size=(1.8 + 0.42 * len(columns), 1.5 + 0.24 * len(marks)))
+    axis.imshow(table, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    axis.set_yticks(range(len(marks)), marks, fontsize=9)
+    axis.set_xticks(range(len(columns)), columns, rotation=45, ha="left", fontsize=9)
+    axis.set_xticks(np.arange(0.5, len(columns) - 1), minor=True)
+    axis.set_yticks(np.arange(0.5, len(marks) - 1), minor=True)
+    axis.grid(which="minor", color="0.8", linewidth=0.8)
+    axis.tick_params(which="both", length=0, labelbottom=False, labeltop=True)
+    show(figure, alt)
 
 
 def ask(case: Case) -> widgets.VBox:
