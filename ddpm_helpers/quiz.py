@@ -220,8 +220,8 @@ CASES = (
         "digits, too many of them with broad strokes, zeros most of all",
         letter="d",
         right="The training loop jumps with alpha_t where alpha_bar_t belongs",
-        settled="Its x_t is never noisier than one single step makes it. That is an easy task, with a loss of 0, and "
-        "no preparation for what the sampler starts with.",
+        settled="Its x_t is never noisier than one single step makes it. Finding that noise is no preparation for what "
+        "the sampler starts with.",
         wrong={
             "The sampler adds noise at the last step": "Then grain would be left, and the choice of digits would "
             "not change.",

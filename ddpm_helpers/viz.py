@@ -342,7 +342,7 @@ def explore_trajectory(path: list[Step], *, positions: int = 41) -> widgets.VBox
     return _Explorer([slider, label, image])
 
 
-def show_case(case: Case, images: Tensor, *, count: int = 10, answered: bool = False) -> None:
+def show_case(case: Case, images: Tensor, *, count: int = 8, answered: bool = False) -> None:
     """Show a broken system of notebook 12: its samples under those of its repaired twin, beside them its loss by t.
 
     Before the answer the loss is what the author of the broken code would measure. Afterwards it is measured with
@@ -377,7 +377,7 @@ def _pictures_and_losses(rows: dict[str, Tensor], curves: dict[str, tuple[Tensor
     canvas, (height, _) = _mosaic([_pixels(images, (-1, 1)) for images in rows.values()])
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(
-            1, 2, figsize=(9.5, 1.9), layout="constrained", gridspec_kw={"width_ratios": (2.4, 1)}
+            1, 2, figsize=(8.6, 1.9), layout="constrained", gridspec_kw={"width_ratios": (2.1, 1)}
         )
     left.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     left.spines[:].set_visible(False)

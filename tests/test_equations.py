@@ -179,6 +179,25 @@ BREAKS["07_sampling"] = {
     ],
 }
 
+BREAKS["12_debugging_clinic"] = {
+    "12.1": [
+        ("torch.tanh(signal * x / sigma**2)", "torch.tanh(signal * x / sigma)"),
+        ("torch.tanh(signal * x / sigma**2)", "torch.tanh(x / sigma**2)"),
+        ("torch.tanh(", "torch.sigmoid("),
+    ],
+    "12.2": [
+        (" / (2 * sigma", " / (sigma"),
+        ("-sigma[t - 1].reshape", "sigma[t - 1].reshape"),
+        ("signal[t - 1, None, None] * images", "images"),
+    ],
+    "12.3": [
+        ("schedule.sqrt_alpha_bar[t] * pixel", "schedule.alpha_bar[t] * pixel"),
+        ("schedule.sigma[t] * eps", "schedule.sigma[t] ** 2 * eps"),
+        ("torch.ones_like(x_t)", "torch.zeros_like(x_t)"),
+    ],
+    "12.4": [("expected=1 / 16", "expected=1 / 4"), ("eps.mean(1)", "eps.sum(1)"), ("eps[:, 0]", "eps.mean(1)**0")],
+}
+
 
 def code_cells(name: str) -> list[str]:
     source = (SOURCES / f"{name}.py").read_text(encoding="utf-8")

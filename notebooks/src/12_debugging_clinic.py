@@ -3,8 +3,8 @@
 #
 # ![Sixteen rows of six pictures from broken systems, numbered: noise, dirt, grey, wrong digits, and digits like any](../figures/12_cases.png)
 #
-# *Sixteen diffusion models of 64 digits, each with one mistake in its code, of one line or less. Two numbers beside a row: the left six
-# pictures belong to the first, the right six to the second. Which of the sixteen would you have shipped?*
+# *Sixteen diffusion models of 64 digits, each with one mistake in its code, seldom longer than a line. Of the two numbers beside a row the first
+# belongs to the six pictures at the left, the second to those at the right. Which of the sixteen would you have shipped?*
 #
 # **You will** look at sixteen broken systems, decide what is wrong with each before you are told, and leave with a list of
 # measurements for your own model. **You need** the loss from [notebook 03](03_elbo_to_mse.ipynb) and the samplers from
@@ -49,8 +49,8 @@ images = to_float(data.images[:64])  # (64, 1, 28, 28) in [-1, 1]
 viz.show_cases(quiz.CASES, images)
 
 # %% [markdown]
-# *What the sixteen return. All were asked with the same starts. In the right half the last rows look as they should; so does
-# number 8. (The white squares of number 7 are no gaps.)*
+# *What the sixteen return. At the left, 8 looks as it should; at the right, 14 and 15 do. The white squares of 7 are no gaps, and 16 is shown
+# brighter than it is.*
 #
 # ## A patient that falls ill in a second
 #
@@ -170,12 +170,12 @@ curves = {"straight line": (t, straight_line_loss(schedule, images, t)), "ideal"
 viz.plot_curves(curves, ylabel="loss", alt="Loss by t: the straight line falls from 0.6 to 0, the ideal stays near 0")
 
 # %% [markdown]
-# *The black of MNIST has no variance, so even a straight line finds the noise there, and the curve starts below 1. The ideal denoiser of 64 images is at almost 0 everywhere: where two images are
-# 64 dimensions apart it is seldom in doubt which one it sees. A real network on real data lies between the two, at small $t$ nearer to the upper one.*
+# *The black of MNIST has no variance, so even a straight line finds the noise there, and the curve starts below 1. The ideal denoiser of 64 images is at almost 0 everywhere: they lie so far apart
+# that it is seldom in doubt which one it sees. A network that learned from real data lies between the two.*
 #
 # ## How a case works
 #
-# A cell shows ten samples of the repaired system, below them ten of the broken one from the same starts, and beside them the
+# A cell shows eight samples of the repaired system, below them eight of the broken one from the same starts, and beside them the
 # loss **as its author measures it**, with the straight line for comparison. Then there are four diagnoses.
 #
 # Decide before you go on: the text and the cells after it name the fault. Choose by the radio buttons, or, where there are none, by a line
@@ -369,7 +369,7 @@ print("clipped:", raw.clamp(0, 255).round().long().tolist())
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *A black of -1.01 became 254, a white of 1.01 became 0. The rule in this course: one function makes bytes, `to_uint8`, and it clips.*
+# *A black of -1.01 became 255, a white of 1.01 became 0. The rule in this course: one function makes bytes, `to_uint8`, and it clips.*
 
 # %% [markdown]
 # ## Grey, white and black
@@ -407,7 +407,7 @@ for name, x in (("images in training", broken.images), ("samples", broken.sample
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The samples honestly have the range of the training images. With stronger noise at the end it would not even matter, but clipping at $[-1, 1]$ cuts nothing on the dark side, and every helper that expects $[-1, 1]$ is off.*
+# *The samples have the range of the training images, as they should. But all that is made for $[-1, 1]$ is off now: the display, the clipping, which cuts nothing at the dark end, and every comparison with the numbers of others.*
 
 # %% [markdown]
 # ### Case 7: nights and days
@@ -437,7 +437,8 @@ viz.ask(case)
 # </details>
 
 # %%
-x, at = q_sample(schedule, images[:4], torch.full((4,), 50), torch.randn(4, 1, 28, 28, generator=generator)), torch.full((4,), 50)
+at = torch.full((4,), 50)
+x = q_sample(schedule, images[:4], at, torch.randn(4, 1, 28, 28, generator=generator))
 for name, net in {"healthy": good.model, "broken": clinic.blind_to_brightness(images).model}.items():
     print(f"{name:7}: 1 brighter changes the answer by {(net(x + 1, at) - net(x, at)).abs().max():.5f}")
 free = sample(good.model, schedule, 32, clip=False)
@@ -502,7 +503,7 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *Ten squares, and hardly two different digits, both broad. They are true training images. Decide before you go on.*
+# *Many squares, few different digits, all with much ink. They are true training images. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
@@ -561,7 +562,7 @@ for name, a in {"alpha": schedule.alpha, "alpha_bar": schedule.alpha_bar}.items(
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *As in case 4: low with the author's process, far too high with the sampler's. A loss that is *too* good is a symptom, too: no network can tell the noise in a whole image that well at every $t$.*
+# *As in case 4: low with the author's process, far too high with the sampler's. At small $t$ the two processes are still close, and so are the curves: the network has seen faint noise, and faint noise only.*
 
 # %% [markdown]
 # ### Case 11: bold
@@ -632,7 +633,7 @@ for name, x in {"healthy": good.samples, "broken": clinic.no_fine_skip(images).s
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The straight line, which looks at one pixel at a time, beats this network at small $t$. The stand-in makes its guess of the *clean* image through the bottleneck. A network that must send the noise itself through it does worse, and at every $t$: noise is fine all over.*
+# *The straight line, which looks at one pixel at a time, beats this network at small $t$. The stand-in makes its guess of the *clean* image through the bottleneck. A network that must send its answer, the noise, through the same bottleneck does worse, and at every $t$: noise is fine-grained everywhere.*
 
 # %% [markdown]
 # ## Nothing to see
@@ -672,7 +673,7 @@ for name in ("loss.backward()", "loss.backward(loss)"):
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *At a loss of 0.09 the step is a tenth of what it should be. Adam, which divides by the size of past gradients, hides most of this; plain gradient descent does not. The sign was in the curve: at large $t$, where the task is easiest, training should have finished first.*
+# *At a loss of 0.09 the step is a tenth of what it should be. Adam, which divides by the size of past gradients, hides most of this; plain gradient descent does not. The sign was in the curve: at large $t$ the best straight line has a loss of 0, and this one does not get there.*
 
 # %% [markdown]
 # ### Case 14: twice the same, and not
@@ -703,10 +704,10 @@ viz.ask(case)
 # </details>
 
 # %%
-net, at = clinic.train_mode(images).model, torch.full((4,), 50)
-for name, net in {"train": net.train(), "eval": net.eval()}.items():
-    net.train(name == "train")
-    print(f"{name:5} mode: two equal calls differ by up to {(net(images[:4], at) - net(images[:4], at)).abs().max():.2f}")
+net, x, at = clinic.train_mode(images).model, images[:4], torch.full((4,), 50)
+for train in (True, False):
+    net.train(train)
+    print(f"training = {net.training!s:5}: two equal calls differ by up to {(net(x, at) - net(x, at)).abs().max():.2f}")
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
@@ -746,7 +747,7 @@ for offset in (-1, 0, 1):
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *Told one more than the sampler says, the model is perfect. With 64 images the pictures do not change: the nearest image is the nearest, with a little less noise or a little more. On real data, where the answer matters at every $t$, it costs detail. Both ways to count are in use; only mixing them is wrong.*
+# *Told one more than the sampler says, the model is perfect. With 64 images the pictures do not change: the nearest image is the nearest, with a little less noise or a little more. Where images lie less far apart, it may well show. Both ways to count are in use; only mixing them is wrong.*
 
 # %% [markdown]
 # ### Case 16: a good loss, a good picture
@@ -782,7 +783,7 @@ print(f"sqrt(beta_1) = {schedule.beta[1].sqrt():.4f}")
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *With 1000 steps it would be a third of that, and with the eye beyond reach. A metric that looks at fine texture sees it; so does the next person who trains on these samples.*
+# *With 1000 steps it would be a third of that, and no eye would find it. A metric that looks at fine texture may.*
 
 # %% [markdown]
 # ## All measurements at once
@@ -828,16 +829,17 @@ found = diagnose(good.model, schedule, images, good.samples.flip(3))
 
 # %%
 model, schedule_1000, _ = load_pretrained("mnist", device)
-n = budget(gpu=64, cpu=32, quick=16)
-samples = sample(model, schedule_1000, n, steps=budget(gpu=50, cpu=20, quick=5))
-found = diagnose(model, schedule_1000.to(device), to_float(data.images[:n]).to(device), samples.to(device))
+steps = budget(gpu=50, cpu=20, quick=5)
+n = 32 if steps > 5 else 16
+samples = sample(model, schedule_1000, n, steps=steps)
+found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), samples.to(device))
 
 # %% [markdown]
 # *In a full run on MNIST it says "Nothing found." (On the drawn digits that stand in where MNIST is not at hand, it may rightly complain: the network has never seen those.)*
 #
 # ## The checklist for your own model
 #
-# In the order in which I would go: what is cheap and often wrong comes first. `diagnose` does all but the last four.
+# What is cheap to look at comes first. `diagnose` does all but the last four.
 #
 # | look at | the line | what it should say |
 # |:--|:--|:--|
@@ -874,7 +876,7 @@ found = diagnose(model, schedule_1000.to(device), to_float(data.images[:n]).to(d
 # **Faster solvers** (DPM-Solver, Lu et al. 2022). DDIM is Euler's method in $\rho = \sigma / \sqrt{\bar\alpha}$, equation (7.9). Written in $\lambda = \log(\sqrt{\bar\alpha} / \sigma)$ the linear part of the equation is
 # solved exactly, and what remains is an integral over $\hat\epsilon$. DDIM takes $\hat\epsilon$ as constant over a step; a Taylor expansion in $\lambda$ to second or third order needs more calls for a step, and 10 to 20 in all.
 #
-# **Latent diffusion** (Rombach et al. 2022). Most of our 784 dimensions are texture. Train an autoencoder first, $z_0 = E(x_0)$ and $x_0 \approx D(z_0)$, with $z_0$ smaller than $x_0$ in height and width, and run everything in
+# **Latent diffusion** (Rombach et al. 2022). Most of the numbers in a large picture describe fine detail. Train an autoencoder first, $z_0 = E(x_0)$ and $x_0 \approx D(z_0)$, with $z_0$ smaller than $x_0$ in height and width, and run everything in
 # this course on $z_0$ in place of $x_0$. Text enters through attention between the features of the U-Net and those of the words.
 #
 # **Flow matching** (Lipman et al. 2023). Go back to notebook 01: $x_a = (1 - a)\, x_0 + a\, \epsilon$, now with Gaussian $\epsilon$. Train a network to predict the velocity along this line, $\epsilon - x_0$, with the squared error, and sample with a solver
