@@ -424,7 +424,7 @@ def mark_table(marks: dict[str, list[str]], *, alt: str) -> None:
     figure, axis = subplots(size=(1.8 + 0.42 * len(columns), 1.5 + 0.24 * len(marks)))
     axis.imshow(table, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     axis.set_yticks(range(len(marks)), marks, fontsize=9)
-    axis.set_xticks(range(len(columns)), columns, rotation=45, ha="left", fontsize=9)
+    axis.set_xticks(range(len(columns)), columns, rotation=45, ha="left", rotation_mode="anchor", fontsize=9)
     axis.set_xticks(np.arange(0.5, len(columns) - 1), minor=True)
     axis.set_yticks(np.arange(0.5, len(marks) - 1), minor=True)
     axis.grid(which="minor", color="0.8", linewidth=0.8)
@@ -483,6 +483,9 @@ class _Question(widgets.VBox):
 
     def __repr__(self) -> str:
         return f'{self.case}\nTo answer without buttons: quiz.answer({self.case.number}, "a")'
+
+    def _repr_mimebundle_(self, **options) -> dict[str, str]:  # ipywidgets would cut the text after 110 characters
+        return {**super()._repr_mimebundle_(**options), "text/plain": repr(self)}
 
 
 def _picture(figure: Figure, alt: str) -> Image:

@@ -193,7 +193,7 @@ BREAKS["12_debugging_clinic"] = {
     "12.3": [
         ("schedule.sqrt_alpha_bar[t] * pixel", "schedule.alpha_bar[t] * pixel"),
         ("schedule.sigma[t] * eps", "schedule.sigma[t] ** 2 * eps"),
-        ("torch.ones_like(x_t)", "torch.zeros_like(x_t)"),
+        ("left.square()", "left.abs()"),
     ],
     "12.4": [("expected=1 / 16", "expected=1 / 4"), ("eps.mean(1)", "eps.sum(1)"), ("eps[:, 0]", "eps.mean(1)**0")],
 }

@@ -68,7 +68,7 @@ def test_buttons_answer():
 
 
 def test_a_page_without_widgets_shows_the_choices():
-    text = repr(viz.ask(quiz.case(2)))
+    text = viz.ask(quiz.case(2))._repr_mimebundle_()["text/plain"]
     assert all(choice in text for choice in quiz.case(2).choices.values())
     assert 'quiz.answer(2, "a")' in text
 

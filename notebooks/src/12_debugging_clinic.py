@@ -839,7 +839,8 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 #
 # ## The checklist for your own model
 #
-# What is cheap to look at comes first. `diagnose` does all but the last four.
+# What is cheap to look at comes first. `diagnose` does all but the last four; for single lines,
+# `from ddpm_helpers.diagnosis import loss_by_t, straight_line_loss`.
 #
 # | look at | the line | what it should say |
 # |:--|:--|:--|
@@ -892,7 +893,7 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # - Put an ideal denoiser in place of the network, and the sampler is tested by itself.
 # - Look at samples as they are, in a fixed range. Pictures find less than you think: four of the sixteen looked right.
 #
-# **What broke:** nothing in this notebook that was not meant to. What the course leaves broken is larger: pictures of a few dozen pixels, networks that know no words, and measures of quality that cannot tell a copy from an
+# **What broke:** nothing in this notebook that was not meant to. What the course leaves broken is larger: pictures of a few dozen pixels, networks that know no words, and a clinic that cannot tell a copy from an
 # original. You have the pieces to go on from.
 #
 # ### Experiments to try
