@@ -188,7 +188,7 @@ viz.plot_curves(curves, ylabel="loss", alt="Loss by t: the straight line falls f
 #
 # ### Case 1: the loss came down to 1, and stays
 #
-# The author has waited for a day. The log says 1.00, and every batch agrees.
+# The author has waited for a day. The log says 1, give or take a little, and every batch agrees.
 
 # %%
 case = quiz.case(1)
@@ -223,12 +223,12 @@ verify("12.4", samples=eps.mean(1) * eps[:, 0], expected=1 / 16)  # the slope of
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *(12.4) is checked as a slope: the mean of all times one's own noise is $1/16$. After the repair the loss lies at 0. Before it, measured with the right shapes, at 0.88: that is $(1 - 1/16)^2$.*
+# *(12.4) is checked as a slope: the mean of all times one's own noise is $1/16$. After the repair the loss lies at 0. Before it, measured with the right shapes, at $(1 - 1/16)^2 \approx 0.88$.*
 
 # %% [markdown]
 # ### Case 2: grey digits
 #
-# Digits are there, but under a veil. The mean loss is 0.25, which the author, who once had 1, calls progress.
+# Digits are there, but under a veil. The mean loss is a quarter, and the author, who once had 1, calls that progress.
 
 # %%
 case = quiz.case(2)
@@ -264,7 +264,7 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # ### Case 3: a perfect loss, and noise
 #
-# The loss is 0.001. The author trained for 1000 steps, because that was enough.
+# The loss is almost 0. The author trained for 1000 steps, because that was enough.
 
 # %%
 case = quiz.case(3)
@@ -301,7 +301,7 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # ### Case 4: a perfect loss, and dirt
 #
-# The loss is 0.001, and this time the sampler uses the last weights.
+# The loss is almost 0, and this time the sampler uses the last weights.
 
 # %%
 case = quiz.case(4)
@@ -337,7 +337,7 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # ### Case 5: finished digits in a snowstorm
 #
-# The samples are saved as PNG files. The loss is 0.001.
+# The samples are saved as PNG files. The loss is almost 0.
 
 # %%
 case = quiz.case(5)
@@ -495,7 +495,7 @@ viz.show_case(case, images, answered=True)
 #
 # ### Case 9: the same again
 #
-# The loss is 0.001 and the pictures are sharp. The author writes of mode collapse.
+# The loss is almost 0 and the pictures are sharp. The author writes of mode collapse.
 
 # %%
 case = quiz.case(9)
@@ -686,7 +686,7 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *Some columns differ, and both are digits. The loss is level at 0.11, for all $t$ alike. Decide before you go on.*
+# *Some columns differ, and both are digits. The loss is level at about a tenth, for all $t$ alike. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
@@ -716,7 +716,7 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # ### Case 15: a hump
 #
-# The log of the training loop says 0.001. The author measures again, with calls copied from the sampler, and gets this curve.
+# The log of the training loop says almost 0. The author measures again, with calls copied from the sampler, and gets this curve.
 
 # %%
 case = quiz.case(15)
