@@ -5,15 +5,15 @@ fault. Where the fault lies in training, the ideal answer is that of a network t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .diagnosis import IdealDenoiser
+from .diagnosis import IdealDenoiser, loss_by_t
 from .sampling import ddpm_trajectory, image_noise, sample
-from .schedule import NoiseSchedule, linear_schedule, per_image, predict_eps, predict_x0
+from .schedule import NoiseSchedule, linear_schedule, per_image, predict_eps, predict_x0, q_sample
 
 T, COUNT = 100, 32
 
@@ -27,6 +27,11 @@ class System:
     images: Tensor  # (N, C, H, W) as the training loop has them
     samples: Tensor  # (32, C, H, W) as the sampler returns them
     average: nn.Module | None = None  # of the weights, where the sampler uses it
+    own_loss: Callable[[Tensor], Tensor] | None = None  # steps (K,) -> (K,), where its author measures otherwise
+
+    def measured_loss(self, t: Tensor) -> Tensor:
+        """The loss at each of the steps t (K,) as the author of the broken code would measure it: (K,)."""
+        return self.own_loss(t) if self.own_loss else loss_by_t(self.model, self.schedule, self.images, t)
 
 
 class _Broken(nn.Module):
@@ -51,6 +56,18 @@ def _with(images: Tensor, answer: Callable[[nn.Module, Tensor, Tensor], Tensor],
     ideal = IdealDenoiser(images, schedule)
     model = _Broken(lambda x, t: answer(ideal, x, t))
     return System(model, schedule, images, _draw(model, schedule, images, **options))
+
+
+def _trained_on(images: Tensor, schedule: NoiseSchedule, signal: Tensor, sigma: Tensor) -> System:
+    """The ideal network of a training loop that mixes signal[t] x_0 + sigma[t] eps; the sampler follows `schedule`."""
+    model = IdealDenoiser(images, (signal, sigma))
+
+    def own_loss(t: Tensor) -> Tensor:
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+        errors = [model(signal[k] * images + sigma[k] * noise, k.expand(len(images))) - noise for k in t]
+        return torch.stack(errors).square().mean((1, 2, 3, 4))
+
+    return System(model, schedule, images, _draw(model, schedule, images), own_loss=own_loss)
 
 
 def healthy(images: Tensor) -> System:
@@ -79,22 +96,20 @@ def noisy_last_step(images: Tensor) -> System:
 
 
 def off_by_one(images: Tensor) -> System:
-    """Training counted the steps from 0, sampling from 1."""
+    """Training counted the steps from 1, sampling counts from 0: the network is told one step too few."""
     return _with(images, lambda ideal, x, t: ideal(x, (t - 1).clamp(min=1)))
 
 
 def no_square_root(images: Tensor) -> System:
     """Training mixed alpha_bar x_0 + (1 - alpha_bar) eps: the square roots are missing."""
     schedule = linear_schedule(T)
-    model = IdealDenoiser(images, (schedule.alpha_bar, 1 - schedule.alpha_bar))
-    return System(model, schedule, images, _draw(model, schedule, images))
+    return _trained_on(images, schedule, schedule.alpha_bar, 1 - schedule.alpha_bar)
 
 
 def beta_for_alpha_bar(images: Tensor) -> System:
     """Training jumped with alpha_t where alpha_bar_t belongs: it saw hardly any noise."""
     schedule = linear_schedule(T)
-    model = IdealDenoiser(images, (schedule.alpha.sqrt(), schedule.beta.sqrt()))
-    return System(model, schedule, images, _draw(model, schedule, images))
+    return _trained_on(images, schedule, schedule.alpha.sqrt(), schedule.beta.sqrt())
 
 
 def uniform_noise(images: Tensor) -> System:
@@ -191,7 +206,18 @@ def broadcast_loss(images: Tensor) -> System:
 
     The best answer to that is the mean of all that it met: one sixteenth of the right one.
     """
-    return _with(images, lambda ideal, x, t: ideal(x, t) / 16)
+    system = _with(images, lambda ideal, x, t: ideal(x, t) / 16)
+
+    def own_loss(t: Tensor) -> Tensor:
+        noise = torch.randn(images[:16].shape, generator=torch.Generator().manual_seed(0))
+        losses = []
+        for k in t:
+            steps = k.expand(len(noise))
+            prediction = system.model(q_sample(system.schedule, images[:16], steps, noise), steps)
+            losses.append((prediction[None] - noise[:, None]).square().mean())
+        return torch.stack(losses)
+
+    return replace(system, own_loss=own_loss)
 
 
 def no_fine_skip(images: Tensor) -> System:

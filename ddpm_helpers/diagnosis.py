@@ -18,6 +18,27 @@ class Finding(NamedTuple):
     advice: str  # what to look at
 
 
+def ideal_x0(images: Tensor, x_t: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+    """The mean of the clean image given x_t, where the data are a few images, each as likely as the others.
+
+    A weighted mean of the images: the weights are the softmax of -|x_t - signal * image|^2 / (2 sigma^2).
+
+    Args:
+        images: (N, C, H, W) float, the data.
+        x_t: (B, C, H, W).
+        signal: (B,) the share of the image in each x_t.
+        sigma: (B,) the standard deviation of the noise in each x_t.
+
+    Returns:
+        (B, C, H, W).
+    """
+    signal, sigma = signal.double()[:, None], sigma.double()[:, None]  # (B, 1)
+    flat = images.flatten(1).double()  # (N, D)
+    # Of the squared distance to each image the part that all share is left out: the softmax does not see it.
+    closeness = signal * (x_t.flatten(1).double() @ flat.T) - signal**2 * flat.square().sum(1) / 2  # (B, N)
+    return ((closeness / sigma**2).softmax(1) @ flat).reshape(x_t.shape).to(x_t.dtype)
+
+
 class IdealDenoiser(nn.Module):
     """What a perfect network would answer, if the data were a few images, each as likely as the others.
 
@@ -40,11 +61,7 @@ class IdealDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """(B, C, H, W), steps (B,) in 1 ... T -> predicted noise (B, C, H, W)."""
-        signal, sigma = self.signal[t].double()[:, None], self.sigma[t].double()[:, None]  # (B, 1)
-        flat = self.images.flatten(1).double()  # (N, D)
-        # Of the squared distance to each image the part that all share is left out: the softmax does not see it.
-        closeness = signal * (x.flatten(1).double() @ flat.T) - signal**2 * flat.square().sum(1) / 2  # (B, N)
-        x0_hat = ((closeness / sigma**2).softmax(1) @ flat).reshape(x.shape).to(x.dtype)
+        x0_hat = ideal_x0(self.images, x, self.signal[t], self.sigma[t])
         return (x - per_image(self.signal[t], x) * x0_hat) / per_image(self.sigma[t], x)
 
 

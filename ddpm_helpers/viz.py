@@ -1,9 +1,11 @@
 """Pictures. Images are clipped to their range, never rescaled by their own extremes: drift must stay visible."""
 
+import html
 import io
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -15,6 +17,9 @@ from PIL import Image as PILImage
 from torch import Tensor
 from tqdm import tqdm
 
+from .clinic import System
+from .diagnosis import loss_by_t, straight_line_loss
+from .quiz import LETTERS, Case
 from .sampling import Step
 from .schedule import NoiseSchedule, q_sample
 
@@ -384,6 +389,112 @@ def explore_trajectory(path: list[Step], *, positions: int = 41) -> widgets.VBox
     return _Explorer([slider, label, image])
 
 
+def show_case(case: Case, images: Tensor, *, count: int = 8, answered: bool = False) -> None:
+    """Show a broken system of notebook 12: its samples under those of its repaired twin, beside them its loss by t.
+
+    Before the answer the loss is what the author of the broken code would measure. Afterwards it is measured with
+    the right process, before and after the repair, and the rows change places.
+
+    Args:
+        case: one of `quiz.CASES`.
+        images: the data (N, C, H, W) in [-1, 1].
+        count: samples in a row.
+        answered: show the picture after the repair.
+    """
+    broken, repaired = _system(case.fault, images), _system(case.twin, images)
+    t = torch.arange(1, broken.schedule.T + 1, 3)
+    losses = {"straight line": straight_line_loss(broken.schedule, broken.images, t)}
+    rows = {"healthy": case.shown(repaired.samples[:count]), "broken": case.shown(broken.samples[:count])}
+    alt = f"Case {case.number}: {case.seen}"
+    if answered:
+        rows = {"before": rows["broken"], "after": rows["healthy"]}
+        steps = torch.arange(1, repaired.schedule.T + 1, 3)
+        losses["before"] = loss_by_t(broken.model, broken.schedule, broken.images, t)
+        losses["after"] = loss_by_t(repaired.model, repaired.schedule, repaired.images, steps)
+        curves = {name: (t if name != "after" else steps, loss) for name, loss in losses.items()}
+        alt = f"Case {case.number} before the repair and after it, with the loss by t of both"
+    else:
+        losses["measured"] = broken.measured_loss(t)
+        curves = {name: (t, loss) for name, loss in losses.items()}
+    _pictures_and_losses(rows, curves, alt)
+
+
+def _pictures_and_losses(rows: dict[str, Tensor], curves: dict[str, tuple[Tensor, Tensor]], alt: str) -> None:
+    """Rows of images at the left, losses by t at the right; a loss above 1.3 leaves the picture at the top."""
+    canvas, (height, _) = _mosaic([_pixels(images, (-1, 1)) for images in rows.values()])
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(8.6, 1.9), layout="constrained", gridspec_kw={"width_ratios": (2.1, 1)}
+        )
+    left.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    left.spines[:].set_visible(False)
+    left.set_yticks([(i + 0.5) * (height + GAP) for i in range(len(rows))], rows)
+    left.set_xticks([])
+    left.tick_params(length=0)
+    looks = {"straight line": {"color": "black", "linewidth": 1, "linestyle": "--"}}
+    looks |= {name: {"color": COLOURS[1]} for name in ("measured", "before")} | {"after": {"color": COLOURS[2]}}
+    for name, (t, loss) in curves.items():
+        right.plot(t, loss, label=name, **looks[name])
+    right.set(xlabel="step t", ylim=(-0.03, 1.3), xlim=(0, None))
+    right.set_title("loss", loc="left", fontsize=10)
+    right.legend(frameon=False, fontsize=8, loc="center right")
+    show(figure, alt)
+
+
+@lru_cache(maxsize=64)
+def _system(fault: Callable[[Tensor], System], images: Tensor) -> System:
+    """A broken system is built once for the same tensor of images: notebook 12 shows each three times."""
+    return fault(images)
+
+
+def show_cases(cases: tuple[Case, ...], images: Tensor, *, count: int = 6) -> None:
+    """What all the broken systems return, `count` samples each, in two columns of rows.
+
+    Args:
+        cases: of `quiz.CASES`, an even number.
+        images: the data (N, C, H, W) in [-1, 1].
+        count: samples of each.
+    """
+    strips = [case.shown(_system(case.fault, images).samples[:count]).clamp(-1, 1) for case in cases]
+    half, gap = len(cases) // 2, torch.ones_like(strips[0][:1])
+    rows = {
+        f"{cases[i].number} and {cases[i + half].number}": torch.cat([strips[i], gap, strips[i + half]])
+        for i in range(half)
+    }
+    image_rows(rows, alt=f"What {len(cases)} broken systems return: noise, grey, wrong digits, and digits like any")
+
+
+def mark_table(marks: dict[str, list[str]], *, alt: str) -> None:
+    """A table of marks: row name -> the columns in which it has one. Columns come in the order of their first mark."""
+    columns = list(dict.fromkeys(name for names in marks.values() for name in names))
+    table = np.array([[column in names for column in columns] for names in marks.values()], float)
+    figure, axis = subplots(size=(1.8 + 0.42 * len(columns), 1.5 + 0.24 * len(marks)))
+    axis.imshow(table, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    axis.set_yticks(range(len(marks)), marks, fontsize=9)
+    axis.set_xticks(range(len(columns)), columns, rotation=45, ha="left", rotation_mode="anchor", fontsize=9)
+    axis.set_xticks(np.arange(0.5, len(columns) - 1), minor=True)
+    axis.set_yticks(np.arange(0.5, len(marks) - 1), minor=True)
+    axis.grid(which="minor", color="0.8", linewidth=0.8)
+    axis.tick_params(which="both", length=0, labelbottom=False, labeltop=True)
+    show(figure, alt)
+
+
+def ask(case: Case) -> widgets.VBox:
+    """Radio buttons for the diagnosis of a case, and a line that answers."""
+    buttons = widgets.RadioButtons(
+        options=[(f"{letter}  {text}", letter) for letter, text in case.choices.items()],
+        value=None,
+        layout=widgets.Layout(width="max-content"),
+    )
+    line = widgets.HTML()
+
+    def update(_=None) -> None:
+        line.value = html.escape(case.reply(buttons.value)) if buttons.value in LETTERS else ""
+
+    buttons.observe(update, "value")
+    return _Question(case, [widgets.Label(f"Case {case.number}: what is wrong?"), buttons, line])
+
+
 def animate(frames: list[Tensor], *, alt: str, columns: int = 8, seconds: float = 0.12, pause: float = 3.0) -> None:
     """Show grids of images one after the other, for ever: an animated GIF.
 
@@ -410,6 +521,18 @@ def animate(frames: list[Tensor], *, alt: str, columns: int = 8, seconds: float 
 class _Explorer(widgets.VBox):
     def __repr__(self) -> str:  # what a page that shows no widgets has in its place
         return "Controls that move: run this notebook to use them."
+
+
+class _Question(widgets.VBox):
+    def __init__(self, case: Case, children: list[widgets.Widget]):
+        self.case = case
+        super().__init__(children)
+
+    def __repr__(self) -> str:
+        return f'{self.case}\nTo answer without buttons: quiz.answer({self.case.number}, "a")'
+
+    def _repr_mimebundle_(self, **options) -> dict[str, str]:  # ipywidgets would cut the text after 110 characters
+        return {**super()._repr_mimebundle_(**options), "text/plain": repr(self)}
 
 
 def _picture(figure: Figure, alt: str) -> Image:

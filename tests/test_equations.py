@@ -218,6 +218,23 @@ BREAKS["09_libraries"] = {
     ],
     "9.3": [("snr(schedule)[t].item() * image_error", "image_error"), ("x_t - sigma * eps_hat", "x_t - eps_hat")],
     "9.4": [("loss.backward(loss)", "loss.backward()"), ("** 2 / 2, conv", "** 2, conv")],
+BREAKS["12_debugging_clinic"] = {
+    "12.1": [
+        ("torch.tanh(signal * x / sigma**2)", "torch.tanh(signal * x / sigma)"),
+        ("torch.tanh(signal * x / sigma**2)", "torch.tanh(x / sigma**2)"),
+        ("torch.tanh(", "torch.sigmoid("),
+    ],
+    "12.2": [
+        (" / (2 * sigma", " / (sigma"),
+        ("-sigma[t - 1].reshape", "sigma[t - 1].reshape"),
+        ("signal[t - 1, None, None] * images", "images"),
+    ],
+    "12.3": [
+        ("schedule.sqrt_alpha_bar[t] * pixel", "schedule.alpha_bar[t] * pixel"),
+        ("schedule.sigma[t] * eps", "schedule.sigma[t] ** 2 * eps"),
+        ("left.square()", "left.abs()"),
+    ],
+    "12.4": [("expected=1 / 16", "expected=1 / 4"), ("eps.mean(1)", "eps.sum(1)"), ("eps[:, 0]", "eps.mean(1)**0")],
 }
 
 

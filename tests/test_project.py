@@ -12,8 +12,8 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddpm_helpers"
 ORDER = [
-    *("schedule", "toy", "digits", "data", "nets", "checkpoint", "sampling", "viz", "training", "metrics"),
-    *("diagnosis", "clinic", "libraries", "ladder"),
+    *("schedule", "toy", "digits", "data", "nets", "checkpoint", "sampling", "diagnosis", "clinic", "quiz", "viz"),
+    *("training", "metrics", "libraries", "ladder"),
     *("exercises", "__init__"),
 ]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
