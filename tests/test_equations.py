@@ -209,6 +209,7 @@ BREAKS["08_evaluation"] = {
     ],
     "8.11": [("(levels[1:] + levels[:-1]) / 2", "levels[1:]"), ("torch.tensor(0.4)", "torch.tensor(0.4**2)")],
 }
+
 BREAKS["09_libraries"] = {
     "9.1": [("ours.alpha_bar[1:]", "ours.alpha_bar[:-1]"), ("theirs.alphas_cumprod, ours", "theirs.alphas, ours")],
     "9.2": [
@@ -218,6 +219,8 @@ BREAKS["09_libraries"] = {
     ],
     "9.3": [("snr(schedule)[t].item() * image_error", "image_error"), ("x_t - sigma * eps_hat", "x_t - eps_hat")],
     "9.4": [("loss.backward(loss)", "loss.backward()"), ("** 2 / 2, conv", "** 2, conv")],
+}
+
 BREAKS["12_debugging_clinic"] = {
     "12.1": [
         ("torch.tanh(signal * x / sigma**2)", "torch.tanh(signal * x / sigma)"),
