@@ -533,10 +533,18 @@ viz.image_rows(rows, alt="Samples of the repaired network and of each fault alon
 
 # %% [markdown]
 # *First the repaired network, then each fault alone; noise at the last step was added to the repaired network's own samples, so it has no row of pictures.
-# TODO-LADDER: one sentence for each fault: its cost in distance, and what one sees.*
+# The surprise: only one of the four costs much. The scaled gradient raises loss and distance by a fifth and more. Noise at the last step
+# costs next to nothing, two grey levels that neither the judge nor an eye notices. Images in [0, 1] make no difference that one run could show. And the
+# short $T$ is an advantage here: its samples are better than the repaired ones.*
+#
+# *How can a fault help? Both recipes get 300 steps. The short one never goes far into the noise, so all its steps fall where strokes
+# are formed, and the repaired one spends many where all is noise. This network sees 18 pixels and trained for three minutes; it fails at drawing
+# digits long before it fails at their brightness or their statistics. The fault of theory is there (notebook 02 computes it, notebook 12 shows what it does to a
+# perfect network), but it is not what limits this system. A repair is worth something once nothing else is worse: measure before you believe.*
 #
 # *About the scaled gradient: AdamW divides each gradient by its own running size, so a constant factor would cancel. What stays is that
-# batches with a large loss count more than others. TODO-LADDER: does the measured cost agree with that?*
+# the loss is not constant: late in training each step is scaled by a smaller loss than those that AdamW remembers, and batches with a large loss count more than others. All of this is one
+# run each; another seed would move each number, and a difference of a tenth says nothing.*
 #
 # ## What to remember, and what broke
 #
