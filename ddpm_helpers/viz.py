@@ -82,10 +82,11 @@ def image_rows(
     canvas, (height, width) = _mosaic([_pixels(images, value_range) for images in rows.values()])
     inches = min(0.85 / height, 9.5 / canvas.shape[1])  # per pixel
     longest = max(len(line) for name in rows for line in name.split("\n"))
-    room = max(1.3, 0.4 + 0.1 * longest) if names else 0.0  # 0.1 inches a letter
+    room = max(1.3, 0.1 * longest) if names else 0.0  # 0.1 inches a letter
     size = (canvas.shape[1] * inches + room, canvas.shape[0] * inches + 0.3 * bool(titles))
     figure, axis = subplots(size=size)
     axis.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_anchor("E" if names else "C")  # spare room goes to the left, where the names are
     axis.spines[:].set_visible(False)
     middles = [(i + 0.5) * (height + GAP) for i in range(len(rows))]
     axis.set_yticks(middles if names else [], rows if names else [])
