@@ -103,10 +103,8 @@ def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedul
         problem = difference(model.state_dict(), NETS[net](**arguments).state_dict())
     if problem:
         raise ValueError(f"save_pretrained: {arguments} do not make this {net}: {problem.replace('the file', 'that')}")
-    about = {"format": FORMAT, "net": net, "arguments": arguments, "schedule": schedule, "T": T}
-    weights = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
-    content = safetensors.torch.save(weights, metadata={"ddpm_helpers": json.dumps({**about, "recipe": recipe})})
-    _replace(Path(path), lambda file: file.write(content))
+    about = {"net": net, "arguments": arguments, "schedule": schedule, "T": T}
+    write_weights(path, model, {**about, "recipe": recipe})
 
 
 def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cpu") -> Pretrained:
@@ -120,21 +118,15 @@ def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cp
     """
     path = Path(name) if Path(name).suffix == ".safetensors" else WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
-        shipped = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors")))
+        shipped = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors") if not p.stem.endswith("_features")))
         raise CheckpointError(f"{path}: there is no such file; the shipped weights are {shipped}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("ddpm_helpers", "null"))
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from error
-    if not isinstance(about, dict) or "format" not in about:
-        raise CheckpointError(f"{path}: holds weights, but not those of save_pretrained: nothing says which net")
-    _check_format(path, about["format"])
+    about, weights = read_weights(path)
+    if about.get("net") == "FeatureNet":
+        raise CheckpointError(f"{path}: these are the weights of a judge, not of a diffusion model: load_feature_net")
     try:
         model = NETS[about["net"]](**about["arguments"])
         schedule = SCHEDULES[about["schedule"]](about["T"])
-        model.load_state_dict({name: value.float() for name, value in weights.items()})
+        model.load_state_dict(weights)
         recipe = dict(about["recipe"])
     except Exception as error:  # what a file says can make a network fail in any way
         raise CheckpointError(f"{path}: its description does not fit its weights ({error})") from error

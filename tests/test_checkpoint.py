@@ -15,7 +15,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from ddpm_helpers import CheckpointError, LayerNormUNet, SimpleUNet, UNet, cosine_schedule, load_pretrained
+from ddpm_helpers import (
+    CheckpointError,
+    LayerNormUNet,
+    SimpleUNet,
+    UNet,
+    cosine_schedule,
+    load_feature_net,
+    load_pretrained,
+)
 from ddpm_helpers import checkpoint as checkpoint_module
 from ddpm_helpers.checkpoint import WEIGHTS, difference, load_checkpoint, save_checkpoint, save_pretrained
 
@@ -307,7 +315,7 @@ def test_damaged_weights(weights):
 @pytest.mark.parametrize("metadata", [None, {}, {"made by": "another"}, {"ddpm_helpers": "[]"}, {"ddpm_helpers": "{}"}])
 def test_foreign_weights(tmp_path, metadata):
     safetensors.torch.save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors", metadata)
-    with pytest.raises(CheckpointError, match=r"holds weights, but not those of save_pretrained"):
+    with pytest.raises(CheckpointError, match="holds weights, but not of this course"):
         load_pretrained(tmp_path / "a.safetensors")
 
 
@@ -358,8 +366,14 @@ def test_shipped_weights_are_small():
     files = list(WEIGHTS.glob("*"))
     assert {file.suffix for file in files} == {".safetensors"}
     assert sum(file.stat().st_size for file in files) < 12e6
-    for file in files:
-        load_pretrained(file)
+    for name in {file.stem for file in files} - {"mnist_features"}:
+        assert load_pretrained(name).recipe["command"]
+    assert load_feature_net().head
+
+
+def test_a_judge_is_no_diffusion_model():
+    with pytest.raises(CheckpointError, match="load_feature_net"):
+        load_pretrained("mnist_features")
 
 
 def test_default_schedule_is_the_one_described(weights):
