@@ -1,6 +1,5 @@
 """What is wrong with this model? Measurements that tell apart the usual faults of a diffusion model, in plain words."""
 
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -139,10 +138,10 @@ def diagnose(
         findings += _look_at_model(model, schedule, images[:256])
         if average is not None:
             findings += _look_at_average(model, average, schedule, images[:256])
-    if samples is not None:
-        findings += _look_at_samples(samples, images)
+        if samples is not None:
+            findings += _look_at_samples(samples, images)
     for finding in findings:
-        print(f"{finding.check}: {finding.measured}. {finding.advice}.", file=sys.stdout)
+        print(f"{finding.check}: {finding.measured}. {finding.advice}.")
     if not findings:
         print("Nothing found.")
     return findings

@@ -16,7 +16,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,14 +25,23 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError
+from .checkpoint import CheckpointError, _replace
 from .data import DataError, load_images, to_float, to_uint8
 from .libraries import DeepinvUNet, MissingLibrary, grey_unet2d
 from .metrics import frechet_distance, frechet_floor, judge, load_feature_net
 from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, count_parameters
 from .sampling import image_noise, naive_trajectory, sample
 from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
-from .training import TrainConfig, Trainer, ddpm_loss, default_device, device_name, fast_dtype, naive_loss
+from .training import (
+    TrainConfig,
+    Trainer,
+    ddpm_loss,
+    default_device,
+    device_name,
+    fast_autocast,
+    fast_dtype,
+    naive_loss,
+)
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -57,10 +65,10 @@ def scaled_gradient_objective(model, schedule: NoiseSchedule, x0: Tensor, t: Ten
 
 def naive_samples(model, schedule: NoiseSchedule, count: int, shape: tuple[int, ...], steps: int) -> Tensor:
     """(count, *shape) in [-1, 1]: notebook 01's sampler, 40 moves."""
-    batches, first_step = [], lambda x, amount: model(x, torch.ones(len(x), dtype=torch.int64, device=x.device))
+    batches, told_nothing = [], lambda x, amount: model(x, torch.ones(len(x), dtype=torch.int64, device=x.device))
     for first in range(0, count, 64):
         normal = image_noise(0, range(first, min(first + 64, count)), shape, schedule.beta.device)()
-        for step in naive_trajectory(first_step, torch.special.ndtr(normal), steps):
+        for step in naive_trajectory(told_nothing, torch.special.ndtr(normal), steps):
             x = step.x
         batches.append(x)
     return torch.cat(batches).clamp(0, 1) * 2 - 1
@@ -129,11 +137,10 @@ def make_trainer(system: System, images: Tensor, steps: int) -> Trainer:
 
 def draw(system: System, trainer: Trainer, count: int) -> Tensor:
     """(count, 1, 28, 28) in [-1, 1], samples of the averaged model, in bfloat16 where that is fast."""
-    device, side = trainer.device, 28 + 2 * system.border
-    dtype = fast_dtype(device)
+    side = 28 + 2 * system.border
 
     def model(x: Tensor, t: Tensor) -> Tensor:
-        with nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype):
+        with fast_autocast(trainer.device):
             return trainer.ema(x, t).float()
 
     with torch.no_grad():
@@ -146,10 +153,9 @@ def measure_speed(systems: tuple[System, ...], images: Tensor, rounds: int = 4, 
 
     Training is timed in turns, `rounds` times `seconds` each; the median round counts.
     """
-    runs, rates = {}, {system.name: [] for system in systems}
-    for system in systems:
-        runs[system.name] = make_trainer(system, images, steps=10**6), []
-    loops = {name: trainer.run() for name, (trainer, _) in runs.items()}
+    rates = {system.name: [] for system in systems}
+    trainers = {system.name: make_trainer(system, images, steps=10**6) for system in systems}
+    loops = {name: trainer.run() for name, trainer in trainers.items()}
     for loop in loops.values():  # the first steps are slow
         next(loop), next(loop)
     for _ in range(rounds):
@@ -162,7 +168,7 @@ def measure_speed(systems: tuple[System, ...], images: Tensor, rounds: int = 4, 
     speed = {}
     for system in systems:
         start = time.perf_counter()
-        draw(system, runs[system.name][0], 64)
+        draw(system, trainers[system.name], 64)
         speed[system.name] = {
             "images_per_second": statistics.median(rates[system.name]),
             "seconds_for_64": time.perf_counter() - start,
@@ -179,8 +185,6 @@ def climb(system: System, images: Tensor, steps: int, count: int) -> tuple[dict,
     samples = draw(system, trainer, count)
     net = load_feature_net()
     seen, real = judge(net, samples), judge(net, to_float(images[: 2 * count]))
-    noise = torch.randn(samples.shape, generator=torch.Generator().manual_seed(1))
-    noisy = judge(net, (samples + system.schedule.beta[1].sqrt() * noise).clamp(-1, 1))
     row = {
         "name": system.name,
         "parameters": count_parameters(trainer.model),
@@ -191,10 +195,13 @@ def climb(system: System, images: Tensor, steps: int, count: int) -> tuple[dict,
         "sampler_steps": system.steps or system.schedule.T,
         "frechet": frechet_distance(seen.features, real.features[:count]),
         "floor": frechet_floor(real.features, count),
-        "frechet_with_noise_at_the_last_step": frechet_distance(noisy.features, real.features[:count]),
         "recognisable": seen.recognisable,
         "entropy": seen.entropy,
     }
+    if system.sampler is ddpm_samples:
+        noise = torch.randn(samples.shape, generator=torch.Generator().manual_seed(1))
+        noisy = judge(net, (samples + system.schedule.beta[1].sqrt() * noise).clamp(-1, 1))
+        row["frechet_with_noise_at_the_last_step"] = frechet_distance(noisy.features, real.features[:count])
     return row, samples
 
 
@@ -260,6 +267,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=180, help="of training for each system (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=500, help="to judge of each system (default: %(default)s)")
     options = parser.parse_args()
+    if options.seconds < 1 or not 2 <= options.samples <= 30_000:
+        parser.error(
+            "--seconds must be at least 1, and --samples from 2 to 30,000: twice as many real images are needed"
+        )
     try:
         _run(options.file, options.seconds, options.samples)
     except (CheckpointError, DataError, MissingLibrary) as error:
@@ -270,7 +281,7 @@ def _run(file: Path, seconds: int, count: int) -> None:
     data = load_images("mnist", strict=True)
     about = {"seconds": seconds, "samples": count, "data": data.source, "device": device_name(default_device())}
     if file.exists():
-        results = json.loads(file.read_text(encoding="utf-8"))
+        results = _read(file)
         other = [name for name, value in about.items() if results[name] != value]
         if other:
             sys.exit(f"Error: {file} holds a ladder with another {other[0]}: {results[other[0]]!r}. Name another file")
@@ -299,9 +310,18 @@ def _run(file: Path, seconds: int, count: int) -> None:
             print(row, flush=True)
 
 
+def _read(file: Path) -> dict:
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        results["systems"], results["faults"], results["speed"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: not the results of a ladder ({error!r}). Name another file") from error
+    return results
+
+
 def _write(file: Path, results: dict) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(results, indent=1) + "\n"
+    _replace(file, lambda opened: opened.write(text.encode()))  # hours of work: never half a file
 
 
 def _add_picture(file: Path, samples: Tensor, row: int) -> None:

@@ -104,8 +104,8 @@ class DeepinvUNet(nn.Module):
 
     def __init__(self, channels: int = 1):
         super().__init__()
-        net = _library("deepinv.models").DiffUNet(in_channels=channels, out_channels=channels, pretrained=None)
-        self.net = net
+        library = _library("deepinv.models")
+        self.net = library.DiffUNet(in_channels=channels, out_channels=channels, pretrained=None)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """(B, C, H, W), steps (B,) in 1 ... T -> (B, C, H, W)."""

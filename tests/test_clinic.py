@@ -97,7 +97,7 @@ def test_its_samples_are_the_images():
 
 def test_bytes_are_not_images(capsys):
     system = clinic.healthy(IMAGES)
-    found = diagnose(system.model, system.schedule, (IMAGES * 100).to(torch.uint8))
+    found = diagnose(system.model, system.schedule, (IMAGES * 100).to(torch.uint8), system.samples, system.model)
     assert [f.check for f in found] == ["data"]
     assert "to_float" in capsys.readouterr().out
 

@@ -145,11 +145,27 @@ def test_command_writes_results_and_goes_on_where_it_stopped(toy, monkeypatch):
     assert row["sampler_steps"] == 25
     assert row["floor"] > 0
     assert 0 <= row["recognisable"] <= 1
+    added = "frechet_with_noise_at_the_last_step"
+    assert [added in each for each in after["systems"]] == [False, True], "the naive sampler has no beta"
     samples = ladder_samples("toy")
     assert list(samples) == ["naive", "SimpleUNet, repaired", "fault"]
     assert {tuple(images.shape) for images in samples.values()} == {(20, 1, 28, 28)}
     with pytest.raises(SystemExit, match=r"holds a ladder with another seconds: 1\. Name another file"):
         run(monkeypatch, toy, "--seconds", 2, "--samples", 100)
+
+    for content in ("", "[]", "{}", '{"systems": [], "faults": []}'):
+        toy.write_text(content)
+        with pytest.raises(SystemExit, match=r"toy\.json: not the results of a ladder .* Name another file"):
+            run(monkeypatch, toy)
+        assert toy.read_text() == content
+
+
+@pytest.mark.parametrize("line", ["--seconds 0", "--samples 1", "--samples 30001"])
+def test_what_would_fail_after_hours_fails_at_once(toy, monkeypatch, capsys, line):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, toy, *line.split())
+    assert "--samples from 2 to 30,000" in capsys.readouterr().err
+    assert not toy.exists()
 
 
 # what is shown

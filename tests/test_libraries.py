@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 import jupytext
 import pytest
 import torch
+from diffusers_reference import error, images_at, library, normal
 
 import ddpm_helpers
 from ddpm_helpers import (
@@ -43,39 +44,16 @@ PAIRS = [
 each_pair = pytest.mark.parametrize(("ours", "name"), PAIRS)
 
 
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def scheduler(kind, name, digits="float64", **settings):
-    """Of diffusers, with its table in float64: in float32, 1 - alpha_bar keeps three digits at t = 1 (notebook 09)."""
-    theirs = getattr(pytest.importorskip("diffusers"), kind)(beta_schedule=name, **settings)
-    if digits == "float64":
-        theirs.alphas_cumprod = (1 - theirs.betas.double()).cumprod(0)
-    return theirs
-
-
-def images_at(schedule, t):
-    """x_t of clean images in [-1, 1], and a noise prediction that is a little wrong."""
-    eps = normal(*SHAPE, seed=1)
-    return q_sample(schedule, normal(*SHAPE).clamp(-1, 1), torch.full((5,), t), eps), eps + 0.1 * normal(*SHAPE, seed=2)
-
-
-def apart(ours, theirs):
-    """The largest difference, as a share of the largest value."""
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
 # tables and steps
 
 
 @each_pair
 def test_tables_and_jumps_at_every_step(ours, name):
-    theirs = scheduler("DDPMScheduler", name, "float32")
-    assert apart(ours.alpha_bar[1:], theirs.alphas_cumprod) < 1e-6
-    assert apart(ours.beta[1:], theirs.betas) < 1e-6
+    theirs = library("DDPMScheduler", "float32", beta_schedule=name)
+    assert error(ours.alpha_bar[1:], theirs.alphas_cumprod) < 1e-6
+    assert error(ours.beta[1:], theirs.betas) < 1e-6
     t, x0, noise = torch.arange(1, 1001), normal(1000, 1, 2, 3).clamp(-1, 1), normal(1000, 1, 2, 3, seed=1)
-    assert apart(q_sample(ours, x0, t, noise), theirs.add_noise(x0, noise, t - 1)) < 1e-5
+    assert error(q_sample(ours, x0, t, noise), theirs.add_noise(x0, noise, t - 1)) < 1e-5
 
 
 @pytest.mark.parametrize(("digits", "tolerance"), [("float32", 1e-4), ("float64", 1e-5)])
@@ -83,12 +61,12 @@ def test_tables_and_jumps_at_every_step(ours, name):
 @pytest.mark.parametrize("clip", [True, False])
 @each_pair
 def test_ddpm_step_at_every_step(ours, name, clip, variance, their_name, digits, tolerance):
-    theirs = scheduler("DDPMScheduler", name, digits, variance_type=their_name, clip_sample=clip)
+    theirs = library("DDPMScheduler", digits, beta_schedule=name, variance_type=their_name, clip_sample=clip)
     worst = []
     for t in range(1, 1001):
-        x_t, eps = images_at(ours, t)
+        x_t, eps = images_at(ours, t, SHAPE)
         expected = theirs.step(eps, t - 1, x_t, generator=torch.Generator().manual_seed(t)).prev_sample
-        worst.append(apart(ddpm_step(ours, x_t, t, eps, normal(*SHAPE, seed=t), variance, clip), expected))
+        worst.append(error(ddpm_step(ours, x_t, t, eps, normal(*SHAPE, seed=t), variance, clip), expected))
     assert max(worst) < tolerance
     if digits == "float32":  # where the digits are lost: only there
         assert max(worst[100:-1]) < 1e-5
@@ -100,14 +78,14 @@ def test_ddpm_step_at_every_step(ours, name, clip, variance, their_name, digits,
 @each_pair
 def test_ddim_step_with_a_stride(ours, name, count, spacing, clip):
     digits = "float64" if count == 1000 else "float32"
-    theirs = scheduler("DDIMScheduler", name, digits, timestep_spacing=spacing, clip_sample=clip)
+    theirs = library("DDIMScheduler", digits, beta_schedule=name, timestep_spacing=spacing, clip_sample=clip)
     theirs.set_timesteps(count)
     steps = {"trailing": ddim_steps, "leading": leading_steps}[spacing](1000, count)
     assert [t - 1 for t in steps] == theirs.timesteps.tolist()
     for t, s in pairwise([*steps, 0]):
-        x_t, eps = images_at(ours, t)
+        x_t, eps = images_at(ours, t, SHAPE)
         expected = theirs.step(eps, t - 1, x_t, use_clipped_model_output=clip).prev_sample
-        assert apart(ddim_step(ours, x_t, t, s, eps, clip=clip), expected) < 1e-5, t
+        assert error(ddim_step(ours, x_t, t, s, eps, clip=clip), expected) < 1e-5, t
 
 
 def test_their_names_and_defaults_are_those_of_the_notebook():

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from diffusers_reference import error, images_at, library, normal
 
 from ddpm_helpers import (
     NoiseSchedule,
@@ -30,10 +31,6 @@ SCHEDULES = [linear_schedule(50), linear_schedule(300, rescale=False), cosine_sc
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.name)
 each_variance = pytest.mark.parametrize("variance", ["beta", "posterior"])
 each_c = pytest.mark.parametrize("c", [1.0, 0.3, 2.5])
-
-
-def normal(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def gaussian_model(schedule: NoiseSchedule, c: float):
@@ -433,29 +430,6 @@ PAIRS = [
 each_pair = pytest.mark.parametrize(("ours", "settings"), [p[1:] for p in PAIRS], ids=[p[0] for p in PAIRS])
 
 
-def library(scheduler, digits, **settings):
-    """A scheduler of diffusers, as it ships or with its table in float64.
-
-    Its product of alphas is taken in float32, which at small t costs its steps three digits; ours keep them. Its
-    betas stay float32, which shows where 1 - beta is small: at the last step of the cosine schedule.
-    """
-    theirs = getattr(pytest.importorskip("diffusers"), scheduler)(**settings)
-    if digits == "float64":
-        theirs.alphas_cumprod = (1 - theirs.betas.double()).cumprod(0)
-    return theirs
-
-
-def images_at(schedule, t):
-    """x_t of clean images in [-1, 1], and a noise prediction that is a little wrong, as a net's is."""
-    eps = normal(*SHAPE, seed=1)
-    return q_sample(schedule, normal(*SHAPE).clamp(-1, 1), torch.full((5,), t), eps), eps + 0.1 * normal(*SHAPE, seed=2)
-
-
-def error(ours, theirs):
-    """The largest difference, as a share of the largest value (unclipped steps from T reach thousands)."""
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize(("variance", "their_name"), [("beta", "fixed_large"), ("posterior", "fixed_small")])
 @pytest.mark.parametrize(("digits", "tolerance"), [("float32", 1e-4), ("float64", 1e-5)])
@@ -463,7 +437,7 @@ def error(ours, theirs):
 def test_ddpm_step_equal_to_diffusers(ours, settings, digits, tolerance, variance, their_name, clip):
     theirs = library("DDPMScheduler", digits, variance_type=their_name, clip_sample=clip, **settings)
     for t in (1, 2, 3, ours.T // 2, ours.T - 1, ours.T):
-        x_t, eps = images_at(ours, t)
+        x_t, eps = images_at(ours, t, SHAPE)
         expected = theirs.step(eps, t - 1, x_t, generator=torch.Generator().manual_seed(7)).prev_sample
         assert error(ddpm_step(ours, x_t, t, eps, normal(*SHAPE, seed=7), variance, clip), expected) < tolerance, t
 
@@ -482,7 +456,7 @@ def test_ddim_step_equal_to_diffusers(ours, settings, count, eta, clip):
         assert [t - 1 for t in steps] == theirs.timesteps.tolist()
         pairs = list(itertools.pairwise([*steps, 0]))
         for t, s in {pairs[i] for i in (0, count // 2, -2 % count, -1)}:
-            x_t, eps = images_at(ours, t)
+            x_t, eps = images_at(ours, t, SHAPE)
             noise = normal(*SHAPE, seed=7)
             how = {"eta": eta, "use_clipped_model_output": clip, "variance_noise": noise if eta else None}
             expected = theirs.step(eps, t - 1, x_t, **how).prev_sample

@@ -27,8 +27,10 @@ from ddpm_helpers import (
     cosine_schedule,
     ddpm_loss,
     ema_update,
+    guide,
     linear_schedule,
     load_pretrained,
+    sample,
     training,
     viz,
 )
@@ -897,7 +899,24 @@ def test_the_command_from_end_to_end(tmp_path, monkeypatch, capsys, few):
 def few():
     """64 drawn digits."""
     data = command.load_images("digits")
-    return types.SimpleNamespace(images=data.images[:64], source=data.source)
+    return types.SimpleNamespace(
+        images=data.images[:64], labels=data.labels[:64], classes=data.classes, source=data.source
+    )
+
+
+def test_the_command_with_labels_trains_what_can_be_asked(tmp_path, monkeypatch, few):
+    out = tmp_path / "a.safetensors"
+    line = [*LINE, "--labels", "--flip", "--export", str(out), "--samples", str(tmp_path / "a.png")]
+    monkeypatch.setattr(command, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(sys, "argv", ["x", *line])
+    monkeypatch.setattr(command, "load_images", lambda *_, **__: few)
+    command.main()
+    model, schedule, recipe = load_pretrained(out)
+    assert model.classes == 10
+    assert recipe["flip"]
+    x = sample(guide(model, 3), schedule, 5, steps=2, labels=torch.arange(5))
+    assert x.shape == (5, 1, 28, 28)
+    assert (tmp_path / "a.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -400,9 +400,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.step)
         x0, t, noise, known = self._batch()
-        dtype = fast_dtype(self.device)
-        # Where nothing is to be cast autocast is left out: PyTorch 2.4 has none for MPS, not even a disabled one.
-        with nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype):
+        with fast_autocast(self.device):
             loss = self.objective(lambda x, t: self.parallel(x, t, *known).float(), self.schedule, x0, t, noise)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -558,6 +556,12 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so a version may lack them
         fast = device.type == "cpu" and any(getattr(torch.cpu, test, lambda: False)() for test in tests)
     return torch.bfloat16 if fast else torch.float32
+
+
+def fast_autocast(device: torch.device) -> AbstractContextManager:
+    """`torch.autocast` to `fast_dtype`; nothing where that is float32: PyTorch 2.4 has no autocast for MPS at all."""
+    dtype = fast_dtype(device)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def fast_layout(model: nn.Module, device: torch.device) -> torch.memory_format:
