@@ -22,6 +22,7 @@ from .nets import (
     LayerNormUNet,
     SimpleUNet,
     UNet,
+    VelocityNet,
     append_time,
     attention,
     count_parameters,
@@ -73,6 +74,7 @@ from .training import (
     environment_report,
     naive_loss,
     stratified_steps,
+    velocity_loss,
 )
 
 __version__ = "0.1.0"
@@ -94,6 +96,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "UNet",
+    "VelocityNet",
     "append_time",
     "attention",
     "batches",
@@ -151,5 +154,6 @@ __all__ = [
     "synthetic_digits",
     "to_float",
     "to_uint8",
+    "velocity_loss",
     "verify",
 ]
