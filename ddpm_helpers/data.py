@@ -3,6 +3,7 @@
 import difflib
 import gzip
 import http.client
+import math
 import os
 import queue
 import socket
@@ -14,7 +15,7 @@ import urllib.request
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,30 +25,14 @@ from filelock import FileLock
 from torch import Tensor
 
 from .digits import synthetic_digits
+from .pictures import DataError, ImageData, cache_folder, load_folder
 
 NETWORK_SECONDS = 5  # how long a host may stay silent before we go on without it
 DATASETS = {"mnist": "MNIST", "fashion": "FashionMNIST", "cifar10": "CIFAR10"}  # torchvision's classes
+MEGABYTES = {"mnist": 12, "fashion": 31, "cifar10": 170}  # to download
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-
-
-class DataError(ValueError):
-    """Data that cannot be read or had: the message names the file or argument, and says what to do."""
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """A data set in memory."""
-
-    images: Tensor  # (N, C, H, W) uint8
-    labels: Tensor  # (N,) int64, an index into `classes`
-    classes: tuple[str, ...]
-    source: str  # one sentence: what these images are and where they came from
-
-    def __repr__(self) -> str:
-        return f"ImageData({tuple(self.images.shape)} {self.images.dtype}, {len(self.classes)} classes: {self.source})"
 
 
 def load_images(
@@ -56,15 +41,16 @@ def load_images(
     """Load a data set, from the nearest place that has it.
 
     "mnist", "fashion" and "cifar10" are looked for in the data folder (the environment variable DDPM_DATA, else
-    `data` in the working directory; torchvision's layout, IDX files packed or not), then in the cache of an earlier
-    download, then downloaded by torchvision, which verifies checksums. Where the network does not answer within
-    5 seconds or the download fails, drawn digits stand in, with one warning. "digits" asks for the drawn digits.
-    Anything else is a folder of pictures: one sub-folder a class, or all in one.
+    `data` in the working directory; torchvision's layout, IDX files packed or not; for "cifar10" also pictures in
+    cifar10/train/CLASS and cifar10/test/CLASS), then in the cache of an earlier download, then downloaded by
+    torchvision, which verifies checksums. Where the network does not answer within 5 seconds or the download fails,
+    drawn digits stand in, with one warning. "digits" asks for the drawn digits. Anything else is a folder of
+    pictures, one sub-folder a class, or all in one: see `load_folder` in pictures.py for what it does with them.
 
     Args:
         name: "mnist", "fashion", "cifar10", "digits", or the path of a folder of pictures.
         train: the training half or the test half; a folder of pictures has one part only and ignores this.
-        size: for a folder of pictures: crop and resize each to size x size pixels.
+        size: for a folder of pictures of your own: crop and resize each to size x size pixels.
         strict: raise instead of standing in drawn digits.
 
     Returns:
@@ -79,17 +65,25 @@ def load_images(
     if name not in DATASETS:
         return load_folder(_existing_folder(name), size=size)
     folder = data_folder()
-    for root, place in ((folder, "your data folder"), (_cache() / name, "an earlier download")):
+    for root, place in ((folder, "your data folder"), (cache_folder() / name, "an earlier download")):
         found = _load_torchvision(name, root, train)
         if found:
             return ImageData(*found, f"{DATASETS[name]}, {_half(train)} images, from {place}.")
+        pictures = root / name / ("train" if train else "test")
+        if name == "cifar10" and pictures.is_dir():
+            return replace(load_folder(pictures), source=f"{DATASETS[name]}, {_half(train)} images, from {place}.")
     problem = _download(name)
     if not problem:
         return ImageData(
-            *_load_torchvision(name, _cache() / name, train),
+            *_load_torchvision(name, cache_folder() / name, train),
             f"{DATASETS[name]}, {_half(train)} images, downloaded by torchvision.",
         )
     advice = f"To use the real images, put torchvision's {DATASETS[name]} files into {folder} or set DDPM_DATA."
+    if name == "cifar10":
+        advice += (
+            f" A download by hand can go on where it broke: `curl -L -C - -O {CIFAR10_URL}`, again until it is "
+            f"complete, then `tar -xzf {CIFAR10_URL.rpartition('/')[2]}` in that folder."
+        )
     if strict:
         raise DataError(f"{DATASETS[name]} cannot be had: {problem}. {advice}")
     warnings.warn(f"Drawn digits stand in for {DATASETS[name]}: {problem}. {advice}", stacklevel=2)
@@ -167,42 +161,6 @@ def _read_at_most(stream, limit: int) -> bytearray:
     return body
 
 
-def load_folder(folder: Path, *, size: int | None = None) -> ImageData:
-    """Load a folder of pictures: one sub-folder a class, or all pictures in one folder (one class).
-
-    Pictures become RGB unless all are grey. `size` crops each to a square from the middle and resizes it.
-
-    Raises:
-        DataError: if there is no picture, one cannot be read, or sizes differ and `size` is not given.
-    """
-    from PIL import Image, ImageOps
-
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
-    if not files:
-        raise DataError(f"{folder}: no pictures here; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
-    pictures = []
-    for file in files:
-        try:
-            with Image.open(file) as picture:
-                picture = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file}: cannot be read as a picture ({error}); remove or replace it") from error
-        picture = ImageOps.fit(picture, (size, size)) if size else picture
-        if pictures and picture.size != pictures[0].size:
-            raise DataError(
-                f"pictures differ in size: {files[0].name} is {_by(pictures[0])}, {file.name} is {_by(picture)}; "
-                "load_images(folder, size=32) crops and resizes them all"
-            )
-        pictures.append(picture)
-    mode = "L" if all(p.mode == "L" for p in pictures) else "RGB"
-    pixels = np.stack([np.asarray(p.convert(mode)) for p in pictures])  # (N, H, W) or (N, H, W, 3)
-    images = torch.from_numpy(pixels.reshape(*pixels.shape[:3], -1)).permute(0, 3, 1, 2).contiguous()
-    owners = [f.relative_to(folder).parts[0] if f.parent != folder else folder.name for f in files]
-    classes = tuple(sorted(set(owners)))
-    labels = torch.tensor([classes.index(owner) for owner in owners])
-    return ImageData(images, labels, classes, f"{len(files):,} pictures from the folder {folder}.")
-
-
 def to_float(images: Tensor) -> Tensor:
     """uint8 images 0 ... 255 -> float32 in [-1, 1], the range inside every diffusion model here.
 
@@ -268,14 +226,6 @@ def _half(train: bool) -> str:
     return "training" if train else "test"
 
 
-def _by(picture) -> str:
-    return "x".join(map(str, picture.size))
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddpm_helpers"
-
-
 def _existing_folder(name: str | Path) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -339,12 +289,18 @@ def _download(name: str) -> str | None:
     urls = [CIFAR10_URL] if name == "cifar10" else [m + dataset.resources[0][0] for m in dataset.mirrors]
     if not _any_answers(urls):
         return "no download host can be reached"
-    target, timeout = _cache() / name, socket.getdefaulttimeout()
+    target, timeout = cache_folder() / name, socket.getdefaulttimeout()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=target.parent) as temporary:
             if target.exists():  # another process was faster
                 return None
+            size = MEGABYTES[name]
+            print(
+                f"Downloading {DATASETS[name]}, once: {size} MB, about {math.ceil(size / 60)} min at 1 MB/s. "
+                "The bar says what is left; if it breaks, a message says how to go on.",
+                flush=True,
+            )
             socket.setdefaulttimeout(NETWORK_SECONDS)  # a silent host must not hang the notebook
             root = Path(temporary) / name
             dataset(root, train=True, download=True)

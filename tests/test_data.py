@@ -16,7 +16,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from ddpm_helpers import DataError, batches, load_images, read_idx, synthetic_digits, to_float, to_uint8
 from ddpm_helpers import data as data_module
@@ -182,6 +181,8 @@ def test_drawn_digits_stand_in_with_one_warning(nowhere, name, shape):
 def test_strict_raises_and_says_what_to_do(nowhere):
     with pytest.raises(DataError, match="set DDPM_DATA"):
         load_images("mnist", strict=True)
+    with pytest.raises(DataError, match=r"go on where it broke: `curl -L -C - -O https:.*`tar -xzf cifar-10-python"):
+        load_images("cifar10", strict=True)
 
 
 def test_digits_by_name_need_no_warning(nowhere, recwarn):
@@ -244,8 +245,9 @@ def mirror(tmp_path, monkeypatch):
     server.shutdown()
 
 
-def test_download_once_then_cache(mirror):
+def test_download_once_then_cache(mirror, capsys):
     first = load_images("mnist", strict=True)
+    assert "Downloading MNIST, once: 12 MB, about 1 min" in capsys.readouterr().out
     assert "downloaded" in first.source
     assert torch.equal(first.images[:, 0], torch.from_numpy(IMAGES))
     Mirror.requests = 0
@@ -295,54 +297,6 @@ def test_two_processes_at_once(mirror):
     jobs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [int(job.communicate(timeout=120)[0].split()[-1]) for job in jobs] == [int(IMAGES.sum(dtype=int))] * 2
     assert Mirror.requests <= 8  # each of the 4 files once; torchvision asks for each twice
-
-
-# ---- folders of pictures --------------------------------------------------------------------------------------------
-
-
-def picture(path: Path, size=(8, 6), mode="RGB") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, 120).save(path)
-    return path
-
-
-def test_folder_with_classes(tmp_path):
-    picture(tmp_path / "cat" / "a.png")
-    picture(tmp_path / "dog" / "b.jpg")
-    picture(tmp_path / "dog" / "c.png", mode="L")
-    data = load_images(tmp_path)
-    assert data.images.shape == (3, 3, 6, 8)
-    assert data.classes == ("cat", "dog")
-    assert data.labels.tolist() == [0, 1, 1]
-
-
-def test_flat_grey_folder(tmp_path):
-    picture(tmp_path / "a.png", mode="L")
-    data = load_images(tmp_path)
-    assert data.images.shape == (1, 1, 6, 8)
-    assert data.classes == (tmp_path.name,)
-
-
-def test_folder_without_pictures(tmp_path):
-    (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(DataError, match="no pictures here"):
-        load_images(tmp_path)
-
-
-def test_folder_with_mixed_sizes(tmp_path):
-    picture(tmp_path / "a.png")
-    picture(tmp_path / "b.png", size=(9, 9))
-    with pytest.raises(DataError, match=r"a.png is 8x6, b.png is 9x9; load_images\(folder, size=32\)"):
-        load_images(tmp_path)
-    assert load_images(tmp_path, size=4).images.shape == (2, 3, 4, 4)
-
-
-def test_folder_with_a_broken_picture(tmp_path):
-    picture(tmp_path / "a.png")
-    content = picture(tmp_path / "b.png", size=(64, 64)).read_bytes()
-    (tmp_path / "b.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"b\.png: cannot be read as a picture"):
-        load_images(tmp_path)
 
 
 # ---- the two forms, and batches -------------------------------------------------------------------------------------

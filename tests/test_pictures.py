@@ -1,0 +1,403 @@
+"""Folders of pictures: every kind of picture, every way in which one can be bad, and the cache."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ddpm_helpers import DataError, load_images
+from ddpm_helpers import pictures as pictures_module
+from ddpm_helpers.pictures import load_folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return cache
+
+
+def picture(path: Path, size=(8, 6), mode="RGB", colour=120, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)
+    return path
+
+
+def half(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def noisy(path: Path, size=(64, 64)) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+# ---- layouts --------------------------------------------------------------------------------------------------------
+
+
+def test_folder_with_classes(tmp_path):
+    picture(tmp_path / "dog" / "b.jpg")
+    picture(tmp_path / "dog" / "deeper" / "c.png", mode="L")
+    picture(tmp_path / "cat" / "a.PNG")
+    data = load_images(tmp_path)
+    assert data.images.shape == (3, 3, 6, 8)
+    assert data.images.dtype == torch.uint8
+    assert data.classes == ("cat", "dog")
+    assert data.labels.tolist() == [0, 1, 1]
+
+
+def test_flat_grey_folder_with_one_picture(tmp_path):
+    picture(tmp_path / "a.png", mode="L")
+    data = load_images(tmp_path)
+    assert data.images.shape == (1, 1, 6, 8)
+    assert data.images.unique().tolist() == [120]
+    assert data.classes == (tmp_path.name,)
+
+
+def test_what_is_no_picture_is_passed_over(tmp_path, recwarn):
+    picture(tmp_path / "a.png")
+    for hidden in (tmp_path / "._a.png", tmp_path / ".ipynb_checkpoints" / "a.png"):
+        picture(hidden, size=(99, 99))
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    assert len(load_images(tmp_path).images) == 1
+    assert not recwarn.list
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_linked_classes_are_read_and_circles_left(tmp_path):
+    picture(tmp_path / "elsewhere" / "a.png")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "data")
+    data = load_images(tmp_path / "data")
+    assert (len(data.images), data.classes) == (1, ("cat",))
+
+
+@pytest.mark.parametrize("make", [lambda folder: None, lambda folder: (folder / "notes.txt").write_text("no picture")])
+def test_folder_without_pictures(tmp_path, make):
+    make(tmp_path)
+    with pytest.raises(DataError, match="no pictures here"):
+        load_images(tmp_path)
+
+
+def test_mixed_sizes_need_a_size(tmp_path):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png", size=(9, 9))
+    with pytest.raises(DataError, match=r"a.png is 8x6, b.png is 9x9; load_images\(folder, size=32\)"):
+        load_images(tmp_path)
+    assert load_images(tmp_path, size=4).images.shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, "32"])
+def test_size_is_a_whole_number(tmp_path, size):
+    picture(tmp_path / "a.png")
+    with pytest.raises(DataError, match="at least 1, got"):
+        load_images(tmp_path, size=size)
+
+
+def test_middle_is_kept_and_resized_smoothly(tmp_path):
+    """A wide picture: red at both ends, in the middle columns of black and white, one pixel each."""
+    wide = np.zeros((32, 96, 3), np.uint8)
+    wide[:, :32, 0] = wide[:, 64:, 0] = 255
+    wide[:, 32:64:2] = 255
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    image = load_images(tmp_path, size=8).images[0].float()
+    assert (image[0] - image[1]).abs().max() == 0, "the ends are cut off"
+    assert image[:, 2:-2, 2:-2].sub(127.5).abs().max() < 20, "columns become grey, not black or white"
+
+
+def test_long_strip_is_cheap(tmp_path):
+    picture(tmp_path / "a.png", size=(1, 20_000))
+    with pytest.warns(UserWarning, match="1 picture smaller than 64x64 enlarged"):
+        assert load_images(tmp_path, size=64).images.shape == (1, 3, 64, 64)
+
+
+# ---- kinds of pictures ----------------------------------------------------------------------------------------------
+
+WHITE, GREY, RED = [255] * 3, [120] * 3, [255, 0, 0]
+
+
+def palette() -> Image.Image:
+    return Image.new("RGB", (8, 6), (255, 0, 0)).convert("P", palette=Image.Palette.ADAPTIVE)
+
+
+def sixteen(values: list[int]) -> Image.Image:
+    return Image.fromarray(np.tile(np.array(values, np.uint16), (6, 4)))
+
+
+KINDS = {
+    "one_bit.png": (Image.new("1", (8, 6), 1), {}, [255]),
+    "grey.png": (Image.new("L", (8, 6), 120), {}, [120]),
+    "sixteen.png": (sixteen([32896, 32896]), {}, [128]),
+    "sixteen.tif": (sixteen([65535, 65535]), {}, [255]),
+    "grey_alpha.png": (Image.new("LA", (8, 6), (0, 0)), {}, [255]),
+    "half_alpha.png": (Image.new("RGBA", (8, 6), (0, 0, 0, 128)), {}, [127] * 3),
+    "alpha.png": (Image.new("RGBA", (8, 6), (9, 9, 9, 0)), {}, WHITE),
+    "palette.png": (palette(), {}, RED),
+    "palette.gif": (palette(), {}, RED),
+    "see_through.gif": (Image.new("P", (8, 6), 3), {"transparency": 3}, WHITE),
+    "see_through.png": (Image.new("RGB", (8, 6), (120, 120, 120)), {"transparency": (120, 120, 120)}, WHITE),
+    "cmyk.jpg": (Image.new("CMYK", (8, 6), (0, 255, 255, 0)), {"quality": 100}, [254, 0, 0]),
+    "colour.bmp": (Image.new("RGB", (8, 6), (120, 120, 120)), {}, GREY),
+    "colour.webp": (Image.new("RGB", (8, 6), (120, 120, 120)), {"lossless": True}, GREY),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kind(tmp_path, name, recwarn):
+    made, options, expected = KINDS[name]
+    made.save(tmp_path / name, **options)
+    image = load_images(tmp_path).images[0]
+    assert image.shape == (len(expected), 6, 8)
+    assert (image[:, 2, 2] - torch.tensor(expected)).abs().max() <= 1
+    assert not recwarn.list
+
+
+def test_sixteen_bits_are_scaled_not_cut(tmp_path):
+    sixteen([1000, 60000]).save(tmp_path / "a.png")
+    assert load_images(tmp_path).images[0, 0, 0, :2].tolist() == [round(1000 / 257), round(60000 / 257)]
+
+
+def test_photo_is_turned_as_its_camera_says(tmp_path):
+    made, exif = Image.new("RGB", (8, 6), "white"), Image.Exif()
+    made.paste("black", (0, 0, 8, 3))
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    made.save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
+    picture(tmp_path / "b.jpg", size=(6, 8), colour="white")
+    images = load_images(tmp_path).images
+    assert images.shape == (2, 3, 8, 6)
+    assert images[0, 0, 4, 0] > 200 > 50 > images[0, 0, 4, 5], "the black half went to the right"
+
+
+def test_animation_gives_its_first_frame_and_a_warning(tmp_path):
+    frames = [Image.new("P", (8, 6), i) for i in range(3)]
+    frames[0].putpalette([255, 0, 0] + [0] * 765)
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match=r"of 1 animated picture only the first frame is taken: a\.gif"):
+        assert load_images(tmp_path).images[0, :, 0, 0].tolist() == RED
+
+
+def test_small_pictures_are_counted(tmp_path):
+    for i in range(8):
+        picture(tmp_path / f"{i}.png", size=(3, 40) if i < 7 else (40, 40))
+    with pytest.warns(UserWarning, match="7 pictures smaller than 16x16 enlarged.*4.png and 2 more") as caught:
+        load_images(tmp_path, size=16)
+    assert len(caught) == 1
+
+
+# ---- bad files ------------------------------------------------------------------------------------------------------
+
+
+def test_unreadable_files_are_named_once_and_skipped(tmp_path):
+    for name, colour in {"cat/a.png": 10, "cat/f.png": 20, "dog/z.png": 30}.items():
+        picture(tmp_path / name, mode="L", colour=colour, size=(64, 64))
+    half(noisy(tmp_path / "cat" / "b.png"))
+    (tmp_path / "cat" / "c.jpg").write_text("no picture")
+    (tmp_path / "bird").mkdir()
+    (tmp_path / "bird" / "d.jpg").write_bytes(b"")
+    with pytest.warns(UserWarning, match="3 files skipped because Pillow cannot read them") as caught:
+        data = load_images(tmp_path)
+    assert len(caught) == 1
+    said = str(caught[0].message)
+    assert all(Path(name).as_posix() in said.replace("\\", "/") for name in ("bird/d.jpg", "cat/b.png", "cat/c.jpg"))
+    assert str(tmp_path) not in said
+    assert data.images[:, 0, 0, 0].tolist() == [10, 20, 30]
+    assert data.labels.tolist() == [0, 0, 1]
+    assert data.classes == ("cat", "dog"), "a class without a picture is none"
+
+
+def test_none_readable(tmp_path):
+    (tmp_path / "a.jpg").write_text("no picture")
+    with pytest.raises(DataError, match=r"none of the 1 pictures can be read; .*a\.jpg \(not a picture\)"):
+        load_images(tmp_path)
+
+
+@pytest.mark.parametrize("pixels", [40, 20])  # Pillow refuses above twice the limit, and warns above the limit
+def test_decompression_bomb_is_skipped(tmp_path, monkeypatch, pixels):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * pixels // 10)
+    picture(tmp_path / "a.png", size=(4, 4))
+    picture(tmp_path / "bomb.png", size=(8, 16))
+    with pytest.warns(UserWarning, match=r"1 file skipped .*bomb\.png \(too many pixels") as caught:
+        assert len(load_images(tmp_path, size=2).images) == 1
+    assert len(caught) == 1
+
+
+def test_floats_and_32_bits_have_no_known_range(tmp_path):
+    picture(tmp_path / "a.png", mode="L")
+    Image.new("F", (8, 6), 0.5).save(tmp_path / "b.tif")
+    Image.new("I", (8, 6), 70_000).save(tmp_path / "c.tif")
+    with pytest.warns(UserWarning, match=r"2 files skipped .*b\.tif .*unknown range.*c\.tif .*more than 16 bits"):
+        assert len(load_images(tmp_path).images) == 1
+
+
+def test_too_large_for_memory_is_said_before_reading(tmp_path):
+    picture(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"need 300,000\.0 GB of memory"):
+        load_images(tmp_path, size=10**7)
+
+
+def contents() -> list[bytes]:
+    made, result = noisy_image(), []
+    for kind in ("png", "jpeg", "gif", "tiff", "bmp", "webp"):
+        buffer = io.BytesIO()
+        made.save(buffer, kind)
+        result.append(buffer.getvalue())
+    return result
+
+
+def noisy_image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8))
+
+
+GOOD = contents()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_mutated_pictures_are_read_or_named(tmp_path_factory, data):
+    content = bytearray(data.draw(st.sampled_from(GOOD)))
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, min(120, len(content) - 1)))] = data.draw(st.integers(0, 255))
+    folder = tmp_path_factory.getbasetemp() / "mutated pictures"
+    folder.mkdir(exist_ok=True)
+    (folder / "a.png").write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
+    with warnings.catch_warnings(), contextlib.suppress(DataError):  # anything else fails the test
+        warnings.simplefilter("ignore")
+        assert load_folder(folder, 8).images.shape[2:] == (8, 8)
+
+
+# ---- the cache ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch, own_cache):
+    """A folder whose pictures are kept in the cache, a broken one among them; loads it, and returns it."""
+    monkeypatch.setattr(pictures_module, "KEEP_AFTER", 0)
+    for name in ("cat/a.png", "dog/b.png"):
+        picture(tmp_path / name, mode="L")
+    half(noisy(tmp_path / "dog" / "c.png", size=(8, 6)))
+    with pytest.warns(UserWarning, match="1 file skipped"):
+        load_images(tmp_path)
+    return tmp_path
+
+
+def cache_files(own_cache) -> list[Path]:
+    return list((own_cache / "ddpm_helpers").rglob("*.*"))
+
+
+def no_reading(*_, **__):
+    raise AssertionError("the pictures are read again")
+
+
+def test_second_load_reads_no_picture_and_says_the_same(kept, monkeypatch, own_cache):
+    with pytest.warns(UserWarning, match="1 file skipped") as first:
+        again = load_images(kept)
+    monkeypatch.setattr(pictures_module, "_read_all", no_reading)
+    with pytest.warns(UserWarning, match="1 file skipped") as second:
+        data = load_images(kept)
+    assert str(first[0].message) == str(second[0].message)
+    assert torch.equal(data.images, again.images)
+    assert (data.labels.tolist(), data.classes) == ([0, 1], ("cat", "dog"))
+    assert len(cache_files(own_cache)) == 1
+    tensors = safetensors.torch.load_file(cache_files(own_cache)[0])
+    assert torch.equal(tensors["images"], data.images)
+
+
+@pytest.mark.filterwarnings("ignore:.*skipped")
+@pytest.mark.parametrize("change", ["content", "name", "more", "size"])
+def test_any_change_is_read_anew(kept, monkeypatch, change):
+    if change == "content":
+        picture(kept / "cat" / "a.png", colour="red")
+    elif change == "name":
+        (kept / "cat" / "a.png").rename(kept / "cat" / "b.png")
+    elif change == "more":
+        picture(kept / "cat" / "d.png")
+    monkeypatch.setattr(pictures_module, "_read_all", no_reading)
+    with pytest.raises(AssertionError, match="read again"):
+        load_images(kept, size=4 if change == "size" else None)
+
+
+@pytest.mark.filterwarnings("ignore:.*skipped")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: content[:-9] + b"\x55" * 9,
+        lambda content: b"\xff" * 200,
+        lambda content: content.replace(b"owners", b"owner5"),
+    ],
+)
+def test_damaged_cache_is_made_anew(kept, own_cache, damage):
+    [file] = cache_files(own_cache)
+    good = file.read_bytes()
+    file.write_bytes(damage(good))
+    assert load_images(kept).images.unique().tolist() == [120]
+    assert file.read_bytes() == good
+
+
+@pytest.mark.filterwarnings("ignore:.*skipped")
+def test_cache_that_cannot_be_written_is_done_without(kept, own_cache, monkeypatch):
+    (own_cache / "file").write_text("a file where the cache folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own_cache / "file"))
+    assert len(load_images(kept).images) == 2
+
+
+def test_what_is_read_in_no_time_is_not_kept(tmp_path, own_cache):
+    picture(tmp_path / "a.png")
+    load_images(tmp_path)
+    assert not cache_files(own_cache)
+
+
+def test_several_processes_at_once(kept, own_cache):
+    code = (
+        "import sys, warnings; from ddpm_helpers import load_images, pictures; warnings.simplefilter('ignore')\n"
+        "pictures.KEEP_AFTER = 0\n"
+        "if sys.argv[1] == 'writes': pictures._from_cache = lambda *_: None\n"
+        f"print(sum(int(load_images({str(kept)!r}).images.sum()) for _ in range(20)))"
+    )
+    run = [sys.executable, "-c", code]
+    jobs = [subprocess.Popen([*run, role], stdout=subprocess.PIPE, text=True) for role in ("writes", "writes", "reads")]
+    assert [int(job.communicate(timeout=120)[0]) for job in jobs] == [20 * 2 * 48 * 120] * 3
+    [file] = cache_files(own_cache)
+    with safetensors.safe_open(file, framework="pt") as cache:
+        assert json.loads(cache.metadata()["ddpm_helpers"])["owners"] == ["cat", "dog"]
+
+
+def test_progress_bar_only_where_a_reader_sees_it(tmp_path, monkeypatch, capsys):
+    for i in range(4):
+        picture(tmp_path / f"{i}.png")
+    monkeypatch.setattr(pictures_module, "MANY", 3)
+    load_images(tmp_path)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    load_images(tmp_path)
+    assert "reading: 100%" in capsys.readouterr().out
+
+
+# ---- CIFAR-10 as pictures -------------------------------------------------------------------------------------------
+
+
+def test_cifar10_as_folders_of_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDPM_DATA", str(tmp_path))
+    for name, colour in {"train/cat/1.jpg": 10, "train/ship/1.jpg": 20, "test/cat/1.jpg": 30}.items():
+        picture(tmp_path / "cifar10" / name, size=(32, 32), colour=(colour,) * 3)
+    data = load_images("cifar10", strict=True)
+    assert data.images.shape == (2, 3, 32, 32)
+    assert data.classes == ("cat", "ship")
+    assert data.source == "CIFAR10, training images, from your data folder."
+    assert load_images("cifar10", train=False, strict=True).images.unique().tolist() == [30]
