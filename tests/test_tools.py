@@ -1,5 +1,6 @@
 """The commands behind make: set-up happens once, progress bars shrink to their last line, formulas survive."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -64,3 +65,18 @@ def test_formulas_are_set_aside_but_not_those_in_code():
     assert "<math" in formulas[0]
     assert "(1.2)" in formulas[1]
     assert "tag" not in formulas[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_can_be_imported(path, monkeypatch):
+    """They run too long for a test; a name that they use and the course has no longer must still be noticed."""
+    monkeypatch.syspath_prepend(path.parent)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_tables_of_the_readme_come_from_the_benchmarks():
+    """What the README says is what the JSON holds; `make notebooks` writes it."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, table in (("times", build.times_table()), ("speed", build.speed_table())):
+        assert build.fill(readme, name, table) == readme, f"the table {name!r} is older than its JSON"
