@@ -72,6 +72,8 @@ from .training import (
     ema_update,
     environment_report,
     naive_loss,
+    random_flip,
+    share_of_batch,
     stratified_steps,
 )
 
@@ -140,9 +142,11 @@ __all__ = [
     "predict_x0",
     "prior_bits",
     "q_sample",
+    "random_flip",
     "read_idx",
     "residual_block",
     "sample",
+    "share_of_batch",
     "show_solution",
     "sinusoidal_embedding",
     "slerp",

@@ -224,6 +224,27 @@ def plot_curves(
     show(figure, alt)
 
 
+def plot_growth(panels: dict[str, tuple[list, dict[str, list], float]], *, alt: str) -> None:
+    """Draw how numbers grow, side by side on logarithmic axes, against the slope that is expected.
+
+    Args:
+        panels: title, also the name of the horizontal axis -> (x, name -> y, expected slope). All y are divided by the
+            first one, and the dashed line of that slope passes through the last point of the last of them.
+        alt: text for those who cannot see the picture.
+    """
+    figure, axes = subplots(1, len(panels), size=(9, 3.2))
+    for axis, (title, (x, curves, slope)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for name, y in curves.items():
+            axis.loglog(x, [value / y[0] for value in y], "o-", label=name)
+        guide = [y[-1] / y[0] * (value / x[-1]) ** slope for value in x]
+        axis.loglog(x, guide, "--", color="black", linewidth=1, label=f"slope {slope:g}")
+        axis.set_xticks(x, [f"{value:,}" for value in x])
+        axis.minorticks_off()
+        axis.set(title=title, xlabel=title, ylabel="times the first" if axis is np.atleast_1d(axes)[0] else "")
+        axis.legend(frameon=False, fontsize=9)
+    show(figure, alt)
+
+
 def heat_maps(panels: dict[str, Tensor], *, alt: str, xlabel: str = "step t", ylabel: str = "dimension") -> None:
     """Draw tables of numbers in [-1, 1] side by side, red to blue: title -> (N, D), N = 1 at the left, D downwards."""
     figure, axes = subplots(1, len(panels), size=(9, 3.4))

@@ -1,0 +1,647 @@
+# %% [markdown]
+# # Colour and scale
+#
+# ![Three rows of twelve small pictures: the first are photos, the others samples with similar colours and no recognisable things](../figures/10_colour.png)
+#
+# *Top row: photos that the network was trained on. Below: twenty-four that it made up, after a short training on a CPU. Cover the
+# top row with your hand. What did the network get right, and what not at all?*
+#
+# **You will** train on colour photos and on a folder of your own pictures, find out why the noise must grow with the picture, share one
+# training among several processes, and measure what grows how. **You need** [notebook 06](06_train_ddpm.ipynb) for the trainer
+# and [notebook 07](07_sampling.ipynb) for the samplers. **Time** 25 minutes of reading; the cells run in about 3 minutes on
+# 2 CPU cores.
+
+# %% tags=["setup"]
+REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
+try:
+    import ddpm_helpers
+except ImportError:
+    assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
+    get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
+
+from ddpm_helpers import DataError, NoiseSchedule, TrainConfig, Trainer, UNet, budget, check, checkpoint, cosine_schedule
+from ddpm_helpers import count_parameters, ddpm_loss, default_device, linear_schedule, load_images, load_pretrained
+from ddpm_helpers import multiply_adds, per_image, predict_x0, q_sample, sample, snr, to_float, training, verify, viz
+
+device = default_device()
+generator = torch.Generator().manual_seed(0)
+
+# %%
+data = load_images("cifar10")
+print(data.source)
+print(f"{tuple(data.images.shape)}, classes: {', '.join(data.classes)}")
+
+# %% [markdown]
+# CIFAR-10 is 50,000 photos of ten kinds of things, 32x32 pixels each. They are the classic next step after digits, and still
+# small enough for a CPU to try. If the data cannot be had, painted digits stand in (the line above says so), everything below
+# runs on them, and remarks about photos do not apply: the run shown here is on CIFAR-10.
+#
+# We take the photos in random order, because they may lie sorted by class.
+
+# %%
+order = torch.randperm(len(data.images), generator=generator)
+photos = to_float(data.images[order[:2000]])  # (2000, 3, 32, 32) in [-1, 1]
+viz.image_grid(photos[:24], columns=12, alt="Twenty-four photos of 32 by 32 pixels: animals, cars, ships, planes")
+
+# %% [markdown]
+# *Even for you some of them are hard. No two share a pose, a background, or a light. All digits were white strokes on black: a
+# network that learned "black, with strokes" had learned most of it.*
+#
+# ## What changes for colour
+#
+# In the mathematics nothing: an image is a list of numbers, noise is added to each, and $\epsilon$ has the shape of the image. In the
+# network two layers: the first one reads $C = 3$ channels instead of one, the last one writes three. Both are 3x3 convolutions
+# between the channels (folded, $C p^2$ of them for `patch` = $p$) and the `base` = $b$ features of the first level. So colour costs
+#
+# $$\text{parameters}(C) - \text{parameters}(1) = (C - 1)\, p^2\, (2 \cdot 3^2\, b + 1) \tag{10.1}$$
+
+# %% tags=["nbval-check-output"]
+grey, colour = (UNet(channels=c, base=32, multipliers=(1, 2, 4), patch=2) for c in (1, 3))
+verify("10.1", count_parameters(colour) - count_parameters(grey), (3 - 1) * 2**2 * (2 * 9 * 32 + 1), tol=0)
+print(f"{count_parameters(grey):,} parameters for grey, {count_parameters(colour):,} for colour")
+
+# %% [markdown]
+# Less than one percent. Three times as many numbers in an image, the same network in between. What is in the three channels?
+
+# %%
+def correlation(a, b):
+    return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].item()
+
+def statistics_of(x):
+    """Correlation of red with green, with blue, and of a pixel with its right neighbour."""
+    red, green, blue = x.unbind(1)
+    return correlation(red, green), correlation(red, blue), correlation(x[..., 1:], x[..., :-1])
+
+for name, x in {"photos": photos, "noise": torch.randn(photos.shape, generator=generator)}.items():
+    print(f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in zip(("red-green", "red-blue", "neighbours"), statistics_of(x))))
+
+# %% [markdown]
+# *Channels of a photo say nearly the same thing three times, and so do neighbouring pixels. Noise agrees with nothing. That is why it can be seen
+# at all: what is the same in all channels and all around is picture, what differs everywhere is noise. Remember this; the
+# section after next is about nothing else.*
+#
+# ## Mirrored, and as good as new
+#
+# A photo in a mirror is a photo that somebody could have taken. So we may train on it, too: twice as many pictures, for nothing. A
+# mirrored 3 is no 3. Could a stranger tell which is which? Let us ask the simplest one, a linear classifier. It sees images,
+# half of them mirrored by a coin, and says "mirrored" or "not". All it can use is the difference of the two halves.
+
+# %%
+def told_apart(images):
+    """Share of images for which least squares, fitted on one half of them, tells whether the other half is mirrored."""
+    x = to_float(images).mean(1)
+    features = (x - x.flip(-1))[..., : x.shape[-1] // 2].flatten(1)  # all change sign in the mirror
+    side = torch.randint(0, 2, (len(x), 1), generator=generator) * 2.0 - 1
+    features, half = features * side, len(x) // 2
+    square = features[:half].T @ features[:half] + 10 * torch.eye(features.shape[1])
+    weights = torch.linalg.solve(square, features[:half].T @ side[:half])
+    return ((features[half:] @ weights).sign() == side[half:]).float().mean().item()
+
+# %% [markdown]
+# Guess before you run: what will it score on digits, and what on the photos? A coin scores 50 %.
+
+# %%
+digits = load_images("mnist")
+print(digits.source)
+for name, images in {"digits": digits.images[:8000], "colour images": data.images[order[:8000]]}.items():
+    print(f"{name}: {told_apart(images):.0%} told right")
+rows = {"digits": to_float(digits.images[:6]), "photos": photos[:6]}
+pairs = {name: torch.cat([F.pad(x, [(32 - x.shape[-1]) // 2] * 4, value=-1), F.pad(x.flip(-1), [(32 - x.shape[-1]) // 2] * 4, value=-1)]) for name, x in rows.items()}
+viz.image_rows(pairs, alt="Six digits and their mirror images, six photos and theirs")
+
+# %% [markdown]
+# *Left half: as they are. Right half: mirrored. Digits are told from their mirror images nearly always, and photos not much better than
+# by a coin. (Not quite by a coin: somebody holds the camera, lettering has a direction.) The rule: flip if you could not tell. Never
+# upside down: the sky is above, and the classifier would know.*
+#
+# ### Exercise 10.1 - `random_flip`
+#
+# `x` has shape (B, C, H, W), `chance` has shape (B,), uniform in [0, 1). Return the batch with those images mirrored, left to right, whose
+# number is below 1/2.
+
+# %% tags=["exercise", "nbval-check-output"]
+def random_flip(x, chance):
+    ...  # one line
+
+
+random_flip = check(random_flip)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `x.flip(axis)` reverses an axis. `torch.where(condition, a, b)` takes from `a` where the condition holds; `per_image(chance, x)`
+# gives `chance` the shape (B, 1, 1, 1).
+#
+# </details>
+#
+# The trainer does this to each batch with `TrainConfig(flip=True)`; every epoch throws new coins. It helps once a network sees each picture many times
+# and begins to know them by heart. In a training as short as ours it is worth little; in a long one it is among the cheapest gains there are.
+#
+# ## A large picture is easier to see
+#
+# The same photos in four sizes: 8 and 16 are averaged down from 32, and 64 is enlarged (a photo taken at 64 would have finer detail besides). All
+# are noised to the same step of the same schedule, so every pixel has the same signal-to-noise ratio. Guess before you run: in
+# which size will you recognise them?
+
+# %%
+def in_size(x, side):
+    if side <= x.shape[-1]:
+        return F.avg_pool2d(x, x.shape[-1] // side)
+    return F.interpolate(x, size=side, mode="bicubic").clamp(-1, 1)
+
+cosine, linear = cosine_schedule(1000), linear_schedule(1000)
+rows, t = {}, 700
+for side in (8, 16, 32, 64):
+    x0 = in_size(photos[:8], side)
+    x_t = q_sample(cosine, x0, torch.full((8,), t), torch.randn(x0.shape, generator=generator))
+    rows[f"{side}x{side}"] = F.interpolate(x_t, size=64)
+rows["clean, 64x64"] = in_size(photos[:8], 64)
+viz.image_rows(rows, alt="Eight photos in four sizes, all at step 700: the larger, the better they can be made out")
+
+# %% [markdown]
+# *One noise level in the four upper rows. In the smallest there is nothing to see; in the largest you make out shapes and colours. The
+# eye averages over neighbours, and a large picture has more of them.*
+#
+# How much does averaging remove? Independent variances add up, and the mean of $n$ numbers divides their sum by $n$. For a block of $d \times d$ pixels
+#
+# $$\operatorname{Var}\Big[\frac{1}{d^2} \sum_{i=1}^{d^2} \epsilon_i\Big] = \frac{1}{d^2} \tag{10.2}$$
+#
+# The signal is hardly touched, because neighbours agree: the mean of a block is the pixel of a smaller photo. So a picture, looked at
+# $d$ times more coarsely, has $d^2$ times the signal-to-noise ratio,
+#
+# $$\log \mathrm{SNR}_d = \log \mathrm{SNR} + 2 \log d \tag{10.3}$$
+
+# %% tags=["nbval-check-output"]
+large = in_size(photos[:200], 64).double()
+t = torch.full((200,), 700)
+x_t = q_sample(cosine, large, t, torch.randn(large.shape, generator=generator, dtype=torch.float64))
+for d in (2, 4, 8):
+    noise = torch.randn(100_000, d * d, generator=generator)
+    verify("10.2", samples=noise.mean(1) ** 2, expected=1 / d**2)
+    left = F.avg_pool2d(x_t, d) / cosine.sqrt_alpha_bar[700] - F.avg_pool2d(large, d)  # noise for each unit of signal
+    log_snr = snr(cosine)[700].log() + 2 * np.log(d)
+    verify("10.3", samples=(left**2).flatten(), expected=(-log_snr).exp())
+
+# %% [markdown]
+# So "step 700" does not mean the same in two sizes. Here is a way to see what it means. Take 400 photos, noise one of them, and ask an
+# observer who knows all 400 which one it was. The best guess is the photo whose noisy mean $\sqrt{\bar\alpha_t}\, x_0$ lies closest to $x_t$. If it is right, the step
+# still says which picture it will be; if not, that has been lost.
+
+# %%
+def recognised(schedule, x, steps):
+    """Share of the images x that the best observer recognises at each step."""
+    shares = []
+    for t in steps:
+        x_t = q_sample(schedule, x, torch.full((len(x),), t), torch.randn(x.shape, generator=generator)).flatten(1)
+        means = schedule.sqrt_alpha_bar[t] * x.flatten(1)
+        closest = (x_t @ means.T - means.square().sum(1) / 2).argmax(1)  # the largest is the closest
+        shares.append((closest == torch.arange(len(x))).float().mean().item())
+    return torch.tensor(shares)
+
+many = budget(gpu=400, cpu=400, quick=100, unit="photos")
+steps = list(range(300, 1000, 25)) + [999]
+
+# %%
+def draw_recognised(schedules_by_title):
+    figure, axes = viz.subplots(1, len(schedules_by_title), size=(9, 3))
+    for axis, (title, schedule_of) in zip(axes, schedules_by_title.items()):
+        for side in (8, 16, 32, 64):
+            axis.plot(steps, recognised(schedule_of(side), in_size(photos[:many], side), steps), label=f"{side}x{side}")
+        axis.set(title=title, xlabel="step t", ylabel="share recognised")
+    axes[0].legend(frameon=False)
+    viz.show(figure, alt="Share of photos recognised against the step: each larger size stays recognisable longer")
+
+draw_recognised({"linear": lambda side: linear, "cosine": lambda side: cosine})
+
+# %% [markdown]
+# *Every doubling of the side moves the curve to the right. Read the curve of 32x32 (green) from right to left, as sampling goes: at first nothing is decided, then,
+# within a stretch, which picture it will be, and from there on only detail. With the linear schedule the first part takes about
+# 200 of the 1000 steps, and they are spent on pure noise; with the cosine one it takes next to none, and many more steps are left for
+# detail. Nichol & Dhariwal (2021) made the cosine schedule for this reason: the linear one, they found, destroys images of 32x32 and 64x64 too
+# early, while it does well on large ones. Look at 8x8 (blue): for it the linear schedule wastes half of its steps.*
+#
+# The other way round, a large picture under the cosine schedule is decided in the last few steps before $t = T$, and a sampler with 50 steps has hardly one
+# of them there. The repair is (10.3), read backwards. A picture with $d$ times the side needs $d^2$ times the noise: subtract $2 \log d$ from the log-SNR (Hoogeboom
+# et al. 2023; Chen, 2023, does it by shrinking the pictures' range instead). With $\mathrm{SNR} = \bar\alpha / (1 - \bar\alpha)$ that is
+#
+# $$\bar\alpha'_t = \frac{\bar\alpha_t}{\bar\alpha_t + d^2\, (1 - \bar\alpha_t)} \tag{10.4}$$
+#
+# and each $\beta$ follows, since $\bar\alpha'_t / \bar\alpha'_{t-1} = 1 - \beta_t$.
+
+# %% tags=["nbval-check-output"]
+def shifted(schedule, d):
+    signal, noise = schedule.alpha_bar.double(), d**2 * schedule.sigma.double() ** 2
+    beta = 1 - (signal / (signal + noise))[1:] / (signal / (signal + noise))[:-1]
+    return NoiseSchedule(torch.cat([torch.zeros(1).double(), beta]), f"{schedule.name}, shifted for {d:g} times the side")
+
+for d in (2, 8):
+    verify("10.4", snr(shifted(cosine, d))[1:].log(), snr(cosine)[1:].log() - 2 * np.log(d), tol=1e-4)
+x_t = q_sample(shifted(cosine, 2), large, t, torch.randn(large.shape, generator=generator, dtype=torch.float64))
+left = F.avg_pool2d(x_t, 2) / shifted(cosine, 2).sqrt_alpha_bar[700] - F.avg_pool2d(large, 2)
+verify("10.4", samples=(left**2).flatten(), expected=1 / snr(cosine)[700])
+
+# %%
+draw_recognised({"cosine": lambda side: cosine, "cosine, shifted for each size": lambda side: shifted(cosine, side / 32)})
+
+# %% [markdown]
+# *Right: one curve instead of four. With the shift, step $t$ means the same in every size, and what you learned at 32x32 about steps, samplers and losses
+# holds at 64x64. Only the smallest lags a little behind: averaging has cost it some of its contrast. (10.4) costs four lines, and any network can be trained with it: hand
+# `shifted(cosine_schedule(1000), 2)` to the trainer for pictures of 64x64.*
+#
+# ## Colour that runs away
+#
+# The network predicts noise, the sampler turns it into a clean image (notebook 07). Take the root of (9.3): an error in the one is an error in the other, times a factor,
+#
+# $$\hat x_0 - x_0 = -\sqrt{\frac{1 - \bar\alpha_t}{\bar\alpha_t}}\; \big(\hat\epsilon - \epsilon\big) \tag{10.5}$$
+#
+# The shipped colour network can show it.
+
+# %%
+model, schedule, recipe = load_pretrained("cifar10", device)
+print(f"{count_parameters(model):,} parameters, {schedule.name}")
+print({name: recipe[name] for name in ("data", "steps", "batch_size", "flip", "device", "loss", "date")})
+
+# %% tags=["nbval-check-output"]
+real, noise = photos[:64].to(device), torch.randn(64, 3, 32, 32, generator=generator).to(device)
+for step in (100, 500, 900):
+    t = torch.full((64,), step, device=device)
+    with torch.no_grad():
+        eps = model(q_sample(schedule, real, t, noise), t)
+    wrong = predict_x0(schedule, q_sample(schedule, real, t, noise), t, eps) - real
+    factor = schedule.sigma[step].double() / schedule.sqrt_alpha_bar[step].double()
+    verify("10.5", wrong, -factor * (eps - noise).double(), tol=1e-4)
+
+# %%
+ratio = schedule.sigma / schedule.sqrt_alpha_bar
+print("factor at t = 100, 500, 900, 990, 1000:", [f"{ratio[t]:,.2f}" for t in (100, 500, 900, 990, 1000)])
+
+# %% [markdown]
+# *From below one to thousands. Near $t = T$ a network that is off by a hundredth of a noise predicts a clean image far outside of [-1, 1]. And what
+# kind of error will it be? At the noisy end all that can be seen of a photo is what survives averaging over the whole of it: its mean
+# colour. That is what is wrong first, and it is wrong in every pixel alike.*
+#
+# Therefore our samplers clip each $\hat x_0$ to [-1, 1]. Guess before you run: without that, what will the samples look like?
+
+# %%
+shape, starts = (3, 32, 32), list(range(1000, 0, -20))
+count = budget(gpu=64, cpu=64, quick=8, unit="samples")
+kinds = {
+    "photos": photos[:count],
+    "clipped": sample(model, schedule, count, shape, steps=starts).cpu(),
+    "not clipped": sample(model, schedule, count, shape, steps=starts, clip=False).cpu(),
+    "not clipped,\nfrom t = 940": sample(model, schedule, count, shape, steps=starts[3:], clip=False).cpu(),
+}
+viz.image_rows({name: x[:12] for name, x in kinds.items()}, alt="Photos, and samples with clipping, without it, and without it but from a later start")
+
+# %% [markdown]
+# *The same starts in the three rows of samples. Without clipping nothing of them is left: the colours went so far out of range that every value is shown as 0 or 255. Starting at 940, where
+# the factor is small, helps without any clipping, at a price: the samples are more garish than with it. Measured:*
+
+# %%
+def tint(x):
+    """How far the mean colour of an image is from grey: root mean square over the images."""
+    means = x.mean((2, 3))  # (N, 3)
+    return (means - means.mean(1, keepdim=True)).square().mean().sqrt().item()
+
+def saturated(x):
+    return (x.abs() > 0.99).float().mean().item()
+
+for name, x in kinds.items():
+    print(f"{' '.join(name.split()):26} tint {tint(x):8.3f}, {saturated(x):4.0%} of the values at an end, largest {x.abs().max():,.1f}")
+
+# %% [markdown]
+# *`tint` is the mean colour of whole images, apart from their brightness; 0 would be grey. Compare with the photos: clipping keeps the samples within the range, but it
+# cannot make the mean colour right. Too much tint and too many values at the ends are what a network leaves that has not learned enough at the noisy end, and they are what you see first
+# in a colour model that is trained for too short a time. Clipping is first aid, and longer training the cure.*
+#
+# ## Training on colour
+#
+# The trainer of notebook 06, with flips. On a GPU this runs for some minutes and the samples below it are worth a look; on a CPU it is long enough to see that it
+# works. (On painted digits we do not flip.)
+
+# %%
+torch.manual_seed(0)
+config = TrainConfig(steps=budget(gpu=10_000, cpu=400, quick=6), batch_size=32, flip="standing in" not in data.source)
+trainer = Trainer(UNet(channels=3, base=32, multipliers=(1, 2, 4), patch=2), cosine, data.images, config)
+live = viz.LiveLoss(config.steps, mean_over=20)
+for loss in trainer.run():
+    live(loss)
+
+# %%
+viz.image_grid(sample(trainer.ema, trainer.schedule, 12, shape, steps=25), columns=12, alt="Twelve samples of the short training: clouds of colour")
+
+# %% [markdown]
+# *In a full run on a CPU: patches of colour, and in some of them a light half and a dark one. The loss falls as fast as it did for digits and to a similar height,
+# and yet there is nothing to see. It did not say so: it counts how well noise is told from picture, and in a photo, where neighbours agree, that is
+# easy. What a dog is adds next to nothing to it.*
+#
+# The shipped network had more time; `recipe` above says how much, and that it was a CPU's. A colour network as in the papers takes days on a GPU (Ho et al. 2020 made 800,000 steps of 128 images).
+
+# %% tags=["figure-10_colour"]
+rows = {"photos": photos[24:36], "samples": kinds["clipped"][:12], "more": kinds["clipped"][12:24]}
+viz.image_rows({name: x for name, x in rows.items() if len(x)}, alt="Twelve photos, and below them samples of the shipped colour network")
+
+# %%
+for name in ("photos", "clipped"):
+    values = zip(("red-green", "red-blue", "neighbours"), statistics_of(kinds[name]))
+    print(f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in values))
+
+# %% [markdown]
+# *What a person sees: light and shade, colours that go together, something in front of something else, now and then a horizon or a sky. What a person does not see: a
+# thing with a name. The numbers agree with the eye: what can be said about one pixel and its neighbours is nearly right in the samples. It is what everything
+# in a picture has to agree on that is missing, and that comes last. (For digits it came within minutes: a stroke is all there is to agree on.)*
+#
+# ## Your own pictures
+#
+# `load_images` takes a folder: one sub-folder for each class, or all pictures in one. Real folders are never clean. Let us make one that has everything wrong with it that
+# we could think of.
+
+# %%
+def enlarged(i, width, height):
+    return to_pil_image(data.images[order[i]]).resize((width, height))
+
+folder = tempfile.TemporaryDirectory()
+mine = Path(folder.name) / "mine"
+for name in ("indoors", "outdoors"):
+    (mine / name).mkdir(parents=True)
+enlarged(0, 200, 120).save(mine / "indoors" / "a wide one.jpg")
+enlarged(1, 90, 250).save(mine / "indoors" / "a tall one.png")
+enlarged(2, 20, 20).save(mine / "indoors" / "a small one.png")
+enlarged(3, 64, 64).convert("L").save(mine / "indoors" / "grey.png")
+enlarged(4, 64, 64).convert("CMYK").save(mine / "outdoors" / "for print.jpg")
+enlarged(5, 64, 64).quantize(8).save(mine / "outdoors" / "palette of 8.png")
+enlarged(6, 64, 64).save(mine / "outdoors" / "animated.gif", save_all=True, append_images=[enlarged(7, 64, 64)])
+
+# %% [markdown]
+# And four that need more than one line: a transparent one, one with 16 bits, a photo whose camera was held sideways, and one that is only half there.
+
+# %%
+cut_out, disc = enlarged(8, 64, 64), np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]) < 0.9
+cut_out.putalpha(Image.fromarray(disc * np.uint8(255)))  # transparent outside of the disc
+cut_out.save(mine / "outdoors" / "cut out.png")
+deep = np.asarray(enlarged(9, 64, 64).convert("L")).astype(np.uint16) * 257  # 0 ... 65535
+Image.fromarray(deep).save(mine / "indoors" / "16 bits.png")
+exif = Image.Exif()
+exif[0x0112] = 6  # the tag Orientation: turn it clockwise to look at it
+enlarged(10, 64, 64).rotate(90).save(mine / "outdoors" / "held sideways.jpg", exif=exif)
+whole = (mine / "indoors" / "a wide one.jpg").read_bytes()
+(mine / "indoors" / "half.jpg").write_bytes(whole[: len(whole) // 2])
+(mine / "notes.txt").write_text("not a picture")
+
+# %%
+def load(**options):
+    """Load the folder; print what it warns of, each warning in one line."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            return load_images(mine, **options)
+        except DataError as error:
+            print("DataError:", error)
+        finally:
+            for warning in said:
+                print("Warning:", warning.message)
+
+load()
+
+# %% [markdown]
+# *Pictures of different sizes cannot be one tensor. With `size` each is cropped to its middle square and resized.*
+
+# %%
+own = load(size=32)
+print(tuple(own.images.shape), own.classes, own.labels.tolist())
+viz.image_grid(own.images, columns=10, alt="Ten small pictures from the folder, all readable ones")
+
+# %% [markdown]
+# *Read the warnings before you look at the pictures. What cannot be read is named and left out: half a photo would otherwise be half grey for ever. Enlarged pictures are blurred, and a
+# network would learn blur. Everything else needs no warning. In the picture: 16 bits scaled to 8 (cut off instead, it would be a black square or a
+# white one), the sideways photo upright, the cut-out one on white, the grey ones with three equal channels. The text file was passed over. And a file that claims to have more
+# pixels than Pillow's limit, about 90 million, is skipped as well: a few kilobytes can unpack to fill the memory, on purpose.*
+#
+# All cores read, and what took longer than a second is kept in a cache, so a large folder is read once. How many pictures do you need? Seven teach nothing but themselves. A
+# thousand of one kind (faces, flowers, one style) is a start, with flips; variety needs more. Then, in a terminal:
+#
+# ```
+# python -m ddpm_helpers.training --data my_pictures --size 32 --flip --steps 20000 --checkpoint runs/mine.pt --samples runs/mine.png
+# ```
+#
+# ## Several processes
+#
+# One machine with several GPUs, or several machines, can share one training. The simplest way to do so: every process has a copy of the network, takes
+# a part of each batch, and after the backward pass all of them average their gradients. With $W$ processes and equal shares $S_r$ of a batch of $B$ images
+#
+# $$\nabla \frac{1}{B} \sum_{i=1}^{B} L_i = \frac{1}{W} \sum_{r=0}^{W-1} \nabla \Big( \frac{W}{B} \sum_{i \in S_r} L_i \Big) \tag{10.6}$$
+#
+# Left, the gradient of the whole batch; right, the mean of what the processes compute. So they make the very step that one process would make, and their
+# copies stay equal. It holds because the loss is a mean over images, and because no layer mixes images: GroupNorm does not, BatchNorm would.
+#
+# ### Exercise 10.2 - `share_of_batch`
+#
+# `batch` has shape (B, ...), its first axis divides by `world`, the number of processes. Return the part of process `rank`, which counts from 0: every `world`-th entry, from its own number on.
+# (Not a block of neighbours: the trainer's steps $t$ rise through the batch, notebook 06.)
+
+# %% tags=["exercise", "nbval-check-output"]
+def share_of_batch(batch, rank, world):
+    ...  # one line
+
+
+share_of_batch = check(share_of_batch)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# A slice is `[begin : end : stride]`, and each of the three may be left out.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+net, (x0, noise) = UNet(channels=3, base=8, multipliers=(1, 2)).double(), torch.randn(2, 12, 3, 8, 6, generator=generator).double()
+torch.nn.init.normal_(net.out[2].weight, std=0.1)  # it starts at zero, and would let no gradient through
+t = torch.randint(1, 1001, (12,), generator=generator)
+
+def gradient(*batch):
+    net.zero_grad()
+    ddpm_loss(net, cosine, *batch).backward()
+    return torch.cat([p.grad.flatten() for p in net.parameters()])
+
+shares = [gradient(*(share_of_batch(part, rank, 3) for part in (x0, t, noise))) for rank in range(3)]
+verify("10.6", gradient(x0, t, noise), torch.stack(shares).mean(0), tol=1e-9)
+
+# %% [markdown]
+# What they must share besides the gradients is luck. Each process of ours draws the random numbers of the *whole* batch, from the same seed, and keeps its share. So the run
+# does not depend on how many take part. Let us see: two processes on this machine's CPU, started by **torchrun**, and one process here with the same global batch, on the folder
+# that we have made.
+
+# %%
+def torchrun(processes, *options):
+    """Train in several processes on the CPU; True if that went well, else it says why not."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    line = [*launch, f"--nproc-per-node={processes}", "-m", "ddpm_helpers.training", *map(str, options)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    try:
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"torchrun cannot be used here ({error}); the next cells leave it out.")
+        return False
+    reason = next((line for line in reversed(done.stderr.splitlines()) if "Error" in line), "no reason given")
+    print(done.stdout if done.returncode == 0 else f"torchrun cannot be used here ({reason}); the next cells leave it out.")
+    return done.returncode == 0
+
+# %%
+few, file = budget(gpu=60, cpu=60, quick=10), Path(folder.name) / "two.pt"
+ran = torchrun(2, "--data", mine, "--size", 16, "--steps", few, "--batch-size", 8, "--base", 8, "--flip", "--checkpoint", file)
+
+# %%
+torch.manual_seed(0)
+one = Trainer(UNet(channels=3, base=8, multipliers=(1, 2), patch=2), cosine, load(size=16).images,
+              TrainConfig(steps=few, batch_size=8, flip=True), device="cpu")
+for loss in one.run():
+    pass
+two = checkpoint.load_checkpoint(file) if ran else one._state()
+apart = ((two["losses"] - one.losses).abs() / one.losses).tolist()
+for step in (1, 2, few // 2, few):
+    print(f"step {step:2}: loss {one.losses[step - 1]:.6f} in one process, {two['losses'][step - 1]:.6f} in two, {apart[step - 1]:.0e} apart")
+weights = max((a - b).abs().max().item() for a, b in zip(one.model.state_dict().values(), two["model"].values()))
+print(f"largest difference of a weight: {weights:.0e}")
+
+# %% [markdown]
+# *The first loss agrees to all the digits that the machine has (about seven in float32, two or three where bfloat16 is fast): two sums of half the images are added up in another order than one sum of all. Such rounding
+# grows slowly from step to step, because each step starts from the last one's weights. It is the same run, but for rounding, not a similar one. Was it faster? Not here: two processes
+# share two cores that one process would also use, and starting them takes longer than all of these steps. On a machine with several GPUs it is the same line, with their number:*
+#
+# ```
+# torchrun --nproc-per-node 4 -m ddpm_helpers.training --data cifar10 --flip --batch-size 256 --steps 100000 --checkpoint runs/colour.pt
+# ```
+#
+# `--batch-size` counts over all processes. Keep it, and you get the same run, sooner. Raise it with the number of GPUs, and you get another run, with less noise in its gradients; its
+# learning rate may have to be found again.
+#
+# Beyond one machine the same command is started on each, with the address of one of them, where they meet. For two machines with eight GPUs each:
+#
+# ```
+# torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST:29400 --rdzv-id 7 -m ddpm_helpers.training --data cifar10 --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.pt
+# ```
+#
+# FIRST is the name or address of the first machine, which must be reachable from the other at that port; 7 is any number, the same on both. Only process 0 writes the file, and all of them read it when the run goes on, so
+# `runs` has to be a folder that both machines see. Hugging Face's **accelerate** starts the same program, and the numbers of machine and processes have to be given by hand (`--machine_rank 1` on the second one):
+#
+# ```
+# accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip FIRST --main_process_port 29400 -m ddpm_helpers.training --data cifar10 --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.pt
+# ```
+#
+# Note that `--num_processes` counts over all machines and `--nproc-per-node` on each. All of this copies the network to every GPU. A network that does not fit on one has to be cut up, which is another art (fully sharded data
+# parallel, pipelines), and none that this course builds comes near.
+#
+# ## What grows how
+#
+# What would it cost to go from here to pictures of 256x256? Guess before you run. When the side doubles: how much longer does a training step take, and how much more memory? And when the width `base` doubles?
+#
+# For memory we count, and do not measure. What the backward pass needs of the forward pass has to be kept meanwhile (the **activations**), and PyTorch lets us see everything that it keeps:
+
+# %%
+def activations(net, *inputs):
+    """Numbers kept for the backward pass, each tensor counted once, weights left out."""
+    seen, kept = {p.untyped_storage().data_ptr() for p in net.parameters()}, []
+
+    def keep(tensor):
+        place = tensor.untyped_storage().data_ptr()
+        if place not in seen:
+            seen.add(place)
+            kept.append(tensor)  # held, so that no other takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(*inputs)
+    return sum(tensor.numel() for tensor in kept)
+
+# %%
+def costs(side, base, tries=3):
+    """Multiply-adds and activations of one picture, and seconds of a training step with two: forward and backward."""
+    net, inputs = UNet(3, base, (1, 2, 4), patch=2).to(device), (torch.randn(2, 3, side, side).to(device), torch.tensor([9, 900]).to(device))
+    times = []
+    for _ in range(tries + 1):  # the first one warms up
+        start = time.perf_counter()
+        net(*inputs).square().mean().backward()
+        next(net.parameters()).grad.sum().item()  # reading a number waits for the device
+        times.append(time.perf_counter() - start)
+    return multiply_adds(net, *inputs)[""] / 2, activations(net, *inputs) / 2, statistics.median(times[1:])
+
+# %%
+longest = budget(gpu=256, cpu=128, quick=64, unit="pixels a side at most")
+sides = [side for side in (16, 32, 64, 128, 256) if side <= longest]
+bases = [16, 32, 64, 128] if longest > 64 else [16, 32, 64]
+by_side, by_base = [costs(side, 32) for side in sides], [costs(32, base) for base in bases]
+counts, seconds = [5, 10, 20, 40], []
+for n in counts:
+    start = time.perf_counter()
+    sample(trainer.ema, trainer.schedule, 2, shape, steps=n)
+    seconds.append(time.perf_counter() - start)
+
+# %%
+names = ("multiply-adds", "activations", "time of a step")
+pixels = [side**2 for side in sides]
+panels = {"pixels": (pixels, dict(zip(names, map(list, zip(*by_side)))), 1)}
+panels["base"] = bases, dict(zip(names, map(list, zip(*by_base)))), 2
+panels["sampling steps"] = counts, {"time to sample": seconds}, 1
+viz.plot_growth(panels, alt="Cost against pixels, width and sampling steps on logarithmic axes, with straight lines of the expected slopes")
+for name, (x, curves, _) in panels.items():
+    slopes = {what: np.polyfit(np.log(x), np.log(y), 1)[0] for what, y in curves.items()}
+    print(f"{name}: slope of " + ", ".join(f"{what} {slope:.1f}" for what, slope in slopes.items()))
+
+# %% [markdown]
+# *All three panels have logarithmic axes, so a power is a straight line, and its exponent the slope. Left: everything is computed for every pixel, so work and memory grow in proportion to the pixels: four times for twice the side. (From 16x16 to 32x32 the time
+# grows less, because so small a step is mostly overhead. Attention, where every place looks at every other, would have slope 2; in this network it sits where the picture is eight times smaller, and only bends the line at its right end.) Middle: each of
+# twice as many features is computed from twice as many, so work and parameters grow with the square, and activations only in proportion. Again small networks are mostly overhead. Right: a sampling step is one pass through the network, and time is proportional to them.*
+#
+# What that means for a real training, computed with these rules from what was counted at the largest size:
+
+# %% tags=["nbval-check-output"]
+work, kept = UNet(3, 32, (1, 2, 4), patch=2), torch.tensor([500])
+at_64 = activations(work, torch.randn(1, 3, 64, 64), kept)
+for side, base in ((32, 32), (64, 64), (256, 128)):
+    per_picture = at_64 * (side / 64) ** 2 * base / 32 * 4
+    state = 5 * 4 * count_parameters(UNet(3, base, (1, 2, 4), patch=2))
+    print(f"{side}x{side}, base {base}: {state / 1e9:.2f} GB for weights and optimizer, {64 * per_picture / 1e9:.1f} GB for a batch of 64")
+
+# %% [markdown]
+# *In 32 bits; bfloat16 halves the second number. A picture of 256x256 costs as much as 64 of 32x32, before the network is any wider. That is why large pictures are made in two ways that avoid it: a small picture first and networks that enlarge it (cascades), or
+# diffusion in a space of fewer numbers, into which another network has packed the picture (latent diffusion). Our `patch` is the simplest of such packings: it trades four pixels for four times the channels, and its networks are about four times as fast.*
+
+# %%
+folder.cleanup()
+
+# %% [markdown]
+# ## What to remember
+#
+# - Colour is three channels, and under one percent more parameters. What is hard is not colour but photos.
+# - Flip what you could not tell from its mirror image.
+# - The noise has to grow with the picture: twice the side, four times the noise variance for the same signal. One step of one schedule means different things in two sizes.
+# - Tint and saturation come from the noisy end, where a small error of the noise is a large one of the picture. Clip, and train longer.
+# - Several processes are one process, if the batch, the random numbers and the norm layers are right. Measure it.
+# - Work and memory grow with the pixels, work with the square of the width, sampling with the steps. Loss says little about any of them.
+#
+# **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`, and we never used it. You cannot ask this model for a ship, and if you could not read, you would not know that it
+# has never drawn one. On photos that hurts twice: a network that does not know what it is meant to draw has to hedge between a ship and a horse, and a hedge is a blur. Notebook 11 tells the network what it
+# draws, and then exaggerates that.
+#
+# ### Experiments to try
+#
+# - Train for ten minutes with `linear` instead of `cosine`, and with `shifted(cosine, 0.5)`. Which samples are tinted most, and does the loss warn you?
+# - Set `flip=True` for digits with the trainer of notebook 06. Which digits become unreadable, and which do not mind?
+# - `told_apart` compares left and right. Let it compare top and bottom, on photos. What does the score say about skies?
+# - Replace GroupNorm by BatchNorm in a small network, and try (10.6) again.
+# - Load a folder of your own photos with `size=32` and `size=64`, and run `recognised` on both. Do your pictures move the curves?
