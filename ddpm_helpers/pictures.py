@@ -271,7 +271,7 @@ def _notes(names: list[str], looks: list[_Look], good: list[int], size: int | No
     small = [names[i] for i in good if size and min(looks[i].size) < size]
     notes = []
     if bad:
-        notes.append(f"{_number(bad, 'file')} skipped because Pillow cannot read them: {_first(bad)}")
+        notes.append(f"skipped {_number(bad, 'file')} that cannot be read: {_first(bad)}")
     if several:
         notes.append(f"of {_number(several, 'animated picture')} only the first frame is taken: {_first(several)}")
     if small:

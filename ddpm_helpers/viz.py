@@ -228,20 +228,22 @@ def plot_growth(panels: dict[str, tuple[list, dict[str, list], float]], *, alt: 
     """Draw how numbers grow, side by side on logarithmic axes, against the slope that is expected.
 
     Args:
-        panels: title, also the name of the horizontal axis -> (x, name -> y, expected slope). All y are divided by the
-            first one, and the dashed line of that slope passes through the last point of the last of them.
+        panels: name of the horizontal axis -> (x, name -> y, expected slope). Each y is divided by its first value, so
+            that all begin at 1, and so does the dashed line of the expected slope.
         alt: text for those who cannot see the picture.
     """
     figure, axes = subplots(1, len(panels), size=(9, 3.2))
     for axis, (title, (x, curves, slope)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
         for name, y in curves.items():
             axis.loglog(x, [value / y[0] for value in y], "o-", label=name)
-        guide = [y[-1] / y[0] * (value / x[-1]) ** slope for value in x]
-        axis.loglog(x, guide, "--", color="black", linewidth=1, label=f"slope {slope:g}")
+        axis.loglog(
+            x, [(value / x[0]) ** slope for value in x], "--", color="black", linewidth=1, label=f"slope {slope:g}"
+        )
         axis.set_xticks(x, [f"{value:,}" for value in x])
         axis.minorticks_off()
-        axis.set(title=title, xlabel=title, ylabel="times the first" if axis is np.atleast_1d(axes)[0] else "")
+        axis.set(xlabel=title)
         axis.legend(frameon=False, fontsize=9)
+    np.atleast_1d(axes)[0].set_ylabel("times the first")
     show(figure, alt)
 
 

@@ -221,6 +221,28 @@ BREAKS["09_libraries"] = {
     "9.4": [("loss.backward(loss)", "loss.backward()"), ("** 2 / 2, conv", "** 2, conv")],
 }
 
+BREAKS["10_colour_and_scale"] = {
+    "10.1": [("2 * 9 * 32 + 1)", "2 * 9 * 32)"), ("(3 - 1) * 2**2", "(3 - 1) * 2"), ("2 * 9 * 32", "9 * 32")],
+    "10.2": [("expected=1 / d**2", "expected=1 / d"), ("noise.mean(1)", "noise.sum(1)")],
+    "10.3": [
+        ("+ 2 * np.log(d)", "+ np.log(d)"),
+        ("/ cosine.sqrt_alpha_bar[500]", ""),
+        ("cosine, large, t, torch", "cosine, large, t - 100, torch"),
+    ],
+    "10.4": [
+        ("- 2 * np.log(d)", "- np.log(d)"),
+        ("signal + noise", "1 + noise"),
+        ("d**2 * schedule", "d * schedule"),
+        ("shifted(cosine, 2), large", "shifted(cosine, 1), large"),
+    ],
+    "10.5": [
+        ("-factor *", "factor *"),
+        ("wrong, -factor * (", "wrong, -(factor**2) * ("),
+        ("[step].double() /", "[step].double() ** 2 /"),
+    ],
+    "10.6": [(".mean(0), tol", ".sum(0), tol"), ("rank, 3) for part", "0, 3) for part"), ("range(3)", "range(2)")],
+}
+
 BREAKS["12_debugging_clinic"] = {
     "12.1": [
         ("torch.tanh(signal * x / sigma**2)", "torch.tanh(signal * x / sigma)"),

@@ -816,6 +816,25 @@ DISTRIBUTED = torch.distributed.is_available() and torch.distributed.is_gloo_ava
 LINE = ["--data", "digits", "--steps", "10", "--batch-size", "8", "--base", "8", "--multipliers", "1", "1", "--T", "20"]
 
 
+def test_flips_mirror_half_of_the_images_and_nothing_else():
+    plain, flipped = (make(batch_size=200, flip=flip)._batch() for flip in (False, True))
+    mirrored = (flipped[0] == plain[0].flip(-1)).all((1, 2, 3))
+    assert torch.equal(torch.where(mirrored[:, None, None, None], plain[0].flip(-1), plain[0]), flipped[0])
+    assert 60 < mirrored.sum() < 140
+    assert all(torch.equal(a, b) for a, b in zip(plain[1:3], flipped[1:3], strict=True))
+
+
+def test_shares_make_up_the_batch():
+    whole = make(batch_size=12, flip=True)._batch()[:3]
+    shares = []
+    for rank in range(3):
+        trainer = make(batch_size=12, flip=True)
+        trainer.rank, trainer.world = rank, 3
+        shares.append(trainer._batch()[:3])
+    for part, parts in zip(whole, zip(*shares, strict=True), strict=True):
+        assert torch.equal(torch.stack(parts, 1).flatten(0, 1), part)
+
+
 def test_a_batch_that_cannot_be_shared(monkeypatch):
     monkeypatch.setattr(training.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(training.dist, "get_rank", lambda: 1)

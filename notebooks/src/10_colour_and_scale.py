@@ -82,13 +82,13 @@ print(f"{count_parameters(grey):,} parameters for grey, {count_parameters(colour
 def correlation(a, b):
     return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].item()
 
-def statistics_of(x):
-    """Correlation of red with green, with blue, and of a pixel with its right neighbour."""
+def agreement(x):
     red, green, blue = x.unbind(1)
-    return correlation(red, green), correlation(red, blue), correlation(x[..., 1:], x[..., :-1])
+    pairs = {"red and green": (red, green), "red and blue": (red, blue), "neighbours": (x[..., 1:], x[..., :-1])}
+    return ", ".join(f"{name} {correlation(*pair):.2f}" for name, pair in pairs.items())
 
-for name, x in {"photos": photos, "noise": torch.randn(photos.shape, generator=generator)}.items():
-    print(f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in zip(("red-green", "red-blue", "neighbours"), statistics_of(x))))
+print("photos:", agreement(photos))
+print("noise: ", agreement(torch.randn(photos.shape, generator=generator)))
 
 # %% [markdown]
 # *Channels of a photo say nearly the same thing three times, and so do neighbouring pixels. Noise agrees with nothing. That is why it can be seen
@@ -120,9 +120,10 @@ digits = load_images("mnist")
 print(digits.source)
 for name, images in {"digits": digits.images[:8000], "colour images": data.images[order[:8000]]}.items():
     print(f"{name}: {told_apart(images):.0%} told right")
-rows = {"digits": to_float(digits.images[:6]), "photos": photos[:6]}
-pairs = {name: torch.cat([F.pad(x, [(32 - x.shape[-1]) // 2] * 4, value=-1), F.pad(x.flip(-1), [(32 - x.shape[-1]) // 2] * 4, value=-1)]) for name, x in rows.items()}
-viz.image_rows(pairs, alt="Six digits and their mirror images, six photos and theirs")
+
+rows = {"digits": F.pad(to_float(digits.images[:6]), [2] * 4, value=-1), "photos": photos[:6]}
+mirrored = {name: torch.cat([x, x.flip(-1)]) for name, x in rows.items()}
+viz.image_rows(mirrored, alt="Six digits and their mirror images, six photos and theirs")
 
 # %% [markdown]
 # *Left half: as they are. Right half: mirrored. Digits are told from their mirror images nearly always, and photos not much better than
@@ -150,7 +151,7 @@ random_flip = check(random_flip)
 # </details>
 #
 # The trainer does this to each batch with `TrainConfig(flip=True)`; every epoch throws new coins. It helps once a network sees each picture many times
-# and begins to know them by heart. In a training as short as ours it is worth little; in a long one it is among the cheapest gains there are.
+# and begins to know it by heart; in a training as short as ours it is worth little. Ho et al. (2020, appendix B) trained on CIFAR-10 with and without flips and saw a slight gain.
 #
 # ## A large picture is easier to see
 #
@@ -165,13 +166,13 @@ def in_size(x, side):
     return F.interpolate(x, size=side, mode="bicubic").clamp(-1, 1)
 
 cosine, linear = cosine_schedule(1000), linear_schedule(1000)
-rows, t = {}, 700
+rows, t = {}, 500
 for side in (8, 16, 32, 64):
     x0 = in_size(photos[:8], side)
     x_t = q_sample(cosine, x0, torch.full((8,), t), torch.randn(x0.shape, generator=generator))
     rows[f"{side}x{side}"] = F.interpolate(x_t, size=64)
 rows["clean, 64x64"] = in_size(photos[:8], 64)
-viz.image_rows(rows, alt="Eight photos in four sizes, all at step 700: the larger, the better they can be made out")
+viz.image_rows(rows, alt="Eight photos in four sizes, all at step 500: the larger, the better they can be made out")
 
 # %% [markdown]
 # *One noise level in the four upper rows. In the smallest there is nothing to see; in the largest you make out shapes and colours. The
@@ -188,17 +189,17 @@ viz.image_rows(rows, alt="Eight photos in four sizes, all at step 700: the large
 
 # %% tags=["nbval-check-output"]
 large = in_size(photos[:200], 64).double()
-t = torch.full((200,), 700)
+t = torch.full((200,), 500)
 x_t = q_sample(cosine, large, t, torch.randn(large.shape, generator=generator, dtype=torch.float64))
 for d in (2, 4, 8):
     noise = torch.randn(100_000, d * d, generator=generator)
     verify("10.2", samples=noise.mean(1) ** 2, expected=1 / d**2)
-    left = F.avg_pool2d(x_t, d) / cosine.sqrt_alpha_bar[700] - F.avg_pool2d(large, d)  # noise for each unit of signal
-    log_snr = snr(cosine)[700].log() + 2 * np.log(d)
+    left = F.avg_pool2d(x_t, d) / cosine.sqrt_alpha_bar[500] - F.avg_pool2d(large, d)  # noise for each unit of signal
+    log_snr = snr(cosine)[500].log() + 2 * np.log(d)
     verify("10.3", samples=(left**2).flatten(), expected=(-log_snr).exp())
 
 # %% [markdown]
-# So "step 700" does not mean the same in two sizes. Here is a way to see what it means. Take 400 photos, noise one of them, and ask an
+# So "step 500" does not mean the same in two sizes. Here is a way to see what it means. Take 400 photos, noise one of them, and ask an
 # observer who knows all 400 which one it was. The best guess is the photo whose noisy mean $\sqrt{\bar\alpha_t}\, x_0$ lies closest to $x_t$. If it is right, the step
 # still says which picture it will be; if not, that has been lost.
 
@@ -214,17 +215,18 @@ def recognised(schedule, x, steps):
     return torch.tensor(shares)
 
 many = budget(gpu=400, cpu=400, quick=100, unit="photos")
-steps = list(range(300, 1000, 25)) + [999]
+steps = [*range(300, 1000, 25), 999]
 
 # %%
-def draw_recognised(schedules_by_title):
-    figure, axes = viz.subplots(1, len(schedules_by_title), size=(9, 3))
-    for axis, (title, schedule_of) in zip(axes, schedules_by_title.items()):
+def draw_recognised(panels):
+    figure, axes = viz.subplots(1, 2, size=(9, 3))
+    for axis, title in zip(axes, panels, strict=True):
         for side in (8, 16, 32, 64):
-            axis.plot(steps, recognised(schedule_of(side), in_size(photos[:many], side), steps), label=f"{side}x{side}")
+            shares = recognised(panels[title](side), in_size(photos[:many], side), steps)
+            axis.plot(steps, shares, label=f"{side}x{side}")
         axis.set(title=title, xlabel="step t", ylabel="share recognised")
     axes[0].legend(frameon=False)
-    viz.show(figure, alt="Share of photos recognised against the step: each larger size stays recognisable longer")
+    viz.show(figure, alt="Share of photos recognised against the step t, a curve for each size, in two panels")
 
 draw_recognised({"linear": lambda side: linear, "cosine": lambda side: cosine})
 
@@ -252,14 +254,17 @@ def shifted(schedule, d):
 for d in (2, 8):
     verify("10.4", snr(shifted(cosine, d))[1:].log(), snr(cosine)[1:].log() - 2 * np.log(d), tol=1e-4)
 x_t = q_sample(shifted(cosine, 2), large, t, torch.randn(large.shape, generator=generator, dtype=torch.float64))
-left = F.avg_pool2d(x_t, 2) / shifted(cosine, 2).sqrt_alpha_bar[700] - F.avg_pool2d(large, 2)
-verify("10.4", samples=(left**2).flatten(), expected=1 / snr(cosine)[700])
+left = F.avg_pool2d(x_t, 2) / shifted(cosine, 2).sqrt_alpha_bar[500] - F.avg_pool2d(large, 2)
+verify("10.4", samples=(left**2).flatten(), expected=1 / snr(cosine)[500])
 
 # %%
-draw_recognised({"cosine": lambda side: cosine, "cosine, shifted for each size": lambda side: shifted(cosine, side / 32)})
+draw_recognised({
+    "linear, shifted for each size": lambda side: shifted(linear, side / 32),
+    "cosine, shifted for each size": lambda side: shifted(cosine, side / 32),
+})
 
 # %% [markdown]
-# *Right: one curve instead of four. With the shift, step $t$ means the same in every size, and what you learned at 32x32 about steps, samplers and losses
+# *One curve each, instead of four. With the shift, step $t$ means the same in every size, and what you learned at 32x32 about steps, samplers and losses
 # holds at 64x64. Only the smallest lags a little behind: averaging has cost it some of its contrast. (10.4) costs four lines, and any network can be trained with it: hand
 # `shifted(cosine_schedule(1000), 2)` to the trainer for pictures of 64x64.*
 #
@@ -287,11 +292,12 @@ for step in (100, 500, 900):
     verify("10.5", wrong, -factor * (eps - noise).double(), tol=1e-4)
 
 # %%
-ratio = schedule.sigma / schedule.sqrt_alpha_bar
-print("factor at t = 100, 500, 900, 990, 1000:", [f"{ratio[t]:,.2f}" for t in (100, 500, 900, 990, 1000)])
+for name, table in {"linear": linear, "cosine": cosine}.items():
+    factors = table.sigma / table.sqrt_alpha_bar
+    print(f"{name}: factor at t = 100, 500, 900, 990, 1000:", [f"{factors[t]:,.1f}" for t in (100, 500, 900, 990, 1000)])
 
 # %% [markdown]
-# *From below one to thousands. Near $t = T$ a network that is off by a hundredth of a noise predicts a clean image far outside of [-1, 1]. And what
+# *From below one to a hundred or, with the cosine schedule, to twenty thousand. Near $t = T$ a network that is off by a hundredth of a noise predicts a clean image far outside of [-1, 1]. And what
 # kind of error will it be? At the noisy end all that can be seen of a photo is what survives averaging over the whole of it: its mean
 # colour. That is what is wrong first, and it is wrong in every pixel alike.*
 #
@@ -350,7 +356,8 @@ viz.image_grid(sample(trainer.ema, trainer.schedule, 12, shape, steps=25), colum
 # and yet there is nothing to see. It did not say so: it counts how well noise is told from picture, and in a photo, where neighbours agree, that is
 # easy. What a dog is adds next to nothing to it.*
 #
-# The shipped network had more time; `recipe` above says how much, and that it was a CPU's. A colour network as in the papers takes days on a GPU (Ho et al. 2020 made 800,000 steps of 128 images).
+# The shipped network had more time: `recipe` above says how much, and that it was a CPU's, because no GPU was at hand. For comparison, Ho et al. (2020) made 800,000 steps of 128 photos with 35.7 million
+# parameters.
 
 # %% tags=["figure-10_colour"]
 rows = {"photos": photos[24:36], "samples": kinds["clipped"][:12], "more": kinds["clipped"][12:24]}
@@ -358,8 +365,7 @@ viz.image_rows({name: x for name, x in rows.items() if len(x)}, alt="Twelve phot
 
 # %%
 for name in ("photos", "clipped"):
-    values = zip(("red-green", "red-blue", "neighbours"), statistics_of(kinds[name]))
-    print(f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in values))
+    print(f"{name}: {agreement(kinds[name])}")
 
 # %% [markdown]
 # *What a person sees: light and shade, colours that go together, something in front of something else, now and then a horizon or a sky. What a person does not see: a
@@ -502,25 +508,29 @@ def torchrun(processes, *options):
     return done.returncode == 0
 
 # %%
-few, file = budget(gpu=60, cpu=60, quick=10), Path(folder.name) / "two.pt"
+few, file = 12, Path(folder.name) / "two.pt"
 ran = torchrun(2, "--data", mine, "--size", 16, "--steps", few, "--batch-size", 8, "--base", 8, "--flip", "--checkpoint", file)
 
 # %%
 torch.manual_seed(0)
-one = Trainer(UNet(channels=3, base=8, multipliers=(1, 2), patch=2), cosine, load(size=16).images,
-              TrainConfig(steps=few, batch_size=8, flip=True), device="cpu")
-for loss in one.run():
-    pass
-two = checkpoint.load_checkpoint(file) if ran else one._state()
-apart = ((two["losses"] - one.losses).abs() / one.losses).tolist()
-for step in (1, 2, few // 2, few):
-    print(f"step {step:2}: loss {one.losses[step - 1]:.6f} in one process, {two['losses'][step - 1]:.6f} in two, {apart[step - 1]:.0e} apart")
-weights = max((a - b).abs().max().item() for a, b in zip(one.model.state_dict().values(), two["model"].values()))
-print(f"largest difference of a weight: {weights:.0e}")
+config = TrainConfig(steps=few, batch_size=8, flip=True)
+one = Trainer(UNet(channels=3, base=8, multipliers=(1, 2), patch=2), cosine, load(size=16).images, config, device="cpu")
+losses = [loss.item() for loss in one.run()]
+
+# %%
+if ran:
+    two = checkpoint.load_checkpoint(file)
+    for step, (a, b) in enumerate(zip(losses, two["losses"].tolist(), strict=True), start=1):
+        print(f"step {step:2}: loss {a:.6f} in one process, {b:.6f} in two: {abs(a - b) / a:.0e} apart")
+    apart = {name: (value - two["model"][name]).abs() for name, value in one.model.state_dict().items()}
+    worst = max(apart, key=lambda name: apart[name].max())
+    median = torch.cat([values.flatten() for values in apart.values()]).median()
+    print(f"weights: median difference {median:.0e}, largest {apart[worst].max():.0e}, in {worst}")
 
 # %% [markdown]
 # *The first loss agrees to all the digits that the machine has (about seven in float32, two or three where bfloat16 is fast): two sums of half the images are added up in another order than one sum of all. Such rounding
-# grows slowly from step to step, because each step starts from the last one's weights. It is the same run, but for rounding, not a similar one. Was it faster? Not here: two processes
+# grows slowly from step to step, because each step starts from the last one's weights. The weight that differs most is a bias right in front of a GroupNorm that takes each channel by itself, and so takes every bias away:
+# its true gradient is 0, the computed one is rounding, and Adam, which divides by the gradient's own size, makes a full step of it. It does no harm, for what it shifts is taken away. So it is the same run, but for rounding. Was it faster? Not here: two processes
 # share two cores that one process would also use, and starting them takes longer than all of these steps. On a machine with several GPUs it is the same line, with their number:*
 #
 # ```
@@ -569,16 +579,20 @@ def activations(net, *inputs):
     return sum(tensor.numel() for tensor in kept)
 
 # %%
-def costs(side, base, tries=3):
-    """Multiply-adds and activations of one picture, and seconds of a training step with two: forward and backward."""
-    net, inputs = UNet(3, base, (1, 2, 4), patch=2).to(device), (torch.randn(2, 3, side, side).to(device), torch.tensor([9, 900]).to(device))
-    times = []
-    for _ in range(tries + 1):  # the first one warms up
+def costs(side, base):
+    """What one picture costs in a training step, forward and backward; the time is the median of three, with two pictures."""
+    net = UNet(channels=3, base=base, multipliers=(1, 2, 4), patch=2).to(device)
+    inputs, times = (torch.randn(2, 3, side, side).to(device), torch.tensor([9, 900]).to(device)), []
+    for _ in range(4):  # the first one warms up
         start = time.perf_counter()
         net(*inputs).square().mean().backward()
-        next(net.parameters()).grad.sum().item()  # reading a number waits for the device
+        net.out[2].bias.grad.sum().item()  # reading a number waits for the device
         times.append(time.perf_counter() - start)
-    return multiply_adds(net, *inputs)[""] / 2, activations(net, *inputs) / 2, statistics.median(times[1:])
+    return {
+        "multiply-adds": multiply_adds(net, *inputs)[""] / 2,
+        "activations": activations(net, *inputs) / 2,
+        "time of a step": statistics.median(times[1:]) / 2,
+    }
 
 # %%
 longest = budget(gpu=256, cpu=128, quick=64, unit="pixels a side at most")
@@ -588,16 +602,19 @@ by_side, by_base = [costs(side, 32) for side in sides], [costs(32, base) for bas
 counts, seconds = [5, 10, 20, 40], []
 for n in counts:
     start = time.perf_counter()
-    sample(trainer.ema, trainer.schedule, 2, shape, steps=n)
+    sample(trainer.ema, trainer.schedule, 2, shape, steps=n).sum().item()
     seconds.append(time.perf_counter() - start)
 
 # %%
-names = ("multiply-adds", "activations", "time of a step")
-pixels = [side**2 for side in sides]
-panels = {"pixels": (pixels, dict(zip(names, map(list, zip(*by_side)))), 1)}
-panels["base"] = bases, dict(zip(names, map(list, zip(*by_base)))), 2
-panels["sampling steps"] = counts, {"time to sample": seconds}, 1
-viz.plot_growth(panels, alt="Cost against pixels, width and sampling steps on logarithmic axes, with straight lines of the expected slopes")
+def by_name(rows):
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+panels = {
+    "pixels": ([side**2 for side in sides], by_name(by_side), 1),
+    "base": (bases, by_name(by_base), 2),
+    "sampling steps": (counts, {"time to sample": seconds}, 1),
+}
+viz.plot_growth(panels, alt="Cost against pixels, width and sampling steps, on logarithmic axes, with lines of the expected slopes")
 for name, (x, curves, _) in panels.items():
     slopes = {what: np.polyfit(np.log(x), np.log(y), 1)[0] for what, y in curves.items()}
     print(f"{name}: slope of " + ", ".join(f"{what} {slope:.1f}" for what, slope in slopes.items()))
