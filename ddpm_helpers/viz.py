@@ -224,6 +224,20 @@ def plot_curves(
     show(figure, alt)
 
 
+def plot_panels(
+    panels: dict[str, dict[str, tuple[list, Tensor]]], *, alt: str, xlabel: str = "step t", ylabel: str = ""
+) -> None:
+    """Draw named curves in panels side by side, on the same axes: title -> name -> (x, y)."""
+    figure, axes = subplots(1, len(panels), size=(9, 3))
+    for i, (axis, (title, curves)) in enumerate(zip(np.atleast_1d(axes), panels.items(), strict=True)):
+        for name, (x, y) in curves.items():
+            axis.plot(x, y, label=name)
+        axis.set(title=title, xlabel=xlabel, ylabel="" if i else ylabel)
+        axis.sharey(np.atleast_1d(axes)[0])
+    np.atleast_1d(axes)[0].legend(frameon=False)
+    show(figure, alt)
+
+
 def plot_growth(panels: dict[str, tuple[list, dict[str, list], float]], *, alt: str) -> None:
     """Draw how numbers grow, side by side on logarithmic axes, against the slope that is expected.
 

@@ -13,6 +13,7 @@ import torch
 
 import ddpm_helpers
 from ddpm_helpers import EquationError
+from ddpm_helpers.data import _drawn_digits
 
 SOURCES = Path(__file__).parent.parent / "notebooks" / "src"
 
@@ -325,8 +326,12 @@ def one_thread():
 def test_broken_equations_are_noticed(name, monkeypatch):
     for library in ("diffusers", "deepinv") if name == "09_libraries" else ():
         pytest.importorskip(library)
-    drawn = ddpm_helpers.load_images("digits")
-    monkeypatch.setattr(ddpm_helpers, "load_images", lambda *_, **__: drawn)
+    load, drawn, painted = ddpm_helpers.load_images, *(_drawn_digits(True, "", colour) for colour in (False, True))
+
+    def offline(name="mnist", **options):
+        return load(name, **options) if isinstance(name, Path) else painted if name == "cifar10" else drawn
+
+    monkeypatch.setattr(ddpm_helpers, "load_images", offline)
     monkeypatch.setattr(ddpm_helpers, "viz", MagicMock(), raising=False)
     monkeypatch.setenv("DDPM_BUDGET", "quick")
     world: dict = {"__name__": name}

@@ -124,6 +124,15 @@ def test_curves_on_logarithmic_axes(shown, monkeypatch):
     assert scales == [("log", "linear"), ("log", "log")]
 
 
+def test_panels_share_their_axis(monkeypatch):
+    figures = []
+    monkeypatch.setattr(viz, "show", lambda figure, alt: figures.append(figure))
+    viz.plot_panels({"a": {"one": ([0, 1], torch.tensor([0, 9]))}, "b": {"one": ([0, 1], [0, 1])}}, alt="two panels")
+    left, right = figures[0].axes
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_ylim()[1] >= 9
+
+
 def test_growth_begins_at_one_beside_the_expected_slope(monkeypatch):
     figures = []
     monkeypatch.setattr(viz, "show", lambda figure, alt: figures.append(figure))
