@@ -238,8 +238,8 @@ BREAKS["10_colour_and_scale"] = {
     ],
     "10.5": [
         ("-factor *", "factor *"),
-        ("wrong, -factor * (", "wrong, -(factor**2) * ("),
-        ("[step].double() /", "[step].double() ** 2 /"),
+        ("schedule.sigma[step].item() /", "1 /"),
+        ("wrong, -factor * (eps - noise)", "wrong, -(eps - noise)"),
     ],
     "10.6": [(".mean(0), tol", ".sum(0), tol"), ("rank, 3) for part", "0, 3) for part"), ("range(3)", "range(2)")],
 }

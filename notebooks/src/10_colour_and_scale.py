@@ -224,16 +224,19 @@ def in_each_size(schedule_of):
 
 panels = {"linear": in_each_size(lambda side: linear), "cosine": in_each_size(lambda side: cosine)}
 viz.plot_panels(panels, ylabel="share recognised", alt="Share of photos recognised against t: larger sizes stay recognisable longer")
+half = steps[int((panels["cosine"]["32x32"][1] < 0.5).nonzero()[0])]
+later = int((snr(cosine) < snr(cosine)[half] / 8**2).nonzero()[0])
+print(f"cosine: half of the photos are lost by t = {half} for 32x32, and so, by (10.3), by t = {later} for 256x256")
 
 # %% [markdown]
 # *Every doubling of the side moves the curve to the right. Read the curve of 32x32 (green) from right to left, as sampling goes: at first nothing is decided, then,
 # within a stretch, which picture it will be, and from there on only detail. With the linear schedule the first part takes about
 # 200 of the 1000 steps, and they are spent on pure noise; with the cosine one it takes next to none, and many more steps are left for
-# detail. Nichol & Dhariwal (2021) made the cosine schedule for this reason: the linear one, they found, destroys images of 32x32 and 64x64 too
-# early, while it does well on large ones. Look at 8x8 (blue): for it the linear schedule wastes half of its steps.*
+# detail. Nichol & Dhariwal (2021) made the cosine schedule for this reason. The linear one, they found, does well on large images and too much too early on those of 32x32 and 64x64: a fifth of the way
+# back could be left out with little harm. Look at 8x8 (blue): for it the linear schedule wastes half of its steps.*
 #
-# The other way round, a large picture under the cosine schedule is decided in the last few steps before $t = T$, and a sampler with 50 steps has hardly one
-# of them there. The repair is (10.3), read backwards. A picture with $d$ times the side needs $d^2$ times the noise: subtract $2 \log d$ from the log-SNR (Hoogeboom
+# The other way round, a large picture under the cosine schedule is decided right below $t = T$. At 256x256 it is a dozen steps, says the last line, and a sampler with 50 steps takes one
+# there. The repair is (10.3), read backwards. A picture with $d$ times the side needs $d^2$ times the noise: subtract $2 \log d$ from the log-SNR (Hoogeboom
 # et al. 2023; Chen, 2023, does it by shrinking the pictures' range instead). With $\mathrm{SNR} = \bar\alpha / (1 - \bar\alpha)$ that is
 #
 # $$\bar\alpha'_t = \frac{\bar\alpha_t}{\bar\alpha_t + d^2\, (1 - \bar\alpha_t)} \tag{10.4}$$
@@ -284,8 +287,8 @@ for step in (100, 500, 900):
     with torch.no_grad():
         eps = model(q_sample(schedule, real, t, noise), t)
     wrong = predict_x0(schedule, q_sample(schedule, real, t, noise), t, eps) - real
-    factor = schedule.sigma[step].double() / schedule.sqrt_alpha_bar[step].double()
-    verify("10.5", wrong, -factor * (eps - noise).double(), tol=1e-4)
+    factor = schedule.sigma[step].item() / schedule.sqrt_alpha_bar[step].item()
+    verify("10.5", wrong, -factor * (eps - noise), tol=1e-4)
 
 # %%
 for name, table in {"linear": linear, "cosine": cosine}.items():
@@ -426,12 +429,12 @@ load()
 # %%
 own = load(size=32)
 print(tuple(own.images.shape), own.classes, own.labels.tolist())
-viz.image_grid(own.images, columns=10, alt="Ten small pictures from the folder, all readable ones")
+viz.image_grid(own.images, columns=10, alt="The ten readable pictures of the folder, each cropped to a square")
 
 # %% [markdown]
 # *Read the warnings before you look at the pictures. What cannot be read is named and left out: half a photo would otherwise be half grey for ever. Enlarged pictures are blurred, and a
-# network would learn blur. Everything else needs no warning. In the picture: 16 bits scaled to 8 (cut off instead, it would be a black square or a
-# white one), the sideways photo upright, the cut-out one on white, the grey ones with three equal channels. The text file was passed over. And a file that claims to have more
+# network would learn blur. Everything else needs no warning. The order is that of the names, class by class: 16 bits scaled to 8 (cut off instead, they would be
+# a jumble of black and white), small, tall, wide, grey with three equal channels, the first frame of the animation, the cut-out on white, four printing inks, the sideways one upright, eight colours. The text file was passed over. And a file that claims to have more
 # pixels than Pillow's limit, about 90 million, is skipped as well: a few kilobytes can unpack to fill the memory, on purpose.*
 #
 # All cores read, and what took longer than a second is kept in a cache, so a large folder is read once. How many pictures do you need? Seven teach nothing but themselves. A
@@ -576,18 +579,18 @@ def activations(net, *inputs):
 
 # %%
 def costs(side, base):
-    """What one picture costs in a training step, forward and backward; the time is the median of three, with two pictures."""
+    """What one picture costs in a training step, forward and backward; the time is the median of three, with four pictures."""
     net = UNet(channels=3, base=base, multipliers=(1, 2, 4), patch=2).to(device)
-    inputs, times = (torch.randn(2, 3, side, side).to(device), torch.tensor([9, 900]).to(device)), []
+    inputs, times = (torch.randn(4, 3, side, side).to(device), torch.full((4,), 500).to(device)), []
     for _ in range(4):  # the first one warms up
         start = time.perf_counter()
         net(*inputs).square().mean().backward()
         net.out[2].bias.grad.sum().item()  # reading a number waits for the device
         times.append(time.perf_counter() - start)
     return {
-        "multiply-adds": multiply_adds(net, *inputs)[""] / 2,
-        "activations": activations(net, *inputs) / 2,
-        "time of a step": statistics.median(times[1:]) / 2,
+        "multiply-adds": multiply_adds(net, *inputs)[""] / 4,
+        "activations": activations(net, *inputs) / 4,
+        "time of a step": statistics.median(times[1:]) / 4,
     }
 
 # %%
@@ -612,17 +615,18 @@ panels = {
 }
 viz.plot_growth(panels, alt="Cost against pixels, width and sampling steps, on logarithmic axes, with lines of the expected slopes")
 for name, (x, curves, _) in panels.items():
-    slopes = {what: np.polyfit(np.log(x), np.log(y), 1)[0] for what, y in curves.items()}
-    print(f"{name}: slope of " + ", ".join(f"{what} {slope:.1f}" for what, slope in slopes.items()))
+    slopes = {what: np.log(y[-1] / y[-2]) / np.log(x[-1] / x[-2]) for what, y in curves.items()}
+    print(f"{name}, last stretch: slope of " + ", ".join(f"{what} {slope:.1f}" for what, slope in slopes.items()))
 
 # %% [markdown]
-# *All three panels have logarithmic axes, so a power is a straight line, and its exponent the slope. Left: everything is computed for every pixel, so work and memory grow in proportion to the pixels: four times for twice the side. (From 16x16 to 32x32 the time
-# grows less, because so small a step is mostly overhead. Attention, where every place looks at every other, would have slope 2; in this network it sits where the picture is eight times smaller, and only bends the line at its right end.) Middle: each of
-# twice as many features is computed from twice as many, so work and parameters grow with the square, and activations only in proportion. Again small networks are mostly overhead. Right: a sampling step is one pass through the network, and time is proportional to them.*
+# *On logarithmic axes a power is a straight line, and its exponent the slope; all curves begin at 1. Left: everything is computed for every pixel, so work and memory grow in proportion to the pixels, four times for twice the side. The time
+# (green) does not follow at first: a step for a small picture is mostly overhead. Only the last stretch, whose slope is printed, comes near. (Attention, where every place looks at every other, would have slope 2; in this network it sits where the
+# side is eight times smaller.) Middle: each of twice as many features is computed from twice as many. Work and parameters grow with the square, activations only in proportion, and the time, again, is late. Right: a sampling step is one pass through
+# the network, so the time is proportional to their number.*
 #
 # What that means for a real training, computed with these rules from what was counted at the largest size:
 
-# %% tags=["nbval-check-output"]
+# %%
 work, kept = UNet(3, 32, (1, 2, 4), patch=2), torch.tensor([500])
 at_64 = activations(work, torch.randn(1, 3, 64, 64), kept)
 for side, base in ((32, 32), (64, 64), (256, 128)):
