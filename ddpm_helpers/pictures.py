@@ -169,7 +169,8 @@ class _Pool:
     def __init__(self, count: int):
         ipython = sys.modules.get("IPython")
         seen = sys.stdout.isatty() or (ipython and hasattr(ipython.get_ipython(), "kernel"))
-        self.silent = count < MANY or not seen
+        first = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun
+        self.silent = count < MANY or not seen or not first
 
     def __enter__(self) -> "_Pool":
         self.threads = ThreadPoolExecutor()

@@ -54,8 +54,8 @@ Exercise(
         "It looks as if the whole batch follows the mean of the numbers: each image has its own.": (
             lambda x, chance: x.flip(-1) if chance.mean() < 0.5 else x
         ),
-        "It looks as if every image is mirrored: then the network sees as many pictures as before, and none upright "
-        "for sampling to learn from. Only where the number is below 1/2.": lambda x, chance: x.flip(-1),
+        "It looks as if every image is mirrored: that gives other pictures, and no more of them than before. Mirror "
+        "where the number is below 1/2.": lambda x, chance: x.flip(-1),
         "It looks as if the other half is mirrored: here it is the images whose number is below 1/2. (It would train "
         "as well.)": lambda x, chance: torch.where(per_image(chance, x) < 0.5, x, x.flip(-1)),
         "Nearly: a number of exactly 1/2 is not below 1/2.": (

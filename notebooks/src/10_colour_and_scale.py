@@ -19,10 +19,6 @@ except ImportError:
     assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
     get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
 
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -32,7 +28,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torchvision.transforms.functional import to_pil_image
 
 from ddpm_helpers import DataError, NoiseSchedule, TrainConfig, Trainer, UNet, budget, check, checkpoint, cosine_schedule
 from ddpm_helpers import count_parameters, ddpm_loss, default_device, linear_schedule, load_images, load_pretrained
@@ -168,11 +163,11 @@ def in_size(x, side):
 cosine, linear = cosine_schedule(1000), linear_schedule(1000)
 rows, t = {}, 500
 for side in (8, 16, 32, 64):
-    x0 = in_size(photos[:8], side)
-    x_t = q_sample(cosine, x0, torch.full((8,), t), torch.randn(x0.shape, generator=generator))
+    x0 = in_size(photos[:7], side)
+    x_t = q_sample(cosine, x0, torch.full((7,), t), torch.randn(x0.shape, generator=generator))
     rows[f"{side}x{side}"] = F.interpolate(x_t, size=64)
-rows["clean, 64x64"] = in_size(photos[:8], 64)
-viz.image_rows(rows, alt="Eight photos in four sizes, all at step 500: the larger, the better they can be made out")
+rows["clean, 64x64"] = in_size(photos[:7], 64)
+viz.image_rows(rows, alt="Seven photos in four sizes, all at step 500: the larger, the better they can be made out")
 
 # %% [markdown]
 # *One noise level in the four upper rows. In the smallest there is nothing to see; in the largest you make out shapes and colours. The
@@ -311,7 +306,7 @@ kinds = {
     "not clipped": sample(model, schedule, count, shape, steps=starts, clip=False).cpu(),
     "not clipped,\nfrom t = 940": sample(model, schedule, count, shape, steps=starts[3:], clip=False).cpu(),
 }
-viz.image_rows({name: x[:12] for name, x in kinds.items()}, alt="Photos, and samples with clipping, without it, and without it but from a later start")
+viz.image_rows({name: x[:10] for name, x in kinds.items()}, alt="Photos, and samples with clipping, without it, and without it but from a later start")
 
 # %% [markdown]
 # *The same starts in the three rows of samples. Without clipping nothing of them is left: the colours went so far out of range that every value is shown as 0 or 255. Starting at 940, where
@@ -378,7 +373,7 @@ for name in ("photos", "clipped"):
 
 # %%
 def enlarged(i, width, height):
-    return to_pil_image(data.images[order[i]]).resize((width, height))
+    return Image.fromarray(data.images[order[i]].permute(1, 2, 0).numpy()).resize((width, height))
 
 folder = tempfile.TemporaryDirectory()
 mine = Path(folder.name) / "mine"
@@ -393,7 +388,7 @@ enlarged(5, 64, 64).quantize(8).save(mine / "outdoors" / "palette of 8.png")
 enlarged(6, 64, 64).save(mine / "outdoors" / "animated.gif", save_all=True, append_images=[enlarged(7, 64, 64)])
 
 # %% [markdown]
-# And four that need more than one line: a transparent one, one with 16 bits, a photo whose camera was held sideways, and one that is only half there.
+# And four that need more than one line: a transparent one, one with 16 bits, one that is only half there, and a photo whose camera was held sideways.
 
 # %%
 cut_out, disc = enlarged(8, 64, 64), np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]) < 0.9
@@ -401,12 +396,12 @@ cut_out.putalpha(Image.fromarray(disc * np.uint8(255)))  # transparent outside o
 cut_out.save(mine / "outdoors" / "cut out.png")
 deep = np.asarray(enlarged(9, 64, 64).convert("L")).astype(np.uint16) * 257  # 0 ... 65535
 Image.fromarray(deep).save(mine / "indoors" / "16 bits.png")
-exif = Image.Exif()
-exif[0x0112] = 6  # the tag Orientation: turn it clockwise to look at it
-enlarged(10, 64, 64).rotate(90).save(mine / "outdoors" / "held sideways.jpg", exif=exif)
 whole = (mine / "indoors" / "a wide one.jpg").read_bytes()
 (mine / "indoors" / "half.jpg").write_bytes(whole[: len(whole) // 2])
 (mine / "notes.txt").write_text("not a picture")
+exif = Image.Exif()
+exif[0x0112] = 6  # the tag Orientation: turn it clockwise to look at it
+enlarged(10, 64, 64).rotate(90).save(mine / "outdoors" / "held sideways.jpg", exif=exif)
 
 # %%
 def load(**options):
@@ -492,6 +487,10 @@ verify("10.6", gradient(x0, t, noise), torch.stack(shares).mean(0), tol=1e-9)
 # that we have made.
 
 # %%
+import os
+import subprocess
+import sys
+
 def torchrun(processes, *options):
     """Train in several processes on the CPU; True if that went well, else it says why not."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
@@ -590,7 +589,7 @@ def costs(side, base):
     return {
         "multiply-adds": multiply_adds(net, *inputs)[""] / 4,
         "activations": activations(net, *inputs) / 4,
-        "time of a step": statistics.median(times[1:]) / 4,
+        "time of a step": sorted(times[1:])[1] / 4,
     }
 
 # %%
