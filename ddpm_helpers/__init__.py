@@ -22,6 +22,7 @@ from .nets import (
     LayerNormUNet,
     SimpleUNet,
     UNet,
+    VelocityNet,
     append_time,
     attention,
     count_parameters,
@@ -75,6 +76,7 @@ from .training import (
     random_flip,
     share_of_batch,
     stratified_steps,
+    velocity_loss,
 )
 
 __version__ = "0.1.0"
@@ -96,6 +98,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "UNet",
+    "VelocityNet",
     "append_time",
     "attention",
     "batches",
@@ -155,5 +158,6 @@ __all__ = [
     "synthetic_digits",
     "to_float",
     "to_uint8",
+    "velocity_loss",
     "verify",
 ]

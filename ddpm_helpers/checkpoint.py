@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .nets import LayerNormUNet, SimpleUNet, UNet
+from .nets import LayerNormUNet, SimpleUNet, UNet, VelocityNet
 from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
 
 FORMAT = 1  # of both kinds of file; a newer one is refused
@@ -83,7 +83,7 @@ def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedul
 
     Args:
         path: of the file, NAME.safetensors.
-        model: a `SimpleUNet`, `LayerNormUNet` or `UNet` that predicts noise.
+        model: a `SimpleUNet`, `LayerNormUNet` or `UNet`, or a `VelocityNet` of one.
         arguments: what its class was called with.
         schedule: "linear" or "cosine".
         T: the schedule's number of steps.
@@ -93,6 +93,8 @@ def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedul
         ValueError: if the net or the schedule is another, or `arguments` do not make this net: nobody could load it.
         CheckpointError: if it cannot be written.
     """
+    target = "velocity" if isinstance(model, VelocityNet) else "noise"
+    model = model.net if target == "velocity" else model
     net = type(model).__name__
     if net not in NETS or schedule not in SCHEDULES:
         raise ValueError(
@@ -103,7 +105,7 @@ def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedul
         problem = difference(model.state_dict(), NETS[net](**arguments).state_dict())
     if problem:
         raise ValueError(f"save_pretrained: {arguments} do not make this {net}: {problem.replace('the file', 'that')}")
-    about = {"net": net, "arguments": arguments, "schedule": schedule, "T": T}
+    about = {"net": net, "target": target, "arguments": arguments, "schedule": schedule, "T": T}
     write_weights(path, model, {**about, "recipe": recipe})
 
 
@@ -127,6 +129,8 @@ def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cp
         model = NETS[about["net"]](**about["arguments"])
         schedule = SCHEDULES[about["schedule"]](about["T"])
         model.load_state_dict(weights)
+        if {"noise": False, "velocity": True}[about.get("target", "noise")]:
+            model = VelocityNet(model, schedule)
         recipe = dict(about["recipe"])
     except Exception as error:  # what a file says can make a network fail in any way
         raise CheckpointError(f"{path}: its description does not fit its weights ({error})") from error

@@ -29,7 +29,7 @@ from .checkpoint import CheckpointError, _replace
 from .data import DataError, load_images, to_float, to_uint8
 from .libraries import DeepinvUNet, MissingLibrary, grey_unet2d
 from .metrics import frechet_distance, frechet_floor, judge, load_feature_net
-from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, count_parameters
+from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, VelocityNet, count_parameters
 from .sampling import image_noise, naive_trajectory, sample
 from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
 from .training import (
@@ -41,6 +41,7 @@ from .training import (
     fast_autocast,
     fast_dtype,
     naive_loss,
+    velocity_loss,
 )
 
 RESULTS = Path(__file__).parent / "results"
@@ -112,8 +113,9 @@ SYSTEMS = (
     System("DiffUNet", DeepinvUNet, LINEAR, steps=20, batch_size=16, learning_rate=1e-4, border=2),
     System(
         "the course's UNet",
-        lambda: UNet(base=32, multipliers=(1, 2), patch=2),
+        lambda: VelocityNet(UNet(base=32, multipliers=(1, 2), patch=2), COSINE),
         COSINE,
+        velocity_loss,
         steps=50,
         batch_size=64,
         learning_rate=2e-3,

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .schedule import NoiseSchedule, per_image
+
 
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable scalars in `model`."""
@@ -372,6 +374,34 @@ def down_and_up(net: UNet, h: Tensor, known: Tensor) -> Tensor:
         h = level(torch.cat([h, skips.pop()], dim=1), known)  # (B, 128, 7, 7), (B, 64, 14, 14), (B, 32, 28, 28)
         h = grow(h)
     return h
+
+
+class VelocityNet(nn.Module):
+    """A network that predicts the velocity, dressed as one that predicts the noise (Salimans & Ho 2022, appendix D).
+
+    eps = sqrt(alpha_bar) v + sigma x_t (notebook 03, equation 3.32). Near t = T almost all of x_t is noise: to find it
+    is easy, and a small error in it is a large one in the clean image; the velocity is minus the clean image there.
+
+    Args:
+        net: callable (x, t, and a label where it has labels) -> (B, C, H, W), taken for v.
+        schedule: the one it is trained on.
+    """
+
+    def __init__(self, net: nn.Module, schedule: NoiseSchedule):
+        super().__init__()
+        self.net = net
+        self.register_buffer("signal", schedule.sqrt_alpha_bar, persistent=False)  # (T+1,)
+        self.register_buffer("sigma", schedule.sigma, persistent=False)  # (T+1,)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of labels of `net`, None if it has none."""
+        return getattr(self.net, "classes", None)
+
+    def forward(self, x: Tensor, t: Tensor, *label: Tensor) -> Tensor:
+        """(B, C, H, W), steps (B,), labels (B,) if the net has labels -> noise (B, C, H, W). Errors as `net`."""
+        v = self.net(x, t, *label)  # (B, C, H, W)
+        return per_image(self.signal[t], x) * v.float() + per_image(self.sigma[t], x) * x
 
 
 class Level(nn.Module):

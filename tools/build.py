@@ -1,6 +1,7 @@
 """Notebooks from their sources, pages from notebooks, links from the one setting. Called by tools/course.py."""
 
 import html
+import json
 import re
 import shutil
 import sys
@@ -245,8 +246,44 @@ def write_readme(repo: str) -> None:
         rows.append(row + (f" [open]({colab(name, repo)}) |" if repo else ""))
     address = f"https://github.com/{repo}" if repo else "ADDRESS-OF-THIS-REPOSITORY"
     parts = {"notebooks": "\n".join(rows), "clone": f"```\ngit clone {address} ddpm-course\ncd ddpm-course\n```"}
+    parts |= {"times": times_table(), "speed": speed_table()}
     for name, text in parts.items():
         edit(ROOT / "README.md", lambda readme, name=name, text=text: fill(readme, name, text))
+
+
+def times_table() -> str:
+    """What `bench_notebooks` measured."""
+    rows = ["| notebook | full budget | quick budget | memory, quick |", "|---|---|---|---|"]
+    for number, budgets in measured("notebooks")["notebooks"].items():
+        seconds = [in_words(budgets[name]["seconds"]) if name in budgets else "" for name in ("full", "quick")]
+        memory = f"{budgets['quick']['gigabytes']} GB" if "quick" in budgets else ""
+        rows.append(f"| {number} | {seconds[0]} | {seconds[1]} | {memory} |")
+    return "\n".join(rows)
+
+
+def in_words(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def speed_table() -> str:
+    """What `bench_speed` measured."""
+    result = measured("speed")
+    rows = ["| training step of | parameters | images/s in float32 | at best | with |", "|---|---|---|---|---|"]
+    for row in result["training"]:
+        speeds = row["images_per_second"]
+        best = max(speeds, key=speeds.get)
+        cells = (row["name"], f"{row['parameters']:,}", f"{speeds['float32']:,.0f}", f"{speeds[best]:,.0f}", best)
+        rows.append(f"| {' | '.join(cells)} |")
+    rows += ["", "| 64 samples | seconds |", "|---|---|"]
+    rows += [f"| {name} | {seconds:.1f} |" for name, seconds in result["sampling"].items()]
+    rows += ["", "| loading | images/s |", "|---|---|"]
+    rows += [f"| {name} | {rate:,.0f} |" for name, rate in result["loading"].items()]
+    machine = f"{result['device']}, torch {result['torch']}, {result['date']}"
+    return "\n".join([*rows, "", f"*{machine}; repeat with `{result['command']}`.*"])
+
+
+def measured(name: str) -> dict:
+    return json.loads((ROOT / "figures" / f"bench_{name}.json").read_text(encoding="utf-8"))
 
 
 def fill(readme: str, name: str, text: str) -> str:

@@ -109,6 +109,21 @@ def ddpm_loss(
     return F.mse_loss(model(x_t, t), noise)
 
 
+def velocity_loss(
+    model: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor
+) -> Tensor:
+    """Mean squared error of the velocity: `ddpm_loss` with each image's error divided by its alpha_bar.
+
+    sqrt(alpha_bar) noise - sigma x0 is the velocity (Salimans & Ho 2022); notebook 03, equation 3.34, has the factor.
+    For a `VelocityNet`; a network that predicts the noise itself would hear of nothing but the last steps.
+
+    Arguments, result and errors as `ddpm_loss`.
+    """
+    x_t = q_sample(schedule, x0, t, noise)
+    error = (model(x_t, t) - noise) / per_image(schedule.sqrt_alpha_bar[t], x_t)  # (B, C, H, W)
+    return error.square().mean()
+
+
 def ema_update(average: Tensor, value: Tensor, decay: float) -> Tensor:
     """One step of an exponential moving average: the share `decay` of the old average, the rest of the new value.
 

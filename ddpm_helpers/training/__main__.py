@@ -21,8 +21,9 @@ import torch.distributed as dist
 
 from ..checkpoint import NETS, SCHEDULES, CheckpointError, save_pretrained
 from ..data import DataError, load_images
+from ..nets import VelocityNet
 from ..sampling import sample
-from . import TrainConfig, Trainer, TrainingError, default_device, device_name
+from . import TrainConfig, Trainer, TrainingError, ddpm_loss, default_device, device_name, velocity_loss
 
 
 def arguments(line: list[str] | None = None) -> argparse.Namespace:
@@ -42,6 +43,12 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
     add("--schedule", choices=SCHEDULES, default="cosine", help="(default: %(default)s)")
     add("--T", type=int, default=1000, help="steps of the schedule (default: %(default)s)")
+    add(
+        "--target",
+        choices=("velocity", "noise"),
+        default="velocity",
+        help="what the network predicts (default: %(default)s)",
+    )
     add("--base", type=int, default=32, help="width of the U-Net's first level (default: %(default)s)")
     add("--multipliers", type=positive, nargs="+", default=[1, 2], help="width of each level, in --base (default: 1 2)")
     add("--patch", type=positive, default=2, help="side of the squares folded into channels (default: %(default)s)")
@@ -89,7 +96,10 @@ def train(options: argparse.Namespace) -> None:
     )
     labels = data.labels if options.labels else None
     schedule = SCHEDULES[options.schedule](options.T)
-    trainer = Trainer(NETS["UNet"](**net), schedule, data.images, config, device, labels=labels)
+    model, objective = NETS["UNet"](**net), ddpm_loss
+    if options.target == "velocity":
+        model, objective = VelocityNet(model, schedule), velocity_loss
+    trainer = Trainer(model, schedule, data.images, config, device, objective, labels)
     model = trainer.fit(options.checkpoint)
     if trainer.rank:
         return

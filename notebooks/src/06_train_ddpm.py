@@ -31,9 +31,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from ddpm_helpers import CheckpointError, TrainConfig, Trainer, TrainingError, UNet, budget, check, checkpoint
+from ddpm_helpers import CheckpointError, TrainConfig, Trainer, TrainingError, UNet, VelocityNet, budget, check, checkpoint
 from ddpm_helpers import cosine_schedule, default_device, load_images, per_image, q_sample, sample, snr, to_float
-from ddpm_helpers import training, verify, viz
+from ddpm_helpers import training, velocity_loss, verify, viz
 
 generator = torch.Generator().manual_seed(0)
 
@@ -538,6 +538,58 @@ viz.image_rows(rows, alt="Samples of the sound network, of one that is wrong ear
 # the sound one. In the row that is wrong late strokes get thin, break, or vanish, and several digits have become other ones or none. A shift of 0.1 in the noise is a
 # darker guess of the image, by $0.1\, \sigma_t / \sqrt{\bar\alpha_t}$, and where there is little signal that is a lot; the next steps build on it. So when the loss is low and
 # the samples are bad, look at the loss of the late steps, and at the mean brightness of your samples, before you train longer.*
+#
+# ### Another target
+#
+# The late steps are hard for one more reason. There $x_t$ is almost the noise itself, so a network that predicts the noise has little more to do than to
+# repeat its input, and the rest, in which the clean image hides, is a small correction to it. Salimans & Ho (2022) let the network predict
+# the velocity of (3.32) instead. Late it is minus the clean image, early it is the noise: always the part that is hard to see. `VelocityNet` dresses such a
+# network as one that predicts noise, $\hat\epsilon = \sigma_t x_t + \sqrt{\bar\alpha_t}\, \hat v$, so samplers, `Trainer` and all the rest stay as they are. What changes is the
+# error that is squared. By (3.34)
+#
+# $$\big\lVert v - \hat v \big\rVert^2 = \frac{1}{\bar\alpha_t}\, \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 \tag{6.9}$$
+
+# %% tags=["nbval-check-output"]
+guess = torch.randn(test.shape, generator=generator).to(device)
+root, sigma = per_image(schedule.sqrt_alpha_bar[test_t], test), per_image(schedule.sigma[test_t], test)
+left = (root * test_noise - sigma * test - guess).square().mean()
+told = VelocityNet(lambda x, t: guess, schedule)  # a network that answers `guess`, whatever it is asked
+verify("6.9", velocity_loss(told, schedule, test, test_t, test_noise), left, tol=1e-4)
+
+# %% [markdown]
+# The same network, the same data, the same number of steps, two targets. Guess before you run: which one is better late, and is it worse early?
+
+# %%
+count, targets = budget(gpu=3000, cpu=500, quick=12), {}
+for name, dress, loss in (("noise", lambda net: net, training.ddpm_loss), ("velocity", lambda net: VelocityNet(net, schedule), velocity_loss)):
+    torch.manual_seed(0)
+    net = dress(UNet(base=32, multipliers=(1, 2), patch=2))
+    short = Trainer(net, schedule, data.images, TrainConfig(steps=count), objective=loss)
+    for _ in short.run():
+        pass
+    targets[name] = short.ema
+
+# %%
+curves = {name: by_step(model) / ratio for name, model in targets.items()}
+figure, axis = viz.subplots(size=(7, 3.2))
+for name, values in curves.items():
+    axis.semilogy(places, values, label=f"predicts the {name}")
+axis.set(xlabel="step t", ylabel="squared error\nof the clean image")
+axis.legend(frameon=False)
+viz.show(figure, alt="Error of the clean image by step, for two targets: equal early, the velocity lower late")
+for t in (1, 100, 500, 900, 950):
+    here = (places == t).nonzero()[0, 0]
+    print(f"t = {t:3}: {curves['noise'][here]:.5f} noise, {curves['velocity'][here]:.5f} velocity")
+
+# %%
+rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in targets.items()}
+viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of one that predicts the velocity")
+
+# %% [markdown]
+# CAPTION
+#
+# The course goes on with the noise, as the paper does, where it explains. Where it trains for use, it takes the velocity: the shipped weights were made so, and so are those of the
+# command at the end.
 #
 # ## Kill it
 #

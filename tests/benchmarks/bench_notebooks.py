@@ -2,9 +2,11 @@
 
     python tests/benchmarks/bench_notebooks.py [01 ...]
 
-DDPM_BUDGET and DDPM_DATA act as they do for a learner; one notebook runs at a time.
+DDPM_BUDGET and DDPM_DATA act as they do for a learner; one notebook runs at a time. The README's table is made from
+figures/bench_notebooks.json, which this writes; budgets and notebooks that were not run keep their numbers there.
 """
 
+import json
 import os
 import sys
 import threading
@@ -14,6 +16,7 @@ from pathlib import Path
 import nbformat
 import psutil
 from nbclient import NotebookClient
+from record import FIGURES, machine, record
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
@@ -49,13 +52,16 @@ def measure(path: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    budget, cores = os.environ.get("DDPM_BUDGET", "by device"), os.cpu_count()
-    data = f"DDPM_DATA {'set' if 'DDPM_DATA' in os.environ else 'not set'}"
-    print(f"notebooks, budget {budget}, {cores} cores, {data}", flush=True)
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        if path.name.startswith(tuple(sys.argv[1:]) or path.name):
-            seconds, memory = measure(path)
-            print(f"{path.stem:28} {seconds:6.0f} s   peak {memory:.2f} GB", flush=True)
+    budget = os.environ.get("DDPM_BUDGET", "full")
+    path = FIGURES / "bench_notebooks.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["notebooks"] if path.exists() else {}
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        if notebook.name.startswith(tuple(sys.argv[1:]) or notebook.name):
+            seconds, memory = measure(notebook)
+            print(f"{notebook.stem:28} {seconds:6.0f} s   peak {memory:.2f} GB   {budget} budget", flush=True)
+            about = {"seconds": round(seconds), "gigabytes": round(memory, 1), "date": machine()["date"]}
+            rows.setdefault(notebook.stem[:2], {})[budget] = about
+            record("notebooks", "python tests/benchmarks/bench_notebooks.py", {"notebooks": dict(sorted(rows.items()))})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+"""Where the benchmarks leave their results: figures/bench_NAME.json, from which the README's tables are made."""
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from ddpm_helpers.training import default_device, device_name, fast_dtype
+
+FIGURES = Path(__file__).resolve().parents[2] / "figures"
+
+
+def machine() -> dict:
+    """What a number depends on beside the code."""
+    return {
+        "device": device_name(default_device()),
+        "cores": os.cpu_count(),
+        "precision": str(fast_dtype(default_device())).removeprefix("torch."),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def record(name: str, command: str, results: dict) -> None:
+    """Write the results of `command` to figures/bench_NAME.json, and say so."""
+    path = FIGURES / f"bench_{name}.json"
+    text = json.dumps({"command": command, **machine(), **results}, indent=1)
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")
+    print(f"written to {path}", flush=True)
