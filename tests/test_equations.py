@@ -236,12 +236,13 @@ BREAKS["10_colour_and_scale"] = {
         ("d**2 * schedule", "d * schedule"),
         ("shifted(cosine, 2), large", "shifted(cosine, 1), large"),
     ],
-    "10.5": [
-        ("-factor *", "factor *"),
-        ("schedule.sigma[step].item() /", "1 /"),
-        ("wrong, -factor * (eps - noise)", "wrong, -(eps - noise)"),
+    "10.5": [("-sigma / signal * (eps", "sigma / signal * (eps"), ("-sigma / signal * (eps", "-sigma * (eps")],
+    "10.6": [
+        ("-sigma * (v_hat", "-sigma / signal * (v_hat"),
+        ("(signal * noise - sigma * real)", "(signal * noise + sigma * real)"),
+        ('wrong["velocity"], -sigma', 'wrong["noise"], -sigma'),
     ],
-    "10.6": [(".mean(0), tol", ".sum(0), tol"), ("rank, 3) for part", "0, 3) for part"), ("range(3)", "range(2)")],
+    "10.7": [(".mean(0), tol", ".sum(0), tol"), ("rank, 3) for part", "0, 3) for part"), ("range(3)", "range(2)")],
 }
 
 BREAKS["12_debugging_clinic"] = {

@@ -29,9 +29,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ddpm_helpers import DataError, NoiseSchedule, TrainConfig, Trainer, UNet, budget, check, checkpoint, cosine_schedule
-from ddpm_helpers import count_parameters, ddpm_loss, default_device, linear_schedule, load_images, load_pretrained
-from ddpm_helpers import multiply_adds, per_image, predict_x0, q_sample, sample, snr, to_float, training, verify, viz
+from ddpm_helpers import DataError, NoiseSchedule, TrainConfig, Trainer, UNet, VelocityNet, budget, check, checkpoint
+from ddpm_helpers import cosine_schedule, count_parameters, ddpm_loss, default_device, linear_schedule, load_images
+from ddpm_helpers import load_pretrained, multiply_adds, per_image, predict_x0, q_sample, sample, snr, to_float
+from ddpm_helpers import velocity_loss, verify, viz
 
 device = default_device()
 generator = torch.Generator().manual_seed(0)
@@ -97,7 +98,7 @@ print("noise: ", agreement(torch.randn(photos.shape, generator=generator)))
 # half of them mirrored by a coin, and says "mirrored" or "not". All it can use is the difference of the two halves.
 
 # %%
-def told_apart(images):
+def told_apart(images):  # (N, C, H, W)
     """Share of images for which least squares, fitted on one half of them, tells whether the other half is mirrored."""
     x = to_float(images).mean(1)
     features = (x - x.flip(-1))[..., : x.shape[-1] // 2].flatten(1)  # all change sign in the mirror
@@ -122,8 +123,8 @@ viz.image_rows(mirrored, alt="Six digits and their mirror images, six photos and
 
 # %% [markdown]
 # *Left half: as they are. Right half: mirrored. Digits are told from their mirror images nearly always, and photos not much better than
-# by a coin. (Not quite by a coin: somebody holds the camera, lettering has a direction.) The rule: flip if you could not tell. Never
-# upside down: the sky is above, and the classifier would know.*
+# by a coin. (Not quite by a coin: somebody holds the camera, lettering has a direction.) The rule: flip if
+# you could not tell. So never upside down, for the sky is above.*
 #
 # ### Exercise 10.1 - `random_flip`
 #
@@ -195,8 +196,8 @@ for d in (2, 4, 8):
 
 # %% [markdown]
 # So "step 500" does not mean the same in two sizes. Here is a way to see what it means. Take 400 photos, noise one of them, and ask an
-# observer who knows all 400 which one it was. The best guess is the photo whose noisy mean $\sqrt{\bar\alpha_t}\, x_0$ lies closest to $x_t$. If it is right, the step
-# still says which picture it will be; if not, that has been lost.
+# observer who knows all 400 which one it was. The best guess is the photo whose $\sqrt{\bar\alpha_t}\, x_0$, the mean of all its noisy versions, lies closest to $x_t$. If the guess is right, the noisy picture
+# still says which photo it is; if not, that has been lost.
 
 # %%
 def recognised(schedule, x, steps):
@@ -262,55 +263,69 @@ viz.plot_panels(panels, ylabel="share recognised", alt="With shifted schedules t
 # holds at 64x64. Only the smallest lags a little behind: averaging has cost it some of its contrast. (10.4) costs four lines, and any network can be trained with it: hand
 # `shifted(cosine_schedule(1000), 2)` to the trainer for pictures of 64x64.*
 #
-# ## Colour that runs away
+# ## Training on colour
 #
-# The network predicts noise, the sampler turns it into a clean image (notebook 07). Take the root of (9.3): an error in the one is an error in the other, times a factor,
-#
-# $$\hat x_0 - x_0 = -\sqrt{\frac{1 - \bar\alpha_t}{\bar\alpha_t}}\; \big(\hat\epsilon - \epsilon\big) \tag{10.5}$$
-#
-# The shipped colour network can show it.
+# The trainer of notebook 06, with flips, twice: a network that predicts the noise, and the same network, from the same weights, that predicts the velocity (notebook 06, (6.9)). On a GPU it gets some minutes; on a
+# CPU half a minute each, enough to see that it works. (Painted digits are not flipped.)
 
 # %%
-model, schedule, recipe = load_pretrained("cifar10", device)
-print(f"{count_parameters(model):,} parameters, {schedule.name}")
-print({name: recipe[name] for name in ("data", "steps", "batch_size", "flip", "device", "loss", "date")})
+config = TrainConfig(steps=budget(gpu=10_000, cpu=300, quick=4), batch_size=32, flip="standing in" not in data.source)
+trained = {}
+for target, objective in {"noise": ddpm_loss, "velocity": velocity_loss}.items():
+    torch.manual_seed(0)
+    net = UNet(channels=3, base=32, multipliers=(1, 2, 4), patch=2)
+    net = VelocityNet(net, cosine) if target == "velocity" else net
+    trainer = Trainer(net, cosine, data.images, config, objective=objective)
+    live = viz.LiveLoss(config.steps, label=f"loss of the {target}", mean_over=20)
+    for loss in trainer.run():
+        live(loss)
+    trained[target] = trainer.ema
+
+# %% [markdown]
+# *Two losses of two targets: their heights cannot be compared (notebook 09). In a full run both fall as steeply as they did for digits.*
+#
+# ## Colour that runs away
+#
+# The sampler turns each predicted noise into a clean image (notebook 07). Take the root of (9.3): an error in the one is an error in the other, times a factor,
+#
+# $$\hat x_0 - x_0 = -\frac{\sigma_t}{\sqrt{\bar\alpha_t}}\; \big(\hat\epsilon - \epsilon\big) \tag{10.5}$$
+#
+# For a network that predicts the velocity, $\hat x_0 = \sqrt{\bar\alpha_t}\, x_t - \sigma_t\, \hat v$, and the factor is another one:
+#
+# $$\hat x_0 - x_0 = -\sigma_t\; \big(\hat v - v\big) \tag{10.6}$$
 
 # %% tags=["nbval-check-output"]
 real, noise = photos[:64].to(device), torch.randn(64, 3, 32, 32, generator=generator).to(device)
+table = cosine.to(device)
 for step in (100, 500, 900):
-    t = torch.full((64,), step, device=device)
+    t, signal, sigma = torch.full((64,), step, device=device), cosine.sqrt_alpha_bar[step].item(), cosine.sigma[step].item()
+    x_t, wrong = q_sample(table, real, t, noise), {}
     with torch.no_grad():
-        eps = model(q_sample(schedule, real, t, noise), t)
-    wrong = predict_x0(schedule, q_sample(schedule, real, t, noise), t, eps) - real
-    factor = schedule.sigma[step].item() / schedule.sqrt_alpha_bar[step].item()
-    verify("10.5", wrong, -factor * (eps - noise), tol=1e-4)
+        for target, net in trained.items():
+            wrong[target] = predict_x0(table, x_t, t, net(x_t, t)) - real
+        eps_hat, v_hat = trained["noise"](x_t, t), trained["velocity"].net(x_t, t)
+    verify("10.5", wrong["noise"], -sigma / signal * (eps_hat - noise), tol=1e-3)
+    verify("10.6", wrong["velocity"], -sigma * (v_hat - (signal * noise - sigma * real)), tol=1e-3)
 
 # %%
-for name, table in {"linear": linear, "cosine": cosine}.items():
-    factors = table.sigma / table.sqrt_alpha_bar
-    print(f"{name}: factor at t = 100, 500, 900, 990, 1000:", [f"{factors[t]:,.1f}" for t in (100, 500, 900, 990, 1000)])
+for name, schedule in {"linear": linear, "cosine": cosine}.items():
+    factors = schedule.sigma / schedule.sqrt_alpha_bar
+    print(f"{name}: sigma / sqrt(alpha_bar) at t = 100, 500, 900, 990, 1000:", [f"{factors[t]:,.1f}" for t in (100, 500, 900, 990, 1000)])
 
 # %% [markdown]
-# *From below one to a hundred or, with the cosine schedule, to twenty thousand. Near $t = T$ a network that is off by a hundredth of a noise predicts a clean image far outside of [-1, 1]. And what
-# kind of error will it be? At the noisy end all that can be seen of a photo is what survives averaging over the whole of it: its mean
-# colour. That is what is wrong first, and it is wrong in every pixel alike.*
+# *The factor of (10.6) is never above 1. That of (10.5) goes from below one to a hundred or, with the cosine schedule, to twenty thousand: near $t = T$ a network that is off by a hundredth of a noise predicts a clean image far outside of [-1, 1]. And what
+# kind of error will it be? At the noisy end all that can be seen of a photo is what survives averaging over much of it: light and dark, and large areas of colour. That is where it goes wrong, for many pixels alike.*
 #
-# Therefore our samplers clip each $\hat x_0$ to [-1, 1]. Guess before you run: without that, what will the samples look like?
+# Two remedies: our samplers clip each $\hat x_0$ to [-1, 1], unless told `clip=False`; and there is the other target. Guess before you run: four rows of samples from the same starts, two networks, with and without clipping. Which of them will you be able to look at?
 
 # %%
-shape, starts = (3, 32, 32), list(range(1000, 0, -20))
-count = budget(gpu=64, cpu=64, quick=8, unit="samples")
-kinds = {
-    "photos": photos[:count],
-    "clipped": sample(model, schedule, count, shape, steps=starts).cpu(),
-    "not clipped": sample(model, schedule, count, shape, steps=starts, clip=False).cpu(),
-    "not clipped,\nfrom t = 940": sample(model, schedule, count, shape, steps=starts[3:], clip=False).cpu(),
-}
-viz.image_rows({name: x[:10] for name, x in kinds.items()}, alt="Photos, and samples with clipping, without it, and without it but from a later start")
-
-# %% [markdown]
-# *The same starts in the three rows of samples. Without clipping nothing of them is left: the colours went so far out of range that every value is shown as 0 or 255. Starting at 940, where
-# the factor is small, helps without any clipping, at a price: the samples are more garish than with it. Measured:*
+shape, kinds = (3, 32, 32), {"photos": photos[:32]}
+count = budget(gpu=32, cpu=32, quick=4, unit="samples")
+for target, net in trained.items():
+    for clip in (True, False):
+        x = sample(net, table, count, shape, steps=50, clip=clip)
+        kinds[f"{target},\n{'clipped' if clip else 'not clipped'}"] = x.cpu()
+viz.image_rows({name: x[:10] for name, x in kinds.items()}, alt="Photos, and samples of two networks with clipping and without it")
 
 # %%
 def tint(x):
@@ -322,44 +337,37 @@ def saturated(x):
     return (x.abs() > 0.99).float().mean().item()
 
 for name, x in kinds.items():
-    print(f"{' '.join(name.split()):26} tint {tint(x):8.3f}, {saturated(x):4.0%} of the values at an end, largest {x.abs().max():,.1f}")
+    print(f"{' '.join(name.split()):21} tint {tint(x):7.3f}, {saturated(x):4.0%} of the values at an end or beyond, largest {x.abs().max():,.1f}")
 
 # %% [markdown]
-# *`tint` is the mean colour of whole images, apart from their brightness; 0 would be grey. Compare with the photos: clipping keeps the samples within the range, but it
-# cannot make the mean colour right. Too much tint and too many values at the ends are what a network leaves that has not learned enough at the noisy end, and they are what you see first
-# in a colour model that is trained for too short a time. Clipping is first aid, and longer training the cure.*
+# *`tint` is the mean colour of whole images, apart from their brightness; 0 would be grey. In a full run on a CPU: the network that predicts noise, not clipped, ends thousands of times out of range, and the picture shows each value as 0 or 255. Clipped it stays in range, but many more
+# values than in a photo lie at an end of it, and that is what you see: glaring colours, black and white. With the velocity it hardly matters whether we clip; the samples are duller than photos, not louder. Clipping is first aid, and the target is the
+# cure. (A noise network that is trained for long needs both less. But in any colour model that is too tinted or too loud, look here first.)*
 #
-# ## Training on colour
+# None of the rows is a photo, after half a minute. The losses did not say so: they count how well noise is told from picture, and in a photo, where neighbours agree, that is
+# easy. What a dog is adds next to nothing to it.
 #
-# The trainer of notebook 06, with flips. On a GPU this runs for some minutes and the samples below it are worth a look; on a CPU it is long enough to see that it
-# works. (On painted digits we do not flip.)
+# ## With more time
+#
+# The shipped network had more:
 
 # %%
-torch.manual_seed(0)
-config = TrainConfig(steps=budget(gpu=10_000, cpu=400, quick=6), batch_size=32, flip="standing in" not in data.source)
-trainer = Trainer(UNet(channels=3, base=32, multipliers=(1, 2, 4), patch=2), cosine, data.images, config)
-live = viz.LiveLoss(config.steps, mean_over=20)
-for loss in trainer.run():
-    live(loss)
-
-# %%
-viz.image_grid(sample(trainer.ema, trainer.schedule, 12, shape, steps=25), columns=12, alt="Twelve samples of the short training: clouds of colour")
+model, schedule, recipe = load_pretrained("cifar10", device)
+print(f"{count_parameters(model):,} parameters, {schedule.name}")
+for name in ("data", "steps", "batch_size", "flip", "device", "loss", "date"):
+    print(f"{name:12}{recipe[name]}")
 
 # %% [markdown]
-# *In a full run on a CPU: patches of colour, and in some of them a light half and a dark one. The loss falls as fast as it did for digits and to a similar height,
-# and yet there is nothing to see. It did not say so: it counts how well noise is told from picture, and in a photo, where neighbours agree, that is
-# easy. What a dog is adds next to nothing to it.*
-#
-# The shipped network had more time: `recipe` above says how much, and that it was a CPU's, because no GPU was at hand. For comparison, Ho et al. (2020) made 800,000 steps of 128 photos with 35.7 million
-# parameters.
+# *That was a CPU, because no GPU was at hand, and it is little. For comparison, Ho et al. (2020) made 800,000 steps of 128 photos with a network of 35.7 million parameters.*
 
 # %% tags=["figure-10_colour"]
-rows = {"photos": photos[24:36], "samples": kinds["clipped"][:12], "more": kinds["clipped"][12:24]}
+made = sample(model, schedule, 24 if count == 32 else 4, shape, steps=50).cpu()
+rows = {"photos": photos[24:36], "samples": made[:12], "more": made[12:]}
 viz.image_rows({name: x for name, x in rows.items() if len(x)}, alt="Twelve photos, and below them samples of the shipped colour network")
 
 # %%
-for name in ("photos", "clipped"):
-    print(f"{name}: {agreement(kinds[name])}")
+for name, x in {"photos": photos[24:48], "samples": made}.items():
+    print(f"{name}: {agreement(x)}; tint {tint(x):.3f}, {saturated(x):.0%} at an end")
 
 # %% [markdown]
 # *What a person sees: light and shade, colours that go together, something in front of something else, now and then a horizon or a sky. What a person does not see: a
@@ -444,7 +452,7 @@ viz.image_grid(own.images, columns=10, alt="The ten readable pictures of the fol
 # One machine with several GPUs, or several machines, can share one training. The simplest way to do so: every process has a copy of the network, takes
 # a part of each batch, and after the backward pass all of them average their gradients. With $W$ processes and equal shares $S_r$ of a batch of $B$ images
 #
-# $$\nabla \frac{1}{B} \sum_{i=1}^{B} L_i = \frac{1}{W} \sum_{r=0}^{W-1} \nabla \Big( \frac{W}{B} \sum_{i \in S_r} L_i \Big) \tag{10.6}$$
+# $$\nabla \frac{1}{B} \sum_{i=1}^{B} L_i = \frac{1}{W} \sum_{r=0}^{W-1} \nabla \Big( \frac{W}{B} \sum_{i \in S_r} L_i \Big) \tag{10.7}$$
 #
 # Left, the gradient of the whole batch; right, the mean of what the processes compute. So they make the very step that one process would make, and their
 # copies stay equal. It holds because the loss is a mean over images, and because no layer mixes images: GroupNorm does not, BatchNorm would.
@@ -479,7 +487,7 @@ def gradient(*batch):
     return torch.cat([p.grad.flatten() for p in net.parameters()])
 
 shares = [gradient(*(share_of_batch(part, rank, 3) for part in (x0, t, noise))) for rank in range(3)]
-verify("10.6", gradient(x0, t, noise), torch.stack(shares).mean(0), tol=1e-9)
+verify("10.7", gradient(x0, t, noise), torch.stack(shares).mean(0), tol=1e-9)
 
 # %% [markdown]
 # What they must share besides the gradients is luck. Each process of ours draws the random numbers of the *whole* batch, from the same seed, and keeps its share. So the run
@@ -512,7 +520,8 @@ ran = torchrun(2, "--data", mine, "--size", 16, "--steps", few, "--batch-size", 
 # %%
 torch.manual_seed(0)
 config = TrainConfig(steps=few, batch_size=8, flip=True)
-one = Trainer(UNet(channels=3, base=8, multipliers=(1, 2), patch=2), cosine, load(size=16).images, config, device="cpu")
+net = VelocityNet(UNet(channels=3, base=8, multipliers=(1, 2), patch=2), cosine)
+one = Trainer(net, cosine, load(size=16).images, config, device="cpu", objective=velocity_loss)
 losses = [loss.item() for loss in one.run()]
 
 # %%
@@ -600,7 +609,7 @@ by_side, by_base = [costs(side, 32) for side in sides], [costs(32, base) for bas
 counts, seconds = [5, 10, 20, 40], []
 for n in counts:
     start = time.perf_counter()
-    sample(trainer.ema, trainer.schedule, 2, shape, steps=n).sum().item()
+    sample(trained["noise"], table, 2, shape, steps=n).sum().item()
     seconds.append(time.perf_counter() - start)
 
 # %%
@@ -646,7 +655,7 @@ folder.cleanup()
 # - Colour is three channels, and under one percent more parameters. What is hard is not colour but photos.
 # - Flip what you could not tell from its mirror image.
 # - The noise has to grow with the picture: twice the side, four times the noise variance for the same signal. One step of one schedule means different things in two sizes.
-# - Tint and saturation come from the noisy end, where a small error of the noise is a large one of the picture. Clip, and train longer.
+# - Tinted and saturated samples come from the noisy end, where a small error of the noise is a large one of the picture. Clip, predict the velocity, and train longer.
 # - Several processes are one process, if the batch, the random numbers and the norm layers are right. Measure it.
 # - Work and memory grow with the pixels, work with the square of the width, sampling with the steps. Loss says little about any of them.
 #
@@ -659,5 +668,5 @@ folder.cleanup()
 # - Train for ten minutes with `linear` instead of `cosine`, and with `shifted(cosine, 0.5)`. Which samples are tinted most, and does the loss warn you?
 # - Set `flip=True` for digits with the trainer of notebook 06. Which digits become unreadable, and which do not mind?
 # - `told_apart` compares left and right. Let it compare top and bottom, on photos. What does the score say about skies?
-# - Replace GroupNorm by BatchNorm in a small network, and try (10.6) again.
+# - Replace GroupNorm by BatchNorm in a small network, and try (10.7) again.
 # - Load a folder of your own photos with `size=32` and `size=64`, and run `recognised` on both. Do your pictures move the curves?
