@@ -83,6 +83,7 @@ def agreement(x):
     pairs = {"red and green": (red, green), "red and blue": (red, blue), "neighbours": (x[..., 1:], x[..., :-1])}
     return ", ".join(f"{name} {correlation(*pair):.2f}" for name, pair in pairs.items())
 
+# %%
 print("photos:", agreement(photos))
 print("noise: ", agreement(torch.randn(photos.shape, generator=generator)))
 
@@ -117,6 +118,7 @@ print(digits.source)
 for name, images in {"digits": digits.images[:8000], "colour images": data.images[order[:8000]]}.items():
     print(f"{name}: {told_apart(images):.0%} told right")
 
+# %%
 rows = {"digits": F.pad(to_float(digits.images[:6]), [2] * 4, value=-1), "photos": photos[:6]}
 mirrored = {name: torch.cat([x, x.flip(-1)]) for name, x in rows.items()}
 viz.image_rows(mirrored, alt="Six digits and their mirror images, six photos and theirs")
@@ -161,6 +163,7 @@ def in_size(x, side):
         return F.avg_pool2d(x, x.shape[-1] // side)
     return F.interpolate(x, size=side, mode="bicubic").clamp(-1, 1)
 
+# %%
 cosine, linear = cosine_schedule(1000), linear_schedule(1000)
 rows, t = {}, 500
 for side in (8, 16, 32, 64):
@@ -184,8 +187,7 @@ viz.image_rows(rows, alt="Seven photos in four sizes, all at step 500: the large
 # $$\log \mathrm{SNR}_d = \log \mathrm{SNR} + 2 \log d \tag{10.3}$$
 
 # %% tags=["nbval-check-output"]
-large = in_size(photos[:200], 64).double()
-t = torch.full((200,), 500)
+large, t = in_size(photos[:200], 64).double(), torch.full((200,), 500)
 x_t = q_sample(cosine, large, t, torch.randn(large.shape, generator=generator, dtype=torch.float64))
 for d in (2, 4, 8):
     noise = torch.randn(100_000, d * d, generator=generator)
@@ -218,8 +220,11 @@ def in_each_size(schedule_of):
     shares = {side: recognised(schedule_of(side), in_size(photos[:many], side), steps) for side in (8, 16, 32, 64)}
     return {f"{side}x{side}": (steps, share) for side, share in shares.items()}
 
+# %%
 panels = {"linear": in_each_size(lambda side: linear), "cosine": in_each_size(lambda side: cosine)}
 viz.plot_panels(panels, ylabel="share recognised", alt="Share of photos recognised against t: larger sizes stay recognisable longer")
+
+# %%
 half = steps[int((panels["cosine"]["32x32"][1] < 0.5).nonzero()[0])]
 later = int((snr(cosine) < snr(cosine)[half] / 8**2).nonzero()[0])
 print(f"cosine: half of the photos are lost by t = {half} for 32x32, and so, by (10.3), by t = {later} for 256x256")
@@ -239,12 +244,13 @@ print(f"cosine: half of the photos are lost by t = {half} for 32x32, and so, by 
 #
 # and each $\beta$ follows, since $\bar\alpha'_t / \bar\alpha'_{t-1} = 1 - \beta_t$.
 
-# %% tags=["nbval-check-output"]
+# %%
 def shifted(schedule, d):
     signal, noise = schedule.alpha_bar.double(), d**2 * schedule.sigma.double() ** 2
     beta = 1 - (signal / (signal + noise))[1:] / (signal / (signal + noise))[:-1]
     return NoiseSchedule(torch.cat([torch.zeros(1).double(), beta]), f"{schedule.name}, shifted for {d:g} times the side")
 
+# %% tags=["nbval-check-output"]
 for d in (2, 8):
     verify("10.4", snr(shifted(cosine, d))[1:].log(), snr(cosine)[1:].log() - 2 * np.log(d), tol=1e-4)
 x_t = q_sample(shifted(cosine, 2), large, t, torch.randn(large.shape, generator=generator, dtype=torch.float64))
@@ -336,6 +342,7 @@ def tint(x):
 def saturated(x):
     return (x.abs() > 0.99).float().mean().item()
 
+# %%
 for name, x in kinds.items():
     print(f"{' '.join(name.split()):21} tint {tint(x):7.3f}, {saturated(x):4.0%} of the values at an end or beyond, largest {x.abs().max():,.1f}")
 
@@ -387,6 +394,8 @@ folder = tempfile.TemporaryDirectory()
 mine = Path(folder.name) / "mine"
 for name in ("indoors", "outdoors"):
     (mine / name).mkdir(parents=True)
+
+# %%
 enlarged(0, 200, 120).save(mine / "indoors" / "a wide one.jpg")
 enlarged(1, 90, 250).save(mine / "indoors" / "a tall one.png")
 enlarged(2, 20, 20).save(mine / "indoors" / "a small one.png")
@@ -424,6 +433,7 @@ def load(**options):
             for warning in said:
                 print("Warning:", warning.message)
 
+# %%
 load()
 
 # %% [markdown]
@@ -606,6 +616,8 @@ longest = budget(gpu=256, cpu=128, quick=64, unit="pixels a side at most")
 sides = [side for side in (16, 32, 64, 128, 256) if side <= longest]
 bases = [16, 32, 64, 128] if longest > 64 else [16, 32, 64]
 by_side, by_base = [costs(side, 32) for side in sides], [costs(32, base) for base in bases]
+
+# %%
 counts, seconds = [5, 10, 20, 40], []
 for n in counts:
     start = time.perf_counter()
@@ -616,11 +628,14 @@ for n in counts:
 def by_name(rows):
     return {name: [row[name] for row in rows] for name in rows[0]}
 
+# %%
 panels = {
     "pixels": ([side**2 for side in sides], by_name(by_side), 1),
     "base": (bases, by_name(by_base), 2),
     "sampling steps": (counts, {"time to sample": seconds}, 1),
 }
+
+# %%
 viz.plot_growth(panels, alt="Cost against pixels, width and sampling steps, on logarithmic axes, with lines of the expected slopes")
 for name, (x, curves, _) in panels.items():
     slopes = {what: np.log(y[-1] / y[-2]) / np.log(x[-1] / x[-2]) for what, y in curves.items()}
