@@ -99,7 +99,7 @@ print("noise: ", agreement(torch.randn(photos.shape, generator=generator)))
 # half of them mirrored by a coin, and says "mirrored" or "not". All it can use is the difference of the two halves.
 
 # %%
-def told_apart(images):  # (N, C, H, W)
+def told_apart(images):
     """Share of images for which least squares, fitted on one half of them, tells whether the other half is mirrored."""
     x = to_float(images).mean(1)
     features = (x - x.flip(-1))[..., : x.shape[-1] // 2].flatten(1)  # all change sign in the mirror
@@ -446,11 +446,11 @@ viz.image_grid(own.images, columns=10, alt="The ten readable pictures of the fol
 
 # %% [markdown]
 # *Read the warnings before you look at the pictures. What cannot be read is named and left out: half a photo would otherwise be half grey for ever. Enlarged pictures are blurred, and a
-# network would learn blur. Everything else needs no warning. The order is that of the names, class by class: 16 bits scaled to 8 (cut off instead, they would be
-# a jumble of black and white), small, tall, wide, grey with three equal channels, the first frame of the animation, the cut-out on white, four printing inks, the sideways one upright, eight colours. The text file was passed over. And a file that claims to have more
+# network would learn blur. Everything else needs no warning. The order is that of the names, class by class: 16 bits scaled to 8 (cut off at 255 instead,
+# the picture would be white), small, tall, wide, grey with three equal channels, the first frame of the animation, the cut-out on white, four printing inks, the sideways one upright, eight colours. The text file was passed over. And a file that claims to have more
 # pixels than Pillow's limit, about 90 million, is skipped as well: a few kilobytes can unpack to fill the memory, on purpose.*
 #
-# All cores read, and what took longer than a second is kept in a cache, so a large folder is read once. How many pictures do you need? Seven teach nothing but themselves. A
+# All cores read, and what took longer than a second is kept in a cache, so a large folder is read once. How many pictures do you need? Ten teach nothing but themselves. A
 # thousand of one kind (faces, flowers, one style) is a start, with flips; variety needs more. Then, in a terminal:
 #
 # ```
@@ -501,8 +501,9 @@ verify("10.7", gradient(x0, t, noise), torch.stack(shares).mean(0), tol=1e-9)
 
 # %% [markdown]
 # What they must share besides the gradients is luck. Each process of ours draws the random numbers of the *whole* batch, from the same seed, and keeps its share. So the run
-# does not depend on how many take part. Let us see: two processes on this machine's CPU, started by **torchrun**, and one process here with the same global batch, on the folder
-# that we have made.
+# does not depend on how many take part. Let us see: two processes on this machine's CPU, and one process here with the same global batch, on the folder
+# that we have made. PyTorch's launcher is called **torchrun**, which is short for `python -m torch.distributed.run`. Where it cannot work (some builds of PyTorch for Windows lack a part that it needs), the cell says so and the
+# comparison is left out.
 
 # %%
 import os
@@ -546,7 +547,7 @@ if ran:
 
 # %% [markdown]
 # *The first loss agrees to all the digits that the machine has (about seven in float32, two or three where bfloat16 is fast): two sums of half the images are added up in another order than one sum of all. Such rounding
-# grows slowly from step to step, because each step starts from the last one's weights. The weight that differs most is a bias right in front of a GroupNorm that takes each channel by itself, and so takes every bias away:
+# grows slowly from step to step, because each step starts from the last one's weights. The weight that differs most in the run shown here is a bias right in front of a GroupNorm that takes each channel by itself, and so takes every bias away:
 # its true gradient is 0, the computed one is rounding, and Adam, which divides by the gradient's own size, makes a full step of it. It does no harm, for what it shifts is taken away. So it is the same run, but for rounding. Was it faster? Not here: two processes
 # share two cores that one process would also use, and starting them takes longer than all of these steps. On a machine with several GPUs it is the same line, with their number:*
 #
@@ -563,7 +564,7 @@ if ran:
 # torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST:29400 --rdzv-id 7 -m ddpm_helpers.training --data cifar10 --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.pt
 # ```
 #
-# FIRST is the name or address of the first machine, which must be reachable from the other at that port; 7 is any number, the same on both. Only process 0 writes the file, and all of them read it when the run goes on, so
+# FIRST is the name or address of the first machine, which must be reachable from the other at that port; 7 is any number, the same on both. The data has to lie on both. Only process 0 writes the file, and all of them read it when the run goes on, so
 # `runs` has to be a folder that both machines see. Hugging Face's **accelerate** starts the same program, and the numbers of machine and processes have to be given by hand (`--machine_rank 1` on the second one):
 #
 # ```
@@ -647,7 +648,7 @@ for name, (x, curves, _) in panels.items():
 # side is eight times smaller.) Middle: each of twice as many features is computed from twice as many. Work and parameters grow with the square, activations only in proportion, and the time, again, is late. Right: a sampling step is one pass through
 # the network, so the time is proportional to their number.*
 #
-# What that means for a real training, computed with these rules from what was counted at the largest size:
+# What that means for a real training, by these rules, from what is counted at 64x64:
 
 # %%
 work, kept = UNet(3, 32, (1, 2, 4), patch=2), torch.tensor([500])
@@ -672,10 +673,10 @@ folder.cleanup()
 # - The noise has to grow with the picture: twice the side, four times the noise variance for the same signal. One step of one schedule means different things in two sizes.
 # - Tinted and saturated samples come from the noisy end, where a small error of the noise is a large one of the picture. Clip, predict the velocity, and train longer.
 # - Several processes are one process, if the batch, the random numbers and the norm layers are right. Measure it.
-# - Work and memory grow with the pixels, work with the square of the width, sampling with the steps. Loss says little about any of them.
+# - Work and memory grow with the pixels, work with the square of the width, sampling with the steps.
 #
-# **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`, and we never used it. You cannot ask this model for a ship, and if you could not read, you would not know that it
-# has never drawn one. On photos that hurts twice: a network that does not know what it is meant to draw has to hedge between a ship and a horse, and a hedge is a blur. Notebook 11 tells the network what it
+# **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`, and we never used it. You cannot ask this model for a ship. You cannot even find out which of its
+# samples were on their way to be one, because it was never told what a ship is. And it pays for that itself: at the noisy end, where it could be anything, its best guess is the mean of ships, horses and frogs. Notebook 11 tells the network what it
 # draws, and then exaggerates that.
 #
 # ### Experiments to try
@@ -683,5 +684,5 @@ folder.cleanup()
 # - Train for ten minutes with `linear` instead of `cosine`, and with `shifted(cosine, 0.5)`. Which samples are tinted most, and does the loss warn you?
 # - Set `flip=True` for digits with the trainer of notebook 06. Which digits become unreadable, and which do not mind?
 # - `told_apart` compares left and right. Let it compare top and bottom, on photos. What does the score say about skies?
-# - Replace GroupNorm by BatchNorm in a small network, and try (10.7) again.
+# - Write a small network with BatchNorm, and try (10.7) on it. Which of the two sides is the one that you want?
 # - Load a folder of your own photos with `size=32` and `size=64`, and run `recognised` on both. Do your pictures move the curves?
