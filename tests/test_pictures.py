@@ -387,6 +387,9 @@ def test_progress_bar_only_where_a_reader_sees_it(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     load_images(tmp_path)
     assert "reading: 100%" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")
+    load_images(tmp_path)
+    assert capsys.readouterr().out == "", "of several processes the first speaks"
 
 
 # ---- CIFAR-10 as pictures -------------------------------------------------------------------------------------------
