@@ -597,19 +597,29 @@ def activations(net, *inputs):
     return sum(tensor.numel() for tensor in kept)
 
 # %%
-def costs(side, base):
-    """What one picture costs in a training step, forward and backward; the time is the median of three, with four pictures."""
-    net = UNet(channels=3, base=base, multipliers=(1, 2, 4), patch=2).to(device)
-    inputs, times = (torch.randn(4, 3, side, side).to(device), torch.full((4,), 500).to(device)), []
-    for _ in range(4):  # the first one warms up
+def median_seconds(action):
+    """Of three calls, after one that warms up; `action` returns a number on the device, and reading it waits for it."""
+    times = []
+    for _ in range(4):
         start = time.perf_counter()
-        net(*inputs).square().mean().backward()
-        net.out[2].bias.grad.sum().item()  # reading a number waits for the device
+        action().item()
         times.append(time.perf_counter() - start)
+    return sorted(times[1:])[1]
+
+# %%
+def costs(side, base):
+    """What one picture costs in a training step, forward and backward."""
+    net = UNet(channels=3, base=base, multipliers=(1, 2, 4), patch=2).to(device)
+    inputs = torch.randn(4, 3, side, side).to(device), torch.full((4,), 500).to(device)
+
+    def step():
+        net(*inputs).square().mean().backward()
+        return net.out[2].bias.grad.sum()
+
     return {
         "multiply-adds": multiply_adds(net, *inputs)[""] / 4,
         "activations": activations(net, *inputs) / 4,
-        "time of a step": sorted(times[1:])[1] / 4,
+        "time of a step": median_seconds(step) / 4,
     }
 
 # %%
@@ -619,11 +629,8 @@ bases = [16, 32, 64, 128] if longest > 64 else [16, 32, 64]
 by_side, by_base = [costs(side, 32) for side in sides], [costs(32, base) for base in bases]
 
 # %%
-counts, seconds = [5, 10, 20, 40], []
-for n in counts:
-    start = time.perf_counter()
-    sample(trained["noise"], table, 2, shape, steps=n).sum().item()
-    seconds.append(time.perf_counter() - start)
+counts = [5, 10, 20, 40]
+seconds = [median_seconds(lambda n=n: sample(trained["noise"], table, 2, shape, steps=n).sum()) for n in counts]
 
 # %%
 def by_name(rows):
