@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Colour and scale
 #
-# ![Three rows of twelve small pictures: the first are photos, the others samples with similar colours and no recognisable things](../figures/10_colour.png)
+# ![Three rows of twelve small pictures: photos, and below them samples, blurred shapes before a background in similar colours](../figures/10_colour.png)
 #
-# *Top row: photos that the network was trained on. Below: twenty-four that it made up, after a short training on a CPU. Cover the
-# top row with your hand. What did the network get right, and what not at all?*
+# *Top row: photos that the network was trained on. Below: twenty-four that it made up, after a short training on a CPU. From across the
+# room they could be photos. Come close: which of them can you give a name?*
 #
 # **You will** train on colour photos and on a folder of your own pictures, find out why the noise must grow with the picture, share one
 # training among several processes, and measure what grows how. **You need** [notebook 06](06_train_ddpm.ipynb) for the trainer
@@ -356,7 +356,7 @@ for name, x in kinds.items():
 #
 # ## With more time
 #
-# The shipped network had more:
+# The shipped network had more, and predicts the velocity:
 
 # %%
 model, schedule, recipe = load_pretrained("cifar10", device)
@@ -365,7 +365,7 @@ for name in ("data", "steps", "batch_size", "flip", "device", "loss", "date"):
     print(f"{name:12}{recipe[name]}")
 
 # %% [markdown]
-# *That was a CPU, because no GPU was at hand, and it is little. For comparison, Ho et al. (2020) made 800,000 steps of 128 photos with a network of 35.7 million parameters.*
+# *That was a CPU, because no GPU was at hand, and it is little: 5,000 steps of 64 are about six passes through the photos. For comparison, Ho et al. (2020) made 800,000 steps of 128 photos with a network of 35.7 million parameters.*
 
 # %% tags=["figure-10_colour"]
 made = sample(model, schedule, 24 if count == 32 else 4, shape, steps=50).cpu()
@@ -377,9 +377,9 @@ for name, x in {"photos": photos[24:48], "samples": made}.items():
     print(f"{name}: {agreement(x)}; tint {tint(x):.3f}, {saturated(x):.0%} at an end")
 
 # %% [markdown]
-# *What a person sees: light and shade, colours that go together, something in front of something else, now and then a horizon or a sky. What a person does not see: a
-# thing with a name. The numbers agree with the eye: what can be said about one pixel and its neighbours is nearly right in the samples. It is what everything
-# in a picture has to agree on that is missing, and that comes last. (For digits it came within minutes: a stroke is all there is to agree on.)*
+# *What a person sees: from a distance, photos. There is a ground and something that stands on it, light and shade, colours that go together, at the left of the last row something dark on blue water. What a person does not
+# see from near: a thing with a name. Bodies have no heads, edges fray, and a car, if it is one, melts into its street. The printed numbers notice next to nothing: neighbours, tint and ends are as in photos, or nearly. What can be said
+# about a pixel and those around it comes first, and what a whole picture has to agree on comes last. (For digits it came within minutes: a stroke is all there is to agree on.)*
 #
 # ## Your own pictures
 #
@@ -682,8 +682,8 @@ folder.cleanup()
 # - Several processes are one process, if the batch, the random numbers and the norm layers are right. Measure it.
 # - Work and memory grow with the pixels, work with the square of the width, sampling with the steps.
 #
-# **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`, and we never used it. You cannot ask this model for a ship. You cannot even find out which of its
-# samples were on their way to be one, because it was never told what a ship is. And it pays for that itself: at the noisy end, where it could be anything, its best guess is the mean of ships, horses and frogs. Notebook 11 tells the network what it
+# **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`, and we never used it. One sample may have been a ship. You cannot ask for
+# another, because the network was never told what a ship is. And it pays for that itself: at the noisy end, where it could be anything, its best guess is the mean of ships, horses and frogs. Notebook 11 tells the network what it
 # draws, and then exaggerates that.
 #
 # ### Experiments to try
