@@ -333,6 +333,9 @@ for target, net in trained.items():
         kinds[f"{target},\n{'clipped' if clip else 'not clipped'}"] = x.cpu()
 viz.image_rows({name: x[:10] for name, x in kinds.items()}, alt="Photos, and samples of two networks with clipping and without it")
 
+# %% [markdown]
+# *Each column below the photos is one start. In two of the rows colours glare, in the two others they are pale, and only one pair of rows can hardly be told apart. Let us put numbers to that.*
+
 # %%
 def tint(x):
     """How far the mean colour of an image is from grey: root mean square over the images."""
