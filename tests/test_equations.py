@@ -232,8 +232,8 @@ BREAKS["10_colour_and_scale"] = {
     ],
     "10.4": [
         ("- 2 * np.log(d)", "- np.log(d)"),
-        ("signal + noise", "1 + noise"),
-        ("d**2 * schedule", "d * schedule"),
+        ("shifted(cosine, d))", "shifted(cosine, d**0.5))"),
+        ("snr(cosine)[1:].log()", "snr(linear)[1:].log()"),
         ("shifted(cosine, 2), large", "shifted(cosine, 1), large"),
     ],
     "10.5": [("-sigma / signal * (eps", "sigma / signal * (eps"), ("-sigma / signal * (eps", "-sigma * (eps")],
