@@ -169,7 +169,8 @@ class _Pool:
     def __init__(self, count: int):
         ipython = sys.modules.get("IPython")
         seen = sys.stdout.isatty() or (ipython and hasattr(ipython.get_ipython(), "kernel"))
-        self.silent = count < MANY or not seen
+        first = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun
+        self.silent = count < MANY or not seen or not first
 
     def __enter__(self) -> "_Pool":
         self.threads = ThreadPoolExecutor()
@@ -271,7 +272,7 @@ def _notes(names: list[str], looks: list[_Look], good: list[int], size: int | No
     small = [names[i] for i in good if size and min(looks[i].size) < size]
     notes = []
     if bad:
-        notes.append(f"{_number(bad, 'file')} skipped because Pillow cannot read them: {_first(bad)}")
+        notes.append(f"skipped {_number(bad, 'file')} that cannot be read: {_first(bad)}")
     if several:
         notes.append(f"of {_number(several, 'animated picture')} only the first frame is taken: {_first(several)}")
     if small:

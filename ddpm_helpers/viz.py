@@ -224,6 +224,43 @@ def plot_curves(
     show(figure, alt)
 
 
+def plot_panels(
+    panels: dict[str, dict[str, tuple[list, Tensor]]], *, alt: str, xlabel: str = "step t", ylabel: str = ""
+) -> None:
+    """Draw named curves in panels side by side, on the same axes: title -> name -> (x, y)."""
+    figure, axes = subplots(1, len(panels), size=(9, 3))
+    for i, (axis, (title, curves)) in enumerate(zip(np.atleast_1d(axes), panels.items(), strict=True)):
+        for name, (x, y) in curves.items():
+            axis.plot(x, y, label=name)
+        axis.set(title=title, xlabel=xlabel, ylabel="" if i else ylabel)
+        axis.sharey(np.atleast_1d(axes)[0])
+    np.atleast_1d(axes)[0].legend(frameon=False)
+    show(figure, alt)
+
+
+def plot_growth(panels: dict[str, tuple[list, dict[str, list], float]], *, alt: str) -> None:
+    """Draw how numbers grow, side by side on logarithmic axes, against the slope that is expected.
+
+    Args:
+        panels: name of the horizontal axis -> (x, name -> y, expected slope). Each y is divided by its first value, so
+            that all begin at 1, and so does the dashed line of the expected slope.
+        alt: text for those who cannot see the picture.
+    """
+    figure, axes = subplots(1, len(panels), size=(9, 3.2))
+    for axis, (title, (x, curves, slope)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for name, y in curves.items():
+            axis.loglog(x, [value / y[0] for value in y], "o-", label=name)
+        axis.loglog(
+            x, [(value / x[0]) ** slope for value in x], "--", color="black", linewidth=1, label=f"slope {slope:g}"
+        )
+        axis.set_xticks(x, [f"{value:,}" for value in x])
+        axis.minorticks_off()
+        axis.set(xlabel=title)
+        axis.legend(frameon=False, fontsize=9)
+    np.atleast_1d(axes)[0].set_ylabel("times the first")
+    show(figure, alt)
+
+
 def heat_maps(panels: dict[str, Tensor], *, alt: str, xlabel: str = "step t", ylabel: str = "dimension") -> None:
     """Draw tables of numbers in [-1, 1] side by side, red to blue: title -> (N, D), N = 1 at the left, D downwards."""
     figure, axes = subplots(1, len(panels), size=(9, 3.4))

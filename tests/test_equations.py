@@ -13,6 +13,7 @@ import torch
 
 import ddpm_helpers
 from ddpm_helpers import EquationError
+from ddpm_helpers.data import _drawn_digits
 
 SOURCES = Path(__file__).parent.parent / "notebooks" / "src"
 
@@ -221,6 +222,29 @@ BREAKS["09_libraries"] = {
     "9.4": [("loss.backward(loss)", "loss.backward()"), ("** 2 / 2, conv", "** 2, conv")],
 }
 
+BREAKS["10_colour_and_scale"] = {
+    "10.1": [("2 * 9 * 32 + 1)", "2 * 9 * 32)"), ("(3 - 1) * 2**2", "(3 - 1) * 2"), ("2 * 9 * 32", "9 * 32")],
+    "10.2": [("expected=1 / d**2", "expected=1 / d"), ("noise.mean(1)", "noise.sum(1)")],
+    "10.3": [
+        ("+ 2 * np.log(d)", "+ np.log(d)"),
+        ("/ cosine.sqrt_alpha_bar[500]", ""),
+        ("cosine, large, t, torch", "cosine, large, t - 100, torch"),
+    ],
+    "10.4": [
+        ("- 2 * np.log(d)", "- np.log(d)"),
+        ("shifted(cosine, d))", "shifted(cosine, d**0.5))"),
+        ("snr(cosine)[1:].log()", "snr(linear)[1:].log()"),
+        ("shifted(cosine, 2), large", "shifted(cosine, 1), large"),
+    ],
+    "10.5": [("-sigma / signal * (eps", "sigma / signal * (eps"), ("-sigma / signal * (eps", "-sigma * (eps")],
+    "10.6": [
+        ("-sigma * (v_hat", "-sigma / signal * (v_hat"),
+        ("(signal * noise - sigma * real)", "(signal * noise + sigma * real)"),
+        ('wrong["velocity"], -sigma', 'wrong["noise"], -sigma'),
+    ],
+    "10.7": [(".mean(0), tol", ".sum(0), tol"), ("rank, 3) for part", "0, 3) for part"), ("range(3)", "range(2)")],
+}
+
 BREAKS["12_debugging_clinic"] = {
     "12.1": [
         ("torch.tanh(signal * x / sigma**2)", "torch.tanh(signal * x / sigma)"),
@@ -303,8 +327,12 @@ def one_thread():
 def test_broken_equations_are_noticed(name, monkeypatch):
     for library in ("diffusers", "deepinv") if name == "09_libraries" else ():
         pytest.importorskip(library)
-    drawn = ddpm_helpers.load_images("digits")
-    monkeypatch.setattr(ddpm_helpers, "load_images", lambda *_, **__: drawn)
+    load, drawn, painted = ddpm_helpers.load_images, *(_drawn_digits(True, "", colour) for colour in (False, True))
+
+    def offline(name="mnist", **options):
+        return load(name, **options) if isinstance(name, Path) else painted if name == "cifar10" else drawn
+
+    monkeypatch.setattr(ddpm_helpers, "load_images", offline)
     monkeypatch.setattr(ddpm_helpers, "viz", MagicMock(), raising=False)
     monkeypatch.setenv("DDPM_BUDGET", "quick")
     world: dict = {"__name__": name}

@@ -124,6 +124,23 @@ def test_curves_on_logarithmic_axes(shown, monkeypatch):
     assert scales == [("log", "linear"), ("log", "log")]
 
 
+def test_panels_share_their_axis(monkeypatch):
+    figures = []
+    monkeypatch.setattr(viz, "show", lambda figure, alt: figures.append(figure))
+    viz.plot_panels({"a": {"one": ([0, 1], torch.tensor([0, 9]))}, "b": {"one": ([0, 1], [0, 1])}}, alt="two panels")
+    left, right = figures[0].axes
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_ylim()[1] >= 9
+
+
+def test_growth_begins_at_one_beside_the_expected_slope(monkeypatch):
+    figures = []
+    monkeypatch.setattr(viz, "show", lambda figure, alt: figures.append(figure))
+    viz.plot_growth({"pixels": ([1, 4], {"time": [3.0, 12.0]}, 1), "base": ([8, 16], {"time": [1, 5]}, 2)}, alt="two")
+    lines = [[line.get_ydata().tolist() for line in axis.lines] for axis in figures[0].axes]
+    assert lines == [[[1, 4], [1, 4]], [[1, 5], [1, 4]]]
+
+
 def test_heat_maps(shown):
     table = torch.linspace(-1, 1, 40).reshape(10, 4)
     viz.heat_maps({"one": table, "two": table[:5]}, alt="two tables")

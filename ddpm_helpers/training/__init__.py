@@ -159,6 +159,35 @@ def draw_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator) 
     return stratified_steps(torch.rand(count, generator=generator, device=generator.device), schedule.T)
 
 
+def random_flip(x: Tensor, chance: Tensor) -> Tensor:
+    """Mirror each image whose number is below 1/2, left to right.
+
+    Args:
+        x: images (B, C, H, W).
+        chance: (B,) in [0, 1), one number for each image.
+
+    Returns:
+        same shape as `x`, a new tensor.
+    """
+    return torch.where(per_image(chance, x) < 0.5, x.flip(-1), x)
+
+
+def share_of_batch(batch: Tensor, rank: int, world: int) -> Tensor:
+    """The part of a batch that process `rank` of `world` works on: every world-th entry, from its own number on.
+
+    The steps t of a batch rise (`stratified_steps`), so each process gets small ones and large ones.
+
+    Args:
+        batch: (B, ...), B divisible by `world`.
+        rank: the number of the process, 0 ... world - 1.
+        world: how many processes there are.
+
+    Returns:
+        (B / world, ...).
+    """
+    return batch[rank::world]
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train. A run is a function of this, the network, the schedule and the images.
@@ -431,19 +460,21 @@ class Trainer:
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """This process's share of the batch of this step: clean images, steps, noise; and labels, if there are any."""
-        size, share = self.config.batch_size, slice(self.rank, None, self.world)
-        seed = (self.config.seed * 1_000_003 + self.step) % 2**63
+        size, seed = self.config.batch_size, (self.config.seed * 1_000_003 + self.step) % 2**63
         generator = torch.Generator(self.device).manual_seed(seed)
-        index = shuffled_indices(len(self.images), size, self.step, self.config.seed)[share].to(self.device)
-        t = draw_steps(self.schedule, size, generator)[share]
-        noise = torch.randn((size, *self.images.shape[1:]), generator=generator, device=self.device)[share]
-        chance = torch.rand((2, size), generator=generator, device=self.device)[:, share]
+        whole = (  # drawn by every process, so that the batch does not depend on how many share it
+            shuffled_indices(len(self.images), size, self.step, self.config.seed).to(self.device),
+            draw_steps(self.schedule, size, generator),
+            torch.randn((size, *self.images.shape[1:]), generator=generator, device=self.device),
+            torch.rand((2, size), generator=generator, device=self.device).T,
+        )
+        index, t, noise, chance = (share_of_batch(part, self.rank, self.world) for part in whole)
         x0 = to_float(self.images[index])
         if self.config.flip:
-            x0 = torch.where(chance[0, :, None, None, None] < 0.5, x0.flip(-1), x0)
+            x0 = random_flip(x0, chance[:, 0])
         if self.labels is None:
             return x0, t, noise, ()
-        hidden = chance[1] < self.config.label_dropout
+        hidden = chance[:, 1] < self.config.label_dropout
         return x0, t, noise, (self.labels[index].masked_fill(hidden, self.model.classes),)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ import datetime
 import os
 import shlex
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def positive(text: str) -> int:
 
 def train(options: argparse.Namespace) -> None:
     device = join_the_others()
+    if dist.is_initialized() and dist.get_rank():
+        warnings.simplefilter("ignore")  # the first process says the same
     data = load_images(options.data, size=options.size, strict=options.data != "digits")
     shape = tuple(data.images.shape[1:])
     net = {
