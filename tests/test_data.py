@@ -84,7 +84,11 @@ GOOD = idx_bytes(IMAGES)
         (struct.pack(">4B3I", 0, 0, 8, 3, 10**9, 10**9, 10**3), "announces 1000000000 x 1000000000 x 1000"),
         (gzip.compress(GOOD)[:-20], "damaged gzip"),
         (gzip.compress(GOOD)[:100] + b"\xff" * 40 + gzip.compress(GOOD)[140:], "damaged gzip"),
-        (gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 10**9, 10**9, 10**3)), "the file holds 0"),
+        (gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 4000, 4000, 4)), "the file holds 0"),
+        (gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 10**9, 10**9, 10**3)), "it might be a gzip bomb"),
+        (gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 10**8) + bytes(10**8)), "it might be a gzip bomb"),
+        (struct.pack(">4B65I", 0, 0, 8, 65, *[1] * 65) + b"\0", "an array that cannot be made"),
+        (struct.pack(">4B4I", 0, 0, 8, 4, *[2**32 - 1] * 3, 0), "an array that cannot be made"),
     ],
 )
 def test_idx_errors_name_file_and_fault(tmp_path, content, says):
@@ -103,9 +107,15 @@ def test_idx_named_gz_but_not_gzip(tmp_path):
         read_idx(write(tmp_path / "images.gz", b"<html>403 Forbidden"))
 
 
-def test_idx_missing_file(tmp_path):
+@pytest.mark.parametrize("name", ["nothing", "x" * 300, "a\0b"])
+def test_idx_missing_file(tmp_path, name):
     with pytest.raises(DataError, match="cannot be read"):
-        read_idx(tmp_path / "nothing")
+        read_idx(tmp_path / name)
+
+
+def test_idx_of_one_value_only_is_no_bomb(tmp_path):
+    labels = np.zeros(60_000, np.uint8)
+    assert not read_idx(write(tmp_path / "labels.gz", gzip.compress(idx_bytes(labels)))).any()
 
 
 @settings(max_examples=300, deadline=None)
@@ -151,6 +161,18 @@ def test_data_folder_that_does_not_exist(monkeypatch, tmp_path):
     monkeypatch.setenv("DDPM_DATA", str(tmp_path / "typo"))
     with pytest.raises(DataError, match="DDPM_DATA is set to"):
         load_images("mnist")
+
+
+def test_data_folder_of_an_unknown_user(monkeypatch):
+    monkeypatch.setenv("DDPM_DATA", "~nobody-of-this-name/data")
+    with pytest.raises(DataError, match="DDPM_DATA is set to"):
+        load_images("mnist")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name", "x" * 300, "a\0b"])
+def test_names_that_no_folder_can_have(name):
+    with pytest.raises(DataError, match="neither a folder nor one of"):
+        load_images(name)
 
 
 @needs_mnist
