@@ -603,6 +603,7 @@ GARBLED = [
     ("config/seed", ...),
     ("model/time.0.weight", "text"),
     ("model/time.0.weight", torch.zeros(32, 8, dtype=torch.int64)),
+    ("model/time.0.weight", torch.full((32, 8), torch.nan)),
     ("ema/time.0.weight", 5),
     ("ema/time.0.weight", torch.zeros(32, 8, dtype=torch.complex64)),
     ("optimizer/state", ...),

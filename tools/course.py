@@ -6,6 +6,7 @@
     python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
     python tools/course.py badges owner/name       Colab links and clone address for your fork ("" removes them)
     python tools/course.py bench                   measured comparisons
+    python tools/course.py soak [kill=15 ...]      hours of kills, damaged files, no network, load: see tests/soak
 
 Each sets up .venv first, once; with --current-env the packages of the running Python (conda, say) are used.
 """
@@ -68,14 +69,14 @@ def test(python: str, rest: list[str]) -> int:
     return len(failed)
 
 
-def nbval(python: str) -> int:
+def nbval(python: str, notebooks: list[Path] | None = None) -> int:
     """Every notebook, quick budget, network off, on drawn digits: the same everywhere, whatever data lies here."""
     with tempfile.TemporaryDirectory() as empty:
         offline = os.pathsep.join([str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH", "")])
         return run(
             [python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
             + ["--nbval-sanitize-with=tests/sanitize.cfg", "--durations=5", "-p", "no:cacheprovider"]
-            + [str(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))],
+            + [str(path) for path in notebooks or sorted(NOTEBOOKS.glob("*.ipynb"))],
             PYTHONPATH=offline.rstrip(os.pathsep),
             DDPM_BUDGET="quick",
             DDPM_DATA=empty,
@@ -88,6 +89,10 @@ def bench(python: str, rest: list[str]) -> int:
     return sum(run([python, str(script), *rest]) for script in scripts)
 
 
+def soak(python: str, rest: list[str]) -> int:
+    return run([python, str(ROOT / "tests" / "soak"), *rest])
+
+
 def build(command: str):
     return lambda python, rest: run([python, "tools/build.py", command, *rest])
 
@@ -96,6 +101,7 @@ COMMANDS = {
     "lab": lab,
     "test": test,
     "bench": bench,
+    "soak": soak,
     "course": build("course"),
     "notebooks": build("notebooks"),
     "badges": build("badges"),
