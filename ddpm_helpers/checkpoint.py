@@ -100,10 +100,10 @@ class _Reader(pickle.Unpickler):
         "Byte": torch.uint8,
         "Bool": torch.bool,
     }
-    OPCODES = frozenset(
-        "PROTO STOP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE MARK "  # noqa: SIM905
+    OPCODES = (
+        "PROTO STOP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE MARK "
         "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS "
-        "BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL REDUCE BUILD BINPERSID".split()
+        "BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL REDUCE BUILD BINPERSID"
     )
 
     def __init__(self, archive: zipfile.ZipFile, size: int):
@@ -116,8 +116,9 @@ class _Reader(pickle.Unpickler):
         self.archive, self.storages = archive, {}
         self.folder = entries[0].filename.partition("/")[0]
         self.content = archive.read(f"{self.folder}/data.pkl")  # this checks the checksum, too
+        known = self.OPCODES.split()
         for opcode, argument, _ in pickletools.genops(self.content):
-            if opcode.name not in self.OPCODES or (opcode.name == "LONG_BINPUT" and argument > len(self.content)):
+            if opcode.name not in known or (opcode.name == "LONG_BINPUT" and argument > len(self.content)):
                 raise pickle.UnpicklingError(f"{opcode.name} {argument!r}")
         super().__init__(io.BytesIO(self.content))
 
