@@ -2,7 +2,7 @@
 PYTHON ?= python3
 COURSE = $(PYTHON) tools/course.py
 
-.PHONY: lab test course notebooks badges bench clean
+.PHONY: lab test course notebooks badges bench soak clean
 lab:        ## JupyterLab, opened on notebook 00
 	$(COURSE) lab
 test:       ## ruff, unit tests, every notebook under nbval with the network off
@@ -15,5 +15,7 @@ badges:     ## make badges REPO=owner/name: Colab links and clone address of you
 	$(COURSE) badges $(REPO)
 bench:      ## measured comparisons
 	$(COURSE) bench
+soak:       ## hours of kills, damaged files, no network and load; PARTS="kill=15 fuzz=20000" for less
+	$(COURSE) soak $(PARTS)
 clean:
 	rm -rf .venv build

@@ -4,17 +4,22 @@ A file is written beside its target and renamed over it when complete, so that a
 leaves the older file as it was. Nothing is ever unpickled but tensors and plain values.
 """
 
+import io
 import json
 import os
+import pickle
+import pickletools
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from .nets import LayerNormUNet, SimpleUNet, UNet, VelocityNet
@@ -39,7 +44,7 @@ class Pretrained(NamedTuple):
 
 
 def save_checkpoint(path: str | Path, state: dict) -> None:
-    """Write `state`, a dictionary of tensors and plain values, atomically.
+    """Write `state`, a dictionary of tensors and plain values (numbers, text, lists, tuples, dictionaries), atomically.
 
     Raises:
         CheckpointError: if it cannot be written; an older file at `path` stays as it was.
@@ -59,15 +64,13 @@ def load_checkpoint(path: str | Path) -> dict:
             start = file.read(4)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a zero in it is a ValueError
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     try:
-        if start != b"PK\x03\x04":  # every file of ours is a zip; PyTorch reads its older formats with less care
+        if start != b"PK\x03\x04":
             raise ValueError("not a zip file")
-        with zipfile.ZipFile(path) as archive:  # PyTorch looks at no checksum
-            if wrong := archive.testzip():
-                raise ValueError(f"the checksum of {wrong} is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            state = _Reader(archive, path.stat().st_size).load()
     except Exception as error:  # garbage can make the readers fail in any way
         raise CheckpointError(
             f"{path}: damaged, truncated, or not a checkpoint; delete or move it to start anew"
@@ -76,6 +79,84 @@ def load_checkpoint(path: str | Path) -> dict:
         raise CheckpointError(f"{path}: a file of PyTorch's, but not a checkpoint of this course")
     _check_format(path, state["format"])
     return state
+
+
+class _Reader(pickle.Unpickler):
+    """Reads what `torch.save` wrote into a zip file, if that is tensors and plain values and no more than is there.
+
+    PyTorch's own reader looks at no checksum, makes a `bytearray` of any length that a file asks for, and in version
+    2.4 believes a file that says that a tensor is longer than its bytes: what lies behind them gets into it.
+    """
+
+    STORAGES = {  # noqa: RUF012 - a constant
+        "Float": torch.float32,
+        "Double": torch.float64,
+        "Half": torch.float16,
+        "BFloat16": torch.bfloat16,
+        "Long": torch.int64,
+        "Int": torch.int32,
+        "Short": torch.int16,
+        "Char": torch.int8,
+        "Byte": torch.uint8,
+        "Bool": torch.bool,
+    }
+    OPCODES = (
+        "PROTO STOP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE MARK "
+        "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS "
+        "BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL REDUCE BUILD BINPERSID"
+    )
+
+    def __init__(self, archive: zipfile.ZipFile, size: int):
+        entries = archive.infolist()
+        if (
+            any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            or sum(entry.file_size for entry in entries) > size
+        ):
+            raise ValueError("it unpacks to more than it is")
+        self.archive, self.storages = archive, {}
+        self.folder = entries[0].filename.partition("/")[0]
+        self.content = archive.read(f"{self.folder}/data.pkl")  # this checks the checksum, too
+        known = self.OPCODES.split()
+        for opcode, argument, _ in pickletools.genops(self.content):
+            if opcode.name not in known or (opcode.name == "LONG_BINPUT" and argument > len(self.content)):
+                raise pickle.UnpicklingError(f"{opcode.name} {argument!r}")
+        super().__init__(io.BytesIO(self.content))
+
+    def load(self) -> object:
+        value = super().load()
+        if _count(value, {}) > 100 * len(self.content):  # it would take for ever to print or compare
+            raise pickle.UnpicklingError("it holds itself, or the same things many times")
+        return value
+
+    def find_class(self, module: str, name: str) -> object:
+        if module == "torch" and name.endswith("Storage"):
+            return self.STORAGES[name.removesuffix("Storage")]
+        return {"torch._utils _rebuild_tensor_v2": _tensor, "collections OrderedDict": OrderedDict}[f"{module} {name}"]
+
+    def persistent_load(self, about: tuple) -> Tensor:
+        """The numbers of a tensor, (count,)."""
+        _, dtype, key, _, count = about
+        if key not in self.storages:
+            content = bytearray(self.archive.read(f"{self.folder}/data/{key}"))
+            self.storages[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        if (self.storages[key].dtype, len(self.storages[key])) != (dtype, count):
+            raise pickle.UnpicklingError(f"{key} has {len(self.storages[key])} numbers, not {count}")
+        return self.storages[key]
+
+
+def _tensor(flat: Tensor, offset: int, size: tuple, stride: tuple, *_) -> Tensor:
+    return flat.as_strided(size, stride, offset)  # an error where that goes beyond `flat`
+
+
+def _count(value: object, counted: dict[int, float]) -> float:
+    """How many values are in nested containers, each time that one is met; infinite for one that holds itself."""
+    if not isinstance(value, dict | list | tuple):
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = float("inf")  # until it is known
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        counted[id(value)] = 1 + sum(_count(part, counted) for part in inner)
+    return counted[id(value)]
 
 
 def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedule: str, T: int, recipe: dict) -> None:
@@ -119,14 +200,14 @@ def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cp
         CheckpointError: if there are no such weights, or the file is damaged, foreign or of a newer format.
     """
     path = Path(name) if Path(name).suffix == ".safetensors" else WEIGHTS / f"{name}.safetensors"
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for a name that no file can have
         shipped = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors") if not p.stem.endswith("_features")))
         raise CheckpointError(f"{path}: there is no such file; the shipped weights are {shipped}")
     about, weights = read_weights(path)
     if about.get("net") == "FeatureNet":
         raise CheckpointError(f"{path}: these are the weights of a judge, not of a diffusion model: load_feature_net")
     try:
-        model = NETS[about["net"]](**about["arguments"])
+        model = _make_net(about, weights)
         schedule = SCHEDULES[about["schedule"]](about["T"])
         model.load_state_dict(weights)
         if {"noise": False, "velocity": True}[about.get("target", "noise")]:
@@ -135,6 +216,21 @@ def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cp
     except Exception as error:  # what a file says can make a network fail in any way
         raise CheckpointError(f"{path}: its description does not fit its weights ({error})") from error
     return Pretrained(model.eval().to(device), schedule.to(device), recipe)
+
+
+def _make_net(about: dict, weights: dict[str, Tensor]) -> nn.Module:
+    """The network that a file describes; an error of any kind if the weights are not its own.
+
+    Made without memory first: a description can ask for any width.
+    """
+    if len(json.dumps(about["arguments"])) > 300 or about["T"] > 100_000:
+        raise ValueError("a network with more arguments, or a schedule with more steps, than any of this course")
+    make = partial(NETS[about["net"]], **about["arguments"])
+    with torch.device("meta"):
+        problem = difference(make().state_dict(), weights)
+    if problem:
+        raise ValueError(problem)
+    return make()
 
 
 def write_weights(path: str | Path, model: nn.Module, about: dict) -> None:
@@ -162,7 +258,7 @@ def read_weights(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
             weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - no dictionary
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # what is in a file can make the readers fail in any way
         raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from error
     if not isinstance(about, dict) or "format" not in about:
         raise CheckpointError(f"{path}: holds weights, but not of this course: nothing says which net")

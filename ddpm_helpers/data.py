@@ -32,6 +32,7 @@ DATASETS = {"mnist": "MNIST", "fashion": "FashionMNIST", "cifar10": "CIFAR10"}  
 MEGABYTES = {"mnist": 12, "fashion": 31, "cifar10": 170}  # to download
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+BOMB = 1 << 26  # bytes to which a gzip file may unpack however small it is
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
@@ -97,10 +98,10 @@ def data_folder() -> Path:
     Raises:
         DataError: if DDPM_DATA names a folder that does not exist.
     """
-    chosen = os.environ.get("DDPM_DATA")
-    if chosen and not Path(chosen).expanduser().is_dir():
+    chosen = os.path.expanduser(os.environ.get("DDPM_DATA") or "data")
+    if os.environ.get("DDPM_DATA") and not os.path.isdir(chosen):
         raise DataError(f"DDPM_DATA is set to {chosen!r}, which is not a folder: correct it, or unset it")
-    return Path(chosen or "data").expanduser().absolute()
+    return Path(chosen).absolute()
 
 
 def read_idx(path: str | Path) -> np.ndarray:
@@ -113,22 +114,27 @@ def read_idx(path: str | Path) -> np.ndarray:
         array in the machine's byte order with the shape that the header announces.
 
     Raises:
-        DataError: if the file is not IDX, or is shorter or longer than its header says; nothing is allocated for
-            values that are not there.
+        DataError: if the file is not IDX, is shorter or longer than its header says, or is gzipped to less than a
+            hundredth of more than 64 MB; nothing is allocated for values that are not there.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
+    except (OSError, ValueError) as error:  # a name with a zero in it is a ValueError
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    try:
+        most = max(BOMB, 100 * path.stat().st_size) if packed else None
         with gzip.open(path) if packed else open(path, "rb") as stream:
-            return _parse_idx(stream, path)
+            return _parse_idx(stream, path, most)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: damaged gzip file ({error}); fetch it again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 
-def _parse_idx(stream, path: Path) -> np.ndarray:
+def _parse_idx(stream, path: Path, most: int | None) -> np.ndarray:
+    """The array in `stream`; of at most so many bytes."""
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0":
         hint = "; the name says gzip, the content is not" if path.suffix == ".gz" and head else ""
@@ -143,6 +149,8 @@ def _parse_idx(stream, path: Path) -> np.ndarray:
     shape = struct.unpack(f">{axes}I", sizes)
     dtype = np.dtype(IDX_TYPES[code])
     expected = dtype.itemsize * int(np.prod(shape, dtype=object))
+    if most and expected > most:
+        raise DataError(f"{path}: unpacks to {expected:,} bytes, a hundred times its own size: it might be a gzip bomb")
     body = _read_at_most(stream, expected + 1)
     if len(body) != expected:
         found = "more" if len(body) > expected else f"{len(body):,}"
@@ -150,7 +158,13 @@ def _parse_idx(stream, path: Path) -> np.ndarray:
             f"{path}: the header announces {' x '.join(map(str, shape))} values, {expected:,} bytes; "
             f"the file holds {found}: {'truncated' if len(body) < expected else 'too long'}, fetch it again"
         )
-    return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    try:
+        array = np.frombuffer(body, dtype).reshape(shape)
+    except ValueError as error:  # more axes than NumPy knows, or one of length 0 beside others without bounds
+        raise DataError(
+            f"{path}: the header announces an array that cannot be made ({error}); fetch it again"
+        ) from error
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _read_at_most(stream, limit: int) -> bytearray:
@@ -227,9 +241,9 @@ def _half(train: bool) -> str:
 
 
 def _existing_folder(name: str | Path) -> Path:
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
+    folder = os.path.expanduser(name)  # unlike Path's, it leaves the name of an unknown user as it is
+    if os.path.isdir(folder):  # False also for a name that no folder can have
+        return Path(folder)
     near = difflib.get_close_matches(str(name).lower(), [*DATASETS, "digits"], n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise DataError(

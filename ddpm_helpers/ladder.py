@@ -12,6 +12,7 @@ next system.
 import argparse
 import datetime
 import json
+import os
 import statistics
 import sys
 import time
@@ -215,11 +216,12 @@ def load_ladder(name: str = "ladder_cpu") -> dict:
 
     Raises:
         FileNotFoundError: if there is no such ladder; the message says how to make it.
+        ValueError: if the file is damaged.
     """
     file = RESULTS / f"{name}.json"
-    if not file.is_file():
+    if not os.path.isfile(file):  # False also for a name that no file can have
         raise FileNotFoundError(f"{file}: there is no such ladder; python -m ddpm_helpers.ladder {file} makes it")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return _parse(file)
 
 
 def ladder_samples(name: str = "ladder_cpu") -> dict[str, Tensor]:
@@ -227,14 +229,19 @@ def ladder_samples(name: str = "ladder_cpu") -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: as `load_ladder`.
-        ValueError: if the picture beside the results does not show their rows.
+        ValueError: if a file is damaged, or the picture beside the results does not show their rows.
     """
     results, file = load_ladder(name), RESULTS / f"{name}.png"
     names = [row["name"] for row in results["systems"] + results["faults"]]
-    with Image.open(file) as picture:
-        if picture.height != 28 * len(names):
-            raise ValueError(f"{file}: {picture.height // 28} rows of samples, and {len(names)} rows of results")
-        pixels = torch.from_numpy(np.array(picture))
+    try:
+        with Image.open(file) as picture:
+            pixels = torch.from_numpy(np.array(picture))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # what is in a file can make Pillow fail in any way
+        raise ValueError(f"{file}: cannot be read as a picture ({error})") from error
+    if pixels.ndim != 2 or pixels.shape[0] != 28 * len(names) or pixels.shape[1] % 28:
+        raise ValueError(f"{file}: {len(pixels) // 28} rows of samples, and {len(names)} rows of results")
     pixels = pixels.reshape(len(names), 28, -1, 28).permute(0, 2, 1, 3)  # rows, height, samples, width
     return {name: row[:, None] for name, row in zip(names, pixels, strict=True)}
 
@@ -284,9 +291,10 @@ def _run(file: Path, seconds: int, count: int) -> None:
     about = {"seconds": seconds, "samples": count, "data": data.source, "device": device_name(default_device())}
     if file.exists():
         results = _read(file)
-        other = [name for name, value in about.items() if results[name] != value]
+        other = [name for name, value in about.items() if results.get(name) != value]
         if other:
-            sys.exit(f"Error: {file} holds a ladder with another {other[0]}: {results[other[0]]!r}. Name another file")
+            found = results.get(other[0])
+            sys.exit(f"Error: {file} holds a ladder with another {other[0]}: {found!r}. Name another file")
     else:
         speed = measure_speed(SYSTEMS, data.images)
         results = {
@@ -314,10 +322,21 @@ def _run(file: Path, seconds: int, count: int) -> None:
 
 def _read(file: Path) -> dict:
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-        results["systems"], results["faults"], results["speed"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        results = _parse(file)
+        [results["speed"][system.name]["images_per_second"] for system in SYSTEMS]
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: not the results of a ladder ({error!r}). Name another file") from error
+    return results
+
+
+def _parse(file: Path) -> dict:
+    """Results with their rows, each a dictionary with a name; ValueError if the file holds something else."""
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if not all(isinstance(row["name"], str) for row in [*results["systems"], *results["faults"]]):
+            raise TypeError("a name is no text")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file}: not the results of a ladder ({error!r})") from error
     return results
 
 

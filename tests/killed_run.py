@@ -22,7 +22,7 @@ import torch
 from ddpm_helpers import TrainConfig, Trainer, UNet, cosine_schedule
 from ddpm_helpers import checkpoint as checkpoint_module
 
-STEPS = 30
+STEPS, BATCH = 30, 3
 AIMS = ("write", "before fsync", "before rename", "after rename", "forward", "optimizer", "average")
 
 
@@ -46,7 +46,7 @@ def new_trainer() -> Trainer:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8)
     net = UNet(base=8, multipliers=(1,), attention=0, dropout=0.1)
-    return Trainer(net, cosine_schedule(20), images, TrainConfig(STEPS, batch_size=3, warmup=5), "cpu")
+    return Trainer(net, cosine_schedule(20), images, TrainConfig(STEPS, batch_size=BATCH, warmup=5), "cpu")
 
 
 def die(*_) -> None:
@@ -134,7 +134,7 @@ def main(folder: Path, kills: int) -> None:
     expected = (folder / "expected").read_text().split()
     assert len(set(expected)) == STEPS + 1, "every step changes the state"
     path = folder / "run" / "killed.pt"
-    killed, left_over = 0, 0
+    killed, left_over, ended = 0, 0, 0
     while killed < kills:
         aim = AIMS[killed // 2 % len(AIMS)] if killed % 2 else None
         count, byte = chance.randint(1, 3), int(10 ** chance.uniform(0, 5.2))
@@ -151,12 +151,13 @@ def main(folder: Path, kills: int) -> None:
             assert digest(state) == expected[state["step"]], f"after a kill at {aim}, at step {state['step']}"
             if state["step"] == STEPS:  # the same again from the start
                 path.unlink()
+                ended += 1
     child = fork(lambda: life(path, None))
     assert os.waitpid(child, 0)[1] == 0
     assert digest(checkpoint_module.load_checkpoint(path)) == expected[STEPS]
     assert left_over >= kills // 4, f"only {left_over} kills fell into a save"
     assert not list(path.parent.glob(".*.tmp")), "temporary files of killed runs are removed"
-    print(f"{killed} kills, {left_over} of them within a save")
+    print(f"{killed} kills, {left_over} of them within a save; {ended + 1} runs ended as the uninterrupted one")
 
 
 if __name__ == "__main__":

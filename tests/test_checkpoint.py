@@ -4,16 +4,18 @@ import errno
 import io
 import json
 import os
-import pickle
 import random
 import re
 import struct
+import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from read_only import ROOT, run_read_only
 
 from ddpm_helpers import (
     CheckpointError,
@@ -25,7 +27,14 @@ from ddpm_helpers import (
     load_pretrained,
 )
 from ddpm_helpers import checkpoint as checkpoint_module
-from ddpm_helpers.checkpoint import WEIGHTS, difference, load_checkpoint, save_checkpoint, save_pretrained
+from ddpm_helpers.checkpoint import (
+    WEIGHTS,
+    difference,
+    load_checkpoint,
+    read_weights,
+    save_checkpoint,
+    save_pretrained,
+)
 
 T = 20
 STATE = {"step": 3, "weights": {"a": torch.arange(5000.0), "b": torch.tensor([1, 2])}, "name": "x", "list": [1, 2.5]}
@@ -92,30 +101,108 @@ def test_altered_anywhere(path):
     assert found > 200
 
 
-class Evil:
-    """Unpickled without care, this makes the file `path`."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
+def records(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_nothing_is_executed(tmp_path):
-    path, planted = tmp_path / "a.pt", tmp_path / "planted"
-    writers = {
-        "pickle": lambda: path.write_bytes(pickle.dumps({"format": 1, "evil": Evil(planted)})),
-        "zip": lambda: torch.save({"format": 1, "evil": Evil(planted)}, path),
-        "old": lambda: torch.save({"format": 1, "evil": Evil(planted)}, path, _use_new_zipfile_serialization=False),
+def write_records(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> None:
+    """With right checksums."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def test_a_tensor_longer_than_its_bytes(path):
+    """PyTorch 2.4 reads on in memory that is not the file's."""
+    save_checkpoint(path, {"w": torch.zeros(77)})
+    files = records(path)
+    assert files["archive/data.pkl"].count(b"K\x4d") == 2, "77: the numbers there are, and the tensor's size"
+    files["archive/data.pkl"] = files["archive/data.pkl"].replace(b"K\x4d", b"K\xff")
+    write_records(path, files)
+    with pytest.raises(CheckpointError, match=DAMAGED):
+        load_checkpoint(path)
+
+
+def test_a_tensor_that_begins_before_its_bytes(path):
+    files = records(path)
+    files["archive/data.pkl"] = files["archive/data.pkl"].replace(b"QK\x00", b"QK\x01")
+    write_records(path, files)
+    with pytest.raises(CheckpointError, match=DAMAGED):
+        load_checkpoint(path)
+
+
+def pickled(body: bytes) -> bytes:
+    """{"format": 1, "x": what `body` makes}"""
+    return b"\x80\x02}(X\x06\x00\x00\x00formatK\x01X\x01\x00\x00\x00x" + body + b"u."
+
+
+@pytest.mark.parametrize(
+    ("body", "good"),
+    [
+        (b"]K\x05a", True),
+        (b"c__builtin__\nbytearray\nJ\x00\x00\x00\x70\x85R", False),  # 1.9 GB
+        (b"ctorch\nhub\n", False),
+        (b"Kr\xff\xff\xff\x7f", False),  # a place in the memo that is far out
+        (b"]q\x00h\x00a", False),  # holds itself
+        (b"]q\x00" + b"".join(b"]q%c(h%ch%ce" % (i + 1, i, i) for i in range(100)), False),  # 2**100 lists
+        (b"(" * 10**5 + b"t", False),
+        (b"]" * 10**5 + b"a" * (10**5 - 1), False),
+    ],
+    ids=["good", "memory", "module", "memo", "circle", "doubled", "marks", "deep"],
+)
+def test_pickles_that_ask_for_more_than_a_checkpoint_needs(path, body, good):
+    write_records(path, {**records(path), "archive/data.pkl": pickled(body)})
+    if good:
+        assert load_checkpoint(path) == {"format": 1, "x": [5]}
+        return
+    with pytest.raises(CheckpointError, match=DAMAGED):
+        load_checkpoint(path)
+
+
+def test_a_file_that_unpacks_to_more_than_it_is(path):
+    write_records(path, {**records(path), "archive/data/9": bytes(10**7)}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match=DAMAGED):
+        load_checkpoint(path)
+
+
+def test_every_kind_of_value_and_tensor(path):
+    kinds = ["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+    tensors = {kind: (torch.arange(6) % 2).to(getattr(torch, kind)).reshape(2, 3) for kind in kinds}
+    base = torch.arange(24.0).reshape(2, 3, 4)
+    views = {
+        "turned": base.permute(2, 0, 1),
+        "part": base[1, :, 2],
+        "one": base[0, 0, 0],
+        "no rows": base[:0],
+        "empty": torch.empty(0, 3),
     }
-    for name, write in writers.items():
-        write()
-        with pytest.raises(CheckpointError, match=DAMAGED):
-            load_checkpoint(path)
-        assert not planted.exists(), name
-    pickle.loads(pickle.dumps(Evil(planted)))
-    assert planted.exists(), "what was planted does go off where it is read without care"
+    net = torch.nn.Conv2d(2, 3, 1).to(memory_format=torch.channels_last)
+    plain = {
+        "whole": [0, -1, 255, 65536, 2**40, -(2**70), 10**300],
+        "float": 0.1,
+        "text": "é",
+        "none": None,
+        3: (True, ()),
+    }
+    pair = (1, 2)
+    save_checkpoint(path, {**tensors, **views, **plain, "net": net.state_dict(), "twice": [pair, pair, base, base]})
+    state = load_checkpoint(path)
+    for name, value in {**tensors, **views}.items():
+        assert state[name].dtype == value.dtype
+        assert torch.equal(state[name], value), name
+    assert {name: state[name] for name in plain} == plain
+    assert equal(dict(state["net"]), dict(net.state_dict()))
+    assert state["net"]["weight"].stride() == net.weight.stride()
+    assert state["twice"][:2] == [pair, pair]
+    assert state["twice"][2].data_ptr() == state["twice"][3].data_ptr()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_names_that_no_file_can_have(tmp_path, name):
+    for read in (load_checkpoint, read_weights, load_pretrained):
+        with pytest.raises(CheckpointError, match=r"cannot be read|no such file|damaged"):
+            read(tmp_path / f"{name}.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -209,15 +296,14 @@ def test_places_that_cannot_be_written_to(path):
     assert sorted(os.listdir(path.parent)) == ["a.pt", "folder.pt"]
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_read_only_folder(path):
-    path.parent.chmod(0o500)
-    try:
-        with pytest.raises(CheckpointError, match=r"cannot be written .*Permission denied"):
-            save_checkpoint(path, STATE)
-    finally:
-        path.parent.chmod(0o700)
+    code = f"from ddpm_helpers.checkpoint import save_checkpoint; save_checkpoint({str(path)!r}, {{}})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-c", code]
+    done = run_read_only(path.parent, line, path.parent, env=environment, capture_output=True, text=True)
+    assert re.search(r"CheckpointError: .*cannot be written .*(Permission denied|Read-only)", done.stderr), done.stderr
     assert equal(load_checkpoint(path), {"format": 1, **STATE})
+    assert os.listdir(path.parent) == ["a.pt"]
 
 
 def test_difference():
@@ -334,6 +420,9 @@ def test_foreign_weights(tmp_path, metadata):
         ({"arguments": {"base": 8, "patch": 0}}, "does not fit its weights"),
         ({"schedule": "cubic"}, "does not fit its weights"),
         ({"T": 0}, "does not fit its weights"),
+        ({"T": 10**12}, "does not fit its weights .*more steps"),
+        ({"arguments": {"base": 10**6, "patch": 8}}, "does not fit its weights"),  # 100 TB
+        ({"arguments": {"base": 8, "multipliers": [1] * 5000}}, "does not fit its weights .*more arguments"),
         ({"T": None}, "does not fit its weights"),
         ({"recipe": 5}, "does not fit its weights"),
     ],
@@ -349,6 +438,13 @@ def test_wrong_descriptions(weights, change, says):
     weights.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + size :])
     with pytest.raises(CheckpointError, match=says):
         load_pretrained(weights)
+
+
+def test_a_description_deeper_than_a_parser_goes(tmp_path):
+    path = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(3)}, path, {"ddpm_helpers": '{"a":' * 100_000})
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_pretrained(path)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion"])

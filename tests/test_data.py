@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -84,7 +85,11 @@ GOOD = idx_bytes(IMAGES)
         (struct.pack(">4B3I", 0, 0, 8, 3, 10**9, 10**9, 10**3), "announces 1000000000 x 1000000000 x 1000"),
         (gzip.compress(GOOD)[:-20], "damaged gzip"),
         (gzip.compress(GOOD)[:100] + b"\xff" * 40 + gzip.compress(GOOD)[140:], "damaged gzip"),
-        (gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 10**9, 10**9, 10**3)), "the file holds 0"),
+        (gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 4000, 4000, 4)), "the file holds 0"),
+        (gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 10**9, 10**9, 10**3)), "it might be a gzip bomb"),
+        (gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 10**8) + bytes(10**8)), "it might be a gzip bomb"),
+        (struct.pack(">4B65I", 0, 0, 8, 65, *[1] * 65) + b"\0", "an array that cannot be made"),
+        (struct.pack(">4B4I", 0, 0, 8, 4, *[2**32 - 1] * 3, 0), "an array that cannot be made"),
     ],
 )
 def test_idx_errors_name_file_and_fault(tmp_path, content, says):
@@ -103,9 +108,15 @@ def test_idx_named_gz_but_not_gzip(tmp_path):
         read_idx(write(tmp_path / "images.gz", b"<html>403 Forbidden"))
 
 
-def test_idx_missing_file(tmp_path):
+@pytest.mark.parametrize("name", ["nothing", "x" * 300, "a\0b"])
+def test_idx_missing_file(tmp_path, name):
     with pytest.raises(DataError, match="cannot be read"):
-        read_idx(tmp_path / "nothing")
+        read_idx(tmp_path / name)
+
+
+def test_idx_of_one_value_only_is_no_bomb(tmp_path):
+    labels = np.zeros(60_000, np.uint8)
+    assert not read_idx(write(tmp_path / "labels.gz", gzip.compress(idx_bytes(labels)))).any()
 
 
 @settings(max_examples=300, deadline=None)
@@ -151,6 +162,18 @@ def test_data_folder_that_does_not_exist(monkeypatch, tmp_path):
     monkeypatch.setenv("DDPM_DATA", str(tmp_path / "typo"))
     with pytest.raises(DataError, match="DDPM_DATA is set to"):
         load_images("mnist")
+
+
+def test_data_folder_of_an_unknown_user(monkeypatch):
+    monkeypatch.setenv("DDPM_DATA", "~nobody-of-this-name/data")
+    with pytest.raises(DataError, match="DDPM_DATA is set to"):
+        load_images("mnist")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name", "x" * 300, "a\0b"])
+def test_names_that_no_folder_can_have(name):
+    with pytest.raises(DataError, match="neither a folder nor one of"):
+        load_images(name)
 
 
 @needs_mnist
@@ -201,8 +224,11 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 
     behaviour = "good"
     requests = 0
+    over = threading.Event()  # until then a silent host keeps silent
 
     def do_HEAD(self):
+        if self.behaviour == "silent":
+            self.over.wait(60)
         self.send_response(403 if self.behaviour == "403" else 200)
         self.end_headers()
 
@@ -211,10 +237,15 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         content = self.files[self.path.rsplit("/")[-1]]
         if self.behaviour == "wrong":
             content = b"<html>Please log in</html>"
+        if self.behaviour == "silent later":
+            self.over.wait(60)
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if self.behaviour == "half" else content)
+        self.wfile.write(content[: len(content) // 2] if self.behaviour in ("half", "stalls") else content)
+        if self.behaviour == "stalls":
+            self.wfile.flush()
+            self.over.wait(60)
 
     def log_message(self, *_):
         pass
@@ -235,13 +266,14 @@ def mirror(tmp_path, monkeypatch):
         for half in ("train", "t10k")
         for part, array in (("images-idx3", IMAGES), ("labels-idx1", LABELS))
     }
-    Mirror.behaviour, Mirror.requests = "good", 0
+    Mirror.behaviour, Mirror.requests, Mirror.over = "good", 0, threading.Event()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
     sums = [(name, hashlib.md5(content).hexdigest()) for name, content in Mirror.files.items()]
     monkeypatch.setattr(MNIST, "resources", sums)
     yield tmp_path
+    Mirror.over.set()
     server.shutdown()
 
 
@@ -265,6 +297,22 @@ def test_bad_download_is_never_taken_for_data(mirror, behaviour):
     assert not list((mirror / "cache").rglob("*ubyte")), "nothing half done may stay"
     Mirror.behaviour = "good"
     assert "downloaded" in load_images("mnist").source
+
+
+@pytest.mark.parametrize("behaviour", ["silent", "silent later", "stalls"])
+def test_a_host_that_falls_silent_is_not_waited_for(mirror, monkeypatch, behaviour):
+    """The length of a silence that is borne is 5 seconds; here 1, unless `make soak` wants it all."""
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", MNIST.mirrors * 2)
+    silence = float(os.environ.get("DDPM_TEST_SILENCE", "1"))
+    monkeypatch.setattr(data_module, "NETWORK_SECONDS", silence)
+    Mirror.behaviour = behaviour
+    began = time.monotonic()
+    with pytest.warns(UserWarning, match="Drawn digits stand in"):
+        assert "standing in" in load_images("mnist").source
+    assert time.monotonic() - began < silence + 4
+    assert not list((mirror / "cache").rglob("*ubyte*")), "nothing half done may stay"
 
 
 def test_cache_that_cannot_be_written(mirror):

@@ -218,3 +218,37 @@ def test_the_shipped_ladder_is_there():
     results, samples = load_ladder(), ladder_samples()
     assert list(samples) == [row["name"] for row in results["systems"] + results["faults"]]
     assert {"device", "date", "seconds", "samples", "command", "data"} <= results.keys()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"\xff", b"{", b'{"a":' * 100_000, b'{"systems": [], "faults": [3]}', b'{"systems": []}']
+)
+def test_a_damaged_ladder_says_so(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(ladder, "RESULTS", tmp_path)
+    (tmp_path / "bad.json").write_bytes(content)
+    for read in (load_ladder, ladder_samples):
+        with pytest.raises(ValueError, match=r"bad\.json: not the results of a ladder"):
+            read("bad")
+    monkeypatch.setattr("sys.argv", ["ladder", str(tmp_path / "bad.json")])
+    monkeypatch.setattr(ladder, "load_images", lambda *_, **__: ImageData(None, None, (), "toy"))
+    with pytest.raises(SystemExit, match="not the results of a ladder"):
+        ladder.main()
+
+
+def test_a_damaged_picture_of_a_ladder_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "RESULTS", tmp_path)
+    (tmp_path / "bad.json").write_text('{"systems": [{"name": "a"}], "faults": []}')
+    with pytest.raises(FileNotFoundError):
+        ladder_samples("bad")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="cannot be read as a picture"):
+        ladder_samples("bad")
+    Image.new("RGB", (28, 28)).save(tmp_path / "bad.png")
+    with pytest.raises(ValueError, match="rows of samples"):
+        ladder_samples("bad")
+
+
+def test_a_ladder_by_a_name_that_no_file_can_have():
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(FileNotFoundError):
+            load_ladder(name)

@@ -166,6 +166,98 @@ def test_any_schedule_is_monotone_and_preserves_variance(betas):
     assert torch.allclose(schedule.sqrt_alpha_bar**2 + schedule.sigma**2, torch.ones(len(betas) + 1), atol=1e-6)
 
 
+# any schedule, any shape, any kind of float
+
+BETAS = st.lists(st.floats(1e-6, 0.999), min_size=1, max_size=30)
+KINDS = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple)  # the batch first
+
+
+@st.composite
+def worlds(draw):
+    """A schedule, images, noise and steps: of any length, shape and kind."""
+    schedule = NoiseSchedule(torch.tensor([0.0, *draw(BETAS)], dtype=torch.float64))
+    shape, dtype, seed = draw(SHAPES), draw(KINDS), draw(st.integers(0, 2**31))
+    x0, noise = (normal(*shape, seed=seed + i, dtype=torch.float64).to(dtype) for i in range(2))
+    steps = draw(st.lists(st.integers(1, schedule.T), min_size=shape[0], max_size=shape[0]))
+    return schedule, x0, torch.tensor(steps, dtype=draw(st.sampled_from([torch.int32, torch.int64]))), noise
+
+
+def close(found, expected, error):
+    """Within 20 roundings, each of size `error`, which may be infinite."""
+    return bool(((found.double() - expected.double()).abs() <= 20 * error).logical_or(error.isinf()).all())
+
+
+@settings(max_examples=200, deadline=None)
+@given(worlds())
+def test_round_trips_lose_no_more_than_rounding(world):
+    schedule, x0, t, noise = world
+    inputs = [tensor.clone() for tensor in (x0, t, noise)]
+    x_t = q_sample(schedule, x0, t, noise)
+    assert x_t.shape == x0.shape
+    assert x_t.dtype == torch.promote_types(x0.dtype, torch.float32), "the schedule is float32: nothing gets coarser"
+    signal, sigma = (per_image(getattr(schedule, name)[t].double(), x_t) for name in ("sqrt_alpha_bar", "sigma"))
+    rounding = torch.finfo(x_t.dtype).eps * (x_t.abs() + signal * x0.abs() + sigma * noise.abs()).double()
+    assert close(x_t, signal * x0 + sigma * noise, rounding)
+    x0, noise = x0.to(x_t.dtype), noise.to(x_t.dtype)
+    assert close(predict_x0(schedule, x_t, t, noise), x0, rounding / signal + rounding)
+    assert close(predict_eps(schedule, x_t, t, x0), noise, rounding / sigma + rounding)
+    assert all(torch.equal(before, after) for before, after in zip(inputs, (world[1], t, world[3]), strict=True))
+
+
+@settings(max_examples=200, deadline=None)
+@given(worlds())
+def test_posterior_lies_between_its_limits(world):
+    """Bayes: precisions add up; and a step back from the jump to t has the moments of the jump to t - 1."""
+    schedule, x0, t, noise = world
+    x_t = q_sample(schedule, x0, t, noise)
+    mean, variance = posterior(schedule, x0.to(x_t.dtype), x_t, t)
+    assert mean.shape == x0.shape
+    assert variance.shape == (len(x0), *[1] * (x0.ndim - 1))
+    table = {name: getattr(schedule, name).double() for name in TABLES}
+    before, variance = table["sigma"][t - 1] ** 2, variance.flatten().double()
+    assert bool((variance >= 0).all())
+    assert bool((variance <= table["beta"][t] * (1 + 1e-6)).all()), "no more than the step added"
+    assert bool((variance <= before * (1 + 1e-6)).all()), "no more than there was before it"
+    later = t > 1
+    precision = table["alpha"][t] / table["beta"][t] + 1 / before
+    assert torch.allclose(1 / variance[later], precision[later], rtol=1e-4)
+    assert torch.equal(variance[~later], torch.zeros_like(variance[~later]))
+
+    def mean_of(clean: float, noisy: torch.Tensor) -> torch.Tensor:
+        return posterior(schedule, torch.full((len(t),), clean), noisy.float(), t)[0].double()
+
+    of_x0, of_x_t = mean_of(1.0, torch.zeros(len(t))), mean_of(0.0, torch.ones(len(t)))
+    assert bool((of_x0 >= 0).all() and (of_x_t >= 0).all())
+    assert torch.allclose(of_x0 + of_x_t * table["sqrt_alpha_bar"][t], table["sqrt_alpha_bar"][t - 1], atol=1e-5)
+    assert torch.allclose(of_x_t**2 * table["sigma"][t] ** 2 + variance, before, rtol=1e-4, atol=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(worlds(), SHAPES, st.sampled_from(["q_sample", "predict_x0", "predict_eps", "posterior"]))
+def test_no_shape_is_stretched_to_another(world, shape, name):
+    schedule, x0, t, _ = world
+    functions = {"q_sample": q_sample, "predict_x0": predict_x0, "predict_eps": predict_eps}
+    call = functions.get(name, lambda schedule, x, t, y: posterior(schedule, x, y, t))
+    other = torch.zeros(shape)
+    if shape == x0.shape:
+        call(schedule, x0, t, other)
+        return
+    with pytest.raises(ValueError, match="has shape"):
+        call(schedule, x0, t, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_what_is_no_float_is_refused(dtype):
+    schedule, t, x = linear_schedule(50), torch.tensor([1, 2]), torch.zeros(2, 3)
+    for first, second in ((x.to(dtype), x), (x, x.to(dtype))):
+        for call in (q_sample, predict_x0, predict_eps, lambda s, a, t, b: posterior(s, a, b, t)):
+            with pytest.raises(TypeError, match="must be a float tensor"):
+                call(schedule, first, t, second)
+    with pytest.raises(TypeError, match="must be a float tensor"):
+        forward_step(x.to(dtype), 0.1, x)
+
+
 # another library
 
 

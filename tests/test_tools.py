@@ -51,6 +51,28 @@ def test_failed_set_up_is_not_taken_for_done(commands, monkeypatch):
     assert not (course.VENV / "installed-for").exists()
 
 
+def test_versions_oldest_takes_each_lower_bound(commands, tmp_path):
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools>=68"]\n[project]\nrequires-python = ">=3.10"\n'
+        'dependencies = [\n  "torch>=2.4",\n  "a-b>=0.11",\n]\n'
+    )
+    assert course.versions("", ["oldest"]) == 0
+    assert (tmp_path / "build" / "versions" / "oldest.txt").read_text().split() == ["torch==2.4.*", "a-b==0.11.*"]
+    own = str(course.python_of(tmp_path / "build" / "versions" / "oldest"))
+    assert [command[0] for command in commands] == [sys.executable, *[own] * (len(commands) - 1)]
+    course.versions("", ["newest"])
+    assert (tmp_path / "build" / "versions" / "newest.txt").read_text() == "", "no bounds"
+    with pytest.raises(SystemExit, match="oldest, or newest"):
+        course.versions("", ["older"])
+
+
+def test_every_requirement_has_a_lower_bound():
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
+    assert [f"{requirement}.*" for requirement in wanted] == [bound.replace("==", ">=") for bound in course.oldest()]
+
+
 def test_pieces_of_a_stream_are_joined_and_progress_bars_keep_their_end():
     pieces = [new_output("stream", text=text) for text in ("a\n", " 0%|  |", "\r50%|# |", "\r100%|##|\n")]
     errors = new_output("stream", name="stderr", text="note\n")

@@ -6,13 +6,17 @@
     python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
     python tools/course.py badges owner/name       Colab links and clone address for your fork ("" removes them)
     python tools/course.py bench                   measured comparisons
+    python tools/course.py soak [kill=15 ...]      hours of kills, damaged files, no network, load: see tests/soak
+    python tools/course.py versions oldest|newest  the tests with the oldest or newest packages that are allowed
 
-Each sets up .venv first, once; with --current-env the packages of the running Python (conda, say) are used.
+Each sets up .venv first, once; with --current-env the packages of the running Python (conda, say) are used. `versions`
+makes an environment of its own in build/versions, anew each time.
 """
 
 import argparse
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,19 +31,29 @@ def set_up() -> str:
     """Make .venv and install the course in it, unless that was done for this pyproject.toml; its Python."""
     if sys.version_info < (3, 10):  # noqa: UP036 - older Pythons do read this line
         sys.exit(f"The course needs Python 3.10 or newer; this is {sys.version.split()[0]} ({sys.executable}).")
-    python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = python_of(VENV)
     stamp = VENV / "installed-for"
     # The folder belongs to the stamp too: a moved checkout must be installed anew.
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == wanted:
         return str(python)
     print("Setting up .venv (once; PyTorch is large, so this takes a few minutes) ...", flush=True)
-    if run([sys.executable, "-m", "venv", "--clear", str(VENV)]):
-        sys.exit("Python's venv module is missing here; on Debian or Ubuntu: apt-get install python3-venv")
-    if run([str(python), "-m", "pip", "install", "-q", "-e", f"{ROOT}[lab,test,compare]"]):
-        sys.exit("The installation failed; pip's message above says why. Run the same command again to retry.")
+    make_environment(VENV)
     stamp.write_text(wanted)
     return str(python)
+
+
+def python_of(environment: Path) -> Path:
+    return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def make_environment(folder: Path, *options: str) -> None:
+    """An environment of the running Python in `folder`, with the course and all it uses; `options` are pip's."""
+    if run([sys.executable, "-m", "venv", "--clear", str(folder)]):
+        sys.exit("Python's venv module is missing here; on Debian or Ubuntu: apt-get install python3-venv")
+    install = [str(python_of(folder)), "-m", "pip", "install", "-q", *options]
+    if run([*install, "-e", f"{ROOT}[lab,test,compare]"]):
+        sys.exit("The installation failed; pip's message above says why. Run the same command again to retry.")
 
 
 def run(command: list[str], **environment: str) -> int:
@@ -68,14 +82,14 @@ def test(python: str, rest: list[str]) -> int:
     return len(failed)
 
 
-def nbval(python: str) -> int:
+def nbval(python: str, notebooks: list[Path] | None = None) -> int:
     """Every notebook, quick budget, network off, on drawn digits: the same everywhere, whatever data lies here."""
     with tempfile.TemporaryDirectory() as empty:
         offline = os.pathsep.join([str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH", "")])
         return run(
             [python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
             + ["--nbval-sanitize-with=tests/sanitize.cfg", "--durations=5", "-p", "no:cacheprovider"]
-            + [str(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))],
+            + [str(path) for path in notebooks or sorted(NOTEBOOKS.glob("*.ipynb"))],
             PYTHONPATH=offline.rstrip(os.pathsep),
             DDPM_BUDGET="quick",
             DDPM_DATA=empty,
@@ -88,6 +102,29 @@ def bench(python: str, rest: list[str]) -> int:
     return sum(run([python, str(script), *rest]) for script in scripts)
 
 
+def soak(python: str, rest: list[str]) -> int:
+    return run([python, str(ROOT / "tests" / "soak"), *rest])
+
+
+def versions(_: str, rest: list[str]) -> int:
+    """The whole test command, in an environment with the oldest allowed version of each package, or the newest."""
+    if rest not in (["oldest"], ["newest"]):
+        sys.exit("python tools/course.py versions oldest, or newest")
+    folder = ROOT / "build" / "versions" / rest[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    bounds = folder.with_suffix(".txt")
+    bounds.write_text("\n".join(oldest() if rest == ["oldest"] else []))
+    make_environment(folder, "--upgrade", "--upgrade-strategy", "eager", "-c", str(bounds))
+    run([str(python_of(folder)), "-m", "pip", "freeze", "--exclude-editable"])
+    return test(str(python_of(folder)), [])
+
+
+def oldest() -> list[str]:
+    """The lower bounds of pyproject.toml as pip's constraints: torch>=2.4 becomes torch==2.4.*"""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project]")[2]
+    return [f"{name}=={bound}.*" for name, bound in re.findall(r'"([\w-]+)>=([\d.]+)"', text)]
+
+
 def build(command: str):
     return lambda python, rest: run([python, "tools/build.py", command, *rest])
 
@@ -96,6 +133,8 @@ COMMANDS = {
     "lab": lab,
     "test": test,
     "bench": bench,
+    "soak": soak,
+    "versions": versions,
     "course": build("course"),
     "notebooks": build("notebooks"),
     "badges": build("badges"),
@@ -107,7 +146,8 @@ def main() -> int:
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--current-env", action="store_true", help="no .venv: use the running Python's packages")
     known, rest = parser.parse_known_args()
-    return COMMANDS[known.command](sys.executable if known.current_env else set_up(), rest)
+    needs_none = known.current_env or known.command == "versions"
+    return COMMANDS[known.command](sys.executable if needs_none else set_up(), rest)
 
 
 if __name__ == "__main__":

@@ -425,6 +425,8 @@ class Trainer:
             for key, value in self.model.state_dict().items():
                 if state[name][key].dtype != value.dtype:
                     raise TypeError(f"{key} is {state[name][key].dtype}")
+                if not bool(state[name][key].isfinite().all()):
+                    raise ValueError(f"{key} holds what is no number")
         trial = torch.optim.AdamW(self.model.parameters())
         trial.load_state_dict(state["optimizer"])
         for weight, kept in trial.state.items():

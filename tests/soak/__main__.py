@@ -1,0 +1,89 @@
+"""What takes too long for the tests: kills, damaged files, no network, flakes, a full laboratory.
+
+    make soak                                       all parts
+    make soak PARTS="kill=15 fuzz=20000"            these, so many times
+    make soak PARTS="--json build/soak.json lab"    and where the figures go
+
+Parts run one after another, each alone if asked for; a summary is printed and written as JSON. The exit status is 1 if
+a part failed.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import time
+import traceback
+from pathlib import Path
+
+import flake
+import fuzz
+import kill
+import lab
+import offline
+import pytest
+import read_only_checkout
+import torch
+
+PARTS = {  # name -> function of a count, and the count that the issue of a release needs
+    "kill": (kill.training, 100),
+    "torchrun": (kill.two_processes, 5),
+    "kernel": (kill.kernel, 3),
+    "files": (kill.files, 1),
+    "fuzz": (fuzz.fuzz, 100_000),
+    "hosts": (offline.hosts, 1),
+    "offline": (offline.whole_test_command, 1),
+    "readonly": (read_only_checkout.notebooks, 99),
+    "flake": (flake.flake, 20),
+    "lab": (lab.kernels, 30),
+    "cache": (lab.cold_cache, 30),
+}
+
+
+def part(text: str) -> tuple[str, int]:
+    name, _, count = text.partition("=")
+    if name not in PARTS or not (count.isdecimal() or not count):
+        raise argparse.ArgumentTypeError(f"{text}: a part is one of {', '.join(PARTS)}, with =COUNT or without")
+    return name, int(count or PARTS[name][1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="make soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", type=part, metavar="PART[=COUNT]", help=", ".join(PARTS))
+    parser.add_argument("--json", type=Path, default=Path("build/soak.json"), help="(default: %(default)s)")
+    options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    report = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.platform()}, {cores} cores",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "parts": {},
+    }
+    for name, count in options.parts or [part(name) for name in PARTS]:
+        print(f"---- {name}, {count:,}", flush=True)
+        began = time.monotonic()
+        try:
+            result = PARTS[name][0](count)
+        except pytest.skip.Exception as reason:
+            result = {"ok": None, "result": str(reason)}
+        except Exception:
+            result = {"ok": False, "error": traceback.format_exc()}
+        report["parts"][name] = {"count": count, "minutes": round((time.monotonic() - began) / 60, 1), **result}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        print(json.dumps({key: value for key, value in result.items() if key != "readers"}, indent=1), flush=True)
+    failed = [name for name, result in report["parts"].items() if result["ok"] is False]
+    print(f"\n{report['date']}, {report['machine']}, Python {report['python']}, PyTorch {report['torch']}")
+    for name, result in report["parts"].items():
+        state = {True: "ok", False: "FAILED", None: f"skipped: {result.get('result')}"}[result["ok"]]
+        print(f"{name:<10}{result['count']:>8,}  {result['minutes']:6.1f} min  {state}")
+    print(f"Figures: {options.json}")
+    return len(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

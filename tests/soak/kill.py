@@ -1,0 +1,148 @@
+"""SIGKILL at any moment: of a training process, of one of two processes under torchrun, of a notebook's kernel.
+
+Each part trains a small network, is killed again and again, and goes on each time. After every kill the file must hold,
+to the bit, what a run without interruptions held at that step: weights, average, optimizer, losses, random numbers.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from jupyter_client import KernelManager
+
+from ddpm_helpers.checkpoint import load_checkpoint
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TESTS))
+import killed_run  # noqa: E402
+
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS), str(TESTS / "soak")]),
+}
+LONG = 300  # steps of a run that is killed from outside
+
+
+def training(kills: int) -> dict:
+    """One process, killed at random times and at aimed moments of a step and of a save."""
+    with tempfile.TemporaryDirectory() as folder:
+        line = [sys.executable, str(TESTS / "killed_run.py"), folder, str(kills)]
+        done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return {"ok": done.returncode == 0, "kills": kills, "result": (done.stderr or done.stdout).strip().splitlines()[-1]}
+
+
+def two_processes(kills: int) -> dict:
+    """torchrun with two processes, one of which is killed."""
+    chance, killed, messages = random.Random(0), [0, 0], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = folder / "run.pt"
+        start_torchrun(folder / "expected").wait(timeout=600)
+        expected = lines(folder / "expected")
+        for _ in range(4 * kills):
+            if sum(killed) == kills:
+                break
+            for left_over in folder.glob("*.pid"):
+                left_over.unlink()
+            job, rank = start_torchrun(file), sum(killed) % 2
+            wait_for(lambda: len(list(folder.glob("*.pid"))) == 2, job)
+            time.sleep(chance.uniform(0, 2))
+            with suppress(ProcessLookupError):  # it was faster than the kill
+                os.kill(int((folder / f"{rank}.pid").read_text()), signal.SIGKILL)
+                killed[rank] += 1
+            job.wait(timeout=300)
+            messages += compare(file, expected)
+            start_anew(file)
+        start_torchrun(file).wait(timeout=600)
+        messages += compare(file, expected, step=LONG)
+    ok = not messages and sum(killed) == kills
+    return {"ok": ok, "kills of the first and the second process": killed, "result": messages or "equal to the bit"}
+
+
+def start_torchrun(path: Path) -> subprocess.Popen:
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    line += ["--nproc-per-node", "2", str(TESTS / "soak" / "two_processes.py"), str(path)]
+    return subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def kernel(kills: int) -> dict:
+    """A notebook's kernel that trains in a cell, killed; the restarted kernel runs the cell again."""
+    chance, killed, messages = random.Random(0), 0, []
+    with tempfile.TemporaryDirectory() as name:
+        path, expected = Path(name) / "run.pt", Path(name) / "expected"
+        code = f"import torch, killed_run as k; from pathlib import Path; torch.set_num_threads(1); k.STEPS = {LONG}\n"
+        end = f"k.uninterrupted(Path({str(expected)!r}))"
+        subprocess.run([sys.executable, "-c", code + end], env=ENVIRONMENT, check=True)
+        cell = code + f"k.new_trainer().fit({str(path)!r}, seconds_between_saves=0)\n'finished'"
+        manager = KernelManager(kernel_name="python3")
+        manager.start_kernel(env=ENVIRONMENT)
+        try:
+            for _ in range(kills):
+                client = manager.blocking_client()
+                client.start_channels()
+                client.wait_for_ready(timeout=120)
+                client.execute(cell)
+                before = path.stat().st_mtime_ns if path.exists() else 0
+                wait_for(lambda before=before: path.exists() and path.stat().st_mtime_ns > before)
+                time.sleep(chance.uniform(0, 0.5))
+                manager.signal_kernel(signal.SIGKILL)
+                killed += 1
+                client.stop_channels()
+                manager.restart_kernel(now=True)
+                messages += compare(path, lines(expected))
+                start_anew(path)
+            client = manager.blocking_client()
+            client.start_channels()
+            client.wait_for_ready(timeout=120)
+            reply = client.execute_interactive(cell, output_hook=lambda _: None, timeout=600)["content"]
+            messages += [] if reply["status"] == "ok" else [str(reply)]
+            messages += compare(path, lines(expected), step=LONG)
+            client.stop_channels()
+        finally:
+            manager.shutdown_kernel(now=True)
+    return {"ok": not messages, "kills": killed, "result": messages or "equal to the bit"}
+
+
+def files(_: int) -> dict:
+    """Full disk, place that cannot be written to, two runs at one file: the unit tests have them; here they count."""
+    words = "disk_full or limit_on_the_size or read_only or one_run_at_a_time or cannot_be_written or end_of_saving"
+    line = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-k", words]
+    line += [str(TESTS / "test_checkpoint.py"), str(TESTS / "test_training.py")]
+    done = subprocess.run(line, env=ENVIRONMENT, cwd=TESTS.parent, capture_output=True, text=True, check=False)
+    return {"ok": done.returncode == 0, "result": done.stdout.strip().splitlines()[-3:]}
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().split()
+
+
+def start_anew(path: Path) -> None:
+    """Remove a checkpoint of a run that has ended."""
+    if path.exists() and load_checkpoint(path)["step"] == LONG:
+        path.unlink()
+
+
+def compare(path: Path, expected: list[str], step: int | None = None) -> list[str]:
+    """What is wrong with the checkpoint, in a list; nothing, or no file yet, is right."""
+    if not path.exists() and step is None:
+        return []
+    state = load_checkpoint(path)
+    if step not in (None, state["step"]):
+        return [f"it ended at step {state['step']}"]
+    return [] if killed_run.digest(state) == expected[state["step"]] else [f"step {state['step']} differs"]
+
+
+def wait_for(condition, job: subprocess.Popen | None = None, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline or (job and job.poll() is not None and not condition()):
+            raise TimeoutError("the run that was to be killed did not come so far")
+        time.sleep(0.01)

@@ -1,0 +1,29 @@
+"""Every notebook, quick budget, from a checkout that cannot be written to."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+from read_only import copy_of_the_checkout, run_read_only  # noqa: E402
+
+
+def notebooks(most: int) -> dict:
+    """So many of them, in the order of their numbers."""
+    with tempfile.TemporaryDirectory() as name:
+        checkout, empty = copy_of_the_checkout(Path(name)), Path(name) / "empty"
+        empty.mkdir()
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(checkout), str(ROOT / "tests" / "offline")]),
+            "DDPM_BUDGET": "quick",
+            "DDPM_DATA": str(empty),
+            "XDG_CACHE_HOME": str(empty),
+        }
+        line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
+        line += ["--nbval-cell-timeout=600", "--nbval-sanitize-with=../tests/sanitize.cfg"]
+        line += [path.name for path in sorted((checkout / "notebooks").glob("*.ipynb"))[:most]]
+        done = run_read_only(checkout, line, checkout / "notebooks", env=environment, capture_output=True, text=True)
+    return {"ok": not done.returncode, "result": done.stdout.strip().splitlines()[-5:]}

@@ -1,0 +1,161 @@
+"""A pickle that runs code is planted wherever a reader could be handed it: it is refused, and nothing runs."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_training import make, steps
+
+from ddpm_helpers import CheckpointError, DataError, ladder, load_feature_net, load_images, load_pretrained, metrics
+from ddpm_helpers import pictures as pictures_module
+from ddpm_helpers.checkpoint import load_checkpoint, read_weights
+
+
+class Evil:
+    """Unpickled without care, this makes the folder `path`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def plants(path: Path) -> dict[str, bytes]:
+    """Files that make the folder `path` where they are read without care."""
+    state, result = {"format": 1, "evil": Evil(path)}, {}
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        result[f"protocol {protocol}"] = pickle.dumps(state, protocol)
+    for new in (True, False):
+        buffer = io.BytesIO()
+        torch.save(state, buffer, _use_new_zipfile_serialization=new)
+        result["PyTorch's" if new else "PyTorch's old"] = buffer.getvalue()
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Evil(path)], dtype=object), allow_pickle=True)
+    result["NumPy's"] = buffer.getvalue()
+    return result | {f"{name}, gzipped": gzip.compress(content) for name, content in result.items()}
+
+
+def in_a_checkpoint(path: Path, good: Path) -> dict[str, bytes]:
+    """Good checkpoints, with right checksums, around a pickle of every protocol."""
+    result = {}
+    for name, content in plants(path).items():
+        if not name.startswith("protocol"):
+            continue
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(good) as old, zipfile.ZipFile(buffer, "w") as new:
+            for entry in old.namelist():
+                new.writestr(entry, content if entry.endswith("data.pkl") else old.read(entry))
+        result[f"checkpoint, {name}"] = buffer.getvalue()
+    return result
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """The folder that must not come to be."""
+    folder = tmp_path / "planted"
+    yield folder
+    assert not folder.exists()
+    pickle.loads(pickle.dumps(Evil(folder)))
+    assert folder.exists(), "what was planted does go off where it is read without care"
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A data folder, a cache and shipped files of our own; no network."""
+    monkeypatch.setenv("DDPM_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("ddpm_helpers.data._any_answers", lambda urls: False)
+    monkeypatch.setattr("ddpm_helpers.checkpoint.WEIGHTS", tmp_path / "shipped")
+    monkeypatch.setattr(metrics, "WEIGHTS", tmp_path / "shipped")
+    monkeypatch.setattr(ladder, "RESULTS", tmp_path / "shipped")
+    (tmp_path / "data").mkdir()
+    return tmp_path
+
+
+def refused(path: Path, contents: dict[str, bytes], read: Callable, *errors: type[Exception]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for content in contents.values():
+        path.write_bytes(content)
+        with pytest.raises(errors):
+            read()
+
+
+def test_in_a_checkpoint(planted, tmp_path):
+    good, path = tmp_path / "good.pt", tmp_path / "a.pt"
+    steps(make(), 1).save(good)
+    trainer = steps(make(), 1)
+    contents = plants(planted) | in_a_checkpoint(planted, good)
+    for read in (load_checkpoint, trainer.resume, trainer.fit):
+        refused(path, contents, lambda read=read: read(path), CheckpointError)
+        assert path.read_bytes() == list(contents.values())[-1], "what was refused is not written over"
+
+
+def test_in_weights(planted, places):
+    contents = plants(planted)
+    for read in (load_pretrained, read_weights):
+        path = places / "a.safetensors"
+        refused(path, contents, lambda read=read, path=path: read(path), CheckpointError)
+    refused(places / "shipped" / "mnist.safetensors", contents, load_pretrained, CheckpointError)
+    refused(places / "shipped" / "mnist_features.safetensors", contents, load_feature_net, CheckpointError)
+
+
+@pytest.mark.parametrize("where", ["data", "cache/ddpm_helpers/mnist"])
+def test_in_mnist(planted, places, where):
+    for file in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte.gz"):
+        (places / where / "MNIST" / "raw").mkdir(parents=True, exist_ok=True)
+        (places / where / "MNIST" / "raw" / file).write_bytes(b"")
+    for file in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte.gz"):
+        path = places / where / "MNIST" / "raw" / file
+        refused(path, plants(planted), lambda: load_images("mnist", strict=True), DataError)
+
+
+@pytest.mark.parametrize("where", ["data", "cache/ddpm_helpers/cifar10"])
+def test_in_cifar10(planted, places, where):
+    """These files are pickles; their checksums are verified before they are read."""
+    folder = places / where / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name, content in plants(planted).items():
+        for file in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
+            (folder / file).write_bytes(content)
+        for train in (True, False):
+            with pytest.raises(DataError, match="incomplete or altered"):
+                load_images("cifar10", train=train, strict=True)
+            assert not planted.exists(), name
+
+
+def test_among_pictures_and_in_their_cache(planted, places, monkeypatch):
+    monkeypatch.setattr(pictures_module, "KEEP_AFTER", 0)
+    folder = places / "pictures"
+    folder.mkdir()
+    Image.new("L", (8, 8), 120).save(folder / "good.png")
+    for name, content in plants(planted).items():
+        for file in ("evil.png", "evil.tif", "evil.npy", "evil.pt", "evil.pkl"):
+            (folder / file).write_bytes(content)
+        with pytest.warns(UserWarning, match=r"2 files skipped .*evil\.png"):
+            data = load_images(folder)
+        assert not planted.exists(), name
+    [kept] = [path for path in (places / "cache").rglob("*") if path.is_file()]
+    for name, content in plants(planted).items():
+        kept.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert torch.equal(load_images(folder).images, data.images)
+        assert not planted.exists(), name
+
+
+def test_in_a_ladder(planted, places):
+    contents = plants(planted)
+    refused(places / "shipped" / "a.json", contents, lambda: ladder.load_ladder("a"), ValueError)
+    (places / "shipped" / "a.json").write_text(json.dumps({"systems": [{"name": "a"}], "faults": []}))
+    refused(places / "shipped" / "a.png", contents, lambda: ladder.ladder_samples("a"), ValueError)
