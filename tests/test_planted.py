@@ -142,7 +142,7 @@ def test_among_pictures_and_in_their_cache(planted, places, monkeypatch):
     for name, content in plants(planted).items():
         for file in ("evil.png", "evil.tif", "evil.npy", "evil.pt", "evil.pkl"):
             (folder / file).write_bytes(content)
-        with pytest.warns(UserWarning, match=r"2 files skipped .*evil\.png"):
+        with pytest.warns(UserWarning, match=r"skipped 2 files .*evil\.png"):
             data = load_images(folder)
         assert not planted.exists(), name
     [kept] = [path for path in (places / "cache").rglob("*") if path.is_file()]
