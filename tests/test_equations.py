@@ -225,7 +225,6 @@ BREAKS["11_guidance"] = {
     "11.1": [("net.label.weight[7] -", "net.label.weight[6] -"), (" - net.label.weight[none])", ")")],
     "11.2": [
         ("weight / weight.sum(0)", "weight"),
-        ("0.5 * one.noised", "one.noised"),
         ("log_density(x).exp()", "log_density(x)"),
     ],
     "11.3": [("slope(log_p[y]) -", "slope(log_p[y]) +"), ("log_p.log_softmax(0)[y]", "log_p.softmax(0)[y]")],
