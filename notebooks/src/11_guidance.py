@@ -32,8 +32,8 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## Telling the network
 #
-# Until now the model drew what it liked. Whoever wanted a seven had to draw ten samples and throw nine away. But
-# the training images come with labels, so the network can be told. How?
+# Notebook 10 went to colour and to larger pictures, and the model still drew what it liked. Whoever wanted a seven from the one in notebook 07 had to
+# draw about ten samples and throw nine away. But the training images come with labels, so the network can be told. How?
 #
 # It is already told one thing beside the image, the time: a vector $\tau(t)$ that scales and shifts the features in every
 # block (notebooks 04 and 05). The label uses the same door. A table with one row of numbers per class is learned with the
@@ -135,8 +135,8 @@ for at in (50, 200, 400, 600, 800, 950):
 
 # %% [markdown]
 # *In a full run the label is worth almost nothing at $t = 50$, where the digit stands there for all to see, and most at about $t = 800$: there the
-# network without a label errs by a quarter more, and one that is told the wrong digit errs twice as much as one that is told the right one. That is
-# where it is decided which digit it will be; notebook 07 saw the same in the guesses.*
+# network without a label errs by about a third more, and one that is told the wrong digit errs twice as much as one that is told the right one. That is
+# where it is decided which digit it will be; notebook 07 watched it in the guesses.*
 #
 # ## Guidance, derived
 #
@@ -259,14 +259,14 @@ for axis, (scale, x) in zip(axes, ends.items(), strict=True):
     axis.hist(x.numpy(), torch.linspace(-2, 4, 61).numpy(), density=True, color=viz.COLOURS[2], alpha=0.5, label="guided samples")
     axis.plot(grid, formula(scale), color="black", linewidth=1.3, label="formula")
     axis.plot(grid, log_both.exp(), color=viz.COLOURS[0], linewidth=1, linestyle=":", label="all data")
-    axis.set(title=f"scale {scale}", xlim=(-2.5, 3.5), ylim=(0, 2.2), yticks=[])
+    axis.set(title=f"scale {scale}", xlim=(-2.5, 3.5), ylim=(0, 2.8), yticks=[])
 axes[0].legend(frameon=False, fontsize=7, loc="upper left")
 viz.show(figure, alt="Four histograms of guided samples with the formula as a line: alike at scale 1, then the histogram loses its left peak and moves to the right, past the right peak")
 
 # %% [markdown]
-# *At scale 1 the histogram follows the line: that is the class as it is. Already at 2 the left style is almost gone, though the formula (the black line) keeps
-# it at every scale. The right style is not safe either: at 4 and 8 the samples pile up at its far side, in a heap that gets narrower, where there are
-# hardly any data (dotted). Guidance runs away from the other class, and further than the data go.*
+# *At scale 1 the histogram follows the line: that is the class as it is. At 2 the left style is no more than a shoulder, and at 4 it is gone, though the formula (the black line)
+# keeps it at every scale. The right style is not safe either: at 4 and 8 the samples pile up on its far side, in a heap that gets narrower, and at 8 most of them lie
+# where there are hardly any data (dotted). Guidance runs away from the other class, and further than the data go.*
 #
 # *So the guided sampler does not draw from (11.6). The reason is the noise. At step $t$ the scores in (11.4) belong to noised data,
 # and mixing two of them is not the same as mixing first and noising afterwards. Far up, where everything overlaps, being a little nearer to class 0 is held
@@ -325,8 +325,9 @@ viz.image_rows(rows, titles=[str(scale) for scale in scales], alt="The digits 0 
 
 # %% [markdown]
 # *Read along a row: one noise, one wish, seven scales. At 0 the wish does not count, and many of these images are no digit at all. At 1 it does, and
-# nearly all are what was asked for. Compare the column 1 with the columns 5 and 8: where is the handwriting, and where is the felt pen? (These are the second
-# images of each digit, not chosen further. Among the first ten, chance has made several right at scale 0.)*
+# nearly all are what was asked for. Compare the column 1 with the columns 5 and 8: where is the handwriting, and where is the felt pen? In a full run look at the
+# row of the 4: a slanted, open four up to scale 3, and another, commoner one from 5 on. (These are the second images of each digit, not chosen
+# further. Among the first ten, chance has made several right at scale 0.)*
 #
 # ### What it gains and what it costs
 #
@@ -379,17 +380,17 @@ right.set(xlabel="scale", ylim=(0, None), title="Frechet distance (dashed: real 
 viz.show(figure, alt="Left: accuracy rises with the scale and variety falls. Right: the distance falls, then rises again")
 
 # %% [markdown]
-# *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost all are, and the distance is that of real
-# digits: the label as learned is enough for these data. From 2 on the judge finds no mistake, or hardly one. That is all that is left to gain, and it is paid
-# for: a quarter of the variety is gone at 2, a third at 3 or 5, and the distance is many times the floor. The white pixels say what you see: strokes get bolder,
-# because a bold seven is surer to be a seven. So the best accuracy and the best distance are at different scales, and for this network nobody
-# should go beyond 2 without a reason. Where data are harder, the gain is larger and the best scale higher; the two curves have the same shapes (Ho & Salimans
-# 2022, figure 4).*
+# *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost all are, and the distance is at its floor:
+# for these data and this network the label as learned is enough. From 2 on the judge finds no mistake, or hardly one; it reads these samples better than
+# real digits. That is all that was left to gain, and it is paid for. A quarter of the variety is gone at 2, a third at 3 and 5; the distance is well over twice the
+# floor at 2 and more than six times at 8. The white pixels say what you saw: strokes get bolder, because a bold seven is surer to be a seven. So the best
+# accuracy and the best distance are at different scales. Ho & Salimans (2022) found that for ImageNet, too: the distance is best a little above 1, and the
+# judge gets surer and surer beyond it.*
 #
-# *Two things to notice. At 0 and 0.5 the variety is above 1. That is no success: broken digits differ more from each other than whole ones. A number for variety means
-# something only where the images are good. And scale 0 is worse than a model of notebook 08 that never had labels: this small network was asked without a
-# label one time in ten, and it shows. A weak answer without the label is what guidance steps away from; part of its success is that it leaves those
-# mistakes behind.*
+# *Two more things. At 0 and 0.5 the variety is above 1. That is no success: broken digits differ more from each other than whole
+# ones. A number for variety means something only where the images are good. And look how poor scale 0 is, from a network that reaches the floor when it is told a label. Without
+# one it was asked one time in ten, and for the harder question. That weak answer is what guidance steps away from, and
+# part of the gain may be that its mistakes are left behind. Karras et al. (2024) make a method of it: they guide a network away from a worse version of itself.*
 #
 # ### Far too much
 #
@@ -410,13 +411,12 @@ for scale in (0, 1, 5, 20, 100):
     print(f"scale {scale:3}: {(first.abs() == 1).float().mean():6.1%} of the pixels of the first guess are clipped")
 
 # %% [markdown]
-# *At 20 the strokes have holes and edges of their own; at 100 the digit is drowned in specks. The second cell says how. It looks at one guess at
-# the clean image, the first, from pure noise: $s$ times a small difference is a large one, and clipping cuts it at black and white. From then on the
-# walk is in places where no noised digit has ever been, and the network has to answer about images that it was never shown. (Without clipping the
-# pictures would be lost much earlier: notebook 07 showed why.)*
+# *In a full run: at 20 strokes fray, at 100 specks are everywhere, and still you can read most of the digits. The second
+# cell says how. It looks at the first guess at the clean image, from pure noise: $s$ times a small difference is a large one, and clipping cuts it
+# at black and white. From then on the walk is in places where no noised digit has ever been, and the network has to answer about images that it was never shown.*
 #
 # A scale below 0 would be the opposite wish, away from the digit. The formula (11.4) would not object, but what it leads to is "not a seven" in the sense
-# of the second picture above, away from the data. This course's `guide` refuses it, and says so:
+# of the histograms above: away from the digit, and on beyond the data. This course's `guide` refuses it, and says so:
 
 # %%
 for scale in (-1, float("nan"), 1e6):
@@ -441,8 +441,9 @@ rows = {f"scale {scale:g}": torch.cat([row[3], gap, row[8]]) for scale, row in z
 viz.image_rows(rows, alt="Seven threes and seven eights from the same starts, one row for each of seven scales")
 
 # %% [markdown]
-# *What to look for: an unusual three or eight at scale 1, thin or slanted or open. Follow it upwards. It is not drawn more clearly, it turns into another
-# one, rounder and bolder, more like its neighbours. That is the left style of the one-pixel world.*
+# *What to look for: an unusual digit at scale 1, thin or slanted or open. Follow it to larger scales. Is it drawn more clearly, or does it turn into another
+# one, bolder and more like its neighbours? Compare the row of scale 1 with that of 8: seven hands there, one hand here. It is what happened to the left style in
+# the one-pixel world.*
 #
 # ## Asking for what it never saw
 #
@@ -474,9 +475,9 @@ for a, b in ((4, 9), (1, 7), (3, 5), (0, 1)):
 viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1 and 7, 3 and 5, 0 and 1")
 
 # %% [markdown]
-# *The judge reads one of the two, now the one and now the other. Between 4 and 9 there are figures of which both could be said: a 4 whose top is nearly closed *is* nearly a 9, and
-# the product likes it. No digit is a 0 and a 1, so there the wish cannot be met; what comes is mostly something else. Asking for something it never saw works
-# where the data have something in between.*
+# *In a full run the judge reads the first three rows as one of the two, now the one and now the other, and so may you: a 4 that is closed at the top, a 1 with a flag, a 3
+# with the roof of a 5. There is something between these digits, and the product finds it. Between 0 and 1 there is nothing. What comes is
+# a ring with a stroke in it, broken and fading: both, as was asked, and no digit. (The judge names a digit for each of them; it has no other answers.)*
 #
 # ## What to remember, and what broke
 #
@@ -495,5 +496,6 @@ viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1
 # - Guide in only half of the steps: write a model that uses scale 3 for $t > 500$ and 1 below, and the reverse. Which half earns the accuracy, and which one costs the variety?
 # - Mean of two *labels* instead of two predictions: put $(e_4 + e_9)/2$ into `net.label.weight[4]`, and ask for a 4. Is it the same picture as above?
 # - In the one-pixel world, take `ddpm_trajectory` in place of DDIM. Does fresh noise in every step bring the samples closer to the formula?
+# - `sample(guide(model, 5), ..., clip=False)`: how much of what guidance does to the digits is held back by clipping?
 # - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the judge is surest. Which ten would you rather have?
 # - Train your own: `python -m ddpm_helpers.training --data fashion --labels --base 48 --steps 8000 --export fashion_labels.safetensors`, and ask for shoes.
