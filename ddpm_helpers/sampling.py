@@ -305,19 +305,21 @@ def sample(
         seed: any integer.
         batch_size: images at a time, at least 1.
         progress: show a progress bar.
-        labels: (count,) what each image shall show, handed to the model batch by batch; see also `guide`.
+        labels: (count,) int64, what each image shall show, handed to the model batch by batch; see also `guide`.
         options: for the trajectory: `clip`; `variance` (DDPM) or `eta` (DDIM).
 
     Returns:
         (count, C, H, W) on the schedule's device.
 
     Raises:
-        ValueError: if `count` or `batch_size` is below 1, or there are not `count` labels; and as the trajectories do.
+        TypeError: if the labels are no tensor of integers.
+        ValueError: if `count` or `batch_size` is below 1, or there are not `count` labels, or the model has the
+            attribute `classes` and one lies outside of 0 ... classes; and as the trajectories do.
     """
     if count < 1 or batch_size < 1:
         raise ValueError(f"sample: count and batch_size must be at least 1, got {count} and {batch_size}")
-    if labels is not None and labels.shape != (count,):
-        raise ValueError(f"sample: expected one label for each of {count} images, got shape {tuple(labels.shape)}")
+    if labels is not None:
+        _check_labels(labels, count, getattr(model, "classes", None))
     steps = None if steps is None else ddim_steps(schedule.T, steps)
     batches = [range(count)[first : first + batch_size] for first in range(0, count, batch_size)]
     total, samples = len(batches) * (schedule.T if steps is None else len(steps)), []
@@ -334,6 +336,19 @@ def sample(
                 bar.update()
             samples.append(x)
     return torch.cat(samples)
+
+
+def _check_labels(labels: Tensor, count: int, classes: int | None) -> None:
+    if not isinstance(labels, Tensor) or labels.dtype not in (torch.int64, torch.int32):
+        found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"sample: labels must be an integer tensor, one per image, got {found}; torch.tensor([3, 1])")
+    if labels.shape != (count,):
+        raise ValueError(f"sample: expected one label for each of {count} images, got shape {tuple(labels.shape)}")
+    low, high = int(labels.min()), int(labels.max())  # once here: on a GPU the network does not look
+    if classes is not None and not 0 <= low <= high <= classes:
+        raise ValueError(
+            f"sample: labels must lie in 0 ... {classes - 1}, or be {classes} for no label; found {low} to {high}"
+        )
 
 
 def _told(model: Callable[[Tensor, Tensor, Tensor], Tensor], label: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -367,18 +382,22 @@ def guide(model: torch.nn.Module, scale: float) -> Callable[[Tensor, Tensor, Ten
         scale: of the guidance, in [0, 100]; 1 to 5 is usual.
 
     Raises:
-        ValueError: if the network has no labels, or the scale is out of its range.
+        ValueError: if the network has no labels, or the scale is out of its range; from the callable, if it is asked
+            without a label.
     """
     if getattr(model, "classes", None) is None:
         raise ValueError("guide: this network knows no labels: train UNet(classes=...) with Trainer(labels=...)")
     if not 0 <= scale <= 100:
         raise ValueError(f"guide: scale must lie in [0, 100] (0: no label, 1: the label as learned), got {scale!r}")
 
-    def guided(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+    def guided(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        if label is None:
+            raise ValueError("guide: towards which label? Pass sample(..., labels=...), one per image")
         labels = torch.cat([torch.full_like(label, model.classes), label])
         eps, eps_label = model(torch.cat([x, x]), torch.cat([t, t]), labels).chunk(2)
         return guided_eps(eps, eps_label, scale)
 
+    guided.classes = model.classes
     return guided
 
 

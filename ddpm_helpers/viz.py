@@ -427,6 +427,40 @@ def explore_trajectory(path: list[Step], *, positions: int = 41) -> widgets.VBox
     return _Explorer([slider, label, image])
 
 
+def explore_guidance(scales: list[float], images: Tensor, names: list[str] | None = None) -> widgets.VBox:
+    """A slider over the scale of the guidance and a drop-down for what is asked for.
+
+    Every picture is drawn before the widget appears, so moving the slider only swaps one for another.
+
+    Args:
+        scales: S numbers, rising.
+        images: (S, K, N, C, H, W) in [-1, 1]: N images of each of K classes at each scale, shown in one row.
+        names: of the K classes; 0 ... K - 1 if None.
+
+    Raises:
+        ValueError: if there are not images for every scale, and names for every class.
+    """
+    names = [str(k) for k in range(images.shape[1])] if names is None else names
+    if images.ndim != 6 or images.shape[:2] != (len(scales), len(names)):
+        raise ValueError(
+            f"explore_guidance: expected images (S, K, N, C, H, W) of S = {len(scales)} scales and K = {len(names)} "
+            f"classes, got {tuple(images.shape)}"
+        )
+    pictures = [[_enlarged(row) for row in classes] for classes in images]
+    asked = widgets.Dropdown(options=[(name, k) for k, name in enumerate(names)], value=0, description="asked for")
+    slider = widgets.IntSlider(0, 0, len(scales) - 1, description="scale", readout=False)
+    image, label = widgets.Image(format="png"), widgets.Label()
+
+    def update(_=None) -> None:
+        image.value = pictures[slider.value][asked.value]
+        label.value = f"scale {scales[slider.value]:g}, asked for {names[asked.value]}"
+
+    for control in (asked, slider):
+        control.observe(update, "value")
+    update()
+    return _Explorer([widgets.HBox([asked, slider]), label, image])
+
+
 def show_case(case: Case, images: Tensor, *, count: int = 8, answered: bool = False) -> None:
     """Show a broken system of notebook 12: its samples under those of its repaired twin, beside them its loss by t.
 

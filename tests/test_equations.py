@@ -244,6 +244,28 @@ BREAKS["10_colour_and_scale"] = {
     ],
     "10.7": [(".mean(0), tol", ".sum(0), tol"), ("rank, 3) for part", "0, 3) for part"), ("range(3)", "range(2)")],
 }
+BREAKS["11_guidance"] = {
+    "11.1": [("net.label.weight[7] -", "net.label.weight[6] -"), (" - net.label.weight[none])", ")")],
+    "11.2": [
+        ("weight / weight.sum(0)", "weight"),
+        ("log_density(x).exp()", "log_density(x)"),
+    ],
+    "11.3": [("slope(log_p[y]) -", "slope(log_p[y]) +"), ("log_p.log_softmax(0)[y]", "log_p.softmax(0)[y]")],
+    "11.4": [("eps - 3.0", "eps + 3.0"), ("exact.sigma[at] *", ""), ("exact.sigma[at] *", "exact.sigma[at] ** 2 *")],
+    "11.5": [("(1 + w) * eps_y - w", "w * eps_y - (w - 1)"), ("- w * eps", "+ w * eps")],
+    "11.6": [("scale * log_p_y", "(scale - 1) * log_p_y"), ("log_both + scale", "log_one + scale")],
+    "11.7": [
+        ("(scale + (1 - scale) * 0.5)", "scale"),
+        ("0.5 / (scale", "1 / (scale"),
+        ("(grid - mean) ** 2", "grid**2"),
+    ],
+    "11.8": [("0.5**scale", "0.5 / (scale + (1 - scale) * 0.5)"), ("(high - low) ** 2", "(high - low)")],
+    "11.9": [
+        ("eps - 1.5", "eps - 3.0"),
+        ("(eps_a + eps_b) / 2", "(eps_a + eps_b)"),
+        ("log_softmax(0).sum(0)", "sum(0)"),
+    ],
+}
 
 BREAKS["12_debugging_clinic"] = {
     "12.1": [

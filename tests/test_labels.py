@@ -4,7 +4,19 @@ import pytest
 import torch
 from killed_run import flat
 
-from ddpm_helpers import CheckpointError, TrainConfig, Trainer, UNet, cosine_schedule, guide, guided_eps, sample
+from ddpm_helpers import (
+    CheckpointError,
+    TrainConfig,
+    Trainer,
+    UNet,
+    VelocityNet,
+    cosine_schedule,
+    drop_labels,
+    guide,
+    guided_eps,
+    load_pretrained,
+    sample,
+)
 from ddpm_helpers.data import to_float
 
 T = 20
@@ -59,6 +71,12 @@ def test_each_image_keeps_its_label_and_some_labels_are_hidden():
 
 def test_without_dropout_no_label_is_hidden():
     assert all((make(label_dropout=0.0)._batch()[3][0] < 3).all() for _ in range(5))
+
+
+def test_labels_are_dropped_by_their_own_coins():
+    labels, chance = torch.tensor([2, 0, 1, 2]), torch.tensor([0.0, 0.3, 0.29, 0.9])
+    assert drop_labels(labels, chance, 0.3, 3).tolist() == [3, 0, 3, 2]
+    assert drop_labels(labels, chance, 0.0, 3).tolist() == labels.tolist() == [2, 0, 1, 2]
 
 
 def test_labels_change_nothing_else_in_the_batch():
@@ -151,15 +169,10 @@ def test_guided_gaussian_moves_its_mean():
         assert abs(x.mean().item() - 0.25 * scale) < 0.1  # four standard errors of the mean of 1,600 numbers
 
 
-@pytest.mark.parametrize("scale", [-1, 101, float("nan"), float("inf")])
+@pytest.mark.parametrize("scale", [-1, -1e-9, 101, 1e9, float("nan"), float("inf")])
 def test_scale_out_of_range(scale):
     with pytest.raises(ValueError, match="0, 100"):
         guide(Spy(), scale)
-
-
-def test_guide_needs_labels():
-    with pytest.raises(ValueError, match="knows no labels"):
-        guide(net(None), 2)
 
 
 def test_labelled_samples_do_not_depend_on_the_batch_size():
@@ -170,9 +183,35 @@ def test_labelled_samples_do_not_depend_on_the_batch_size():
     assert torch.equal(first, second)
 
 
-def test_one_label_for_each_sample():
-    with pytest.raises(ValueError, match="one label for each of 7"):
-        sample(Spy(), cosine_schedule(T), 7, (1, 4, 4), labels=LABELS)
+@pytest.mark.parametrize(
+    ("labels", "error", "says"),
+    [
+        (LABELS, ValueError, "one label for each of 7 images, got shape \\(30,\\)"),
+        (torch.tensor(3), ValueError, "got shape \\(\\)"),
+        (LABELS[:7].float(), TypeError, "integer tensor, one per image, got torch.float32"),
+        (LABELS[:7] == 1, TypeError, "got torch.bool"),
+        ([0, 1, 2, 0, 1, 2, 0], TypeError, "got list"),
+        (LABELS[:7] + 2, ValueError, "0 ... 2, or be 3 for no label; found 2 to 4"),
+        (LABELS[:7] - 1, ValueError, "found -1 to 1"),
+    ],
+)
+@pytest.mark.parametrize("make_model", [Spy, lambda: guide(Spy(), 2)], ids=["told", "guided"])
+def test_labels_that_do_not_fit_samples(make_model, labels, error, says):
+    with pytest.raises(error, match=says):
+        sample(make_model(), cosine_schedule(T), 7, (1, 4, 4), steps=2, labels=labels)
+
+
+def test_guidance_asks_for_labels():
+    with pytest.raises(ValueError, match="towards which label"):
+        sample(guide(net(), 2), cosine_schedule(T), 2, (1, 8, 8), steps=2)
+
+
+@pytest.mark.parametrize("dress", [lambda net: net, lambda net: VelocityNet(net, cosine_schedule(T))])
+def test_labels_for_a_network_without_classes(dress):
+    with pytest.raises(ValueError, match="made without labels"):
+        sample(dress(net(None)), cosine_schedule(T), 2, (1, 8, 8), steps=2, labels=LABELS[:2])
+    with pytest.raises(ValueError, match="knows no labels"):
+        guide(dress(net(None)), 2)
 
 
 def test_a_network_with_labels_asks_for_them():
@@ -183,3 +222,12 @@ def test_a_network_with_labels_asks_for_them():
 def test_unknown_class():
     with pytest.raises(ValueError, match="label"):
         sample(guide(net(), 2), cosine_schedule(T), 2, (1, 8, 8), steps=2, labels=torch.tensor([0, 7]))
+
+
+def test_shipped_weights_listen():
+    """At scale 0 the label changes nothing, at 2 it changes the image; the net knows ten digits."""
+    model, schedule, recipe = load_pretrained("mnist_labels")
+    assert (model.classes, recipe["label_dropout"]) == (10, 0.1)
+    for scale, same in ((0, True), (2, False)):
+        one, two = (sample(guide(model, scale), schedule, 1, steps=2, labels=torch.tensor([k])) for k in (1, 8))
+        assert torch.allclose(one, two, atol=1e-5) == same

@@ -188,6 +188,24 @@ def share_of_batch(batch: Tensor, rank: int, world: int) -> Tensor:
     return batch[rank::world]
 
 
+def drop_labels(labels: Tensor, chance: Tensor, share: float, none: int) -> Tensor:
+    """Some labels replaced by "no label", each by its own coin (Ho & Salimans 2022, algorithm 1).
+
+    Args:
+        labels: (B,) int64.
+        chance: (B,) uniform in [0, 1), the coins.
+        share: of the labels that are to be replaced, in [0, 1).
+        none: the label that says "no label".
+
+    Returns:
+        (B,) int64, a new tensor.
+
+    >>> drop_labels(torch.tensor([3, 1, 4]), torch.tensor([0.5, 0.05, 0.9]), 0.1, none=10)
+    tensor([ 3, 10,  4])
+    """
+    return labels.masked_fill(chance < share, none)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train. A run is a function of this, the network, the schedule and the images.
@@ -476,8 +494,8 @@ class Trainer:
             x0 = random_flip(x0, chance[:, 0])
         if self.labels is None:
             return x0, t, noise, ()
-        hidden = chance[:, 1] < self.config.label_dropout
-        return x0, t, noise, (self.labels[index].masked_fill(hidden, self.model.classes),)
+        told = drop_labels(self.labels[index], chance[:, 1], self.config.label_dropout, self.model.classes)
+        return x0, t, noise, (told,)
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -1,0 +1,501 @@
+# %% [markdown]
+# # Guidance: how do I ask for a digit?
+#
+# ![Ten rows of seven digits: in the first column anything, from the second on more and more clearly the digits 0 to 9](../figures/11_scales.png)
+#
+# *Each row was asked for one digit, 0 at the top, 9 at the bottom, and started from one noise, the same in all seven columns. What changes from left to right is
+# one number, the scale. In the first column nobody listens. Where would you stop, and why not go further?*
+#
+# **You will** tell a network what to draw, derive the step that makes it listen, find out what that step is *not*, and measure what it
+# costs. **You need** the samplers of [notebook 07](07_sampling.ipynb), the score at the end of [notebook 03](03_elbo_to_mse.ipynb), and the
+# judge of [notebook 08](08_evaluation.ipynb). **Time** 40 minutes of reading; the cells run in about 3 minutes on 2 CPU cores.
+
+# %% tags=["setup"]
+REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
+try:
+    import ddpm_helpers
+except ImportError:
+    assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
+    get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
+
+import torch
+import torch.nn.functional as F
+
+from ddpm_helpers import budget, check, cosine_schedule, ddim_trajectory, default_device, frechet_distance
+from ddpm_helpers import frechet_floor, guide, image_noise, judge, load_feature_net, load_images, load_pretrained
+from ddpm_helpers import q_sample, sample, to_float, verify, viz
+from ddpm_helpers.toy import Mixture, double
+
+device = default_device()
+generator = torch.Generator().manual_seed(0)
+
+# %% [markdown]
+# ## Telling the network
+#
+# Notebook 10 went to colour and to larger pictures, and the model still drew what it liked. Whoever wanted a seven from the one in notebook 07 had to
+# draw about ten samples and throw nine away. But the training images come with labels, so the network can be told. How?
+#
+# It is already told one thing beside the image, the time: a vector $\tau(t)$ that scales and shifts the features in every
+# block (notebooks 04 and 05). The label uses the same door. A table with one row of numbers per class is learned with the
+# rest, an **embedding**, and the row $e_y$ of the label $y$ is added:
+#
+# $$c(t, y) = \tau(t) + e_y \tag{11.1}$$
+#
+# The table has one row more than there are classes: row 10 says **no label**, written $\varnothing$. We load a network with such a
+# table. Its shape is that of the other digit models of this course, and the labels cost it 11 rows.
+
+# %% tags=["nbval-check-output"]
+model, schedule, recipe = load_pretrained("mnist_labels", device)
+net, none = model.net, model.classes  # the U-Net inside, and the row of "no label"
+seven = torch.full((3,), 7, device=device)
+x, t = torch.zeros(3, 1, 28, 28, device=device), torch.tensor([10, 500, 990], device=device)
+with torch.no_grad():
+    shift = net.embed(x, t, seven) - net.embed(x, t, torch.full_like(seven, none))
+    verify("11.1", shift, (net.label.weight[7] - net.label.weight[none]).expand(3, -1), tol=1e-4)
+print(f"table: {tuple(net.label.weight.shape)}; trained for {recipe['steps']:,} steps with label_dropout = {recipe['label_dropout']}")
+
+# %% [markdown]
+# *Whatever the time, telling "seven" in place of "no label" moves the vector by the same amount. What the blocks make of it may differ
+# from step to step.*
+#
+# ## Hiding the label
+#
+# Row 10 must be trained as well, or it means nothing. So during training some labels are replaced by it, each by its own
+# coin; here one in ten. From then on one network answers two questions: what is the noise in $x_t$ if this is a seven, and
+# what is it if you know nothing? (Ho & Salimans 2022, algorithm 1.)
+#
+# ### Exercise 11.1 - `drop_labels`
+#
+# `labels` has shape (B,), int64. `chance` has shape (B,): the coins, uniform in [0, 1). Where a coin is below `share`, put `none`
+# in place of the label. Return a new tensor (B,).
+
+# %% tags=["exercise", "nbval-check-output"]
+def drop_labels(labels, chance, share, none):
+    told = ...  # one line
+    return told
+
+
+drop_labels = check(drop_labels)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `labels.masked_fill(mask, value)` replaces the entries where the mask, a boolean tensor (B,), is true.
+#
+# </details>
+#
+# That is all that training needs. `Trainer(..., labels=...)` of [notebook 06](06_train_ddpm.ipynb) calls your function's twin on every
+# batch, and the loss stays what it was: the squared error of the noise.
+
+# %%
+labels, coins = torch.arange(100_000) % 10, torch.rand(100_000, generator=generator)
+told = drop_labels(labels, coins, 0.1, none)
+print("told:", told[:24].tolist())
+print(f"share of 'no label': {(told == none).float().mean():.3f}; sevens told among sevens: {(told[labels == 7] == 7).float().mean():.3f}")
+
+# %% [markdown]
+# What does a network learn that is asked with row 10? The same as ever, the mean of all noises that may be in $x_t$. And
+# that mean can be written with the answers of the classes: first ask which class it may be, then take each class's answer
+# with that weight.
+#
+# $$\mathbb{E}[{\color{#D55E00}{\epsilon}} \mid x_t] = \sum_k p(k \mid x_t)\; \mathbb{E}[{\color{#D55E00}{\epsilon}} \mid x_t, k] \tag{11.2}$$
+#
+# We check it in a world where every answer is exact: one pixel, as in notebook 03. Class 0 is one peak at $-1$. Class 1 comes in two styles,
+# at $0.5$ and at $1.5$. Keep them in mind: the style at $0.5$ is the one that resembles the other class.
+
+# %% tags=["nbval-check-output"]
+def peaks(weights, means, stds):
+    return Mixture(*(torch.tensor(values, dtype=torch.float64) for values in (weights, means, stds)))
+
+exact = double(cosine_schedule(1000))
+both, classes = peaks([0.5, 0.25, 0.25], [-1.0, 0.5, 1.5], [0.5, 0.3, 0.3]), [peaks([1.0], [-1.0], [0.5]), peaks([0.5, 0.5], [0.5, 1.5], [0.3, 0.3])]
+x, at = torch.linspace(-4, 4, 9, dtype=torch.float64), 400
+weight = torch.stack([0.5 * one.noised(exact, at).log_density(x).exp() for one in classes])  # (2, 9), each p(k) p(x_t | k)
+answers = torch.stack([one.ideal_eps(exact)(x, at) for one in classes])
+verify("11.2", both.ideal_eps(exact)(x, at), (weight / weight.sum(0) * answers).sum(0), tol=1e-9)
+
+# %% [markdown]
+# So where $x_t$ already shows the class, the label is no news: one weight is 1, and both questions have one answer. Where
+# $x_t$ is almost noise, the label is news, but there is little of the image to see. Back to digits: guess before you run at which $t$ the label
+# helps the network most. And what does a *wrong* label do?
+
+# %%
+test = load_images("mnist", train=False)
+print(test.source)
+n = budget(gpu=300, cpu=300, quick=70, unit="images of each kind")
+x0, label = to_float(test.images[: n // 2]).to(device), test.labels[: n // 2].to(device)
+noise = torch.randn(x0.shape, generator=generator).to(device)
+questions = {"right label": label, "no label": torch.full_like(label, none), "wrong label": (label + 1) % 10}
+print("   t  " + "  ".join(questions))
+for at in (50, 200, 400, 600, 800, 950):
+    t = torch.full((len(x0),), at, device=device)
+    with torch.no_grad():
+        loss = {name: F.mse_loss(model(q_sample(schedule, x0, t, noise), t, asked), noise) for name, asked in questions.items()}
+    print(f"{at:4}  " + "  ".join(f"{loss[name]:{len(name)}.4f}" for name in questions))
+
+# %% [markdown]
+# *In a full run the label is worth almost nothing at $t = 50$, where the digit stands there for all to see, and most at about $t = 800$: there the
+# network without a label errs by about a third more, and one that is told the wrong digit errs twice as much as one that is told the right one. That is
+# where it is decided which digit it will be; notebook 07 watched it in the guesses.*
+#
+# ## Guidance, derived
+#
+# We could now sample with a label and be done. For our digits that goes well, as you will see; but a label as learned can be too weak a word. With a thousand
+# classes, or a sentence in place of a label, samples too often ignore half of what was asked. How could it be said louder?
+#
+# Begin with Bayes: $p(x_t \mid y) = p(x_t)\, p(y \mid x_t) / p(y)$. Take logarithms and slopes with respect to $x_t$; $p(y)$ does not depend on it and
+# disappears.
+#
+# $$\nabla \log p(y \mid x_t) = \nabla \log p(x_t \mid y) - \nabla \log p(x_t) \tag{11.3}$$
+#
+# On the left stands a **classifier** of noisy images, and the slope says: in which direction would $x_t$ look more like a $y$? On
+# the right stand two scores, and scores we have: (3.33) says that the ideal noise is $-\sigma_t$ times the score. To push
+# $s$ times as hard towards $y$ as the label alone would, start at the score without a label and add $s$ times the classifier's slope. In
+# noise, with $\hat\epsilon_\varnothing$ for the prediction without a label and $\hat\epsilon_y$ for that with it:
+#
+# $${\color{#009E73}{\hat\epsilon}} = {\color{#009E73}{\hat\epsilon_\varnothing}} - s\, \sigma_t \nabla \log p(y \mid x_t)
+# = {\color{#009E73}{\hat\epsilon_\varnothing}} + s\, \big({\color{#009E73}{\hat\epsilon_y}} - {\color{#009E73}{\hat\epsilon_\varnothing}}\big) \tag{11.4}$$
+#
+# The classifier has left the formula; hence the name **classifier-free guidance** (Ho & Salimans 2022). $s$ is the **scale**: at 0 the label
+# does not count, at 1 the network is taken at its word, above 1 what the label changed is exaggerated.
+#
+# In the one-pixel world the classifier can be written down. We take its slope by autograd and compare.
+
+# %% tags=["nbval-check-output"]
+at, y = 400, 1
+x_t = torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
+log_p = torch.stack([one.noised(exact, at).log_density(x_t) for one in classes])  # (2, 13)
+slope = lambda values: torch.autograd.grad(values.sum(), x_t, retain_graph=True)[0]  # noqa: E731
+classifier = slope(log_p.log_softmax(0)[y])  # both classes are equally likely beforehand
+verify("11.3", classifier, slope(log_p[y]) - slope(both.noised(exact, at).log_density(x_t)), tol=1e-9)
+
+# %% [markdown]
+# ### Exercise 11.2 - `guided_eps`
+#
+# The right-hand side of (11.4). `eps` is predicted without the label, `eps_label` with it, both (B, C, H, W); `scale` is a number.
+
+# %% tags=["exercise", "nbval-check-output"]
+def guided_eps(eps, eps_label, scale):
+    guided = ...  # (11.4)
+    return guided
+
+
+guided_eps = check(guided_eps)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Test yourself at two scales: at 0 the result must be `eps`, at 1 it must be `eps_label`.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+with torch.no_grad():
+    eps, eps_y = both.ideal_eps(exact)(x_t, at), classes[y].ideal_eps(exact)(x_t, at)
+verify("11.4", guided_eps(eps, eps_y, 3.0), eps - 3.0 * exact.sigma[at] * classifier, tol=1e-9)
+
+# %% [markdown]
+# Two remarks for reading papers.
+#
+# **Another scale.** Ho & Salimans count from the other end. Their $w$ is what is added to the label's own answer, so $w = s - 1$:
+#
+# $${\color{#009E73}{\hat\epsilon}} = (1 + w)\, {\color{#009E73}{\hat\epsilon_y}} - w\, {\color{#009E73}{\hat\epsilon_\varnothing}}, \qquad w = s - 1 \tag{11.5}$$
+#
+# Most programs call $s$ the guidance scale, some papers print $w$. Whoever takes the one for the other is off by one.
+
+# %% tags=["nbval-check-output"]
+w = 2.0
+verify("11.5", guided_eps(eps, eps_y, 3.0), (1 + w) * eps_y - w * eps, tol=1e-9)
+
+# %% [markdown]
+# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (11.4) as it stands: a model trained without labels, a
+# classifier trained on *noisy* images, and its gradient in every step. The advantage is that the diffusion model needs no labels, and a
+# new classifier makes it answer new questions. The price is a second network that must read images at every noise level (the judge of
+# notebook 08, which knows clean digits only, will not do), and a backward pass per step. Classifier-free guidance costs two forward passes
+# per step, or one with a batch of twice the size, which is what `guide` does.
+#
+# ## What guidance is not
+#
+# (11.4) says: push $s$ times as hard. It is tempting to read this as a distribution. If the score of $p(x)\, p(y \mid x)$ guides us to a $y$, then
+# the guided score at the clean end is that of
+#
+# $$p_s(x) \propto p(x)\, p(y \mid x)^s \propto p(x)^{1-s}\, p(x \mid y)^s \tag{11.6}$$
+#
+# which is a sensible thing to ask for: the data, reweighted by how surely each point is a $y$. Is that what the sampler draws? In the
+# one-pixel world we can see. First the formula, on a fine grid. The two ways of writing it must agree.
+
+# %% tags=["nbval-check-output"]
+grid = torch.linspace(-5, 6, 11_001, dtype=torch.float64)
+log_both, log_one = both.log_density(grid), classes[1].log_density(grid)
+log_p_y = torch.stack([one.log_density(grid) for one in classes]).log_softmax(0)[1]
+
+def formula(scale):
+    return ((1 - scale) * log_both + scale * log_one).softmax(0) / (grid[1] - grid[0])  # a density on the grid
+
+for scale in (1, 3, 8):
+    verify("11.6", formula(scale), (log_both + scale * log_p_y).softmax(0) / (grid[1] - grid[0]), tol=1e-9)
+
+# %% [markdown]
+# And now the sampler: DDIM with 1000 steps, the exact noise of both, and your `guided_eps`. Guess before you run. The formula keeps both styles of class 1,
+# at $0.5$ and $1.5$, and only trims the left edge. What will the histograms do as $s$ grows?
+
+# %%
+def guided_ends(everything, asked, scale, starts):
+    """Where DDIM leads from `starts` (N,) with the exact noise of two mixtures and the given scale."""
+    eps, eps_y = everything.ideal_eps(exact), asked.ideal_eps(exact)
+    told = lambda x, t: guided_eps(eps(x, int(t[0])), eps_y(x, int(t[0])), scale)  # noqa: E731
+    *_, last = ddim_trajectory(told, exact, starts, 1000, clip=False)
+    return last.x
+
+starts = torch.randn(4000, generator=generator, dtype=torch.float64)
+ends = {scale: guided_ends(both, classes[1], scale, starts) for scale in (1, 2, 4, 8)}
+for scale, x in ends.items():
+    mean = (formula(scale) * grid).sum() * (grid[1] - grid[0])
+    print(f"scale {scale}: mean {x.mean():.2f} and standard deviation {x.std():.2f}; mean of the formula {mean:.2f}")
+
+# %%
+figure, axes = viz.subplots(1, 4, size=(9, 2.4))
+for axis, (scale, x) in zip(axes, ends.items(), strict=True):
+    axis.hist(x.numpy(), torch.linspace(-2, 4, 61).numpy(), density=True, color=viz.COLOURS[2], alpha=0.5, label="guided samples")
+    axis.plot(grid, formula(scale), color="black", linewidth=1.3, label="formula")
+    axis.plot(grid, log_both.exp(), color=viz.COLOURS[0], linewidth=1, linestyle=":", label="all data")
+    axis.set(title=f"scale {scale}", xlim=(-2.5, 3.5), ylim=(0, 2.8), yticks=[])
+axes[0].legend(frameon=False, fontsize=7, loc="upper left")
+viz.show(figure, alt="Four histograms of guided samples with the formula as a line: alike at scale 1, then the histogram loses its left peak and moves to the right, past the right peak")
+
+# %% [markdown]
+# *At scale 1 the histogram follows the line: that is the class as it is. At 2 the left style is no more than a shoulder, and at 4 it is gone, though the formula (the black line)
+# keeps it at every scale. The right style is not safe either: at 4 and 8 the samples pile up on its far side, in a heap that gets narrower, and at 8 most of them lie
+# where there are hardly any data (dotted). Guidance runs away from the other class, and further than the data go.*
+#
+# *So the guided sampler does not draw from (11.6). The reason is the noise. At step $t$ the scores in (11.4) belong to noised data,
+# and mixing two of them is not the same as mixing first and noising afterwards. Far up, where everything overlaps, being a little nearer to class 0 is held
+# against a point, and it is led away before it can tell that it belonged to the left style.*
+#
+# For Gaussians it can be worked out (Bradley & Nakkiran 2024 treat such a pair). Let all data be $\mathcal{N}(0, 1)$ and those of a class $\mathcal{N}(m, v)$ with $v < 1$. The formula (11.6) is a
+# Gaussian again, and its variance is one over $(1 - s) + s / v$:
+#
+# $$v_{\text{formula}} = \frac{v}{s + (1 - s)\, v} \tag{11.7}$$
+#
+# For the sampler, use the form (7.9): the image divided by $\sqrt{\bar\alpha}$ moves with slope $\hat\epsilon$ as $\rho = \sigma / \sqrt{\bar\alpha}$ shrinks.
+# Take two starts and watch their distance $D$. Between them the ideal noise of the class differs by $\rho D / (v + \rho^2)$, that of all data by $\rho D / (1 + \rho^2)$, so
+#
+# | line | because |
+# |:--|:--|
+# | $\dfrac{\mathrm{d} D}{\mathrm{d} \rho} = \rho D \Big( \dfrac{s}{v + \rho^2} + \dfrac{1 - s}{1 + \rho^2} \Big)$ | (11.4) |
+# | $D \propto (v + \rho^2)^{s/2}\, (1 + \rho^2)^{(1-s)/2}$ | its logarithm is integrated |
+# | $D \approx \rho$ for large $\rho$, so $D = v^{s/2}$ at $\rho = 0$ | starts have variance 1, and that times $\rho^2$ when scaled |
+#
+# $$v_{\text{sampler}} = v^s \tag{11.8}$$
+#
+# Every further unit of scale multiplies the variance by $v$ once more. For $v = 1/2$ and $s = 5$ that is 1/32, where the formula has 1/6. We run both: (11.7) on the grid, (11.8) with
+# two starts, since the path is a straight function of its start here. (Euler's method in 1000 steps is not exact; 2 % are allowed.)
+
+# %% tags=["nbval-check-output"]
+everything, one = peaks([1.0], [0.0], [1.0]), peaks([1.0], [1.0], [0.5**0.5])  # v = 1/2, m = 1
+for scale in (1, 2, 5):
+    density = ((1 - scale) * everything.log_density(grid) + scale * one.log_density(grid)).softmax(0)
+    mean = (density * grid).sum()
+    verify("11.7", (density * (grid - mean) ** 2).sum(), 0.5 / (scale + (1 - scale) * 0.5), tol=1e-4)
+
+# %% tags=["nbval-check-output"]
+for scale in (1, 2, 5):
+    low, high = guided_ends(everything, one, scale, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    verify("11.8", (high - low) ** 2, 0.5**scale, tol=0.02)
+
+# %% [markdown]
+# Guidance is a recipe that works, with a derivation that explains its direction and not where it ends. What it trades away is variety, and it
+# takes it from the borders first. Is that so with digits?
+#
+# ## On digits
+#
+# Seven scales, and at each of them the same starts and the same wishes: image $i$ is asked for the digit $i$ modulo 10. This is the
+# slow cell of the notebook: two predictions for each of 25 DDIM steps. (A quick run takes 8 steps.)
+
+# %%
+scales, steps = (0, 0.5, 1, 2, 3, 5, 8), 25 if n == 300 else 8
+asked = torch.arange(n, device=device) % 10
+images = {}
+for scale in scales:
+    images[scale] = sample(guide(model, scale), schedule, n, steps=steps, batch_size=100, labels=asked).clamp(-1, 1).cpu()
+
+# %% tags=["figure-11_scales"]
+rows = {str(k): torch.stack([images[scale][10 + k] for scale in scales]) for k in range(10)}  # the second of each digit
+viz.image_rows(rows, titles=[str(scale) for scale in scales], alt="The digits 0 to 9, one row each, at seven scales; at scale 0 they are something else, at 2 the digit asked for, at 8 bold and plain")
+
+# %% [markdown]
+# *Read along a row: one noise, one wish, seven scales. At 0 the wish does not count, and many of these images are no digit at all. At 1 it does, and
+# nearly all are what was asked for. Compare the column 1 with the columns 5 and 8: where is the handwriting, and where is the felt pen? In a full run look at the
+# row of the 4: a slanted, open four up to scale 3, and another, commoner one from 5 on. (These are the second images of each digit, not chosen
+# further. Among the first ten, chance has made several right at scale 0.)*
+#
+# ### What it gains and what it costs
+#
+# Three measurements, with the judge of [notebook 08](08_evaluation.ipynb).
+#
+# - **Accuracy**: the share of images that the judge reads as the digit that was asked for.
+# - **Variety**: the mean distance of two images that are read as the same digit, in the judge's features, divided by the same number for real digits. 1 is
+#   the variety of handwriting; a model that draws one perfect seven has none.
+# - **Distance**: the Frechet distance to as many real images, with its floor, the distance of two sets of real ones.
+#
+# Guess before you run: which scale has the best accuracy, and has it the best distance, too?
+
+# %%
+judge_net = load_feature_net(device)
+real = judge(judge_net, to_float(test.images[:3000]))
+features = {scale: judge(judge_net, x).features for scale, x in images.items()}  # (n, 64) each
+
+def read(features):
+    return judge_net.head(features.to(device)).argmax(1).cpu()
+
+def spread(features):
+    """Mean distance of two images read as the same digit; the mean over the digits."""
+    digits = read(features)
+    groups = [features[digits == k] for k in range(10)]
+    return torch.stack([torch.pdist(group).mean() for group in groups if len(group) > 1]).mean().item()
+
+# %%
+table, whole = {}, spread(real.features)
+floor = frechet_floor(real.features, n)
+for scale, found in features.items():
+    right = (read(found) == asked.cpu()).float().mean().item()
+    white = (images[scale] > 0.9).float().mean().item()
+    table[scale] = (right, spread(found) / whole, frechet_distance(found, real.features[:n]), white)
+print("scale  accuracy  variety  distance  white pixels")
+for scale, (right, variety, distance, white) in table.items():
+    print(f"{scale:5}  {right:8.1%}  {variety:7.2f}  {distance:8.0f}  {white:12.1%}")
+right, white = (read(real.features) == test.labels[:3000]).float().mean(), (to_float(test.images[:3000]) > 0.9).float().mean()
+print(f" real  {right:8.1%}  {1:7.2f}  {floor:8.0f}  {white:12.1%}")
+
+# %%
+figure, (left, right) = viz.subplots(1, 2, size=(9, 3))
+for i, name in enumerate(("accuracy", "variety")):
+    left.plot(scales, [row[i] for row in table.values()], "o-", color=viz.COLOURS[i], label=name)
+left.axhline(1, color="black", linewidth=0.8)
+left.set(xlabel="scale", ylim=(0, 1.35), title="accuracy, and variety (1: real digits)")
+left.legend(frameon=False)
+right.plot(scales, [row[2] for row in table.values()], "o-", color=viz.COLOURS[2])
+right.axhline(floor, color="black", linewidth=0.8, linestyle="--")
+right.set(xlabel="scale", ylim=(0, None), title="Frechet distance (dashed: real digits)")
+viz.show(figure, alt="Left: accuracy rises with the scale and variety falls. Right: the distance falls, then rises again")
+
+# %% [markdown]
+# *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost all are, and the distance is at its floor:
+# for these data and this network the label as learned is enough. From 2 on the judge finds no mistake, or hardly one; it reads these samples better than
+# real digits. That is all that was left to gain, and it is paid for. A quarter of the variety is gone at 2, a third at 3 and 5; the distance is well over twice the
+# floor at 2 and more than six times at 8. The white pixels say what you saw: strokes get bolder, because a bold seven is surer to be a seven. So the best
+# accuracy and the best distance are at different scales. Ho & Salimans (2022) found that for ImageNet, too: the distance is best a little above 1, and the
+# judge gets surer and surer beyond it.*
+#
+# *Two more things. At 0 and 0.5 the variety is above 1. That is no success: broken digits differ more from each other than whole
+# ones. A number for variety means something only where the images are good. And look how poor scale 0 is, from a network that reaches the floor when it is told a label. Without
+# one it was asked one time in ten, and for the harder question. That weak answer is what guidance steps away from, and
+# part of the gain may be that its mistakes are left behind. Karras et al. (2024) make a method of it: they guide a network away from a worse version of itself.*
+#
+# ### Far too much
+#
+# What does a huge scale do to a picture? The formula has no limit; `guide` accepts up to 100.
+
+# %%
+few = asked[:10]
+rows = {f"scale {scale}": images[scale][:10] for scale in (1, 5)}
+for scale in (20, 100):
+    rows[f"scale {scale}"] = sample(guide(model, scale), schedule, 10, steps=steps, labels=few).cpu()
+viz.image_rows(rows, alt="The ten digits at scales 1, 5, 20 and 100: handwriting, plain digits, bold ones, blots")
+
+# %%
+start = image_noise(0, range(10), (1, 28, 28), device)()
+for scale in (0, 1, 5, 20, 100):
+    told = guide(model, scale)
+    first = next(ddim_trajectory(lambda x, t, told=told: told(x, t, few), schedule, start, [900])).x0_hat
+    print(f"scale {scale:3}: {(first.abs() == 1).float().mean():6.1%} of the pixels of the first guess are clipped")
+
+# %% [markdown]
+# *In a full run: at 20 strokes fray, at 100 specks are everywhere, and still you can read most of the digits. The second
+# cell says how. It looks at the first guess at the clean image, from pure noise: $s$ times a small difference is a large one, and clipping cuts it
+# at black and white. From then on the walk is in places where no noised digit has ever been, and the network has to answer about images that it was never shown.*
+#
+# A scale below 0 would be the opposite wish, away from the digit. The formula (11.4) would not object, but what it leads to is "not a seven" in the sense
+# of the histograms above: away from the digit, and on beyond the data. This course's `guide` refuses it, and says so:
+
+# %%
+for scale in (-1, float("nan"), 1e6):
+    try:
+        guide(model, scale)
+    except ValueError as error:
+        print(error)
+
+# %% [markdown]
+# ## Turn it yourself
+#
+# Choose a digit, then move the scale. The starts stay. (On a page that cannot run Python, the rows below have to do: threes
+# and eights at every scale.)
+
+# %%
+by_digit = torch.stack([x.reshape(-1, 10, 1, 28, 28).transpose(0, 1)[:, :7] for x in images.values()])  # (7, 10, 7, 1, 28, 28)
+viz.explore_guidance(list(scales), by_digit)
+
+# %%
+gap = torch.ones(1, 1, 28, 28)
+rows = {f"scale {scale:g}": torch.cat([row[3], gap, row[8]]) for scale, row in zip(scales, by_digit, strict=True)}
+viz.image_rows(rows, alt="Seven threes and seven eights from the same starts, one row for each of seven scales")
+
+# %% [markdown]
+# *What to look for: an unusual digit at scale 1, thin or slanted or open. Follow it to larger scales. Is it drawn more clearly, or does it turn into another
+# one, bolder and more like its neighbours? Compare the row of scale 1 with that of 8: seven hands there, one hand here. It is what happened to the left style in
+# the one-pixel world.*
+#
+# ## Asking for what it never saw
+#
+# Between "four" and "nine" there is no label. But there are two predictions, and their mean is a prediction, too. What does it ask for? By (11.4), half of one
+# classifier's slope and half of the other's:
+#
+# $${\color{#009E73}{\hat\epsilon_\varnothing}} + s \Big( \frac{{\color{#009E73}{\hat\epsilon_a}} + {\color{#009E73}{\hat\epsilon_b}}}{2} - {\color{#009E73}{\hat\epsilon_\varnothing}} \Big)
+# = {\color{#009E73}{\hat\epsilon_\varnothing}} - \frac{s}{2}\, \sigma_t \nabla \log \big[ p(a \mid x_t)\, p(b \mid x_t) \big] \tag{11.9}$$
+#
+# A product: a picture that is *both*, as far as possible, rather than one or the other. (The mean of two densities would be "one or the other", and its
+# score is another mean, with the weights of (11.2).)
+
+# %% tags=["nbval-check-output"]
+with torch.no_grad():
+    eps_a, eps_b = (one.ideal_eps(exact)(x_t, at) for one in classes)
+product = slope(log_p.log_softmax(0).sum(0))
+verify("11.9", guided_eps(eps, (eps_a + eps_b) / 2, 3.0), eps - 1.5 * exact.sigma[at] * product, tol=1e-9)
+
+# %% [markdown]
+# Guess before you run: half-way between 4 and 9, what will the judge read? And half-way between 0 and 1?
+
+# %%
+count, told, rows = 8, guide(model, 3), {}
+for a, b in ((4, 9), (1, 7), (3, 5), (0, 1)):
+    half = lambda x, t, a=a, b=b: sum(told(x, t, torch.full_like(t, k)) for k in (a, b)) / 2  # noqa: E731
+    rows[f"{a} and {b}"] = sample(half, schedule, count, steps=steps).cpu()
+    digits = read(judge(judge_net, rows[f"{a} and {b}"].clamp(-1, 1)).features)
+    print(f"half-way between {a} and {b}, read as:", *digits.tolist())
+viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1 and 7, 3 and 5, 0 and 1")
+
+# %% [markdown]
+# *In a full run the judge reads the first three rows as one of the two, now the one and now the other, and so may you: a 4 that is closed at the top, a 1 with a flag, a 3
+# with the roof of a 5. There is something between these digits, and the product finds it. Between 0 and 1 there is nothing. What comes is
+# a ring with a stroke in it, broken and fading: both, as was asked, and no digit. (The judge names a digit for each of them; it has no other answers.)*
+#
+# ## What to remember, and what broke
+#
+# - A label is one more thing that the network is told: a row of a table, added to the time. One row says "no label", and hiding some labels in training makes one network answer with
+#   and without.
+# - Guidance goes past the label: $\hat\epsilon_\varnothing + s\,(\hat\epsilon_y - \hat\epsilon_\varnothing)$. That is Bayes' rule for the direction. It is not a
+#   distribution that is drawn from: the sampler does not draw from $p(x)\, p(y \mid x)^s$.
+# - The scale buys obedience with variety. Look at both numbers before you choose it, and say which convention you count in.
+#
+# **What broke:** nothing that you can see. The samples look right, the digits are those asked for. But you had a trained network, a tested sampler and a
+# known schedule, and every number came out as it should. What do you do on the day when it does not: when the loss is low and the pictures are mud?
+# [Notebook 12](12_debugging_clinic.ipynb) opens a clinic for such models.
+#
+# ### Experiments to try
+#
+# - Guide in only half of the steps: write a model that uses scale 3 for $t > 500$ and 1 below, and the reverse. Which half earns the accuracy, and which one costs the variety?
+# - Mean of two *labels* instead of two predictions: put $(e_4 + e_9)/2$ into `net.label.weight[4]`, and ask for a 4. Is it the same picture as above?
+# - In the one-pixel world, take `ddpm_trajectory` in place of DDIM. Does fresh noise in every step bring the samples closer to the formula?
+# - `sample(guide(model, 5), ..., clip=False)`: how much of what guidance does to the digits is held back by clipping?
+# - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the judge is surest. Which ten would you rather have?
+# - Train your own: `python -m ddpm_helpers.training --data fashion --labels --base 48 --steps 8000 --export fashion_labels.safetensors`, and ask for shoes.
