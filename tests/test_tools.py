@@ -51,6 +51,19 @@ def test_failed_set_up_is_not_taken_for_done(commands, monkeypatch):
     assert not (course.VENV / "installed-for").exists()
 
 
+def test_lab_keeps_its_token_and_asks_nobody(commands):
+    """The options are real ones: JupyterLab's own classes know them, and None turns the news off."""
+    labapp = pytest.importorskip("jupyterlab.labapp")
+    course.lab("python", [])
+    [line] = commands
+    options = " ".join(part.partition("=")[0] for part in line)
+    assert not [word for word in ("token", "password", ".ip", "allow") if word in options]
+    app = labapp.LabApp()
+    app.parse_command_line([part for part in line if part.startswith("--LabApp")])
+    assert app.news_url is None
+    assert app.check_for_updates_class.__name__ == "NeverCheckForUpdate"
+
+
 def test_versions_oldest_takes_each_lower_bound(commands, tmp_path):
     (tmp_path / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools>=68"]\n[project]\nrequires-python = ">=3.10"\n'

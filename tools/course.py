@@ -64,7 +64,8 @@ def run(command: list[str], **environment: str) -> int:
 def lab(python: str, rest: list[str]) -> int:
     """JupyterLab, rooted here and not in notebooks/, so that it can show the pictures in figures/."""
     start = "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"
-    return run([python, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", start, *rest])
+    silent = ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
+    return run([python, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", start, *silent, *rest])
 
 
 def test(python: str, rest: list[str]) -> int:
