@@ -186,8 +186,6 @@ def climb(system: System, images: Tensor, steps: int, count: int) -> tuple[dict,
     for _ in trainer.run():
         pass
     samples = draw(system, trainer, count)
-    net = load_feature_net()
-    seen, real = judge(net, samples), judge(net, to_float(images[: 2 * count]))
     row = {
         "name": system.name,
         "parameters": count_parameters(trainer.model),
@@ -196,16 +194,25 @@ def climb(system: System, images: Tensor, steps: int, count: int) -> tuple[dict,
         "train_steps": steps,
         "loss": trainer.losses[-max(steps // 10, 1) :].mean().item(),
         "sampler_steps": system.steps or system.schedule.T,
+        **score(samples, images),
+    }
+    if system.sampler is ddpm_samples:
+        noise = torch.randn(samples.shape, generator=torch.Generator().manual_seed(1))
+        noisy = (samples + system.schedule.beta[1].sqrt() * noise).clamp(-1, 1)
+        row["frechet_with_noise_at_the_last_step"] = score(noisy, images)["frechet"]
+    return row, samples
+
+
+def score(samples: Tensor, images: Tensor) -> dict[str, float]:
+    """What the shipped judge says of samples (N, 1, 28, 28) in [-1, 1], against real images (2 N or more) uint8."""
+    net, count = load_feature_net(), len(samples)
+    seen, real = judge(net, samples), judge(net, to_float(images[: 2 * count]))
+    return {
         "frechet": frechet_distance(seen.features, real.features[:count]),
         "floor": frechet_floor(real.features, count),
         "recognisable": seen.recognisable,
         "entropy": seen.entropy,
     }
-    if system.sampler is ddpm_samples:
-        noise = torch.randn(samples.shape, generator=torch.Generator().manual_seed(1))
-        noisy = judge(net, (samples + system.schedule.beta[1].sqrt() * noise).clamp(-1, 1))
-        row["frechet_with_noise_at_the_last_step"] = frechet_distance(noisy.features, real.features[:count])
-    return row, samples
 
 
 def load_ladder(name: str = "ladder_cpu") -> dict:

@@ -2,21 +2,27 @@
 
     python tests/benchmarks/bench_quality.py [--minutes 3 6 12] [--samples 2000]
 
-The unit is the naive model of notebook 01 after its published 3 epochs, sampled in 40 moves. The systems, their speeds
-in turns and the trainer are those of `ddpm_helpers.ladder`. Writes figures/bench_quality.json and its chart, one row
-after the other; stopped and typed again, it goes on. With the defaults it takes about three hours on 2 cores.
+The unit is the naive model of notebook 01 after its published 3 epochs, sampled in 40 moves. Then come the shipped
+weights, then every system after each time. The systems, their speeds in turns and the trainer are those of
+`ddpm_helpers.ladder`. Writes figures/bench_quality.json and its chart, one row after the other; stopped and typed
+again, it goes on. With the defaults it takes about three hours on 2 cores; `--minutes` without a number stops after the
+shipped weights.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 
 import matplotlib
 
 matplotlib.use("Agg")
+import torch
 from record import FIGURES, record
+from torch import Tensor
 
-from ddpm_helpers import load_images
-from ddpm_helpers.ladder import SYSTEMS, climb, measure_speed
+from ddpm_helpers import default_device, load_images, load_pretrained, sample
+from ddpm_helpers.ladder import SYSTEMS, climb, measure_speed, score
+from ddpm_helpers.training import fast_autocast
 from ddpm_helpers.viz import subplots
 
 NAMES = ("naive BasicUNet", "LayerNormUNet, repaired", "UNet2DModel DDPM", "the course's UNet")
@@ -25,7 +31,7 @@ PATH = FIGURES / "bench_quality.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, nargs="+", default=[3, 6, 12], help="(default: 3 6 12)")
+    parser.add_argument("--minutes", type=float, nargs="*", default=[3, 6, 12], help="(default: 3 6 12)")
     parser.add_argument("--samples", type=int, default=2000, help="to judge of each network (default: 2000)")
     options = parser.parse_args()
     images = load_images("mnist", strict=True).images
@@ -36,26 +42,45 @@ def main() -> None:
     if not results:
         results = {"samples": options.samples, "speed": measure_speed(tuple(systems.values()), images), "rows": []}
 
-    def add(name: str, minutes: float | None, steps: int) -> None:
+    def add(name: str, minutes: float | None, make: Callable[[], dict]) -> None:
         if any((row["name"], row["minutes"]) == (name, minutes) for row in results["rows"]):
             return
-        row, _ = climb(systems[name], images, steps, options.samples)
-        results["rows"].append(row | {"minutes": minutes})
-        command = f"python tests/benchmarks/bench_quality.py --samples {options.samples}"
-        record("quality", command, results)
-        print(f"{name:<28}{minutes or '3 epochs':>9} {steps:7,} steps   distance {row['frechet']:7.1f}", flush=True)
+        results["rows"].append({"name": name, "minutes": minutes, **make()})
+        record("quality", f"python tests/benchmarks/bench_quality.py --samples {options.samples}", results)
+        print(f"{name:<28}{minutes or '':>5}   distance {results['rows'][-1]['frechet']:7.1f}", flush=True)
+
+    def trained(name: str, steps: int) -> Callable[[], dict]:
+        return lambda: climb(systems[name], images, steps, options.samples)[0]
 
     naive = systems["naive BasicUNet"]
-    add(naive.name, None, 3 * len(images) // naive.batch_size)
+    add(f"{naive.name}, 3 epochs", None, trained(naive.name, 3 * len(images) // naive.batch_size))
+    for name in ("mnist", "mnist_labels"):
+        add(f"shipped weights {name}", None, lambda name=name: score(shipped_samples(name, options.samples), images))
     for minutes in options.minutes:
         for name, system in systems.items():
-            add(name, minutes, round(60 * minutes * results["speed"][name]["images_per_second"] / system.batch_size))
-    draw(results)
+            speed = results["speed"][name]["images_per_second"]
+            add(name, minutes, trained(name, round(60 * minutes * speed / system.batch_size)))
+    if options.minutes:
+        draw(results)
+
+
+def shipped_samples(name: str, count: int) -> Tensor:
+    """(count, 1, 28, 28) in [-1, 1]: 50 DDIM steps; a network with labels is asked for each digit equally often."""
+    device = default_device()
+    net, schedule, _ = load_pretrained(name, device)
+
+    def model(x: Tensor, t: Tensor, *label: Tensor) -> Tensor:
+        with fast_autocast(device):
+            return net(x, t, *label).float()
+
+    labels = None if net.classes is None else torch.arange(count, device=device) % net.classes
+    with torch.no_grad():
+        return sample(model, schedule, count, (1, 28, 28), 50, labels=labels).clamp(-1, 1).cpu()
 
 
 def draw(results: dict) -> None:
     """The chart: minutes of training against the distance, in units of the naive model's."""
-    unit = next(row["frechet"] for row in results["rows"] if row["minutes"] is None)
+    unit = results["rows"][0]["frechet"]
     figure, axis = subplots(size=(7, 3.6))
     for name in NAMES:
         rows = sorted(
