@@ -411,7 +411,7 @@ def read_name(path: Path) -> None:
 
 
 def readers() -> dict[str, Reader]:
-    """All ways in. A picture may take 20 bytes for each of the 90 million pixels that Pillow allows: here it allows 5."""
+    """All ways in. A picture may take 20 bytes for each of 90 million pixels, as Pillow allows; here 5 million."""
     Image.MAX_IMAGE_PIXELS = 5_000_000
     checkpoints, weights = Checkpoints(), Weights()
     shipped = (ladder.RESULTS / "ladder_cpu.png").read_bytes()
