@@ -285,6 +285,8 @@ def _load_torchvision(name: str, root: Path, train: bool) -> tuple[Tensor, Tenso
             f"{tuple(labels.shape)}, expected (N, H, W) and (N,)"
         )
     classes = FASHION if name == "fashion" else "0123456789"
+    if images.dtype != torch.uint8 or labels.dtype != torch.uint8 or bool((labels >= len(classes)).any()):
+        raise DataError(f"{files[0]} and {files[1]}: expected bytes, and labels 0 to 9; fetch them again")
     return images[:, None], labels.long(), tuple(classes)
 
 

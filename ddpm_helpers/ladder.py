@@ -340,8 +340,9 @@ def _parse(file: Path) -> dict:
     """Results with their rows, each a dictionary with a name; ValueError if the file holds something else."""
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
-        if not all(isinstance(row["name"], str) for row in [*results["systems"], *results["faults"]]):
-            raise TypeError("a name is no text")
+        rows = results["systems"] + results["faults"]
+        if not isinstance(rows, list) or not all(isinstance(row["name"], str) for row in rows):
+            raise TypeError("its rows are no rows, or have no names")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file}: not the results of a ladder ({error!r})") from error
     return results

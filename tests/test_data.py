@@ -152,6 +152,22 @@ def test_labels_and_images_of_different_length(nowhere):
     assert "train-labels" in str(caught.value)
 
 
+@pytest.mark.parametrize("wrong", ["floats", "label 10", "signed labels"])
+def test_files_that_hold_no_bytes_or_other_labels(nowhere, wrong):
+    images, labels, codes = IMAGES, LABELS.copy(), [8, 8]
+    if wrong == "floats":
+        images, codes[0] = IMAGES.astype(">f4"), 13
+    elif wrong == "label 10":
+        labels[3] = 10
+    else:
+        labels, codes[1] = LABELS.astype(">i1") - 1, 9
+    raw = nowhere / "data" / "MNIST" / "raw"
+    write(raw / "train-images-idx3-ubyte", idx_bytes(images, codes[0]))
+    write(raw / "train-labels-idx1-ubyte", idx_bytes(labels, codes[1]))
+    with pytest.raises(DataError, match="expected bytes, and labels 0 to 9"):
+        load_images("mnist")
+
+
 def test_damaged_file_in_the_data_folder_is_not_passed_over(nowhere):
     put_mnist(nowhere / "data", IMAGES, LABELS, pack=lambda content: content[:-3])
     with pytest.raises(DataError, match="truncated"):

@@ -221,7 +221,17 @@ def test_the_shipped_ladder_is_there():
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"\xff", b"{", b'{"a":' * 100_000, b'{"systems": [], "faults": [3]}', b'{"systems": []}']
+    "content",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"{",
+        b'{"a":' * 100_000,
+        b'{"systems": [], "faults": [3]}',
+        b'{"systems": []}',
+        b'{"systems": [], "faults": {}}',
+    ],
 )
 def test_a_damaged_ladder_says_so(tmp_path, monkeypatch, content):
     monkeypatch.setattr(ladder, "RESULTS", tmp_path)

@@ -26,7 +26,7 @@ import pytest
 import read_only_checkout
 import torch
 
-PARTS = {  # name -> function of a count, and the count that the issue of a release needs
+PARTS = {  # name -> function of a count, and the count of a full run
     "kill": (kill.training, 100),
     "torchrun": (kill.two_processes, 5),
     "kernel": (kill.kernel, 3),
