@@ -48,6 +48,21 @@ Exercise(
         "It looks as if all axes of an image are reversed: mirror the last one only.": (
             lambda x, chance: _mirrored(x, chance, lambda x: x.flip(1, 2, 3))
         ),
+        "It looks as if left and right and the colour channels are reversed: mirror the last axis only.": (
+            lambda x, chance: _mirrored(x, chance, lambda x: x.flip(1, -1))
+        ),
+        "It looks as if the values change their sign, which makes a negative: what changes is the order of the last "
+        "axis.": lambda x, chance: _mirrored(x, chance, torch.neg),
+        "It looks as if nothing is mirrored: the images whose number is below 1/2 should be.": lambda x, chance: x,
+        "It looks as if the mirrored images are appended: the batch keeps its length, and each of them stands in its "
+        "own place.": lambda x, chance: torch.cat([x, x[chance < 0.5].flip(-1)]),
+        "It looks as if the condition itself is returned: torch.where(condition, a, b) takes from a where it holds, "
+        "else from b.": lambda x, chance: per_image(chance, x) < 0.5,
+        "It looks as if the numbers meet the last axis: per_image(chance, x) gives them the shape (B, 1, 1, 1).": (
+            lambda x, chance: torch.where(chance < 0.5, x.flip(-1), x)
+        ),
+        "It looks as if one `if` asks for all images at once: each has its own number. torch.where chooses image by "
+        "image.": lambda x, chance: x.flip(-1) if chance < 0.5 else x,
         "It looks as if the whole batch follows the first number: each image has its own.": (
             lambda x, chance: x.flip(-1) if chance[0] < 0.5 else x
         ),
@@ -110,9 +125,38 @@ Exercise(
         "It looks as if processes count from 1: the first has rank 0, and begins at entry 0.": (
             lambda batch, rank, world: batch[rank + 1 :: world]
         ),
+        "It looks as if 1 is taken from rank: processes count from 0, and process 0 begins at entry 0.": (
+            lambda batch, rank, world: batch[rank - 1 :: world]
+        ),
         "It looks as if rank is the stride: a slice is begin : end : stride, and the stride is world.": (
             lambda batch, rank, world: batch[:: rank + 1]
         ),
+        "It looks as if rank itself is the stride: a slice is begin : end : stride, and the stride is world.": (
+            lambda batch, rank, world: batch[::rank]
+        ),
+        "It looks as if rank and world have changed places: begin at rank, and stride by world.": (
+            lambda batch, rank, world: batch[world::rank]
+        ),
+        "It looks as if world is the end of the slice: it is the stride, the third number.": (
+            lambda batch, rank, world: batch[rank:world]
+        ),
+        "It looks as if a process begins where its block would, at rank times world: begin at rank.": (
+            lambda batch, rank, world: batch[rank * world :: world]
+        ),
+        "It looks as if the stride is the length of a share: it is the number of processes.": (
+            lambda batch, rank, world: batch[rank :: len(batch) // world]
+        ),
+        "It looks as if the stride is always 2: it is the number of processes.": (
+            lambda batch, rank, world: batch[rank::2]
+        ),
+        "It looks as if the last axis is shared out: the images are along the first.": (
+            lambda batch, rank, world: batch[..., rank::world]
+        ),
+        "It looks as if the second axis is shared out: the images are along the first.": (
+            lambda batch, rank, world: batch[:, rank::world]
+        ),
+        "It looks as if the batch is cut into pieces of world entries: a piece is not a share. Take every world-th "
+        "entry.": lambda batch, rank, world: batch.split(world)[rank],
         "It looks as if the images before rank are left out, and no others: the stride is missing.": (
             lambda batch, rank, world: batch[rank:]
         ),

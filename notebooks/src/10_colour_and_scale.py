@@ -62,7 +62,8 @@ viz.image_grid(photos[:24], columns=12, alt="Twenty-four photos of 32 by 32 pixe
 #
 # In the mathematics nothing: an image is a list of numbers, noise is added to each, and $\epsilon$ has the shape of the image. In the
 # network two layers: the first one reads $C = 3$ channels instead of one, the last one writes three. Both are 3x3 convolutions
-# between the channels (folded, $C p^2$ of them for `patch` = $p$) and the `base` = $b$ features of the first level. So colour costs
+# between the channels (folded, $C p^2$ of them for `patch` = $p$) and the `base` = $b$ features of the first level; the
+# last one also adds a bias to each number that it writes. So colour costs
 #
 # $$\text{parameters}(C) - \text{parameters}(1) = (C - 1)\, p^2\, (2 \cdot 3^2\, b + 1) \tag{10.1}$$
 
@@ -177,7 +178,8 @@ viz.image_rows(rows, alt="Seven photos in four sizes, all at step 500: the large
 # *One noise level in the four upper rows. In the smallest there is nothing to see; in the largest you make out shapes and colours. The
 # eye averages over neighbours, and a large picture has more of them.*
 #
-# How much does averaging remove? Independent variances add up, and the mean of $n$ numbers divides their sum by $n$. For a block of $d \times d$ pixels
+# How much does averaging remove? The variances of independent numbers add up, and a division by $n$ divides the variance by $n^2$. So
+# the mean of $n$ numbers of variance 1 has variance $1/n$, and for a block of $d \times d$ pixels
 #
 # $$\operatorname{Var}\Big[\frac{1}{d^2} \sum_{i=1}^{d^2} \epsilon_i\Big] = \frac{1}{d^2} \tag{10.2}$$
 #
@@ -234,10 +236,11 @@ print(f"cosine: half of the photos are lost by t = {half} for 32x32, and so, by 
 # within a stretch, which picture it will be, and from there on only detail. With the linear schedule the first part takes about
 # 200 of the 1000 steps, and they are spent on pure noise; with the cosine one it takes next to none, and many more steps are left for
 # detail. Nichol & Dhariwal (2021) made the cosine schedule for this reason. The linear one, they found, does well on large images and too much too early on those of 32x32 and 64x64: a fifth of the way
-# back could be left out with little harm. Look at 8x8 (blue): for it the linear schedule wastes half of its steps.*
+# back could be left out with little harm. Look at 8x8 (blue): for it the linear schedule wastes about half of its steps.*
 #
-# The other way round, a large picture under the cosine schedule is decided right below $t = T$. At 256x256 it is a dozen steps, says the last line, and a sampler with 50 steps takes one
-# there. The repair is (10.3), read backwards. A picture with $d$ times the side needs $d^2$ times the noise: subtract $2 \log d$ from the log-SNR (Hoogeboom
+# The other way round, a large picture under the cosine schedule is decided right below $t = T$. At 256x256, says the line below the curves, half
+# of the photos are lost about ten steps before the end, and a sampler with 50 steps, 20 apart, jumps over all ten at once. The repair is (10.3), read backwards. A picture with $d$ times the side of one for which the schedule was right needs $d^2$
+# times the noise variance for the same signal: subtract $2 \log d$ from the log-SNR (Hoogeboom
 # et al. 2023; Chen, 2023, does it by shrinking the pictures' range instead). With $\mathrm{SNR} = \bar\alpha / (1 - \bar\alpha)$ that is
 #
 # $$\bar\alpha'_t = \frac{\bar\alpha_t}{\bar\alpha_t + d^2\, (1 - \bar\alpha_t)} \tag{10.4}$$
@@ -265,14 +268,14 @@ panels = {
 viz.plot_panels(panels, ylabel="share recognised", alt="With shifted schedules the curves of all four sizes coincide")
 
 # %% [markdown]
-# *One curve each, instead of four. With the shift, step $t$ means the same in every size, and what you learned at 32x32 about steps, samplers and losses
-# holds at 64x64. Only the smallest lags a little behind: averaging has cost it some of its contrast. (10.4) costs four lines, and any network can be trained with it: hand
+# *One curve each, instead of four. With the shift, step $t$ means the same in every size, and what you learned at 32x32 about which steps matter
+# carries over to 64x64. (The loss does not: each single pixel is noisier now.) Only the curve of 8x8 lies a little lower: averaging has cost it some of its contrast. (10.4) costs four lines, and any network can be trained with it: hand
 # `shifted(cosine_schedule(1000), 2)` to the trainer for pictures of 64x64.*
 #
 # ## Training on colour
 #
 # The trainer of notebook 06, with flips, twice: a network that predicts the noise, and the same network, from the same weights, that predicts the velocity (notebook 06, (6.9)). On a GPU it gets some minutes; on a
-# CPU half a minute each, enough to see that it works. (Painted digits are not flipped.)
+# CPU 300 steps each, about a minute, enough to see that it works. (Painted digits are not flipped.)
 
 # %%
 config = TrainConfig(steps=budget(gpu=10_000, cpu=300, quick=4), batch_size=32, flip="standing in" not in data.source)
@@ -288,11 +291,13 @@ for target, objective in {"noise": ddpm_loss, "velocity": velocity_loss}.items()
     trained[target] = trainer.ema
 
 # %% [markdown]
-# *Two losses of two targets: their heights cannot be compared (notebook 09). In a full run both fall as steeply as they did for digits.*
+# *Two losses of two targets: their heights cannot be compared (notebook 09). In a full run both fall fast at first, and have not settled when it ends.*
 #
 # ## Colour that runs away
 #
-# The sampler turns each predicted noise into a clean image (notebook 07). Take the root of (9.3): an error in the one is an error in the other, times a factor,
+# The sampler turns each predicted noise into a clean image (notebook 07). From $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sigma_t\, \epsilon$ it
+# follows that $\hat x_0 = (x_t - \sigma_t\, \hat\epsilon) / \sqrt{\bar\alpha_t}$, and $x_0$ is the same with the true $\epsilon$. So an error in the one is an error in the other,
+# times a factor; (9.3) is its square:
 #
 # $$\hat x_0 - x_0 = -\frac{\sigma_t}{\sqrt{\bar\alpha_t}}\; \big(\hat\epsilon - \epsilon\big) \tag{10.5}$$
 #
@@ -319,8 +324,9 @@ for name, schedule in {"linear": linear, "cosine": cosine}.items():
     print(f"{name}: sigma / sqrt(alpha_bar) at t = 100, 500, 900, 990, 1000:", [f"{factors[t]:,.1f}" for t in (100, 500, 900, 990, 1000)])
 
 # %% [markdown]
-# *The factor of (10.6) is never above 1. That of (10.5) goes from below one to a hundred or, with the cosine schedule, to twenty thousand: near $t = T$ a network that is off by a hundredth of a noise predicts a clean image far outside of [-1, 1]. And what
-# kind of error will it be? At the noisy end all that can be seen of a photo is what survives averaging over much of it: light and dark, and large areas of colour. That is where it goes wrong, for many pixels alike.*
+# *The factor of (10.6) is never above 1. That of (10.5) goes from below one to a hundred or, with the cosine schedule, to twenty thousand. A prediction that is off by 0.01 at $t = T$ misses the clean image by 1.6 with the linear schedule and by 200 with the cosine one, where the whole range is from -1 to 1. And what
+# kind of error will it be? One that differs from pixel to pixel is grain; one that many pixels share is a tint, or a wrong brightness. At the noisy end all that can be seen of a photo is what survives averaging over much of it: light and dark,
+# and large areas of colour. So that is what a network still gets wrong there once it has learned about grain. Ours, after 300 steps, gets both wrong.*
 #
 # Two remedies: our samplers clip each $\hat x_0$ to [-1, 1], unless told `clip=False`; and there is the other target. Guess before you run: four rows of samples from the same starts, two networks, with and without clipping. Which of them will you be able to look at?
 
@@ -334,7 +340,7 @@ for target, net in trained.items():
 viz.image_rows({name: x[:10] for name, x in kinds.items()}, alt="Photos, and samples of two networks with clipping and without it")
 
 # %% [markdown]
-# *Each column below the photos is one start. In two of the rows colours glare, in the two others they are pale, and only one pair of rows can hardly be told apart. Let us put numbers to that.*
+# *Each column below the photos is one start. In the two rows of the noise network colours glare, in the two of the velocity network they are pale, and these two can hardly be told apart. Let us put numbers to that.*
 
 # %%
 def tint(x):
@@ -350,16 +356,17 @@ for name, x in kinds.items():
     print(f"{' '.join(name.split()):21} tint {tint(x):7.3f}, {saturated(x):4.0%} of the values at an end or beyond, largest {x.abs().max():,.1f}")
 
 # %% [markdown]
-# *`tint` is the mean colour of whole images, apart from their brightness; 0 would be grey. In a full run on a CPU: the network that predicts noise, not clipped, ends thousands of times out of range, and the picture shows each value as 0 or 255. Clipped it stays in range, but many more
-# values than in a photo lie at an end of it, and that is what you see: glaring colours, black and white. With the velocity it hardly matters whether we clip; the samples are duller than photos, not louder. Clipping is first aid, and the target is the
+# *`tint` is how far the mean colour of a whole image is from grey; 0 would be grey, of any brightness. In a full run on a CPU: the network that predicts noise, not clipped, ends thousands of times out of range, and the picture shows each value as
+# 0 or 255. Clipped it stays in range, and its mean colours are no stronger than those of photos, but many more values than in a photo lie at an end, and that is what you see: pixels in glaring colours, black and white. With the velocity it hardly matters
+# whether we clip; mean colours are duller than in photos, not louder, and few values lie at an end. Clipping is first aid, and the target is the
 # cure. (A noise network that is trained for long needs both less. But in any colour model that is too tinted or too loud, look here first.)*
 #
-# None of the rows is a photo, after half a minute. The losses did not say so: they count how well noise is told from picture, and in a photo, where neighbours agree, that is
+# None of the rows looks like a photo, after so short a training. The losses did not say so: they count how well noise is told from picture, and in a photo, where neighbours agree, that is
 # easy. What a dog is adds next to nothing to it.
 #
 # ## With more time
 #
-# The shipped network had more, and predicts the velocity:
+# The shipped network had more of it, and predicts the velocity:
 
 # %%
 model, schedule, recipe = load_pretrained("cifar10", device)
@@ -368,7 +375,7 @@ for name in ("data", "steps", "batch_size", "flip", "device", "loss", "date"):
     print(f"{name:12}{recipe[name]}")
 
 # %% [markdown]
-# *That was a CPU, because no GPU was at hand, and it is little: 5,000 steps of 64 are about six passes through the photos. For comparison, Ho et al. (2020) made 800,000 steps of 128 photos with a network of 35.7 million parameters.*
+# *About as many parameters as ours, arranged in another way: `base` 48 and the multipliers (1, 2, 2). It was trained on a CPU, and not for long: 5,000 steps of 64 are about six passes through the photos. For comparison, Ho et al. (2020) made 800,000 steps of 128 photos with a network of 35.7 million parameters.*
 
 # %% tags=["figure-10_colour"]
 made = sample(model, schedule, 24 if count == 32 else 4, shape, steps=50).cpu()
@@ -380,8 +387,8 @@ for name, x in {"photos": photos[24:48], "samples": made}.items():
     print(f"{name}: {agreement(x)}; tint {tint(x):.3f}, {saturated(x):.0%} at an end")
 
 # %% [markdown]
-# *What a person sees: from a distance, photos. There is a ground and something that stands on it, light and shade, colours that go together, at the left of the last row something dark on blue water. What a person does not
-# see from near: a thing with a name. Bodies have no heads, edges fray, and a car, if it is one, melts into its street. The printed numbers notice next to nothing: neighbours, tint and ends are as in photos, or nearly. What can be said
+# *What a person sees: from a distance, photos. There is a ground and something that stands on it, light and shade, colours that go together, at the left of the last row, in the run shown here, something dark on blue water. What a person does not
+# see from near: a thing with a name. Bodies have no heads, edges fray, and a car, if it is one, melts into its street. The printed numbers notice next to nothing: neighbours, tint and ends are as in photos, or nearly, and only red and blue agree less. What can be said
 # about a pixel and those around it comes first, and what a whole picture has to agree on comes last. (For digits it came within minutes: a stroke is all there is to agree on.)*
 #
 # ## Your own pictures
@@ -463,7 +470,7 @@ viz.image_grid(own.images, columns=10, alt="The ten readable pictures of the fol
 # ## Several processes
 #
 # One machine with several GPUs, or several machines, can share one training. The simplest way to do so: every process has a copy of the network, takes
-# a part of each batch, and after the backward pass all of them average their gradients. With $W$ processes and equal shares $S_r$ of a batch of $B$ images
+# a part of each batch, and after the backward pass all of them average their gradients. With $W$ processes, equal shares $S_r$ of a batch of $B$ images, and $L_i$ the loss of image $i$
 #
 # $$\nabla \frac{1}{B} \sum_{i=1}^{B} L_i = \frac{1}{W} \sum_{r=0}^{W-1} \nabla \Big( \frac{W}{B} \sum_{i \in S_r} L_i \Big) \tag{10.7}$$
 #
@@ -549,7 +556,7 @@ if ran:
     print(f"weights: median difference {median:.0e}, largest {apart[worst].max():.0e}, in {worst}")
 
 # %% [markdown]
-# *The first loss agrees to all the digits that the machine has (about seven in float32, two or three where bfloat16 is fast): two sums of half the images are added up in another order than one sum of all. Such rounding
+# *(The loss that the program itself prints is a mean over its steps so far, at most the last 100: at step 12 it is that of all twelve.) The first loss agrees to all the digits that the machine has (about seven in float32, two or three where bfloat16 is fast): two sums of half the images are added up in another order than one sum of all. Such rounding
 # grows slowly from step to step, because each step starts from the last one's weights. The weight that differs most in the run shown here is a bias right in front of a GroupNorm that takes each channel by itself, and so takes every bias away:
 # its true gradient is 0, the computed one is rounding, and Adam, which divides by the gradient's own size, makes a full step of it. It does no harm, for what it shifts is taken away. So it is the same run, but for rounding. Was it faster? Not here: two processes
 # share two cores that one process would also use, and starting them takes longer than all of these steps. On a machine with several GPUs it is the same line, with their number:*
@@ -655,7 +662,7 @@ for name, (x, curves, _) in panels.items():
 # %% [markdown]
 # *On logarithmic axes a power is a straight line, and its exponent the slope; all curves begin at 1. Left: everything is computed for every pixel, so work and memory grow in proportion to the pixels, four times for twice the side. The time
 # (green) does not follow at first: a step for a small picture is mostly overhead. Only the last stretch, whose slope is printed, comes near. (Attention, where every place looks at every other, would have slope 2; in this network it sits where the
-# side is eight times smaller.) Middle: each of twice as many features is computed from twice as many. Work and parameters grow with the square, activations only in proportion, and the time, again, is late. Right: a sampling step is one pass through
+# side is eight times smaller, and on a CPU its matrices are what lifts the activations above slope 1 in the last stretch.) Middle: each of twice as many features is computed from twice as many. Work and parameters grow with the square, activations only in proportion, and the time, again, is late. Right: a sampling step is one pass through
 # the network, so the time is proportional to their number.*
 #
 # What that means for a real training, by these rules, from what is counted at 64x64:
@@ -669,7 +676,7 @@ for side, base in ((32, 32), (64, 64), (256, 128)):
     print(f"{side}x{side}, base {base}: {state / 1e9:.2f} GB for weights and optimizer, {64 * per_picture / 1e9:.1f} GB for a batch of 64")
 
 # %% [markdown]
-# *In 32 bits; bfloat16 halves the second number. A picture of 256x256 costs as much as 64 of 32x32, before the network is any wider. That is why large pictures are made in two ways that avoid it: a small picture first and networks that enlarge it (cascades), or
+# *In 32 bits; bfloat16 halves the second number. For each weight five numbers are kept: the weight, its gradient, Adam's two averages and the EMA. The attention's growth beyond slope 1 is left out. A picture of 256x256 costs as much as 64 of 32x32, before the network is any wider. That is why large pictures are made in two ways that avoid it: a small picture first and networks that enlarge it (cascades), or
 # diffusion in a space of fewer numbers, into which another network has packed the picture (latent diffusion). Our `patch` is the simplest of such packings: it trades four pixels for four times the channels, and its networks are about four times as fast.*
 
 # %%
@@ -681,7 +688,7 @@ folder.cleanup()
 # - Colour is three channels, and under one percent more parameters. What is hard is not colour but photos.
 # - Flip what you could not tell from its mirror image.
 # - The noise has to grow with the picture: twice the side, four times the noise variance for the same signal. One step of one schedule means different things in two sizes.
-# - Tinted and saturated samples come from the noisy end, where a small error of the noise is a large one of the picture. Clip, predict the velocity, and train longer.
+# - Saturated and tinted samples come from the noisy end, where a small error of the noise is a large one of the picture. Clip, predict the velocity, train longer.
 # - Several processes are one process, if the batch, the random numbers and the norm layers are right. Measure it.
 # - Work and memory grow with the pixels, work with the square of the width, sampling with the steps.
 #
