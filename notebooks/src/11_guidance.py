@@ -498,7 +498,7 @@ viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1
 # ### Experiments to try
 #
 # - Guide in only half of the steps: write a model that uses scale 3 for $t > 500$ and 1 below, and the reverse. Which half earns the accuracy, and which one costs the variety?
-# - Mean of two *labels* instead of two predictions: put $(e_4 + e_9)/2$ into `net.label.weight[4]` (under `torch.no_grad()`), and ask for a 4. Put the old row back afterwards. Is it the same picture as above?
+# - Mean of two *labels* instead of two predictions: put $(e_4 + e_9)/2$ into `net.label.weight[4]` (under `torch.no_grad()`), and ask for a 4. Is it the same picture as above? (Put the old row back afterwards.)
 # - In the one-pixel world, take `ddpm_trajectory` (from `ddpm_helpers`) in place of DDIM. Does fresh noise in every step bring the samples closer to the formula?
 # - `sample(guide(model, 5), ..., clip=False)`: how much of what guidance does to the digits is held back by clipping?
 # - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the judge is surest. Which ten would you rather have?
