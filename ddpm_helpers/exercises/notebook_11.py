@@ -8,10 +8,14 @@ from .core import Exercise
 
 
 def _coins(seed: int, count: int, share: float, none: int) -> tuple:
-    """Labels, coins, share, "no label"; one coin lies exactly at the share: it keeps its label."""
+    """Labels, coins, share, "no label"; one coin lies exactly at the share: it keeps its label.
+
+    The first label is hidden or told in turn, so that one coin for the whole batch is neither "all" nor "none".
+    """
     generator = torch.Generator().manual_seed(seed)
     labels, chance = torch.randint(1, none, (count,), generator=generator), torch.rand(count, generator=generator)
-    chance[0], chance[1], chance[-1] = share, share / 2, 0.999
+    below, above = share / 2, 0.999
+    chance[1], chance[0], chance[-1] = share, *((below, above) if seed % 2 == 0 else (above, below))
     return labels, chance, share, none
 
 
@@ -35,6 +39,16 @@ Exercise(
         "It looks as if one coin decides for the whole batch: compare all of `chance`, each label has its own.": (
             _replaced(lambda chance, share: (chance[0] < share).expand(len(chance)))
         ),
+        "It looks as if no label is hidden: compare `chance` (not the labels) with `share`; return the new tensor.": (
+            lambda labels, chance, share, none: labels.clone()
+        ),
+        "It looks as if every label is hidden: compare `chance` (not the labels) with `share`.": (
+            lambda labels, chance, share, none: torch.full_like(labels, none)
+        ),
+        "It looks as if the share is fixed at 0.1: compare with `share`.": (
+            _replaced(lambda chance, share: chance < 0.1)
+        ),
+        "It looks as if the hidden labels become 10, whatever `none` is: put `none`.": _replaced(entry=lambda none: 10),
         "It looks as if the hidden labels become 0. That is a class like any other, and the network would learn that "
         "some zeros look like any digit: put `none`.": _replaced(entry=lambda none: 0),
         "It looks as if the hidden labels become -1: no row of the table has that number; put `none`.": (
@@ -98,8 +112,19 @@ Exercise(
         "It looks as if the prediction with the label is added, not the difference: at scale 1 two predictions of "
         "noise would be added up.": lambda eps, eps_label, scale: eps + scale * eps_label,
         "It looks as if the prediction with the label is multiplied by the scale: then the noise is too large, and "
-        "what is exaggerated is not the label.": lambda eps, eps_label, scale: scale * eps_label,
+        "what is exaggerated is not the label. (Are brackets missing around the difference?)": (
+            lambda eps, eps_label, scale: scale * eps_label
+        ),
         "It looks as if the scale stops at 1: guidance goes past the label.": _clipped,
+        "It looks as if the scale is not used: the result is the prediction with the label, at every scale.": (
+            lambda eps, eps_label, scale: eps_label.clone()
+        ),
+        "It looks as if the result is clipped to [-1, 1]: that is for images; noise goes beyond.": (
+            lambda eps, eps_label, scale: guided_eps(eps, eps_label, scale).clamp(-1, 1)
+        ),
+        "It looks as if the two predictions are added inside the brackets: take their difference.": (
+            lambda eps, eps_label, scale: eps + scale * (eps_label + eps)
+        ),
         "It looks as if you took a weighted mean: a mean lies between the two predictions, guidance goes past.": (
             lambda eps, eps_label, scale: (eps + scale * eps_label) / (1 + scale)
         ),

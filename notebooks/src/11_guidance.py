@@ -35,9 +35,9 @@ generator = torch.Generator().manual_seed(0)
 # Notebook 10 went to colour and to larger pictures, and the model still drew what it liked. Whoever wanted a seven from the one in notebook 07 had to
 # draw about ten samples and throw nine away. But the training images come with labels, so the network can be told. How?
 #
-# It is already told one thing beside the image, the time: a vector $\tau(t)$ that scales and shifts the features in every
+# It is already told one thing beside the image, the time: a vector, here $\tau(t)$, that scales and shifts the features in every
 # block (notebooks 04 and 05). The label uses the same door. A table with one row of numbers per class is learned with the
-# rest, an **embedding**, and the row $e_y$ of the label $y$ is added:
+# rest, a learned **embedding**, and the row $e_y$ of the label $y$ is added:
 #
 # $$c(t, y) = \tau(t) + e_y \tag{11.1}$$
 #
@@ -115,7 +115,7 @@ answers = torch.stack([one.ideal_eps(exact)(x, at) for one in classes])
 verify("11.2", both.ideal_eps(exact)(x, at), (weight / weight.sum(0) * answers).sum(0), tol=1e-9)
 
 # %% [markdown]
-# So where $x_t$ already shows the class, the label is no news: one weight is 1, and both questions have one answer. Where
+# So where $x_t$ already shows the class, the label is no news: one weight is 1, and both questions have the same answer. Where
 # $x_t$ is almost noise, the label is news, but there is little of the image to see. Back to digits: guess before you run at which $t$ the label
 # helps the network most. And what does a *wrong* label do?
 
@@ -150,8 +150,8 @@ for at in (50, 200, 400, 600, 800, 950):
 #
 # On the left stands a **classifier** of noisy images, and the slope says: in which direction would $x_t$ look more like a $y$? On
 # the right stand two scores, and scores we have: (3.33) says that the ideal noise is $-\sigma_t$ times the score. To push
-# $s$ times as hard towards $y$ as the label alone would, start at the score without a label and add $s$ times the classifier's slope. In
-# noise, with $\hat\epsilon_\varnothing$ for the prediction without a label and $\hat\epsilon_y$ for that with it:
+# $s$ times as hard towards $y$ as the label alone would, start at the score without a label and add $s$ times the classifier's slope. Times
+# $-\sigma_t$ this is noise, with $\hat\epsilon_\varnothing$ for the prediction without a label and $\hat\epsilon_y$ for that with it:
 #
 # $${\color{#009E73}{\hat\epsilon}} = {\color{#009E73}{\hat\epsilon_\varnothing}} - s\, \sigma_t \nabla \log p(y \mid x_t)
 # = {\color{#009E73}{\hat\epsilon_\varnothing}} + s\, \big({\color{#009E73}{\hat\epsilon_y}} - {\color{#009E73}{\hat\epsilon_\varnothing}}\big) \tag{11.4}$$
@@ -208,16 +208,16 @@ w = 2.0
 verify("11.5", guided_eps(eps, eps_y, 3.0), (1 + w) * eps_y - w * eps, tol=1e-9)
 
 # %% [markdown]
-# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (11.4) as it stands: a model trained without labels, a
-# classifier trained on *noisy* images, and its gradient in every step. The advantage is that the diffusion model needs no labels, and a
+# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (11.4) as it stands: a model trained without labels (or with them, which went even better), a
+# classifier trained on *noisy* images, and its gradient in every step. The advantage is that the diffusion model can do without labels, and a
 # new classifier makes it answer new questions. The price is a second network that must read images at every noise level (the judge of
 # notebook 08, which knows clean digits only, will not do), and a backward pass per step. Classifier-free guidance costs two forward passes
 # per step, or one with a batch of twice the size, which is what `guide` does.
 #
 # ## What guidance is not
 #
-# (11.4) says: push $s$ times as hard. It is tempting to read this as a distribution. If the score of $p(x)\, p(y \mid x)$ guides us to a $y$, then
-# the guided score at the clean end is that of
+# (11.4) says: push $s$ times as hard. It is tempting to read this as a distribution. At scale 1 it is one: $p(x)\, p(y \mid x)$ is, up to a
+# constant, the class $y$ itself. And at any scale the guided score at the clean end, $t = 0$, is the score of
 #
 # $$p_s(x) \propto p(x)\, p(y \mid x)^s \propto p(x)^{1-s}\, p(x \mid y)^s \tag{11.6}$$
 #
@@ -269,7 +269,7 @@ viz.show(figure, alt="Four histograms of guided samples with the formula as a li
 # where there are hardly any data (dotted). Guidance runs away from the other class, and further than the data go.*
 #
 # *So the guided sampler does not draw from (11.6). The reason is the noise. At step $t$ the scores in (11.4) belong to noised data,
-# and mixing two of them is not the same as mixing first and noising afterwards. Far up, where everything overlaps, being a little nearer to class 0 is held
+# and mixing two of them is not the same as mixing first and noising afterwards. At large $t$, where everything overlaps, being a little nearer to class 0 is held
 # against a point, and it is led away before it can tell that it belonged to the left style.*
 #
 # For Gaussians it can be worked out (Bradley & Nakkiran 2024 treat such a pair). Let all data be $\mathcal{N}(0, 1)$ and those of a class $\mathcal{N}(m, v)$ with $v < 1$. The formula (11.6) is a
@@ -278,18 +278,20 @@ viz.show(figure, alt="Four histograms of guided samples with the formula as a li
 # $$v_{\text{formula}} = \frac{v}{s + (1 - s)\, v} \tag{11.7}$$
 #
 # For the sampler, use the form (7.9): the image divided by $\sqrt{\bar\alpha}$ moves with slope $\hat\epsilon$ as $\rho = \sigma / \sqrt{\bar\alpha}$ shrinks.
-# Take two starts and watch their distance $D$. Between them the ideal noise of the class differs by $\rho D / (v + \rho^2)$, that of all data by $\rho D / (1 + \rho^2)$, so
+# Take two starts at distance 1 and watch the distance $D$ of their scaled images. Between them the ideal noise of the class differs by $\rho D / (v + \rho^2)$, that of all data by $\rho D / (1 + \rho^2)$, so
 #
 # | line | because |
 # |:--|:--|
 # | $\dfrac{\mathrm{d} D}{\mathrm{d} \rho} = \rho D \Big( \dfrac{s}{v + \rho^2} + \dfrac{1 - s}{1 + \rho^2} \Big)$ | (11.4) |
 # | $D \propto (v + \rho^2)^{s/2}\, (1 + \rho^2)^{(1-s)/2}$ | its logarithm is integrated |
-# | $D \approx \rho$ for large $\rho$, so $D = v^{s/2}$ at $\rho = 0$ | starts have variance 1, and that times $\rho^2$ when scaled |
+# | $D \approx \rho$ for large $\rho$, so $D = v^{s/2}$ at $\rho = 0$ | a start is divided by $\sqrt{\bar\alpha} \approx 1 / \rho$ |
+#
+# So the end of a path is a linear function of its start, with slope $D$. Starts have variance 1, and ends have variance $D^2$:
 #
 # $$v_{\text{sampler}} = v^s \tag{11.8}$$
 #
 # Every further unit of scale multiplies the variance by $v$ once more. For $v = 1/2$ and $s = 5$ that is 1/32, where the formula has 1/6. We run both: (11.7) on the grid, (11.8) with
-# two starts, since the path is a straight function of its start here. (Euler's method in 1000 steps is not exact; 2 % are allowed.)
+# two starts, which is enough for a slope. (Euler's method in 1000 steps is not exact; 2 % are allowed.)
 
 # %% tags=["nbval-check-output"]
 everything, one = peaks([1.0], [0.0], [1.0]), peaks([1.0], [1.0], [0.5**0.5])  # v = 1/2, m = 1
@@ -326,8 +328,8 @@ viz.image_rows(rows, titles=[str(scale) for scale in scales], alt="The digits 0 
 # %% [markdown]
 # *Read along a row: one noise, one wish, seven scales. At 0 the wish does not count, and many of these images are no digit at all. At 1 it does, and
 # nearly all are what was asked for. Compare the column 1 with the columns 5 and 8: where is the handwriting, and where is the felt pen? In a full run look at the
-# row of the 4: a slanted, open four up to scale 3, and another, commoner one from 5 on. (These are the second images of each digit, not chosen
-# further. Among the first ten, chance has made several right at scale 0.)*
+# row of the 4: a slanted, open four from scale 1 to 3, and another, commoner one from 5 on. (These are the second images of each digit, not chosen
+# further. A digit that is right at scale 0, such as the 9 here, is right by chance.)*
 #
 # ### What it gains and what it costs
 #
@@ -383,7 +385,7 @@ viz.show(figure, alt="Left: accuracy rises with the scale and variety falls. Rig
 # *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost all are, and the distance is at its floor:
 # for these data and this network the label as learned is enough. From 2 on the judge finds no mistake, or hardly one; it reads these samples better than
 # real digits. That is all that was left to gain, and it is paid for. A quarter of the variety is gone at 2, a third at 3 and 5; the distance is well over twice the
-# floor at 2 and more than six times at 8. The white pixels say what you saw: strokes get bolder, because a bold seven is surer to be a seven. So the best
+# floor at 2 and more than seven times at 8. The white pixels say what you saw: strokes get bolder, because a bold seven is surer to be a seven. So the best
 # accuracy and the best distance are at different scales. Ho & Salimans (2022) found that for ImageNet, too: the distance is best a little above 1, and the
 # judge gets surer and surer beyond it.*
 #
@@ -412,7 +414,8 @@ for scale in (0, 1, 5, 20, 100):
 
 # %% [markdown]
 # *In a full run: at 20 strokes fray, at 100 specks are everywhere, and still you can read most of the digits. The second
-# cell says how. It looks at the first guess at the clean image, from pure noise: $s$ times a small difference is a large one, and clipping cuts it
+# cell says how. It hands the network pure noise at $t = 900$, where a noised image is hardly anything else, and looks at
+# its guess at the clean image: $s$ times a small difference is a large one, and clipping cuts it
 # at black and white. From then on the walk is in places where no noised digit has ever been, and the network has to answer about images that it was never shown.*
 #
 # A scale below 0 would be the opposite wish, away from the digit. The formula (11.4) would not object, but what it leads to is "not a seven" in the sense
@@ -463,7 +466,7 @@ product = slope(log_p.log_softmax(0).sum(0))
 verify("11.9", guided_eps(eps, (eps_a + eps_b) / 2, 3.0), eps - 1.5 * exact.sigma[at] * product, tol=1e-9)
 
 # %% [markdown]
-# Guess before you run: half-way between 4 and 9, what will the judge read? And half-way between 0 and 1?
+# We mix at scale 3. Guess before you run: half-way between 4 and 9, what will the judge read? And half-way between 0 and 1?
 
 # %%
 count, told, rows = 8, guide(model, 3), {}
@@ -476,7 +479,8 @@ viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1
 
 # %% [markdown]
 # *In a full run the judge reads the first three rows as one of the two, now the one and now the other, and so may you: a 4 that is closed at the top, a 1 with a flag, a 3
-# with the roof of a 5. There is something between these digits, and the product finds it. Between 0 and 1 there is nothing. What comes is
+# with the roof of a 5. There is something between these digits, and the product finds it, though not every time: one or the
+# other image of 1 and 7 falls to pieces. Between 0 and 1 there is nothing. What comes is
 # a ring with a stroke in it, broken and fading: both, as was asked, and no digit. (The judge names a digit for each of them; it has no other answers.)*
 #
 # ## What to remember, and what broke
@@ -494,8 +498,8 @@ viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1
 # ### Experiments to try
 #
 # - Guide in only half of the steps: write a model that uses scale 3 for $t > 500$ and 1 below, and the reverse. Which half earns the accuracy, and which one costs the variety?
-# - Mean of two *labels* instead of two predictions: put $(e_4 + e_9)/2$ into `net.label.weight[4]`, and ask for a 4. Is it the same picture as above?
-# - In the one-pixel world, take `ddpm_trajectory` in place of DDIM. Does fresh noise in every step bring the samples closer to the formula?
+# - Mean of two *labels* instead of two predictions: put $(e_4 + e_9)/2$ into `net.label.weight[4]` (under `torch.no_grad()`), and ask for a 4. Is it the same picture as above? (Put the old row back afterwards.)
+# - In the one-pixel world, take `ddpm_trajectory` (from `ddpm_helpers`) in place of DDIM. Does fresh noise in every step bring the samples closer to the formula?
 # - `sample(guide(model, 5), ..., clip=False)`: how much of what guidance does to the digits is held back by clipping?
 # - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the judge is surest. Which ten would you rather have?
 # - Train your own: `python -m ddpm_helpers.training --data fashion --labels --base 48 --steps 8000 --export fashion_labels.safetensors`, and ask for shoes.
