@@ -207,8 +207,8 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return _explain(actual)
     if isinstance(expected, Exception):
         return "It ran."
-    if isinstance(expected, tuple):
-        if not isinstance(actual, tuple) or len(actual) != len(expected):
+    if isinstance(expected, tuple | list):
+        if type(actual) is not type(expected) or len(actual) != len(expected):
             return f"Expected {len(expected)} values, got {_summary(actual)}."
         parts = (_difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
         return next((part for part in parts if part), None)

@@ -32,7 +32,7 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## Telling the network
 #
-# Notebook 10 went to colour and to larger pictures, and the model still drew what it liked. Whoever wanted a seven from the one in notebook 07 had to
+# [Notebook 10](10_colour_and_scale.ipynb) went to colour and to larger pictures, and the model still drew what it liked. Whoever wanted a seven from the one in notebook 07 had to
 # draw about ten samples and throw nine away. But the training images come with labels, so the network can be told. How?
 #
 # It is already told one thing beside the image, the time: a vector, here $\tau(t)$, that scales and shifts the features in every
