@@ -903,7 +903,7 @@ def test_the_command_from_end_to_end(tmp_path, monkeypatch, capsys, few):
     command.main()
     assert "step 10 of 10" in capsys.readouterr().out
     model, schedule, recipe = load_pretrained(tmp_path / "out" / "a b.safetensors")
-    assert (model.net.channels, schedule.name) == (1, "cosine, T = 20")
+    assert (model.channels, schedule.name) == (1, "cosine, T = 20")
     assert {"data", "steps", "device", "loss", "date", "command"} <= recipe.keys()
     assert recipe["steps"] == 10
     assert recipe["data"].startswith("Drawn digits")

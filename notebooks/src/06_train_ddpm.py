@@ -588,8 +588,8 @@ viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of o
 # %% [markdown]
 # CAPTION
 #
-# The course goes on with the noise, as the paper does, where it explains. Where it trains for use, it takes the velocity: the shipped weights were made so, and so are those of the
-# command at the end.
+# The course goes on with the noise, as the paper does. The weights shipped for notebooks 10 and 11 predict the velocity; `--target velocity`, in the command at
+# the end, asks for it.
 #
 # ## Kill it
 #

@@ -464,7 +464,7 @@ viz.image_grid(own.images, columns=10, alt="The ten readable pictures of the fol
 # thousand of one kind (faces, flowers, one style) is a start, with flips; variety needs more. Then, in a terminal:
 #
 # ```
-# python -m ddpm_helpers.training --data my_pictures --size 32 --flip --steps 20000 --checkpoint runs/mine.pt --samples runs/mine.png
+# python -m ddpm_helpers.training --data my_pictures --size 32 --target velocity --flip --steps 20000 --checkpoint runs/mine.pt --samples runs/mine.png
 # ```
 #
 # ## Several processes
@@ -536,7 +536,8 @@ def torchrun(processes, *options):
 
 # %%
 few, file = 12, Path(folder.name) / "two.pt"
-ran = torchrun(2, "--data", mine, "--size", 16, "--steps", few, "--batch-size", 8, "--base", 8, "--flip", "--checkpoint", file)
+asked = ["--data", mine, "--size", 16, "--target", "velocity", "--base", 8, "--steps", few, "--batch-size", 8, "--flip"]
+ran = torchrun(2, *asked, "--checkpoint", file)
 
 # %%
 torch.manual_seed(0)
@@ -562,7 +563,7 @@ if ran:
 # share two cores that one process would also use, and starting them takes longer than all of these steps. On a machine with several GPUs it is the same line, with their number:*
 #
 # ```
-# torchrun --nproc-per-node 4 -m ddpm_helpers.training --data cifar10 --flip --batch-size 256 --steps 100000 --checkpoint runs/colour.pt
+# torchrun --nproc-per-node 4 -m ddpm_helpers.training --data cifar10 --target velocity --flip --batch-size 256 --steps 100000 --checkpoint runs/colour.pt
 # ```
 #
 # `--batch-size` counts over all processes. Keep it, and you get the same run, sooner. Raise it with the number of GPUs, and you get another run, with less noise in its gradients; its
@@ -571,14 +572,14 @@ if ran:
 # Beyond one machine the same command is started on each, with the address of one of them, where they meet. For two machines with eight GPUs each:
 #
 # ```
-# torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST:29400 --rdzv-id 7 -m ddpm_helpers.training --data cifar10 --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.pt
+# torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST:29400 --rdzv-id 7 -m ddpm_helpers.training --data cifar10 --target velocity --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.pt
 # ```
 #
 # FIRST is the name or address of the first machine, which must be reachable from the other at that port; 7 is any number, the same on both. The data has to lie on both. Only process 0 writes the file, and all of them read it when the run goes on, so
 # `runs` has to be a folder that both machines see. Hugging Face's **accelerate** starts the same program, and the numbers of machine and processes have to be given by hand (`--machine_rank 1` on the second one):
 #
 # ```
-# accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip FIRST --main_process_port 29400 -m ddpm_helpers.training --data cifar10 --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.pt
+# accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip FIRST --main_process_port 29400 -m ddpm_helpers.training --data cifar10 --target velocity --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.pt
 # ```
 #
 # Note that `--num_processes` counts over all machines and `--nproc-per-node` on each. All of this copies the network to every GPU. A network that does not fit on one has to be cut up, which is another art (fully sharded data

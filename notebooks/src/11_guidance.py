@@ -502,4 +502,4 @@ viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1
 # - In the one-pixel world, take `ddpm_trajectory` (from `ddpm_helpers`) in place of DDIM. Does fresh noise in every step bring the samples closer to the formula?
 # - `sample(guide(model, 5), ..., clip=False)`: how much of what guidance does to the digits is held back by clipping?
 # - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the judge is surest. Which ten would you rather have?
-# - Train your own: `python -m ddpm_helpers.training --data fashion --labels --base 48 --steps 8000 --export fashion_labels.safetensors`, and ask for shoes.
+# - Train your own: `python -m ddpm_helpers.training --data fashion --labels --target velocity --base 48 --steps 8000 --export fashion_labels.safetensors`, and ask for shoes.
