@@ -349,7 +349,7 @@ def plot_ladder(results: dict) -> None:
         results: of `ladder.load_ladder`; nothing else is drawn.
     """
     rows = sorted(results["systems"], key=lambda row: -row["frechet"])
-    kinds = ["predicts the noise", "as published, with a fault", "predicts the clean image"]
+    kinds = ["predicts noise or velocity", "as published, with a fault", "predicts the clean image"]
     kind = [2 if row["name"].startswith("naive") else int(row["name"].endswith(", published")) for row in rows]
     left = min(row["floor"] for row in rows) / 2
     figure, axis = subplots(size=(9, 0.9 + 0.38 * len(rows)))

@@ -181,7 +181,8 @@ def measure_sampling(device: torch.device) -> dict[str, float]:
             "UNet, patch 2, base 32: all 1000 steps": partial(draw, small, cosine, None),
             "SimpleUNet: all 300 steps": partial(draw, simple, short, None),
             "LayerNormUNet: all 1000 steps": partial(draw, layer_norm, linear, None),
-        }
+        },
+        rounds=1,  # each is a mean over at least 50 calls already
     )
     for name, value in times.items():
         print(f"64 samples, {name}: {value:.1f} s", flush=True)
