@@ -99,6 +99,7 @@ BREAKS["06_train_ddpm"] = {
     "6.6": [("(1 - d) / (1 + d)", "(1 - d)"), ("samples=average**2", "samples=average.abs()")],
     "6.7": [("ramps.min(0)", "ramps.max(0)"), ("0, -1) / 750", "0, -1) / 3000")],
     "6.8": [("min(1, 1 / g", "min(1, 2 / g"), (".square().sum().sqrt()", ".square().sum()")],
+    "6.9": [("sigma * test - guess", "sigma * test + guess"), ("root * test_noise -", "root * test_noise +")],
 }
 
 BREAKS["04_time_conditioning"] = {
