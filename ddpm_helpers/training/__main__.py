@@ -46,7 +46,7 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
     add(
         "--target",
         choices=("velocity", "noise"),
-        default="velocity",
+        default="noise",
         help="what the network predicts (default: %(default)s)",
     )
     add("--base", type=int, default=32, help="width of the U-Net's first level (default: %(default)s)")

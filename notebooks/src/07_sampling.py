@@ -736,8 +736,6 @@ viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="One real digit be
 #
 # - `load_pretrained("fashion")` at the top, and `load_images("fashion", train=False)` for the inversion. Which of the four
 #   details matters more for clothing, and which pictures change character?
-# - `load_pretrained("mnist_velocity")` at the top: a network that predicts the velocity (notebook 06). Look again at the first
-#   guesses and at clipping. What is left of the ruins, and why?
 # - Give `ddim_trajectory` ten steps from 950 down that are not even: dense at the noisy end, or dense near 0. Which end deserves them?
 # - Turn around at $t = 999$ instead of 950 when inverting. Then clip on the way down.
 # - Start from $2\,x_T$ and from $x_T / 2$. What does too much noise do, if too little makes plain digits?
