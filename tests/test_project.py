@@ -98,7 +98,7 @@ def test_badges_change_one_setting_and_back(tmp_path):
     """On a copy: the setting, the set-up cells, the links and the README follow, and "" undoes it all."""
     import shutil
 
-    for name in ("notebooks", "tools"):
+    for name in ("notebooks", "tools", "figures"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("data"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path / name)
