@@ -39,8 +39,8 @@ from .training import (
     ddpm_loss,
     default_device,
     device_name,
-    fast_autocast,
     fast_dtype,
+    fast_model,
     naive_loss,
     velocity_loss,
 )
@@ -141,13 +141,8 @@ def make_trainer(system: System, images: Tensor, steps: int) -> Trainer:
 def draw(system: System, trainer: Trainer, count: int) -> Tensor:
     """(count, 1, 28, 28) in [-1, 1], samples of the averaged model, in bfloat16 where that is fast."""
     side = 28 + 2 * system.border
-
-    def model(x: Tensor, t: Tensor) -> Tensor:
-        with fast_autocast(trainer.device):
-            return trainer.ema(x, t).float()
-
-    with torch.no_grad():
-        x = system.sampler(model, trainer.schedule, count, (1, side, side), steps=system.steps)
+    model = fast_model(trainer.ema, trainer.device)
+    x = system.sampler(model, trainer.schedule, count, (1, side, side), steps=system.steps)
     return x[..., system.border : side - system.border, system.border : side - system.border].cpu()
 
 

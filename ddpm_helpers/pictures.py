@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import struct
 import sys
 import time
 import warnings
@@ -13,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
+import safetensors.torch
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -313,13 +312,6 @@ def _from_cache(file: Path, key: str) -> _Found | None:
 def _into_cache(file: Path, key: str, found: _Found) -> None:
     """Best effort: where it cannot be written, the next load reads the pictures again."""
     about = {"key": key, "owners": found.owners, "notes": found.notes, "crc": zlib.crc32(found.images.numpy())}
-    count = found.images.numel()
-    tensor = {"dtype": "U8", "shape": list(found.images.shape), "data_offsets": [0, count]}
-    head = json.dumps({"__metadata__": {"ddpm_helpers": json.dumps(about)}, "images": tensor}).encode()
-
-    def write(opened: BinaryIO) -> None:  # as safetensors does, but without copies of what may be gigabytes
-        opened.write(struct.pack("<Q", len(head)) + head)
-        opened.write(found.images.numpy())
-
-    with suppress(CheckpointError):
-        _replace(file, write)
+    with suppress(CheckpointError, MemoryError):  # the file is made in memory, beside the images
+        content = safetensors.torch.save({"images": found.images}, {"ddpm_helpers": json.dumps(about)})
+        _replace(file, lambda opened: opened.write(content))

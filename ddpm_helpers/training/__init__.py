@@ -112,7 +112,7 @@ def ddpm_loss(
 def velocity_loss(
     model: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor
 ) -> Tensor:
-    """Mean squared error of the velocity: `ddpm_loss` with each image's error divided by its alpha_bar.
+    """Mean squared error of the velocity: `ddpm_loss` with each image's squared error divided by its alpha_bar.
 
     sqrt(alpha_bar) noise - sigma x0 is the velocity (Salimans & Ho 2022); notebook 03, equation 3.34, has the factor.
     For a `VelocityNet`; a network that predicts the noise itself would hear of nothing but the last steps.
@@ -628,6 +628,17 @@ def fast_autocast(device: torch.device) -> AbstractContextManager:
     """`torch.autocast` to `fast_dtype`; nothing where that is float32: PyTorch 2.4 has no autocast for MPS at all."""
     dtype = fast_dtype(device)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def fast_model(model: nn.Module, device: torch.device) -> Callable[..., Tensor]:
+    """The model for sampling: it computes in `fast_dtype` on its device, and answers in float32, without gradients."""
+
+    @torch.no_grad()
+    def answer(*inputs: Tensor) -> Tensor:
+        with fast_autocast(device):
+            return model(*inputs).float()
+
+    return answer
 
 
 def fast_layout(model: nn.Module, device: torch.device) -> torch.memory_format:

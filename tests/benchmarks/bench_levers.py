@@ -1,14 +1,14 @@
 """What each part of the recipe is worth: the recipe, and the recipe with one part changed, all for the same time.
 
-    python tests/benchmarks/bench_levers.py figures/levers_cpu.json [--seconds 180 --samples 500]
+    python tests/benchmarks/bench_levers.py [--seconds 180 --samples 1000]
 
 First the speed of all variants is measured in turns, and from it follows how many steps fit into the time; so the
-steps, which decide the result, can be repeated anywhere. Stopped and typed again, it goes on with the next variant.
-One seed: differences of a few per cent are chance. Needs MNIST; with the defaults it takes about 45 minutes.
+steps, which decide the result, can be repeated anywhere. What a variant needs before its first step (`torch.compile`
+writes and compiles C++) counts as time. Writes figures/bench_levers.json; stopped and typed again, it goes on with the
+next variant. One seed: differences of a few per cent are chance. Needs MNIST; about 70 minutes on 2 cores.
 """
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -17,11 +17,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from record import FIGURES, record
 from torch import Tensor, nn
+from torchvision.transforms import v2
+from torchvision.transforms.functional import to_pil_image
 
 from ddpm_helpers import (
     TrainConfig,
@@ -31,22 +33,21 @@ from ddpm_helpers import (
     cosine_schedule,
     count_parameters,
     ddpm_loss,
-    frechet_distance,
-    frechet_floor,
-    judge,
     linear_schedule,
-    load_feature_net,
     load_images,
     sample,
-    to_float,
     velocity_loss,
 )
-from ddpm_helpers.schedule import NoiseSchedule
-from ddpm_helpers.training import default_device, device_name, fast_autocast, fast_dtype
+from ddpm_helpers.ladder import score
+from ddpm_helpers.schedule import NoiseSchedule, per_image, q_sample
+from ddpm_helpers.training import fast_model
 
+os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # a learner's first run has none
+PATH = FIGURES / "bench_levers.json"
 ROUNDS, SECONDS = 3, 3.0  # of the measurement of speed
 COSINE, LINEAR = cosine_schedule(1000), linear_schedule(1000)
 SMALL = partial(UNet, base=32, multipliers=(1, 2), patch=2)
+ONE_BY_ONE = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.5])])
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class Variant:
     name: str
     net: Callable[[], nn.Module] = SMALL
     schedule: NoiseSchedule = COSINE
-    velocity: bool = True
+    velocity: bool = True  # whether the network's output is the velocity, or the noise
+    objective: Callable[..., Tensor] = velocity_loss
     averaged: bool = True  # sample with the average of the weights
+    compiled: bool = False
     config: dict = field(default_factory=dict)  # of TrainConfig, beside steps
     instead: dict = field(default_factory=dict)  # what stands for a name in ddpm_helpers.training
 
@@ -70,12 +73,28 @@ def constant_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * min(1.0, (step + 1) / config.warmup)
 
 
+def picture_by_picture(images: Tensor) -> Tensor:
+    """Each image of a batch as a Pillow picture through a chain of transforms, as a `Dataset` would do it."""
+    return torch.stack([ONE_BY_ONE(to_pil_image(image)) for image in images])
+
+
+def min_snr_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """The error of the clean image, weighted by the signal-to-noise ratio, at most 5 (Hang et al. 2023)."""
+    error = (model(q_sample(schedule, x0, t, noise), t) - noise).square()
+    snr = schedule.alpha_bar[t] / (1 - schedule.alpha_bar[t])
+    return (error * per_image((5 / snr).clamp(max=1), error)).mean()
+
+
+NOISE = partial(Variant, velocity=False, objective=ddpm_loss)
 VARIANTS = (
     Variant("the recipe"),
-    Variant("predict the noise", velocity=False),
+    NOISE("predict the noise"),
     Variant("linear schedule", schedule=LINEAR),
-    Variant("predict the noise, linear schedule", velocity=False, schedule=LINEAR),
+    NOISE("predict the noise, linear schedule", schedule=LINEAR),
+    Variant("weight: the noise's error", objective=ddpm_loss),
+    Variant("weight: min-SNR, 5", objective=min_snr_loss),
     Variant("last weights, no average", averaged=False),
+    Variant("average over 100 steps", config={"ema_decay": 0.99}),
     Variant("learning rate stays up", instead={"TrainConfig.learning_rate_at": constant_rate}),
     Variant("learning rate 1e-3", config={"learning_rate": 1e-3}),
     Variant("learning rate 4e-3", config={"learning_rate": 4e-3}),
@@ -88,16 +107,21 @@ VARIANTS = (
     Variant("base 48", net=partial(SMALL, base=48)),
     Variant("float32", instead={"fast_dtype": lambda device: torch.float32}),
     Variant("channels_last", instead={"fast_layout": lambda model, device: torch.channels_last}),
+    Variant("images loaded picture by picture", instead={"to_float": picture_by_picture}),
+    Variant("torch.compile", compiled=True),
 )
 
 
 def make(variant: Variant, images: Tensor, steps: int) -> Trainer:
     torch.manual_seed(0)
-    net, objective = variant.net(), ddpm_loss
+    net = variant.net()
     if variant.velocity:
-        net, objective = VelocityNet(net, variant.schedule), velocity_loss
+        net = VelocityNet(net, variant.schedule)
     config = TrainConfig(steps, warmup=min(100, max(steps // 10, 1)), **variant.config)
-    return Trainer(net, variant.schedule, images, config, objective=objective)
+    trainer = Trainer(net, variant.schedule, images, config, objective=variant.objective)
+    if variant.compiled:
+        trainer.model.compile()
+    return trainer
 
 
 def changed(variant: Variant) -> ExitStack:
@@ -107,22 +131,35 @@ def changed(variant: Variant) -> ExitStack:
     return stack
 
 
-def measure_speed(images: Tensor) -> dict[str, float]:
-    """Images trained on per second, the median of several turns."""
-    loops, rates = {}, {variant.name: [] for variant in VARIANTS}
+def batch_size(variant: Variant) -> int:
+    return variant.config.get("batch_size", 64)
+
+
+def measure_speed(images: Tensor) -> dict[str, dict[str, float]]:
+    """Seconds of the first two steps, and then images trained on per second, the median of several turns."""
+    loops, first, rates = {}, {}, {variant.name: [] for variant in VARIANTS}
     for variant in VARIANTS:
         with changed(variant):
-            loops[variant.name] = make(variant, images, steps=10**6).run()
-            next(loops[variant.name]), next(loops[variant.name])  # the first steps are slow
+            loops[variant.name], start = make(variant, images, steps=10**6).run(), time.perf_counter()
+            next(loops[variant.name]), next(loops[variant.name]).item()
+            first[variant.name] = time.perf_counter() - start
     for _ in range(ROUNDS):
         for variant in VARIANTS:
             with changed(variant):
                 start, done = time.perf_counter(), 0
                 while time.perf_counter() - start < SECONDS:
                     next(loops[variant.name]).item()  # .item() waits for a GPU
-                    done += variant.config.get("batch_size", 64)
+                    done += batch_size(variant)
                 rates[variant.name].append(done / (time.perf_counter() - start))
-    return {name: statistics.median(rate) for name, rate in rates.items()}
+    return {
+        name: {"seconds_of_first_steps": first[name], "images_per_second": statistics.median(rate)}
+        for name, rate in rates.items()
+    }
+
+
+def steps_in(seconds: float, variant: Variant, speed: dict[str, float]) -> int:
+    left = seconds - speed["seconds_of_first_steps"]
+    return max(1, round(left * speed["images_per_second"] / batch_size(variant)))
 
 
 def train_and_judge(variant: Variant, images: Tensor, steps: int, count: int) -> dict:
@@ -130,57 +167,39 @@ def train_and_judge(variant: Variant, images: Tensor, steps: int, count: int) ->
         trainer = make(variant, images, steps)
         for _ in trainer.run():
             pass
-    net = (trainer.ema if variant.averaged else trainer.model).eval()
-
-    def model(x: Tensor, t: Tensor) -> Tensor:
-        with fast_autocast(trainer.device):
-            return net(x, t).float()
-
-    with torch.no_grad():
-        samples = sample(model, trainer.schedule, count, (1, 28, 28), 50, progress=False).clamp(-1, 1).cpu()
-    feature_net = load_feature_net()
-    seen, real = judge(feature_net, samples), judge(feature_net, to_float(images[: 2 * count]))
+    net = trainer.ema if variant.averaged else trainer.model.eval()
+    with changed(variant):
+        samples = sample(fast_model(net, trainer.device), trainer.schedule, count, (1, 28, 28), 50).clamp(-1, 1).cpu()
     return {
         "name": variant.name,
         "parameters": count_parameters(trainer.model),
         "train_steps": steps,
-        "frechet": frechet_distance(seen.features, real.features[:count]),
-        "floor": frechet_floor(real.features, count),
-        "recognisable": seen.recognisable,
-        "entropy": seen.entropy,
+        **score(samples, images),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="results to write, NAME.json")
-    parser.add_argument("--seconds", type=int, default=180, help="of training for each variant")
-    parser.add_argument("--samples", type=int, default=500, help="to judge of each variant")
+    parser.add_argument("--seconds", type=int, default=180, help="of training for each variant (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=1000, help="to judge of each (default: %(default)s)")
     options = parser.parse_args()
-    data = load_images("mnist", strict=True)
-    if options.file.exists():
-        results = json.loads(options.file.read_text(encoding="utf-8"))
-    else:
-        results = {
-            "seconds": options.seconds,
-            "samples": options.samples,
-            "data": data.source,
-            "device": device_name(default_device()),
-            "precision": str(fast_dtype(default_device())).removeprefix("torch."),
-            "torch": torch.__version__,
-            "date": datetime.date.today().isoformat(),
-            "speed": measure_speed(data.images),
-            "variants": [],
-        }
-    for variant in VARIANTS[len(results["variants"]) :]:
-        speed = results["speed"][variant.name]
-        steps = max(1, round(results["seconds"] * speed / variant.config.get("batch_size", 64)))
-        row = train_and_judge(variant, data.images, steps, results["samples"]) | {"images_per_second": speed}
-        results["variants"].append(row)
-        temporary = options.file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, options.file)
-        print(f"{row['name']:<36}{speed:8,.0f} images/s {steps:7,} steps   distance {row['frechet']:7.0f}", flush=True)
+    images = load_images("mnist", strict=True).images
+    about = {"seconds": options.seconds, "samples": options.samples}
+    results = json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
+    if any(results.get(name, value) != value for name, value in about.items()):
+        parser.error(f"{PATH} holds results of another --seconds or --samples; move it away to start anew")
+    if not results:
+        results = {**about, "speed": measure_speed(images), "rows": []}
+    command = f"python tests/benchmarks/bench_levers.py --seconds {options.seconds} --samples {options.samples}"
+    record("levers", command, results)
+    for variant in VARIANTS:
+        if variant.name in (row["name"] for row in results["rows"]):
+            continue
+        steps = steps_in(options.seconds, variant, results["speed"][variant.name])
+        row = train_and_judge(variant, images, steps, options.samples)
+        results["rows"].append(row)
+        record("levers", command, results)
+        print(f"{row['name']:<36}{steps:7,} steps   distance {row['frechet']:7.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ddpm_helpers import default_device, load_images, load_pretrained, sample
 from ddpm_helpers.ladder import SYSTEMS, climb, measure_speed, score
-from ddpm_helpers.training import fast_autocast
+from ddpm_helpers.training import fast_model
 from ddpm_helpers.viz import subplots
 
 NAMES = ("naive BasicUNet", "LayerNormUNet, repaired", "UNet2DModel DDPM", "the course's UNet")
@@ -68,14 +68,8 @@ def shipped_samples(name: str, count: int) -> Tensor:
     """(count, 1, 28, 28) in [-1, 1]: 50 DDIM steps; a network with labels is asked for each digit equally often."""
     device = default_device()
     net, schedule, _ = load_pretrained(name, device)
-
-    def model(x: Tensor, t: Tensor, *label: Tensor) -> Tensor:
-        with fast_autocast(device):
-            return net(x, t, *label).float()
-
     labels = None if net.classes is None else torch.arange(count, device=device) % net.classes
-    with torch.no_grad():
-        return sample(model, schedule, count, (1, 28, 28), 50, labels=labels).clamp(-1, 1).cpu()
+    return sample(fast_model(net, device), schedule, count, (1, 28, 28), 50, labels=labels).clamp(-1, 1).cpu()
 
 
 def draw(results: dict) -> None:

@@ -35,7 +35,7 @@ from ddpm_helpers import (
     to_float,
 )
 from ddpm_helpers.libraries import MissingLibrary, grey_unet2d
-from ddpm_helpers.training import fast_autocast
+from ddpm_helpers.training import fast_model
 
 ROUNDS, STEPS, BATCH = 3, 4, 64
 SMALL = partial(UNet, base=32, multipliers=(1, 2), patch=2)
@@ -169,12 +169,7 @@ def measure_sampling(device: torch.device) -> dict[str, float]:
     cosine, linear, short = (s.to(device) for s in (cosine_schedule(1000), linear_schedule(1000), linear_schedule(300)))
 
     def draw(net: nn.Module, schedule, steps: int | None) -> float:
-        def model(x: Tensor, t: Tensor) -> Tensor:
-            with fast_autocast(device):
-                return net(x, t).float()
-
-        with torch.no_grad():
-            return seconds(lambda: sample(model, schedule, 64, (1, 28, 28), steps))
+        return seconds(lambda: sample(fast_model(net, device), schedule, 64, (1, 28, 28), steps))
 
     times = in_turns(
         {

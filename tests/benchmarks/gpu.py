@@ -11,14 +11,14 @@ the memory bus. Both are counted here, from the network; the peaks are the vendo
 """
 
 import argparse
-import datetime
 import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from record import machine
+from torch import Tensor
 from torchvision.utils import save_image
 
 from ddpm_helpers import (
@@ -29,18 +29,14 @@ from ddpm_helpers import (
     VelocityNet,
     cosine_schedule,
     count_parameters,
-    frechet_distance,
-    frechet_floor,
-    judge,
-    load_feature_net,
     load_images,
     multiply_adds,
     sample,
-    to_float,
     velocity_loss,
 )
 from ddpm_helpers.checkpoint import save_pretrained
-from ddpm_helpers.training import default_device, device_name, fast_autocast, fast_dtype
+from ddpm_helpers.ladder import score
+from ddpm_helpers.training import default_device, fast_autocast, fast_model
 
 PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12), "T4": (65e12, 0.32e12)}
 
@@ -117,15 +113,6 @@ def floors(run: Run, data, device: torch.device) -> dict[str, float]:
     return result
 
 
-def draw(model: nn.Module, trainer: Trainer, count: int, shape: tuple[int, ...], labels: Tensor | None) -> Tensor:
-    def fast(x: Tensor, t: Tensor, *label: Tensor) -> Tensor:
-        with fast_autocast(trainer.device):
-            return model(x, t, *label).float()
-
-    with torch.no_grad():
-        return sample(fast, trainer.schedule, count, shape, 50, labels=labels).clamp(-1, 1).cpu()
-
-
 def train(run: Run, data, seconds: float, device: torch.device, out: Path, count: int) -> dict:
     step = seconds_of_a_step(run, data, device, 50 if device.type == "cuda" else 2)
     steps = max(1, int(seconds / step))
@@ -149,17 +136,12 @@ def train(run: Run, data, seconds: float, device: torch.device, out: Path, count
     shape = tuple(data.images.shape[1:])
     labels = torch.arange(count, device=device) % len(data.classes) if run.labels else None
     start = time.perf_counter()
-    samples = draw(trainer.ema, trainer, count, shape, labels)
+    model = fast_model(trainer.ema, device)
+    samples = sample(model, trainer.schedule, count, shape, 50, labels=labels).clamp(-1, 1).cpu()
     row |= {"samples": count, "sample_seconds": time.perf_counter() - start}
     save_image(samples[:64] / 2 + 0.5, out / f"{run.name}.png")
     if run.data == "mnist" and 2 * count <= len(data.images):
-        feature_net = load_feature_net()
-        seen, real = judge(feature_net, samples), judge(feature_net, to_float(data.images[: 2 * count]))
-        row |= {
-            "frechet": frechet_distance(seen.features, real.features[:count]),
-            "floor": frechet_floor(real.features, count),
-            "recognisable": seen.recognisable,
-        }
+        row |= score(samples, data.images)
     return row
 
 
@@ -174,10 +156,7 @@ def main() -> None:
     device = default_device()
     results = {
         "command": f"python tests/benchmarks/gpu.py OUT --minutes {options.minutes:g} --samples {options.samples}",
-        "device": device_name(device),
-        "precision": str(fast_dtype(device)).removeprefix("torch."),
-        "torch": torch.__version__,
-        "date": datetime.date.today().isoformat(),
+        **machine(),
         "runs": [],
     }
     runs = [run for run in RUNS if not options.only or run.name in options.only]
