@@ -360,7 +360,11 @@ def test_broken_equations_are_noticed(name, monkeypatch):
     monkeypatch.setenv("DDPM_BUDGET", "quick")
     world: dict = {"__name__": name}
     noticed = dict.fromkeys(BREAKS[name], 0)
-    for cell in code_cells(name):
+    cells = code_cells(name)
+    last = max(
+        i for i, cell in enumerate(cells) if "verify(" in cell
+    )  # later cells may take long
+    for cell in cells[: last + 1]:
         if "verify(" in cell:
             before = dict(world)
             state = world["generator"].get_state() if "generator" in world else None
