@@ -361,9 +361,7 @@ def test_broken_equations_are_noticed(name, monkeypatch):
     world: dict = {"__name__": name}
     noticed = dict.fromkeys(BREAKS[name], 0)
     cells = code_cells(name)
-    last = max(
-        i for i, cell in enumerate(cells) if "verify(" in cell
-    )  # later cells may take long
+    last = max(i for i, cell in enumerate(cells) if "verify(" in cell)  # later cells may take long
     for cell in cells[: last + 1]:
         if "verify(" in cell:
             before = dict(world)

@@ -4,9 +4,9 @@
 
 First the speed of all variants that do other work than the recipe is measured in turns, and from it follows how many
 steps fit into the time; so the steps, which decide the result, can be repeated anywhere. What a variant needs for its
-first steps (`torch.compile` writes and compiles C++) counts as time. Writes figures/bench_levers.json; stopped and
-typed again, it goes on with the next variant. One seed: differences of a few per cent are chance. Needs MNIST; about 70
-minutes on 2 cores.
+first steps (`torch.compile` writes and compiles C++) counts as time. Writes ddpm_helpers/results/levers_cpu.json, which
+notebook 09 shows: one more ladder. Stopped and typed again, it goes on with the next variant. One seed: differences of
+a few per cent are chance. Needs MNIST; about 70 minutes on 2 cores.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import torch
-from record import FIGURES, record
+from record import machine
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
@@ -40,11 +40,11 @@ from ddpm_helpers import (
     sample,
     velocity_loss,
 )
-from ddpm_helpers.ladder import score
+from ddpm_helpers.ladder import RESULTS, _write, score
 from ddpm_helpers.schedule import NoiseSchedule, per_image, q_sample
 from ddpm_helpers.training import fast_model
 
-PATH = FIGURES / "bench_levers.json"
+PATH = RESULTS / "levers_cpu.json"
 ROUNDS, SECONDS = 3, 3.0  # of the measurement of speed
 COSINE, LINEAR = cosine_schedule(1000), linear_schedule(1000)
 SMALL = partial(UNet, base=32, multipliers=(1, 2), patch=2)
@@ -90,26 +90,26 @@ def min_snr_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: T
 SAME = partial(Variant, timed=False)
 VARIANTS = (
     Variant("the recipe"),
-    SAME("predict the noise", velocity=False, objective=ddpm_loss),
+    SAME("noise as target", velocity=False, objective=ddpm_loss),
     SAME("linear schedule", schedule=LINEAR),
-    SAME("predict the noise, linear schedule", velocity=False, objective=ddpm_loss, schedule=LINEAR),
-    SAME("weight: the noise's error", objective=ddpm_loss),
-    SAME("weight: min-SNR, 5", objective=min_snr_loss),
+    SAME("noise, linear schedule", velocity=False, objective=ddpm_loss, schedule=LINEAR),
+    SAME("weights of the noise's loss", objective=ddpm_loss),
+    SAME("min-SNR weights", objective=min_snr_loss),
     SAME("last weights, no average", averaged=False),
     SAME("average over 100 steps", config={"ema_decay": 0.99}),
     SAME("learning rate stays up", instead={"TrainConfig.learning_rate_at": constant_rate}),
     SAME("learning rate 1e-3", config={"learning_rate": 1e-3}),
     SAME("learning rate 4e-3", config={"learning_rate": 4e-3}),
-    SAME("steps drawn independently", instead={"draw_steps": independent_steps}),
+    SAME("independent steps", instead={"draw_steps": independent_steps}),
     Variant("batches of 128", config={"batch_size": 128}),
     Variant("batches of 32", config={"batch_size": 32}),
-    Variant("no folding: widths 16, 32, 64", net=partial(UNet, base=16, multipliers=(1, 2, 4))),
-    Variant("attention in the middle only", net=partial(SMALL, attention=0)),
+    Variant("no folding; 16, 32, 64", net=partial(UNet, base=16, multipliers=(1, 2, 4))),
+    Variant("attention in middle only", net=partial(SMALL, attention=0)),
     Variant("base 24", net=partial(SMALL, base=24)),
     Variant("base 48", net=partial(SMALL, base=48)),
     Variant("float32", instead={"fast_dtype": lambda device: torch.float32}),
     Variant("channels_last", instead={"fast_layout": lambda model, device: torch.channels_last}),
-    Variant("images loaded picture by picture", instead={"to_float": picture_by_picture}),
+    Variant("one picture at a time", instead={"to_float": picture_by_picture}),
     Variant("torch.compile", compiled=True),
 )
 
@@ -161,8 +161,12 @@ def measure_speed(images: Tensor) -> dict[str, dict[str, float]]:
     }
 
 
+def speed_of(variant: Variant, speeds: dict[str, dict[str, float]]) -> dict[str, float]:
+    return speeds[variant.name if variant.timed else VARIANTS[0].name]
+
+
 def steps_in(seconds: float, variant: Variant, speeds: dict[str, dict[str, float]]) -> int:
-    speed = speeds[variant.name if variant.timed else "the recipe"]
+    speed = speed_of(variant, speeds)
     left = seconds - speed["seconds_of_first_steps"]
     return max(1, round(left * speed["images_per_second"] / batch_size(variant)))
 
@@ -188,23 +192,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=180, help="of training for each variant (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=1000, help="to judge of each (default: %(default)s)")
     options = parser.parse_args()
-    images = load_images("mnist", strict=True).images
-    about = {"seconds": options.seconds, "samples": options.samples}
-    results = json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
-    if any(results.get(name, value) != value for name, value in about.items()):
-        parser.error(f"{PATH} holds results of another --seconds or --samples; move it away to start anew")
-    if not results:
-        results = {**about, "speed": measure_speed(images), "rows": []}
-    command = f"python tests/benchmarks/bench_levers.py --seconds {options.seconds} --samples {options.samples}"
-    record("levers", command, results)
-    for variant in VARIANTS:
-        if variant.name in (row["name"] for row in results["rows"]):
-            continue
+    data = load_images("mnist", strict=True)
+    about = {"seconds": options.seconds, "samples": options.samples, "data": data.source}
+    if PATH.exists():
+        results = json.loads(PATH.read_text(encoding="utf-8"))
+        if any(results[name] != value for name, value in about.items()):
+            parser.error(f"{PATH} holds results of another run; move it away to start anew")
+    else:
+        command = f"python tests/benchmarks/bench_levers.py --seconds {options.seconds} --samples {options.samples}"
+        speed = measure_speed(data.images)
+        results = {**about, "command": command, **machine(), "speed": speed, "systems": [], "faults": []}
+        _write(PATH, results)
+    for variant in VARIANTS[len(results["systems"]) :]:
         steps = steps_in(options.seconds, variant, results["speed"])
-        row = train_and_judge(variant, images, steps, options.samples)
-        results["rows"].append(row)
-        record("levers", command, results)
-        print(f"{row['name']:<36}{steps:7,} steps   distance {row['frechet']:7.0f}", flush=True)
+        row = train_and_judge(variant, data.images, steps, options.samples)
+        results["systems"].append(row | speed_of(variant, results["speed"]))
+        _write(PATH, results)
+        print(f"{row['name']:<28}{steps:7,} steps   distance {row['frechet']:7.0f}", flush=True)
 
 
 if __name__ == "__main__":
