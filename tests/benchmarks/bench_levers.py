@@ -61,6 +61,7 @@ class Variant:
     velocity: bool = True  # whether the network's output is the velocity, or the noise
     objective: Callable[..., Tensor] = velocity_loss
     averaged: bool = True  # sample with the average of the weights
+    eta: float = 0.0  # share of fresh noise in the 50 DDIM steps
     compiled: bool = False
     timed: bool = True  # False: a step is the recipe's work, so its speed is taken
     config: dict = field(default_factory=dict)  # of TrainConfig, beside steps
@@ -97,6 +98,7 @@ VARIANTS = (
     SAME("min-SNR weights", objective=min_snr_loss),
     SAME("last weights, no average", averaged=False),
     SAME("average over 100 steps", config={"ema_decay": 0.99}),
+    SAME("sampled with fresh noise", eta=1.0),
     SAME("learning rate stays up", instead={"TrainConfig.learning_rate_at": constant_rate}),
     SAME("learning rate 1e-3", config={"learning_rate": 1e-3}),
     SAME("learning rate 4e-3", config={"learning_rate": 4e-3}),
@@ -178,7 +180,8 @@ def train_and_judge(variant: Variant, images: Tensor, steps: int, count: int) ->
             pass
     net = trainer.ema if variant.averaged else trainer.model.eval()
     with changed(variant):
-        samples = sample(fast_model(net, trainer.device), trainer.schedule, count, (1, 28, 28), 50).clamp(-1, 1).cpu()
+        model = fast_model(net, trainer.device)
+        samples = sample(model, trainer.schedule, count, (1, 28, 28), 50, eta=variant.eta).clamp(-1, 1).cpu()
     return {
         "name": variant.name,
         "parameters": count_parameters(trainer.model),
