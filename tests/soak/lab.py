@@ -123,7 +123,7 @@ def cold_cache(count: int) -> dict:
         server.shutdown()
     answers = [sorted({tuple(line for line in out.splitlines() if len(line) == 64) for out in each}) for each in rounds]
     equal = len(answers[0]) == 1 and answers[0] == answers[1] and len(answers[0][0]) == 3
-    ok = equal and set(asked.values()) == {1}  # the others waited for the one that fetched
+    ok = equal and max(asked.values()) == 2  # one fetched (torchvision asks for each twice), the others waited
     return {"ok": ok, "answers": "all equal" if equal else answers, "requests of each file": dict(asked)}
 
 
