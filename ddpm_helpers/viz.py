@@ -587,7 +587,7 @@ def animate(frames: list[Tensor], *, alt: str, columns: int = 8, seconds: float 
         pictures.append(PILImage.fromarray(canvas.repeat(2, 0).repeat(2, 1)))
     buffer, durations = io.BytesIO(), [round(1000 * s) for s in [seconds] * (len(frames) - 1) + [pause]]
     pictures[0].save(buffer, "gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-    display(Image(buffer.getvalue(), format="gif", alt=alt))
+    display(_image(buffer.getvalue(), alt, "gif"))
 
 
 class _Explorer(widgets.VBox):
@@ -615,7 +615,11 @@ def _picture(figure: Figure, alt: str) -> Image:
     if (colours == colours[..., :1]).all():  # one channel instead of four: a file a third smaller
         buffer = io.BytesIO()
         picture.convert("L").save(buffer, "png", optimize=True)
-    return Image(buffer.getvalue(), alt=alt)
+    return _image(buffer.getvalue(), alt)
+
+
+def _image(content: bytes, alt: str, kind: str = "png") -> Image:
+    return Image(content, format=kind, metadata={"alt": alt})  # the IPython of Colab knows no argument `alt`
 
 
 def _mosaic(rows: list[np.ndarray]) -> tuple[np.ndarray, tuple[int, int]]:

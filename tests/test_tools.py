@@ -26,6 +26,7 @@ def commands(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "ROOT", tmp_path)
     monkeypatch.setattr(course, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(course, "run", run)
+    monkeypatch.setattr(course, "colab_python", lambda folder, python: python)
     (tmp_path / "pyproject.toml").write_text("one")
     return noted
 

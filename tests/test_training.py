@@ -450,8 +450,8 @@ def test_fit_in_a_notebook(five, monkeypatch, capsys):
     assert len(bars) == 2
     assert all(live.bar.disable for live in bars), "closed"
     assert [len(live.losses) for live in bars] == [8, 10]
-    assert shown[-1].alt.startswith("Curve of loss over 10 steps")
-    assert shown[-1].alt.endswith("samples of the model")
+    assert shown[-1].metadata["alt"].startswith("Curve of loss over 10 steps")
+    assert shown[-1].metadata["alt"].endswith("samples of the model")
 
 
 # ---- stopped --------------------------------------------------------------------------------------------------------

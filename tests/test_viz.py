@@ -45,7 +45,7 @@ def test_mosaic_keeps_order_and_colour():
 def test_every_picture_has_its_text(shown):
     viz.image_grid(-torch.ones(10, 1, 8, 8), columns=4, alt="ten black squares")
     viz.image_rows({"a": torch.zeros(3, 3, 8, 8)}, titles=["x", "y", "z"], alt="three")
-    assert [picture.alt for picture in shown] == ["ten black squares", "three"]
+    assert [picture.metadata["alt"] for picture in shown] == ["ten black squares", "three"]
     assert (pixels(shown[0]) < 5).mean() > 0.3
 
 
@@ -81,7 +81,7 @@ def test_live_loss_goes_on_where_a_run_stood(shown, capsys):
         live(torch.tensor(value))
     assert live.means(2) == [3.0, 2.0]
     assert before.tolist() == [4.0, 2.0], "the tensor that was given is left alone"
-    assert shown[0].alt == "Curve of loss over 2 steps: it falls from 4.0000 to 2.0000"
+    assert shown[0].metadata["alt"] == "Curve of loss over 2 steps: it falls from 4.0000 to 2.0000"
     out = capsys.readouterr().out
     assert "2/4" in out
     assert "4/4" in out
@@ -107,9 +107,10 @@ def test_live_loss_shows_samples(monkeypatch):
         live(torch.tensor(1.0))
     assert 3 <= len(made) <= 6, "about a tenth of the 50 seconds"
     assert made[-1] == 50 + len(made) - 1, "the last one after the last step"
-    assert "samples" not in shown[0].alt
+    assert "samples" not in shown[0].metadata["alt"]
     assert (
-        shown[-1].alt == "Curve of loss over 100 steps: it falls from 1.0000 to 1.0000; below it, samples of the model"
+        shown[-1].metadata["alt"]
+        == "Curve of loss over 100 steps: it falls from 1.0000 to 1.0000; below it, samples of the model"
     )
     assert pixels(shown[-1]).shape[0] > pixels(shown[0]).shape[0]
     assert not any(loss.requires_grad for loss in live.losses)
@@ -145,7 +146,7 @@ def test_heat_maps(shown):
     table = torch.linspace(-1, 1, 40).reshape(10, 4)
     viz.heat_maps({"one": table, "two": table[:5]}, alt="two tables")
     viz.heat_maps({"one": table}, alt="one table")
-    assert [picture.alt for picture in shown] == ["two tables", "one table"]
+    assert [picture.metadata["alt"] for picture in shown] == ["two tables", "one table"]
 
 
 def test_animation_holds_every_frame_and_pauses_at_the_end(shown):
@@ -209,7 +210,7 @@ def test_ladder_chart_names_every_system_from_the_best(shown):
         for name, distance in (("naive net", 300.0), ("net, published", 90.0), ("net, repaired", 20.0))
     ]
     viz.plot_ladder({"systems": rows})
-    assert "net, repaired 20, net, published 90, naive net 300; real images 5" in shown[0].alt
+    assert "net, repaired 20, net, published 90, naive net 300; real images 5" in shown[0].metadata["alt"]
     drawn = {tuple(colour) for colour in np.asarray(Picture.open(io.BytesIO(shown[0].data))).reshape(-1, 3).tolist()}
     for colour in viz.COLOURS[:3]:  # one for each kind
         assert tuple(bytes.fromhex(colour[1:])) in drawn

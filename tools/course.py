@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 NOTEBOOKS = ROOT / "notebooks"
+SANITIZE = f"--nbval-sanitize-with={ROOT / 'tests' / 'sanitize.cfg'}"
+NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", SANITIZE)
 
 
 def set_up() -> str:
@@ -69,32 +72,59 @@ def lab(python: str, rest: list[str]) -> int:
 
 
 def test(python: str, rest: list[str]) -> int:
-    failed = [
-        name
-        for name, status in (
-            ("ruff check", run([python, "-m", "ruff", "check", "."])),
-            ("ruff format", run([python, "-m", "ruff", "format", "--check", "--quiet", "."])),
-            ("unit tests", run([python, "-m", "pytest", *rest])),
-            ("notebooks", nbval(python)),
-        )
-        if status
-    ]
+    with tempfile.TemporaryDirectory() as folder:
+        failed = [
+            name
+            for name, status in (
+                ("ruff check", run([python, "-m", "ruff", "check", "."])),
+                ("ruff format", run([python, "-m", "ruff", "format", "--check", "--quiet", "."])),
+                ("unit tests", run([python, "-m", "pytest", *rest])),
+                ("notebooks", nbval(colab_python(Path(folder), python))),
+            )
+            if status
+        ]
     print(f"\nFAILED: {', '.join(failed)}" if failed else "\nAll green: ruff, unit tests, notebooks.", flush=True)
     return len(failed)
 
 
+def bare_python(folder: Path, python: str) -> str:
+    """An environment in `folder` that sees the packages of `python` but not this checkout; its Python."""
+    if run([python, "-m", "venv", "--without-pip", str(folder)]):
+        sys.exit("No environment could be made for the notebooks; the message above says why.")
+    bare = str(python_of(folder))
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    theirs, own = (subprocess.check_output([each, "-c", ask], text=True).strip() for each in (python, bare))
+    # A .pth in a folder that a .pth names is not followed: an editable install stays out of sight.
+    Path(own, "packages.pth").write_text(theirs)
+    return bare
+
+
+def colab_python(folder: Path, python: str) -> str:
+    """An environment like Colab's in `folder`: PyTorch and the rest are there, the course is an installed wheel."""
+    bare, source = bare_python(folder / "python", python), folder / "source"
+    shutil.copytree(ROOT / "ddpm_helpers", source / "ddpm_helpers", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+    if run([bare, "-m", "pip", "install", "-q", "--ignore-installed", *offline, str(source)]):
+        sys.exit("The course could not be installed as a wheel; pip's message above says why.")
+    return bare
+
+
 def nbval(python: str, notebooks: list[Path] | None = None) -> int:
-    """Every notebook, quick budget, network off, on drawn digits: the same everywhere, whatever data lies here."""
-    with tempfile.TemporaryDirectory() as empty:
-        offline = os.pathsep.join([str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH", "")])
+    """Every notebook with `python`, alone in a folder: quick budget, network off, drawn digits, whatever lies here."""
+    with tempfile.TemporaryDirectory() as name:
+        empty, content = Path(name, "empty"), Path(name, "content")
+        empty.mkdir()
+        for path in notebooks or NOTEBOOKS.glob("*.ipynb"):
+            (content / path.stem).mkdir(parents=True)
+            shutil.copy(path, content / path.stem)
         return run(
-            [python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
-            + ["--nbval-sanitize-with=tests/sanitize.cfg", "--durations=5", "-p", "no:cacheprovider"]
-            + [str(path) for path in notebooks or sorted(NOTEBOOKS.glob("*.ipynb"))],
-            PYTHONPATH=offline.rstrip(os.pathsep),
+            [python, "-m", "pytest", "-q", *NBVAL, "--durations=5", "-p", "no:cacheprovider", str(content)],
+            PYTHONPATH=str(ROOT / "tests" / "offline"),
             DDPM_BUDGET="quick",
-            DDPM_DATA=empty,
-            XDG_CACHE_HOME=empty,
+            DDPM_DATA=str(empty),
+            XDG_CACHE_HOME=str(empty),
         )
 
 

@@ -769,19 +769,19 @@ folder.cleanup()
 #
 # ## A run of your own
 #
-# Name a folder that outlives the machine, and train longer. In Colab that is your Drive:
+# Name a folder that outlives the machine, and train longer. In Colab that is one in your Drive, once it is mounted. Run this in a cell of its own
+# (without it, the folder lies on the machine that Colab takes back):
 #
 # ```python
 # from google.colab import drive
 # drive.mount("/content/drive")
-# KEEP = "/content/drive/MyDrive/ddpm"
 # ```
 #
-# After a disconnect, mount the Drive, run the set-up cell, the cell with the data, and this one again. It goes on from the last minute that was saved. To train
+# After a disconnect, mount the Drive again, run the set-up cell, the cell with the data, and this one, with the same folder. It goes on from the last minute that was saved. To train
 # longer than planned, raise `steps`; everything else must stay as it was, and a message says so if it did not.
 
 # %%
-KEEP = None  # a folder, for instance "runs"; None trains nothing
+KEEP = None  # a folder: "runs", or in Colab "/content/drive/MyDrive/ddpm"; None trains nothing
 if KEEP:
     torch.manual_seed(0)
     net = UNet(base=32, multipliers=(1, 2), patch=2)

@@ -30,6 +30,7 @@ PARTS = {  # name -> function of a count, and the count of a full run
     "kill": (kill.training, 100),
     "torchrun": (kill.two_processes, 5),
     "kernel": (kill.kernel, 3),
+    "disconnect": (kill.disconnect, 3),
     "files": (kill.files, 1),
     "fuzz": (fuzz.fuzz, 100_000),
     "hosts": (offline.hosts, 1),

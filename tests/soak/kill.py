@@ -6,6 +6,7 @@ to the bit, what a run without interruptions held at that step: weights, average
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +15,16 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from jupyter_client import KernelManager
+import jupytext
+from jupyter_client import BlockingKernelClient, KernelManager
 
 from ddpm_helpers.checkpoint import load_checkpoint
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
 import killed_run  # noqa: E402
+
+import course  # noqa: E402
 
 ENVIRONMENT = {
     **os.environ,
@@ -36,7 +40,8 @@ def training(kills: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, str(TESTS / "killed_run.py"), folder, str(kills)]
         done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    return {"ok": done.returncode == 0, "kills": kills, "result": (done.stderr or done.stdout).strip().splitlines()[-1]}
+    said = done.stderr if done.returncode else done.stdout
+    return {"ok": done.returncode == 0, "kills": kills, "result": said.strip().splitlines()[-1]}
 
 
 def two_processes(kills: int) -> dict:
@@ -55,10 +60,9 @@ def two_processes(kills: int) -> dict:
             job, rank = start_torchrun(file), sum(killed) % 2
             wait_for(lambda: len(list(folder.glob("*.pid"))) == 2, job)
             time.sleep(chance.uniform(0, 2))
-            with suppress(ProcessLookupError):  # it was faster than the kill
+            with suppress(ProcessLookupError):
                 os.kill(int((folder / f"{rank}.pid").read_text()), signal.SIGKILL)
-                killed[rank] += 1
-            job.wait(timeout=300)
+            killed[rank] += job.wait(timeout=300) != 0  # else the run was faster than the kill
             messages += compare(file, expected)
             start_anew(file)
         start_torchrun(file).wait(timeout=600)
@@ -109,6 +113,61 @@ def kernel(kills: int) -> dict:
         finally:
             manager.shutdown_kernel(now=True)
     return {"ok": not messages, "kills": killed, "result": messages or "equal to the bit"}
+
+
+def disconnect(kills: int) -> dict:
+    """Notebook 06's own run in a kernel like Colab's, which dies: a new one goes on from the folder that was named."""
+    with tempfile.TemporaryDirectory() as name:
+        python, drive, steps = course.colab_python(Path(name), sys.executable), Path(name) / "drive", 20 * (kills + 1)
+        set_up, data, run = cells_of_own_run(drive, steps)
+        environment = {**ENVIRONMENT, "PYTHONPATH": str(TESTS / "offline"), "DDPM_DATA": name, "XDG_CACHE_HOME": name}
+        saved, went_on = [], []
+        for life in range(kills + 1):
+            manager = KernelManager(kernel_name="python3")
+            manager.kernel_spec.argv[0] = python
+            manager.start_kernel(env=environment, cwd=name)
+            client = manager.blocking_client()
+            try:
+                client.start_channels()
+                client.wait_for_ready(timeout=120)
+                for cell in (set_up, data):
+                    assert client.execute_interactive(cell, output_hook=lambda _: None)["content"]["status"] == "ok"
+                saved.append(step_in(drive / "mnist.pt"))
+                client.execute(run)
+                went_on.append(start_of_bar(client, steps))
+                if life < kills:
+                    wait_for(lambda: step_in(drive / "mnist.pt") >= saved[-1] + 5)
+                    manager.signal_kernel(signal.SIGKILL)
+                else:
+                    ended = client.get_shell_msg(timeout=1200)["content"]["status"]
+            finally:
+                client.stop_channels()
+                manager.shutdown_kernel(now=True)
+        ok = ended == "ok" and went_on == saved and step_in(drive / "mnist.pt") == steps
+    return {"ok": ok, "kernels found a file of step": saved, "and went on from step": went_on, "the last ended": ended}
+
+
+def cells_of_own_run(folder: Path, steps: int) -> tuple[str, str, str]:
+    """Of notebook 06, what its text says to run after a disconnect; with a folder, fewer steps, a save after each."""
+    source = TESTS.parent / "notebooks" / "src" / "06_train_ddpm.py"
+    cells = [cell.source for cell in jupytext.read(source).cells if cell.cell_type == "code"]
+    (run,) = (cell for cell in cells if cell.startswith("KEEP = None"))
+    for old, new in (("None", repr(str(folder))), ("20_000", str(steps)), ('.pt")', '.pt", seconds_between_saves=0)')):
+        assert old in run, f"{old} is not in the cell any more"
+        run = run.replace(old, new, 1)
+    return cells[0], cells[1], run
+
+
+def start_of_bar(client: BlockingKernelClient, steps: int) -> int:
+    """The step that the progress bar of a cell shows first."""
+    while True:
+        shown = client.get_iopub_msg(timeout=300)["content"].get("text", "")
+        if found := re.search(rf"(\d+)/{steps} ", shown):
+            return int(found[1])
+
+
+def step_in(path: Path) -> int:
+    return load_checkpoint(path)["step"] if path.exists() else 0
 
 
 def files(_: int) -> dict:

@@ -1,4 +1,4 @@
-"""Every notebook, quick budget, from a checkout that cannot be written to."""
+"""Every notebook, quick budget, from a checkout that cannot be written to (the tests run them from a wheel)."""
 
 import os
 import sys
@@ -6,8 +6,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 from read_only import copy_of_the_checkout, run_read_only  # noqa: E402
+
+import course  # noqa: E402
 
 
 def notebooks(most: int) -> dict:
@@ -22,8 +24,7 @@ def notebooks(most: int) -> dict:
             "DDPM_DATA": str(empty),
             "XDG_CACHE_HOME": str(empty),
         }
-        line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
-        line += ["--nbval-cell-timeout=600", "--nbval-sanitize-with=../tests/sanitize.cfg"]
+        line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *course.NBVAL]
         line += [path.name for path in sorted((checkout / "notebooks").glob("*.ipynb"))[:most]]
         done = run_read_only(checkout, line, checkout / "notebooks", env=environment, capture_output=True, text=True)
     return {"ok": not done.returncode, "result": done.stdout.strip().splitlines()[-5:]}
