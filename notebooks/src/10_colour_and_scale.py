@@ -309,7 +309,7 @@ for target, objective in {"noise": ddpm_loss, "velocity": velocity_loss}.items()
 # The sampler turns each predicted noise into a clean image ([notebook 07](07_sampling.ipynb)). From
 # $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sigma_t\, \epsilon$ it follows that
 # $\hat x_0 = (x_t - \sigma_t\, \hat\epsilon) / \sqrt{\bar\alpha_t}$, and $x_0$ is the same with the true $\epsilon$. So
-# an error in the one is an error in the other, times a factor; [(9.3)](09_libraries.ipynb) is its square:
+# an error in the one is an error in the other, times a factor, whose square stands in [(3.34)](03_elbo_to_mse.ipynb):
 #
 # $$\hat x_0 - x_0 = -\frac{\sigma_t}{\sqrt{\bar\alpha_t}}\; \big(\hat\epsilon - \epsilon\big) \tag{10.5}$$
 #

@@ -274,7 +274,7 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # *The stand-in always believes $t = 50$, and there its curve is as good as the healthy one. A network that is trained
 # without $t$ finds a compromise over all steps, so its curve is flatter; but the difference between the two answers is
-# 0 there, too.*
+# 0 there, too. ([Notebook 04](04_time_conditioning.ipynb) trains such a network.)*
 
 # %% [markdown]
 # ### Case 3: a perfect loss, and noise
@@ -314,7 +314,8 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # *The curves are those of the last weights, so nothing changes in them: the orange curve lies under the green one. The
 # number to look at is printed above the picture. (In a network the weights are averaged, not the answers; for a last
-# layer that starts at 0 the effect is much the same.)*
+# layer that starts at 0 the effect is much the same. The repair is what the trainer of
+# [notebook 06](06_train_ddpm.ipynb) does.)*
 
 # %% [markdown]
 # ### Case 4: a perfect loss, and dirt
@@ -434,7 +435,8 @@ viz.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The samples have the range of the training images, as they should. But all that is made for $[-1, 1]$ is off now: the
-# display, the clipping, which cuts nothing at the dark end, and every comparison with the numbers of others.*
+# display, the clipping, which cuts nothing at the dark end, the noise, which is twice as strong for such images
+# ([notebook 02](02_forward_process.ipynb)), and every comparison with the numbers of others.*
 
 # %% [markdown]
 # ### Case 7: nights and days
@@ -636,7 +638,8 @@ viz.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The straight line was a hint as well: at the last step it is still far from 0, so finding the noise is still a task
-# there. At the end of a good schedule it is none. (The repaired system has 100 steps.)*
+# there. At the end of a good schedule it is none. (The repaired system has 100 steps.
+# [Notebook 02](02_forward_process.ipynb) calls this a trap, and shows how to measure it without a network.)*
 
 # %% [markdown]
 # ### Case 12: large pixels
@@ -674,7 +677,8 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # *The straight line, which looks at one pixel at a time, beats this network at small $t$. The stand-in makes its guess
 # of the *clean* image through the bottleneck. A network that must send its answer, the noise, through the same
-# bottleneck does worse, and at every $t$: noise is fine-grained everywhere.*
+# bottleneck does worse, and at every $t$: noise is fine-grained everywhere. ([Notebook 05](05_unet.ipynb) cuts this
+# skip in such a network.)*
 
 # %% [markdown]
 # ## Nothing to see
@@ -718,7 +722,7 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # *At a loss of 0.09 the step is a tenth of what it should be. Adam, which divides by the size of past gradients, hides
 # most of this; plain gradient descent does not. The sign was in the curve: at large $t$ the best straight line has a
-# loss of 0, and this one does not get there.*
+# loss of 0, and this one does not get there. (It is the gradient of another function, by [(9.4)](09_libraries.ipynb).)*
 
 # %% [markdown]
 # ### Case 14: twice the same, and not
@@ -796,7 +800,7 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # *Told one more than the sampler says, the model is perfect. With 64 images the pictures do not change: the nearest
 # image is the nearest, with a little less noise or a little more. Where images lie less far apart, it may well show.
-# Both ways to count are in use; only mixing them is wrong.*
+# Both ways to count are in use ([notebook 09](09_libraries.ipynb)); only mixing them is wrong.*
 
 # %% [markdown]
 # ### Case 16: a good loss, a good picture
@@ -835,7 +839,8 @@ print(f"sqrt(beta_1) = {schedule.beta[1].sqrt():.4f}")
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *With 1000 steps it would be a third of that, and no eye would find it. A metric that looks at fine texture may.*
+# *With 1000 steps it would be a third of that, and no eye would find it ([notebook 07](07_sampling.ipynb)). A metric
+# that looks at fine texture may.*
 
 # %% [markdown]
 # ## All measurements at once

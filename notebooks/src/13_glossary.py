@@ -117,10 +117,12 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #
 # | word | meaning | notebook |
 # |:--|:--|:--|
+# | activations | What the backward pass needs of the forward pass, and so is kept in memory. | [10](10_colour_and_scale.ipynb) |
 # | Algorithm 1 | The training loop of Ho et al. (2020): draw an image, a step and noise, take a gradient step on the squared error of the predicted noise. | [06](06_train_ddpm.ipynb) |
 # | Algorithm 2 | Their sampler: $T$ steps down, each with fresh noise but the last. | [07](07_sampling.ipynb) |
 # | autocast | Computing some operations in a number format with fewer digits. | [06](06_train_ddpm.ipynb) |
 # | autoencoder | A pair of networks that packs an image into fewer numbers and unpacks it. | [12](12_debugging_clinic.ipynb) |
+# | biased | Of an estimate: off on average. | [08](08_evaluation.ipynb) |
 # | bits per dimension | A likelihood as a code length, per number of the image; at most 8 for bytes. | [03](03_elbo_to_mse.ipynb) |
 # | bound | Short for evidence lower bound. | [03](03_elbo_to_mse.ipynb) |
 # | checkpoint | A file that holds all that is needed to go on training as if nothing had happened. | [09](09_libraries.ipynb) |
@@ -128,12 +130,18 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | classifier-free guidance | Following the difference that a label makes further than the network would. | [11](11_guidance.ipynb) |
 # | clean image | The image $x_0$, without noise. | [02](02_forward_process.ipynb) |
 # | clipping | Cutting values off at the ends of a range. Of the predicted clean image: notebook 07; of the gradient, where the length is cut: notebook 06. | [07](07_sampling.ipynb) |
+# | consistency models | Networks that name the end of a sampler's path at once. | [12](12_debugging_clinic.ipynb) |
 # | corrupt | In notebook 01: to mix an image with uniform noise. | [01](01_corrupt_and_predict.ipynb) |
 # | cosine schedule | A schedule whose $\bar\alpha_t$ falls like a squared cosine. | [02](02_forward_process.ipynb) |
 # | DDIM | A sampler that may skip steps and adds no noise; Euler's method in $\rho_t$. | [07](07_sampling.ipynb) |
+# | DDPM | Denoising diffusion probabilistic model: trained by Algorithm 1, sampled by Algorithm 2. | [06](06_train_ddpm.ipynb) |
 # | decoder | The last term of the bound: what it costs to name the exact grey. | [08](08_evaluation.ipynb) |
 # | diagnose | The clinic's list of measurements, as one function. | [12](12_debugging_clinic.ipynb) |
+# | ELBO | See evidence lower bound. | [03](03_elbo_to_mse.ipynb) |
+# | EMA | See exponential moving average. | [06](06_train_ddpm.ipynb) |
 # | embedding | Numbers that stand for something else: sines and cosines for a step (notebook 04), a learned row for a label (notebook 11). | [04](04_time_conditioning.ipynb) |
+# | entropy | Mean surprise of somebody who is told one class after another. | [08](08_evaluation.ipynb) |
+# | epoch | One pass over all images. | [01](01_corrupt_and_predict.ipynb) |
 # | Euler's method | Following a slope in small straight steps. | [01](01_corrupt_and_predict.ipynb) |
 # | evidence lower bound | A number below the log-likelihood that can be computed; in short ELBO. | [03](03_elbo_to_mse.ipynb) |
 # | exponential moving average | A running mean of the weights that forgets old ones; in short EMA. | [06](06_train_ddpm.ipynb) |
@@ -141,6 +149,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | FID | The Frechet distance with the features of one network trained on photographs. Ours is not that. | [08](08_evaluation.ipynb) |
 # | FiLM | Scaling and shifting features by numbers that depend on what the network is told. | [04](04_time_conditioning.ipynb) |
 # | floor | The best that a measure can reach. Of a loss: what the best answer leaves [(3.20)](03_elbo_to_mse.ipynb). Of a distance: real images against real images. | [03](03_elbo_to_mse.ipynb) |
+# | flow matching | Learning the velocity along straight lines from images to noise. | [12](12_debugging_clinic.ipynb) |
 # | forward process | The noise process $q$, from the clean image to noise. | [02](02_forward_process.ipynb) |
 # | Frechet distance | A distance of two sets of images: that of two Gaussians fitted to their features. | [08](08_evaluation.ipynb) |
 # | group norm | Makes mean and variance of each group of channels of an image 0 and 1. | [05](05_unet.ipynb) |
@@ -149,6 +158,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | importance weight | What a draw counts if it was drawn from another density. | [03](03_elbo_to_mse.ipynb) |
 # | intractable | Known as a formula, and out of reach of any computer. | [03](03_elbo_to_mse.ipynb) |
 # | inversion | Running DDIM upwards: from an image to a start that leads to it. | [07](07_sampling.ipynb) |
+# | Jensen's inequality | The mean of logarithms is at most the logarithm of the mean. | [03](03_elbo_to_mse.ipynb) |
 # | judge | The small network that reads digits, and whose features measure distances. | [08](08_evaluation.ipynb) |
 # | jump | From $x_0$ to $x_t$ at once, [(2.13)](02_forward_process.ipynb). | [02](02_forward_process.ipynb) |
 # | KL divergence | Mean difference of two log densities; 0 only if they agree. | [03](03_elbo_to_mse.ipynb) |
@@ -165,6 +175,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | posterior | $q(x_{t-1} \mid x_t, x_0)$: the step down of somebody who knows the clean image. | [03](03_elbo_to_mse.ipynb) |
 # | receptive field | The input pixels that can change one output pixel. | [05](05_unet.ipynb) |
 # | recognisable | Of an image: the judge is at least 95 % sure of its class. | [08](08_evaluation.ipynb) |
+# | residual block | Layers that add to their input instead of replacing it. | [05](05_unet.ipynb) |
 # | sample | An image that a model made, or to make one. | [01](01_corrupt_and_predict.ipynb) |
 # | sampler | The rule that turns predictions into an image, step by step. | [07](07_sampling.ipynb) |
 # | scheduler | In diffusers: schedule and sampler in one object. | [09](09_libraries.ipynb) |
@@ -182,10 +193,12 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | timestep | The libraries' step, counted from 0. | [09](09_libraries.ipynb) |
 # | torchrun | PyTorch's launcher for several processes. | [10](10_colour_and_scale.ipynb) |
 # | U-Net | A network that goes down to coarse features and up again, with skip connections. | [05](05_unet.ipynb) |
+# | unbiased | Of an estimate: right on average. | [03](03_elbo_to_mse.ipynb) |
 # | variety | In notebook 11: mean distance of two samples of one digit, relative to real ones. | [11](11_guidance.ipynb) |
 # | velocity | A mixture of noise and clean image that is never easy to see; the direction in which $x_t$ moves along an arc. | [03](03_elbo_to_mse.ipynb) |
 # | walk | From $x_0$ to $x_t$ one step at a time. | [02](02_forward_process.ipynb) |
 # | warm-up | A learning rate that grows over the first training steps. | [06](06_train_ddpm.ipynb) |
+# | wire | The way past the layers of a residual block. | [05](05_unet.ipynb) |
 
 # %% [markdown]
 # ## Further reading
