@@ -117,11 +117,13 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #
 # | word | meaning | notebook |
 # |:--|:--|:--|
+# | accuracy | In notebook 11: share of samples that the judge reads as the digit asked for. | [11](11_guidance.ipynb) |
 # | activations | What the backward pass needs of the forward pass, and so is kept in memory. | [10](10_colour_and_scale.ipynb) |
 # | Algorithm 1 | The training loop of Ho et al. (2020): draw an image, a step and noise, take a gradient step on the squared error of the predicted noise. | [06](06_train_ddpm.ipynb) |
 # | Algorithm 2 | Their sampler: $T$ steps down, each with fresh noise but the last. | [07](07_sampling.ipynb) |
 # | autocast | Computing some operations in a number format with fewer digits. | [06](06_train_ddpm.ipynb) |
 # | autoencoder | A pair of networks that packs an image into fewer numbers and unpacks it. | [12](12_debugging_clinic.ipynb) |
+# | Bayes' rule | How to turn the density of $a$ given $b$ into that of $b$ given $a$. | [03](03_elbo_to_mse.ipynb) |
 # | biased | Of an estimate: off on average. | [08](08_evaluation.ipynb) |
 # | bits per dimension | A likelihood as a code length, per number of the image; at most 8 for bytes. | [03](03_elbo_to_mse.ipynb) |
 # | bound | Short for evidence lower bound. | [03](03_elbo_to_mse.ipynb) |
@@ -130,11 +132,13 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | classifier-free guidance | Following the difference that a label makes further than the network would. | [11](11_guidance.ipynb) |
 # | clean image | The image $x_0$, without noise. | [02](02_forward_process.ipynb) |
 # | clipping | Cutting values off at the ends of a range. Of the predicted clean image: notebook 07; of the gradient, where the length is cut: notebook 06. | [07](07_sampling.ipynb) |
+# | code length | The bits that a good code spends on something: minus the logarithm of its probability. | [08](08_evaluation.ipynb) |
 # | consistency models | Networks that name the end of a sampler's path at once. | [12](12_debugging_clinic.ipynb) |
 # | corrupt | In notebook 01: to mix an image with uniform noise. | [01](01_corrupt_and_predict.ipynb) |
 # | cosine schedule | A schedule whose $\bar\alpha_t$ falls like a squared cosine. | [02](02_forward_process.ipynb) |
 # | DDIM | A sampler that may skip steps and adds no noise; Euler's method in $\rho_t$. | [07](07_sampling.ipynb) |
 # | DDPM | Denoising diffusion probabilistic model: trained by Algorithm 1, sampled by Algorithm 2. | [06](06_train_ddpm.ipynb) |
+# | decay | What an exponential moving average keeps of itself in each training step. | [06](06_train_ddpm.ipynb) |
 # | decoder | The last term of the bound: what it costs to name the exact grey. | [08](08_evaluation.ipynb) |
 # | diagnose | The clinic's list of measurements, as one function. | [12](12_debugging_clinic.ipynb) |
 # | ELBO | See evidence lower bound. | [03](03_elbo_to_mse.ipynb) |
@@ -154,8 +158,11 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | Frechet distance | A distance of two sets of images: that of two Gaussians fitted to their features. | [08](08_evaluation.ipynb) |
 # | group norm | Makes mean and variance of each group of channels of an image 0 and 1. | [05](05_unet.ipynb) |
 # | guidance | Pushing a sampler towards what was asked for. | [11](11_guidance.ipynb) |
+# | heads | Several self-attentions side by side, each on its own channels. | [05](05_unet.ipynb) |
+# | hook | A function that PyTorch calls before or after a module runs. | [05](05_unet.ipynb) |
 # | ideal denoiser | The network that cannot be beaten: the mean over a data set small enough to list. | [12](12_debugging_clinic.ipynb) |
 # | importance weight | What a draw counts if it was drawn from another density. | [03](03_elbo_to_mse.ipynb) |
+# | induction | A proof that goes from $t - 1$ to $t$. | [02](02_forward_process.ipynb) |
 # | intractable | Known as a formula, and out of reach of any computer. | [03](03_elbo_to_mse.ipynb) |
 # | inversion | Running DDIM upwards: from an image to a start that leads to it. | [07](07_sampling.ipynb) |
 # | Jensen's inequality | The mean of logarithms is at most the logarithm of the mean. | [03](03_elbo_to_mse.ipynb) |
@@ -164,15 +171,22 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | KL divergence | Mean difference of two log densities; 0 only if they agree. | [03](03_elbo_to_mse.ipynb) |
 # | latent diffusion | Diffusion on what an autoencoder made of the images. | [12](12_debugging_clinic.ipynb) |
 # | layer norm | A group norm with one group. | [05](05_unet.ipynb) |
+# | learned variances | Letting the network choose $s_t^2$, too. | [12](12_debugging_clinic.ipynb) |
 # | likelihood | The density that a model gives to an image. | [03](03_elbo_to_mse.ipynb) |
 # | linear schedule | A schedule whose $\beta_t$ lie on a straight line. | [02](02_forward_process.ipynb) |
 # | loss by t | The loss at one step at a time; a mean over all steps hides where it is bad. | [12](12_debugging_clinic.ipynb) |
+# | Markov | Of a chain: given the present, the future does not depend on the past. | [03](03_elbo_to_mse.ipynb) |
+# | mean squared error | Mean of the squared differences; its best answer is a mean. | [01](01_corrupt_and_predict.ipynb) |
+# | mixture | A density that is a weighted sum of others. | [03](03_elbo_to_mse.ipynb) |
+# | MLP | Multilayer perceptron: linear layers with something bent between them. | [04](04_time_conditioning.ipynb) |
 # | multiply-adds | Work counted as multiplications, each with an addition. | [05](05_unet.ipynb) |
 # | nat | Unit of a natural logarithm; 1.44 bits. | [03](03_elbo_to_mse.ipynb) |
+# | noise level | For some libraries: the noise per signal, in place of a step. | [09](09_libraries.ipynb) |
 # | noise schedule | The list $\beta_1, \dots, \beta_T$; in short schedule. | [02](02_forward_process.ipynb) |
 # | noisy image | The image $x_t$: the clean image shrunk, with noise added. | [02](02_forward_process.ipynb) |
 # | path | All $x_0, \dots, x_T$ of one walk; without fresh noise, the line that DDIM follows. | [03](03_elbo_to_mse.ipynb) |
 # | posterior | $q(x_{t-1} \mid x_t, x_0)$: the step down of somebody who knows the clean image. | [03](03_elbo_to_mse.ipynb) |
+# | prior | The density that sampling starts from; also the first term of the bound. | [08](08_evaluation.ipynb) |
 # | receptive field | The input pixels that can change one output pixel. | [05](05_unet.ipynb) |
 # | recognisable | Of an image: the judge is at least 95 % sure of its class. | [08](08_evaluation.ipynb) |
 # | residual block | Layers that add to their input instead of replacing it. | [05](05_unet.ipynb) |
@@ -185,6 +199,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | skip connection | A wire from the way down of a U-Net to the way up. | [01](01_corrupt_and_predict.ipynb) |
 # | slerp | Blending two starts along an arc. | [07](07_sampling.ipynb) |
 # | standard error | Standard deviation of a mean. | [02](02_forward_process.ipynb) |
+# | stem | The first convolution of a U-Net. | [05](05_unet.ipynb) |
 # | step | From $t$ to $t - 1$ or back. A step of the optimizer is called a training step where both occur. | [02](02_forward_process.ipynb) |
 # | straight line | The simplest competitor of a network: for each pixel and step $a\, x_t + b$. | [12](12_debugging_clinic.ipynb) |
 # | stratified | Drawn one from each of equal stretches, not independently. | [06](06_train_ddpm.ipynb) |
