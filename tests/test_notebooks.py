@@ -119,9 +119,61 @@ def test_setup_cell_is_the_same_everywhere(path):
 
 
 @each_source
-def test_links_between_notebooks_exist(path):
-    for link in re.findall(r"\]\(([\w/.-]+\.(?:ipynb|md))", path.read_text(encoding="utf-8")):
-        assert (path.parent.parent / link).exists(), link
+def test_every_notebook_ends_alike(path):
+    last = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    places = [
+        last.find(part)
+        for part in ("\n## What to remember, and what broke\n", "\n**What broke:** ", "\n### Experiments to try\n")
+    ]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def prose(path: Path) -> str:
+    """The text cells of a notebook in one line, without code and formulas."""
+    cells = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+    text = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$", "", "\n\n".join(cells), flags=re.S)
+    return re.sub(r"\s+", " ", text)
+
+
+@each_source
+def test_links_lead_to_files(path):
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", prose(path)):
+        assert (path.parent.parent / link).is_file(), link
+
+
+NUMBERED = {tag for path in SOURCES for tag in re.findall(r"\\tag\{([\d.]+)\}", path.read_text(encoding="utf-8"))}
+
+
+@each_source
+def test_cited_equations_exist(path):
+    """(3.16), or equation 3.16, is a number that some notebook gives; if it is a link, then to that notebook."""
+    text = prose(path)
+    for cited in re.findall(r"\((\d+\.\d+)\)|[Ee]quations? (\d+\.\d+)", text):
+        assert "".join(cited) in NUMBERED, cited
+    for number, notebook in re.findall(r"\[\((\d+)\.\d+\)\]\((\d\d)_", text):
+        assert int(number) == int(notebook)
+
+
+@each_source
+def test_cited_works_are_listed(path):
+    """Ho et al. 2020, Wu & He (2018), Vincent 2011: each is in the last notebook's list, under the same name."""
+    listed = prose(SOURCES[-1])
+    works = r"[A-Z][\w-]+(?:(?:, [A-Z][\w-]+)* & [A-Z][\w-]+|(?:, [A-Z][\w-]+)? et al\.)?,? \(?(?:19|20)\d\d\b"
+    for work in re.findall(works, text := prose(path)):
+        name = re.sub(r",? \(?(?=\d{4}$)", " ", work)
+        assert f"**{name}**" in listed, f"{name}: {text[text.index(work) - 60 :][:120]}"
+
+
+def test_glossary_leads_to_where_words_are_used():
+    """A row of the glossary: word, meaning, link to the notebook that explains it, which therefore has the word."""
+    table = "\n".join(cell.source for cell in read(SOURCES[-1]).cells if "| word |" in cell.source)
+    rows = re.findall(r"^\| ([^|]+) \|.*\| \[\d\d\]\((\w+)\.ipynb\) \|$", table, flags=re.M)
+    assert len(rows) == table.count("\n|") - 2  # all but the head
+    assert [word.lower() for word, _ in rows] == sorted(word.lower() for word, _ in rows)
+    for word, notebook in rows:
+        text = prose(ROOT / "notebooks" / "src" / f"{notebook}.py")
+        assert word.lower() in text.lower(), f"{word} in {notebook}"
 
 
 @each_source

@@ -14,8 +14,9 @@
 # ## How to read these notebooks
 #
 # Run the cells from top to bottom: click one, press Shift-Enter, read what appears, go on. Every notebook runs alone,
-# so you can start anywhere, and every one works without an internet connection. The first cell makes sure that the course's helper
-# module is there.
+# so you can start anywhere, and every one works without an internet connection. The first cell makes sure that the
+# course's helper module is there. A term is in bold where it is explained; all terms and symbols are collected in
+# [notebook 13](13_glossary.ipynb).
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -46,10 +47,10 @@ print(environment_report())
 # %% [markdown]
 # ## The data
 #
-# Most of the course uses MNIST: handwritten digits, scanned around 1990, 28 x 28 grey pixels each. `load_images` takes
-# them from your data folder if they are there, else downloads them, and where there is no connection it draws digits of
-# its own. The last line below says which of the three happened to you. (Captions describe what MNIST gives; drawn digits
-# tell the same story with other pictures.)
+# Most of the course uses MNIST (LeCun et al. 1998): handwritten digits, scanned around 1990, 28 x 28 grey pixels each.
+# `load_images` takes them from your data folder if they are there, else downloads them, and where there is no
+# connection it draws digits of its own. The last line below says which of the three happened to you. (Captions describe
+# what MNIST gives; drawn digits tell the same story with other pictures.)
 
 # %%
 data = load_images("mnist")
@@ -94,7 +95,7 @@ print(read_idx(path).shape, (read_idx(path) == three.numpy()).all())
 #
 # $$x = \frac{2u}{255} - 1 \tag{0.1}$$
 #
-# ## Exercise 0.1 - `to_float`
+# ### Exercise 0.1 - `to_float`
 #
 # Exercises look like this one: a function with `...` where your lines go, and `check` under it. Run the cell as it
 # stands first. You are told that the exercise is yours to write, and the notebook goes on with the course's own version.
@@ -124,8 +125,9 @@ to_float = check(to_float)
 # %% [markdown]
 # ## Every equation is run
 #
-# Each equation with a number is *run*: a cell near it computes both sides, prints how far apart they are (relative to the
-# largest value on the right), and stops the notebook if that is too far. Here is (0.1) for 0, 102 and 255, with the right-hand side worked out by hand.
+# Each equation with a number is *run*: a cell near it computes both sides, prints how far apart they are (relative to
+# the largest value on the right), and stops the notebook if that is too far. Here is (0.1) for 0, 102 and 255, with the
+# right-hand side worked out by hand.
 
 # %% tags=["nbval-check-output"]
 verify("0.1", to_float(torch.tensor([0, 102, 255], dtype=torch.uint8)), torch.tensor([-1.0, -0.2, 1.0]))
@@ -149,10 +151,20 @@ print(to_uint8(torch.tensor([-2.0, 1.3])))
 # *The second line shows the clipping: -2 becomes 0 and 1.3 becomes 255. On many machines a plain cast wraps around instead:
 # a pixel a little darker than black, -1.01, becomes 255, a white dot in a black corner.*
 #
-# ## What comes next
+# ## What to remember, and what broke
 #
-# The course invents diffusion models from nothing and repairs one failure at a time. Notebook 01 trains a network to
-# repair damaged digits, and asks whether such a network can also invent new ones. It can, a little.
+# - An image is uint8 on disk and a float in [-1, 1] inside a model. `to_float` is the way in, `to_uint8` the way out.
+# - `check` marks an exercise, and the notebook goes on in any case. `verify` computes both sides of an equation, and
+#   stops the notebook if they differ.
+# - The course invents diffusion models from nothing, and repairs one failure at a time.
 #
-# **What broke:** nothing yet. We can read, show and convert images, but we cannot make one. On to
-# [01 Corrupt and predict](01_corrupt_and_predict.ipynb).
+# **What broke:** nothing yet. We can read, show and convert images, but we cannot make one.
+# [Notebook 01](01_corrupt_and_predict.ipynb) trains a network to repair damaged digits, and asks whether such a network
+# can also invent new ones. It can, a little.
+#
+# ### Experiments to try
+#
+# - Change one byte of the header of the three images, or leave off the last pixel. What does `read_idx` say?
+# - Load `load_images("fashion")` instead. Which two kinds of clothing would you confuse at 28 x 28 pixels?
+# - A float slightly below -1 becomes 0 in `to_uint8`. What does `((x + 1) * 127.5).to(torch.uint8)` make of it on your
+#   machine?

@@ -7,8 +7,8 @@
 # wrong with the others?*
 #
 # **You will** train a network to repair damaged digits, turn it into a machine that invents new ones, and find out why
-# its first guess is always a blur. **You need** to have seen a PyTorch training loop once, and [notebook 00](00_start_here.ipynb).
-# **Time** 30 minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
+# its first guess is always a blur. **You need** to have seen a PyTorch training loop once, and
+# [notebook 00](00_start_here.ipynb). **Time** 30 minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -90,8 +90,9 @@ viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="Three digits fade i
 #
 # ## A network that repairs
 #
-# `BasicUNet` is a small network that can do this. Three convolutions on the way down see ever coarser
-# versions of the image, three on the way up return to full size, and two **skip connections** carry fine detail across.
+# `BasicUNet` is a small network that can do this. Three convolutions on the way down see ever coarser versions of the
+# image, three on the way up return to full size, and two **skip connections** carry fine detail across. (A network of
+# this shape is called a **U-Net**, Ronneberger et al. 2015; [notebook 05](05_unet.ipynb) takes a larger one apart.)
 # Input and output have the same shape. Note what it is not told: the amount.
 
 # %% tags=["nbval-check-output"]
@@ -173,16 +174,18 @@ rows = {"clean": x, "corrupted": corrupted, "prediction": prediction}
 viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="Clean digits, their corrupted versions, the repairs")
 
 # %% [markdown]
-# *The amount stands above each column. Compare the top and bottom rows. Up to about 0.7 the repair is good, although the
-# network was not told how much damage to expect. At 0.86 a 4 comes back as something like a 9. In the last column there is no information left, and the network answers with a grey cloud. The next section
-# shows that the cloud is the right answer, to the wrong question.*
+# *The amount stands above each column. Compare the top and bottom rows. Up to about 0.7 the repair is good, although
+# the network was not told how much damage to expect. At 0.86 a 4 comes back as something like a 9. In the last column
+# there is no information left, and the network answers with a grey cloud. The next section shows that the cloud is the
+# right answer, to the wrong question.*
 #
 # ## Why the cloud is the best answer
 #
 # Take a corrupted image $x_a$. Suppose that we know $a$, and that every training image was equally likely before we
-# looked. A clean image $x_0$ can have produced it only if the noise that this would have taken, $(x_a - (1 - a) x_0) / a$, lies in [0, 1] at every pixel.
-# If it does, that noise is as likely as any other, because the noise is uniform. So each training image is either *impossible* or *plausible*, and
-# all the plausible ones are equally likely. We can list them. (20,000 images are enough to make the point.)
+# looked. A clean image $x_0$ can have produced it only if the noise that this would have taken,
+# $(x_a - (1 - a) x_0) / a$, lies in [0, 1] at every pixel. If it does, that noise is as likely as any other, because
+# the noise is uniform. So each training image is either *impossible* or *plausible*, and all the plausible ones are
+# equally likely. We can list them. (20,000 images are enough to make the point.)
 
 # %%
 images = data.images[:20_000].float() / 255  # (N, 1, 28, 28)
@@ -217,9 +220,10 @@ viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="For five amounts: p
 #
 # $$\mathbb{E}\,\lVert c - x_0\rVert^2 = \mathbb{E}\,\lVert m - x_0\rVert^2 + \lVert c - m\rVert^2 \tag{1.3}$$
 #
-# (Write $c - x_0 = (c - m) + (m - x_0)$ and multiply out. The cross term is $2\,(c - m) \cdot \mathbb{E}[m - x_0] = 0$, because
-# $m$ is the mean.) So the mean is the best answer, and squared error is what makes it best. Let us run this for the last row, with the
-# answer of the network as $c$. (Here every image is plausible, so the expectation is an average over all of them.)
+# (Write $c - x_0 = (c - m) + (m - x_0)$ and multiply out. The cross term is $2\,(c - m) \cdot \mathbb{E}[m - x_0] = 0$,
+# because $m$ is the mean.) So the mean is the best answer, and squared error is what makes it best. Let us run this for
+# the last row, with the answer of the network as $c$. (Here every image is plausible, so the expectation is an average
+# over all of them.)
 
 # %% tags=["nbval-check-output"]
 x0, c = candidates.double(), answer.double()  # (N, 1, 28, 28) and (1, 1, 28, 28)
@@ -327,9 +331,10 @@ euler = start - (1 / n) * (start - target) / a
 verify("1.5", naive_step(start, target, i, n), euler)
 
 # %% [markdown]
-# *So sampling means solving a differential equation whose right-hand side is a network. This view will return: notebook
-# 07 takes larger steps with a better solver. What is missing is any reason why this straight path, and this noise, should
-# be the right ones.*
+# *So sampling means solving a differential equation whose right-hand side is a network. This view will return: the
+# sampler of [notebook 07](07_sampling.ipynb) is Euler's method, too, along another path. What is missing is any reason
+# why this straight path, and this noise, should be the right ones. (The straight path comes back at the end of
+# [notebook 12](12_debugging_clinic.ipynb), with a reason.)*
 #
 # ## Why it works without being told the amount
 #
@@ -370,9 +375,10 @@ axis.set(xlabel="true amount", ylabel="guessed amount", aspect="equal")
 viz.show(figure, alt="Guessed against true amount: the points lie along the diagonal")
 
 # %% [markdown]
-# *Every dot is one image that the guesser has never seen; on the black line the guess is right. Noise leaves its mark on
-# every pixel, so a network can read the amount from its input, and ours need not be told. The guesses are least sure near 1,
-# where sampling starts. Notebook 04 measures what telling the amount is worth all the same.*
+# *Every dot is one image that the guesser has never seen; on the black line the guess is right. Noise leaves its mark
+# on every pixel, so a network can read the amount from its input, and ours need not be told. The guesses are least sure
+# near 1, where sampling starts, and a little too low there. [Notebook 04](04_time_conditioning.ipynb) measures what
+# telling the amount is worth all the same.*
 #
 # ## One more limit, hidden in the last line of the network
 #
@@ -390,9 +396,9 @@ verify("1.6", w * math.exp(w), math.exp(-1))
 print(f"the output of this network cannot go below {-w:.4f}")
 
 # %% [markdown]
-# *Gaussian noise of mean 0 and variance 1 falls below that about four times in ten, and the black of notebook 00 is at -1.
-# This network could never be trained to predict either, however long you wait; its loss would stop falling and nothing
-# would tell you why. A loss that is stuck is a reason to look at the
+# *Gaussian noise of mean 0 and variance 1 falls below that about four times in ten, and the black of
+# [notebook 00](00_start_here.ipynb) is at -1. This network could never be trained to predict either, however long you
+# wait; its loss would stop falling and nothing would tell you why. A loss that is stuck is a reason to look at the
 # range of the last layer.*
 #
 # ## What to remember, and what broke
@@ -402,10 +408,10 @@ print(f"the output of this network cannot go below {-w:.4f}")
 # - The sampler feeds the network its own half-finished work. It was trained on straight blends of a real image and
 #   uniform noise, and what it meets while sampling is not quite such a blend. Nothing in our recipe makes up for that.
 #
-# **What broke:** everything here was a choice without a reason: uniform noise, a straight line, amounts drawn evenly, no
-# noise added on the way. So we cannot say what distribution the samples have, and there is nothing to derive a better
-# sampler from. Notebook 02 starts again, with many small random steps. Which noise process ends in a known distribution,
-# whatever the data, and is so well understood that the way back can be derived?
+# **What broke:** everything here was a choice without a reason: uniform noise, a straight line, amounts drawn evenly,
+# no noise added on the way. So we cannot say what distribution the samples have, and there is nothing to derive a
+# better sampler from. [Notebook 02](02_forward_process.ipynb) starts again, with many small random steps. Which noise
+# process ends in a known distribution, whatever the data, and is so well understood that the way back can be derived?
 #
 # ### Experiments to try
 #

@@ -36,9 +36,9 @@ print(data.source)
 # %% [markdown]
 # ## Where we are
 #
-# Notebook 01 turned noise into digits, blurred ones, with a recipe made of choices: uniform noise, a straight line, and no
-# noise added on the way. It could not say what distribution the samples have. This notebook repairs the first half of the
-# recipe, the destruction. It asks one question:
+# [Notebook 01](01_corrupt_and_predict.ipynb) turned noise into digits, blurred ones, with a recipe made of choices:
+# uniform noise, a straight line, and no noise added on the way. It could not say what distribution the samples have.
+# This notebook repairs the first half of the recipe, the destruction. It asks one question:
 #
 # **Which noise process ends in exactly $\mathcal{N}(0, I)$, whatever the data?**
 #
@@ -158,9 +158,9 @@ alt = "Left: walks spread around 0.8 without end. Right: walks settle around 0 i
 viz.plot_walks({"add noise": left, "shrink, then add the same noise": right}, alt=alt)
 
 # %% [markdown]
-# *Thirty walks from 0.8, with mean (blue) and two standard deviations (orange band) by the formulas. Each walk on the right uses
-# the very noise of its twin on the left. Left, the mean stays and the band widens for ever. Right, the start is forgotten
-# and the band stops widening: shrinking and adding balance.*
+# *Thirty walks from 0.8, with mean (blue) and two standard deviations (orange band) by the formulas. Each walk on the
+# right uses the very noise of its twin on the left. Left, the mean stays and the band widens for ever. Right, the start
+# is forgotten and the band stops widening: shrinking and adding balance.*
 #
 # Mean and variance are only two numbers. Does the whole *distribution* become Gaussian? Guess which of these three starts
 # takes longest: two spikes at $\pm 1.5$, one value far out at 3, or a wide uniform.
@@ -191,9 +191,9 @@ viz.plot_histograms(panels, alt="Histograms of three starts at four steps; all t
 #
 # ## Let the steps differ: a schedule
 #
-# Early steps meet fine detail, which little noise destroys. Late steps meet an image that is mostly noise, where a small
-# step changes next to nothing. So let $\beta$ grow. A **noise schedule** is a list $\beta_1, \dots, \beta_T$. The first
-# one in wide use takes $T = 1000$ steps on a line from $\beta_1 = 0.0001$ to $\beta_T = 0.02$:
+# Early steps meet fine detail, which little noise destroys. Late steps meet an image that is mostly noise, where a
+# small step changes next to nothing. So let $\beta$ grow. A **noise schedule** is a list $\beta_1, \dots, \beta_T$.
+# That of Ho et al. (2020, section 4) takes $T = 1000$ steps on a line from $\beta_1 = 0.0001$ to $\beta_T = 0.02$:
 #
 # $$\beta_t = \beta_1 + \frac{t-1}{T-1}\,(\beta_T - \beta_1), \qquad t = 1, \dots, T \tag{2.7}$$
 #
@@ -205,7 +205,7 @@ viz.plot_histograms(panels, alt="Histograms of three starts at four steps; all t
 # | symbol | meaning | in this course | in other libraries |
 # |---|---|---|---|
 # | $t$ | step, counted from 1 to $T$; 0 is the clean image | `t` | timestep, counted from 0: `t - 1` |
-# | $x_0$, $x_t$ | clean image, image after $t$ steps | `x0`, `x_t` | `x_start` or `original_samples`, `sample` |
+# | $x_0$, $x_t$ | clean image; noisy image, after $t$ steps | `x0`, `x_t` | `x_start` or `original_samples`, `sample` |
 # | $\epsilon$ | noise, $\mathcal{N}(0, I)$ | `noise`; predicted: `eps` | `noise`; `"epsilon"` |
 # | $\beta_t$ | variance of the noise that step $t$ adds | `schedule.beta[t]` | `betas[t - 1]` |
 # | $\alpha_t$ | $1 - \beta_t$ | `schedule.alpha[t]` | `alphas[t - 1]` |
@@ -213,8 +213,9 @@ viz.plot_histograms(panels, alt="Histograms of three starts at four steps; all t
 # | $\sqrt{\bar\alpha_t}$ | weight of the image in $x_t$ | `schedule.sqrt_alpha_bar[t]` | `sqrt_alphas_cumprod[t - 1]` |
 # | $\sqrt{1-\bar\alpha_t}$ | weight of the noise in $x_t$ | `schedule.sigma[t]` | `sqrt_one_minus_alphas_cumprod[t - 1]` |
 #
-# Careful with one letter: some papers write $\sigma$ for the ratio $\sqrt{1-\bar\alpha_t} / \sqrt{\bar\alpha_t}$ of the
-# last two rows. Here $\sigma_t$ is the last row alone.
+# Careful with one letter: some papers (Karras et al. 2022) write $\sigma$ for the ratio
+# $\sqrt{1-\bar\alpha_t} / \sqrt{\bar\alpha_t}$ of the last two rows, which is $\rho_t$ in this course. Here $\sigma_t$
+# is the last row alone. (All symbols of the course: [notebook 13](13_glossary.ipynb).)
 
 # %% tags=["nbval-check-output"]
 schedule = linear_schedule(1000)
@@ -273,9 +274,9 @@ verify("2.10", forward_step(before, beta, noise_t), signal[t] * x0 + orange)
 #
 # $$b\,\epsilon_1 + c\,\epsilon_2 \sim \mathcal{N}(0,\; b^2 + c^2) \tag{2.11}$$
 #
-# This is the only place where we need the noise to be Gaussian; the density of a sum of two uniform noises is a triangle or
-# a trapezoid, not a box. To test (2.11), compare the second and the fourth moment: a Gaussian of variance $v$ has $\mathbb{E}[z^2] = v$ and
-# $\mathbb{E}[z^4] = 3 v^2$.
+# This is the only place where we need the noise to be Gaussian; the density of a sum of two uniform noises is a
+# triangle or a trapezoid, not a box. To test (2.11), compare the second and the fourth moment: a Gaussian of variance
+# $v$ has $\mathbb{E}[z^2] = v$ and $\mathbb{E}[z^4] = 3 v^2$.
 
 # %% tags=["nbval-check-output"]
 b, c = 0.6, 1.1
@@ -312,8 +313,9 @@ verify("2.12", sigma**2, 1 - schedule.alpha_bar)
 # $t$, and no statistic of many draws of $x_t$ can tell them apart. But two separate jumps, to $t - 1$ and to $t$, are not
 # neighbours on one walk.
 #
-# In the notation of papers: $q(x_t \mid x_{t-1}) = \mathcal{N}(x_t;\, \sqrt{1-\beta_t}\, x_{t-1},\, \beta_t I)$ is the step,
-# and $q(x_t \mid x_0) = \mathcal{N}(x_t;\, \sqrt{\bar\alpha_t}\, x_0,\, (1-\bar\alpha_t) I)$ is the jump.
+# In the notation of papers: $q(x_t \mid x_{t-1}) = \mathcal{N}(x_t;\, \sqrt{1-\beta_t}\, x_{t-1},\, \beta_t
+# I)$ is the step, and $q(x_t \mid x_0) = \mathcal{N}(x_t;\, \sqrt{\bar\alpha_t}\, x_0,\, (1-\bar\alpha_t) I)$ is the
+# jump (Ho et al. 2020, equations 2 and 4).
 #
 # ### Exercise 2.2 - `q_sample`
 #
@@ -450,8 +452,9 @@ verify("2.16", snr(schedule)[1:].log().sigmoid(), alpha_bar[1:])
 # %% [markdown]
 # ## A trap: too few steps
 #
-# A thousand steps are slow, so let us take fewer: $T = 50$, 200 or 300, with the same ends 0.0001 and 0.02. A lot of
-# published code does this. Guess: how much of the image is left at the last step?
+# A thousand steps are slow, so let us take fewer: $T = 50$, 200 or 300, with the same ends 0.0001 and 0.02. You will
+# meet this in tutorials; [notebook 09](09_libraries.ipynb) measures one such design. Guess: how much of the image is
+# left at the last step?
 
 # %% tags=["nbval-check-output"]
 print("    T   alpha_bar_T   weight of the image   weight of the noise")
@@ -499,16 +502,16 @@ alt = "Mean brightness of the last step against that of noise, for four schedule
 viz.plot_histograms(panels, normal=normal, span=(-0.8, 0.3), alt=alt)
 
 # %% [markdown]
-# *Blue: the mean pixel of $x_T$, over 4,000 images. Orange: that of noise, where the sampler starts. Look at $T = 300$, where
-# the eye saw noise: the two histograms hardly overlap. A network trained with this schedule has hardly
-# ever met an image like the ones that the sampler hands it, and the loss shows nothing of this. Notebook 12 shows what
-# becomes of the samples.*
+# *Blue: the mean pixel of $x_T$, over 4,000 images. Orange: that of noise, where the sampler starts. Look at $T = 300$,
+# where the eye saw noise: the two histograms hardly overlap. A network trained with this schedule has hardly ever met
+# an image like the ones that the sampler hands it, and the loss shows nothing of this. Case 11 of
+# [notebook 12](12_debugging_clinic.ipynb) shows what becomes of the samples.*
 #
 # ### The repair
 #
-# What decides is the sum of the betas: $\log \bar\alpha_T = \sum_t \log(1 - \beta_t) \approx -\sum_t \beta_t$. For 1000 steps
-# the sum is about 10, and $e^{-10}$ is small. Fewer steps must be larger steps. Multiply all betas by $1000/T$, and the sum
-# is the same for every $T$:
+# What decides is the sum of the betas: $\log \bar\alpha_T = \sum_t \log(1 - \beta_t) \approx -\sum_t \beta_t$. For 1000
+# steps the sum is about 10, and $e^{-10}$ is small. Fewer steps must be larger steps. Multiply all betas by $1000/T$,
+# as the published code of Nichol & Dhariwal (2021) does, and the sum is the same for every $T$:
 #
 # $$\sum_{t=1}^{T} \frac{1000}{T}\, \beta_t = 1000 \cdot \frac{\beta_1 + \beta_T}{2} \tag{2.18}$$
 #
@@ -548,9 +551,10 @@ for T in (50, 200, 300, 1000):
 #
 # ## Another shape: cosine
 #
-# The linear schedule spends many steps where there is next to nothing left to destroy. The cosine schedule starts from a
-# curve $\bar\alpha_t$ that falls evenly in the middle and is flat at both ends, and reads the betas off it: $\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$, at most 0.999 (without that cut
-# the last would be 1). The 0.008 keeps the first betas from being too small.
+# The linear schedule spends many steps where there is next to nothing left to destroy. The cosine schedule (Nichol &
+# Dhariwal 2021, equation 17) starts from a curve $\bar\alpha_t$ that falls evenly in the middle and is flat at both
+# ends, and reads the betas off it: $\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$, at most 0.999 (without that cut the
+# last would be 1). The 0.008 keeps the first betas from being too small.
 #
 # $$\bar\alpha_t = \frac{f(t)}{f(0)}, \qquad f(t) = \cos^2\!\Big(\frac{t/T + 0.008}{1.008} \cdot \frac{\pi}{2}\Big) \tag{2.19}$$
 
@@ -642,16 +646,19 @@ print(f"walk {walked * 1000:.0f} ms, jump {(time.perf_counter() - start) * 1000:
 # %% [markdown]
 # ## What to remember, and what broke
 #
-# - Shrink by $\sqrt{1-\beta}$, add noise of variance $\beta$: the only distribution that this leaves alone is $\mathcal{N}(0, I)$.
-# - Any number of steps is one jump, $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \epsilon$. One random $t$, one
-#   line, one training example.
-# - "Exactly" holds up to $\bar\alpha_T$. It is 0.00004 for the linear schedule of 1000 steps; it is your job to print it.
+# - Shrink by $\sqrt{1-\beta}$, add noise of variance $\beta$: the only distribution that this leaves alone is
+#   $\mathcal{N}(0, I)$.
+# - Any number of steps is one jump, $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \epsilon$. One random
+#   $t$, one line, one training example.
+# - "Exactly" holds up to $\bar\alpha_T$, which is 0.00004 for the linear schedule of 1000 steps. For any other
+#   schedule, print it.
 #
-# **What broke:** nothing here goes back. We can destroy any image, and we know precisely where it ends, but a sampler has
-# to undo a step: draw $x_{t-1}$ given $x_t$. That depends on which images exist, and (2.4) does not know any. The jump is no
-# help either: to guess $x_0$ from $x_T$ in one go is the grey cloud of notebook 01. We need a model that learns to undo
-# *small* steps, and a loss that says what "well undone" means. The usual loss is the squared error of the predicted noise.
-# Why that, and not something else? Notebook 03 starts from the likelihood of the data and derives it.
+# **What broke:** nothing here goes back. We can destroy any image, and we know precisely where it ends, but a sampler
+# has to undo a step: draw $x_{t-1}$ given $x_t$. That depends on which images exist, and (2.4) does not know any. The
+# jump is no help either: to guess $x_0$ from $x_T$ in one go is the grey cloud of
+# [notebook 01](01_corrupt_and_predict.ipynb). We need a model that learns to undo *small* steps, and a loss that says
+# what "well undone" means. The usual loss is the squared error of the predicted noise. Why that, and not something
+# else? [Notebook 03](03_elbo_to_mse.ipynb) starts from the likelihood of the data and derives it.
 #
 # ### Experiments to try
 #

@@ -34,10 +34,11 @@ torch.set_num_threads(1)  # the tensors here are small: threads would wait for e
 # %% [markdown]
 # ## Where we stand
 #
-# Notebook 02 built a way to destroy: the **forward process** $q$. Each step shrinks an image a little and adds a little
-# noise, and after $T$ steps every image has become, very nearly, a draw from $\mathcal{N}(0, I)$. If we could walk the same
-# steps backwards we could start from noise, which is easy to draw, and end at an image. Nobody gives us the backward
-# steps. We must learn them, and to learn we need a number to improve. This notebook finds the number.
+# [Notebook 02](02_forward_process.ipynb) built a way to destroy: the **forward process** $q$. Each step shrinks an
+# image a little and adds a little noise, and after $T$ steps every image has become, very nearly, a draw from
+# $\mathcal{N}(0, I)$. If we could walk the same steps backwards we could start from noise, which is easy to draw, and
+# end at an image. Nobody gives us the backward steps. We must learn them, and to learn we need a number to improve.
+# This notebook finds the number.
 #
 # The answer fits on one line, and you may have seen it: show a network a noisy image, ask it for the noise, take the
 # squared error. Why should *that* have anything to do with making the data likely? The whole way has eight stops:
@@ -46,21 +47,18 @@ torch.set_num_threads(1)  # the tensors here are small: threads would wait for e
 #
 # ### Notation
 #
-# Colours keep their meaning through all formulas: ${\color{#0072B2}{\text{signal}}}$, what comes from the clean
-# image, is blue, ${\color{#D55E00}{\text{noise}}}$ is orange, and whatever the ${\color{#009E73}{\text{model}}}$
-# contributes is green. What is both, like $x_t$, has no colour.
+# Colours keep their meaning through all formulas: ${\color{#0072B2}{\text{signal}}}$, what comes from the clean image,
+# is blue, ${\color{#D55E00}{\text{noise}}}$ is orange, and whatever the ${\color{#009E73}{\text{model}}}$ contributes
+# is green. What is both, like $x_t$, has no colour. The symbols of notebook 02 stay, too: the clean image $x_0$, the
+# noisy image $x_t$ after $t$ of $T$ steps, the noise $\epsilon$ in it; $\beta_t$, $\alpha_t = 1 - \beta_t$,
+# $\bar\alpha_t = \alpha_1 \cdots \alpha_t$ with $\bar\alpha_0 = 1$, and $\sigma_t = \sqrt{1 - \bar\alpha_t}$. New are:
 #
 # | symbol | meaning | name in our code | name in other libraries |
 # |:--|:--|:--|:--|
 # | $\mathcal{N}(x;\, m, v)$ | density of a Gaussian at $x$: mean $m$, *variance* $v$ | `log_normal(x, m, v)` is its logarithm | |
-# | $x_0$, $x_t$ | clean image; image after $t$ steps of noise | `x0`, `x_t` | `original_samples`, `sample` |
-# | $t = 1, \dots, T$ | the step; 0 is the clean image | `t` | `timestep` = our `t - 1` |
-# | $\beta_t$ | variance of the noise that step $t$ adds | `schedule.beta[t]` | `betas[t - 1]` |
-# | $\alpha_t = 1 - \beta_t$ | what step $t$ keeps, squared | `schedule.alpha[t]` | `alphas[t - 1]` |
-# | $\bar\alpha_t = \alpha_1 \cdots \alpha_t$ | what $t$ steps keep, squared; $\bar\alpha_0 = 1$ | `schedule.alpha_bar[t]` | `alphas_cumprod[t - 1]` |
-# | $\sigma_t = \sqrt{1 - \bar\alpha_t}$ | how much noise is in $x_t$ | `schedule.sigma[t]` | `(1 - alphas_cumprod[t - 1]) ** 0.5` |
-# | $\epsilon$ | the noise in $x_t$, standard normal | `noise`, `eps` | `noise` |
-# | $\epsilon_\theta(x_t, t)$ | the model's guess of it; $\theta$ stands for all that is learned | `model.eps(x_t, t)` | `model_output`, `noise_pred` |
+# | $\epsilon_\theta(x_t, t)$ | the model's guess of the noise; $\theta$ stands for all that is learned | `model.eps(x_t, t)` | `model_output`, `noise_pred` |
+# | $\hat\epsilon$, $\hat x_0$ | in later notebooks: one such guess, and the clean image that it implies | `eps`, `x0_hat` | `model_output`, `pred_original_sample` |
+#
 # | $\tilde\mu_t$, $\tilde\beta_t$ | mean and variance of $q(x_{t-1} \mid x_t, x_0)$ | `posterior(...)` | `_get_variance` for $\tilde\beta_t$ |
 # | $\mu_\theta$, $s_t^2$ | mean and variance of the model's step | `model.mean`, `model.variance[t]` | `variance_type` chooses $s_t^2$ |
 #
@@ -85,9 +83,10 @@ density = mixture.log_density(x).exp()  # (801,) q(x_0) at each grid point
 verify("3.1", density.sum() * dx, 1.0, tol=1e-9)
 
 # %% [markdown]
-# From notebook 02: one step is $q(x_t \mid x_{t-1}) = \mathcal{N}(\sqrt{\alpha_t}\, x_{t-1},\, \beta_t)$, and $t$ steps
-# at once are the jump $q(x_t \mid x_0) = \mathcal{N}(\sqrt{\bar\alpha_t}\, x_0,\, \sigma_t^2)$. A Gaussian that is
-# shrunk and blurred by a Gaussian stays one, so each peak of the mixture moves and widens on its own:
+# From [notebook 02](02_forward_process.ipynb): one step is $q(x_t \mid x_{t-1}) = \mathcal{N}(\sqrt{\alpha_t}\,
+# x_{t-1},\, \beta_t)$, and $t$ steps at once are the jump $q(x_t \mid x_0) = \mathcal{N}(\sqrt{\bar\alpha_t}\, x_0,\,
+# \sigma_t^2)$. A Gaussian that is shrunk and blurred by a Gaussian stays one, so each peak of the mixture moves and
+# widens on its own:
 #
 # $$q(x_t) = \int q(x_t \mid x_0)\, q(x_0)\, \mathrm{d}x_0
 # = \sum_k w_k\, \mathcal{N}\big(x_t;\; {\color{#0072B2}{\sqrt{\bar\alpha_t}\, m_k}},\;
@@ -466,15 +465,15 @@ right.legend(frameon=False, loc="lower left")
 viz.show(figure, "Left: ELBO and likelihood rise as the guess improves. Right: the gap against the number of steps")
 
 # %% [markdown]
-# *Left: both lines rise up to the ideal guess, and the gap closes on the way. Past it they part: the likelihood still rises
-# a little, and the bound falls. The ideal guess is the best for the bound. Right: with $s_t^2 = \beta_t$ each doubling of
-# the steps takes more off the gap, in the end nearly half; with the posterior variance it hardly moves.* The falling line is why diffusion
-# uses many steps: run backwards, a small Gaussian step is nearly a Gaussian again, and the smaller the step, the
-# nearer (Sohl-Dickstein et al. 2015, section 2.2). The flat line is the surprise, and the fault is not the bound's.
-# At the first few steps the noise is narrower than the peaks of the data, a noisy $x_t$ leaves $x_0$ undecided on
-# that scale, and the true backward step is about as wide as $\beta_t$. The posterior variance is the width for
-# someone who *knows* $x_0$: too narrow there, and however many steps there are, the first few are of this kind. We
-# stay with $s_t^2 = \beta_t$ in this notebook.
+# *Left: both lines rise up to the ideal guess, and the gap closes on the way. Past it they part: the likelihood still
+# rises a little, and the bound falls. The ideal guess is the best for the bound. Right: with $s_t^2 = \beta_t$ each
+# doubling of the steps takes more off the gap, in the end nearly half; with the posterior variance it hardly moves.*
+# The falling line is why diffusion uses many steps: run backwards, a small Gaussian step is nearly a Gaussian again,
+# and the smaller the step, the nearer (Sohl-Dickstein et al. 2015, section 2.2). The flat line is the surprise, and the
+# fault is not the bound's. At the first few steps the noise is narrower than the peaks of the data, a noisy $x_t$
+# leaves $x_0$ undecided on that scale, and the true backward step is about as wide as $\beta_t$. The posterior variance
+# is the width for someone who *knows* $x_0$: too narrow there, and however many steps there are, the first few are of
+# this kind. We stay with $s_t^2 = \beta_t$ in this notebook.
 #
 # ## 4. From one path to T terms
 #
@@ -790,9 +789,9 @@ for name, model in models.items():
 # = \underbrace{\mathbb{E} \big(\tilde\mu_t - \bar\mu\big)^2}_{\text{floor, no model in it}}
 # + \mathbb{E} \big(\bar\mu - {\color{#009E73}{\mu_\theta}}\big)^2 \tag{3.20}$$
 #
-# So the best answer is the average of the targets, and the loss of even the best network ends at a floor above 0. Scaled
-# by $1/(2 s_t^2)$, and with the constant of (3.19), it is what the bars of section 4 showed, averaged over the data. So a loss that stays above 0 does not
-# mean a bad network.
+# So the best answer is the average of the targets, and the loss of even the best network ends at a floor above 0.
+# Scaled by $1/(2 s_t^2)$, and with the constant of (3.19), it is what the bars of section 4 showed, averaged over the
+# data. So a loss that stays above 0 does not mean a bad network.
 
 # %% tags=["nbval-check-output"]
 t = 4
@@ -811,7 +810,8 @@ for name, model in models.items():
 # ## 7. The mean, in terms of the noise
 #
 # We could let the network answer with $\mu_\theta$. But in (3.16) it would spend its effort on repeating $x_t$, which
-# it is given. What it does not know is $x_0$, or, what is the same, the noise. From notebook 02,
+# it is given. What it does not know is $x_0$, or, what is the same, the noise. From
+# [notebook 02](02_forward_process.ipynb),
 #
 # $$x_t = \sqrt{\bar\alpha_t}\, {\color{#0072B2}{x_0}} + \sigma_t\, {\color{#D55E00}{\epsilon}}
 # \qquad \Longleftrightarrow \qquad
@@ -867,7 +867,7 @@ verify("3.21", predict_eps(long, noisy, t_images, images), noise, tol=1e-9)
 # $$\tilde\mu_t = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#D55E00}{\epsilon}}\Big) \tag{3.22}$$
 #
 # The complicated weights have collapsed: for the mean of one step back, take a little of the noise away, and undo the
-# step's shrinking. (Ho et al. 2020, equations 10 and 11; notebook 07 walks these steps.)
+# step's shrinking. (Ho et al. 2020, equations 10 and 11; [notebook 07](07_sampling.ipynb) walks these steps.)
 
 # %%
 def mean_from_eps(schedule, x_t, t, eps):
@@ -1042,8 +1042,8 @@ for number in (100, 10_000, 400_000):
 verify("3.27", samples=draws, expected=wanted)
 
 # %% [markdown]
-# *A hundred times more draws make the standard error about ten times smaller. Training never needs the sum itself, only a direction
-# that is right on average, and a batch of 128 images with a random step each is plenty.*
+# *A hundred times more draws make the standard error about ten times smaller. Training never needs the sum itself, only
+# a direction that is right on average, and a batch of 128 images with a random step each is plenty.*
 #
 # Now everything is on the table. Draw an image, a step and noise; mix; ask the network for the noise; square the
 # error. That is Algorithm 1 of Ho et al. 2020, and you know where each piece comes from:
@@ -1161,9 +1161,9 @@ for name, values in parts.items():
     print(f"{name:16} {in_bits.mean():.5f} bits per dimension, standard error {in_bits.std() / 500**0.5:.5f}")
 
 # %% [markdown]
-# Together they are minus the ELBO: at most so many bits per pixel does this model need, and no network
-# was trained. $L_T$ is next to nothing, as notebook 02 promised for a schedule that ends in noise. The standard
-# errors come from the choice of 500 images (and for $L_0$ from one draw of noise for each).
+# Together they are minus the ELBO: at most so many bits per pixel does this model need, and no network was trained.
+# $L_T$ is next to nothing, as [notebook 02](02_forward_process.ipynb) promised for a schedule that ends in noise. The
+# standard errors come from the choice of 500 images (and for $L_0$ from one draw of noise for each).
 #
 # Last, the random step of (3.27) on images: one random image, one random $t$, one noise, 20,000 times, against the
 # exact sum over all 999 middle steps and all 500 images. ($C_t$ is summed over the pixels here.)
@@ -1215,9 +1215,10 @@ print(f"steps up to t = 20: {share_bound[19]:.0%} of the bound, {share_simple[19
 
 # %% [markdown]
 # *The bound spends much of its attention on steps where the noise is too faint to see. $L_{simple}$ moves it to later
-# steps.* For a network of limited strength that is a trade: Ho et al. 2020 (table 1) measure
-# on CIFAR-10 at most 3.70 bits per dimension with the bound and 3.75 with $L_{simple}$, slightly worse, and an FID of
-# 13.51 against 3.17 (smaller is better), far better samples. **The price of better samples is a slightly worse likelihood.**
+# steps.* For a network of limited strength that is a trade: Ho et al. 2020 (table 1) measure on CIFAR-10 at most 3.70
+# bits per dimension with the bound and 3.75 with $L_{simple}$, slightly worse, and an FID of 13.51 against 3.17, far
+# better samples. (FID, introduced by Heusel et al. 2017, is a distance between samples and data, so smaller is better;
+# [notebook 08](08_evaluation.ipynb) builds its like.) **The price of better samples is a slightly worse likelihood.**
 #
 # You can see the price in our one-pixel world, with a network that is very limited: it knows one number,
 # $\epsilon_\theta(x_t) = \theta x_t$. It is not even told $t$. For any weights $u_t$ its loss is a parabola in
@@ -1257,8 +1258,10 @@ print(f"{'the ideal model':20} ELBO {over_data(bounds['ideal']):.3f} nats")
 # ## 11. One prediction, four coordinates
 #
 # Given $x_t$, the noise and the clean image are two names for one piece of knowledge (3.21). There are more names. The
-# **velocity** (Salimans & Ho 2022) turns the pair $(x_0, \epsilon)$ by an angle, so that both follow from $x_t$ and
-# $v$ without a division, because $\bar\alpha_t + \sigma_t^2 = 1$:
+# **velocity** (Salimans & Ho 2022) turns the pair $(x_0, \epsilon)$ by an angle, so that both follow from $x_t$ and $v$
+# without a division, because $\bar\alpha_t + \sigma_t^2 = 1$. (As the angle grows, $x_t$ moves along an arc from $x_0$
+# to $\epsilon$, and $v$ is its velocity. The velocity $\epsilon - x_0$ of [notebook 01](01_corrupt_and_predict.ipynb)
+# belongs to a straight line.)
 #
 # $$v = \sqrt{\bar\alpha_t}\, {\color{#D55E00}{\epsilon}} - \sigma_t\, {\color{#0072B2}{x_0}}, \qquad
 # {\color{#0072B2}{x_0}} = \sqrt{\bar\alpha_t}\, x_t - \sigma_t v, \qquad
@@ -1285,7 +1288,8 @@ verify("3.32", sigma * noisy + signal * velocity, noise, tol=1e-9)
 #
 # $$\nabla_{x_t} \log q(x_t) = -\, \frac{\mathbb{E}[\,{\color{#D55E00}{\epsilon}} \mid x_t\,]}{\sigma_t} \tag{3.33}$$
 #
-# So a network that predicts the noise well has learned the slope of the log density at every noise level.
+# So a network that predicts the noise well has learned the slope of the log density at every noise level. (That
+# denoising learns a score was found by Vincent 2011; Song & Ermon 2019 made a generative model of it.)
 
 # %% tags=["nbval-check-output"]
 for t in (1, 4, 8):
@@ -1325,15 +1329,27 @@ axis.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
 viz.show(figure, "Weight implied by a plain squared error in four coordinates, against the signal-to-noise ratio")
 
 # %% [markdown]
-# *What a plain squared error in each coordinate asks of the noise prediction. Errors in the clean image
-# weigh most where there is almost only noise; errors in the score (green) weigh most where there is almost none; the dashed line is the bound. Velocity is
-# close to noise on the left and close to clean image on the right. Choosing a target is choosing a weight.*
+# *What a plain squared error in each coordinate asks of the noise prediction. Errors in the clean image weigh most
+# where there is almost only noise; errors in the score (green) weigh most where there is almost none; the dashed line
+# is the bound. Velocity is close to noise on the left and close to clean image on the right. Choosing a target is
+# choosing a weight.* (Others choose the weight directly: Hang et al. 2023, with min-SNR, multiply the squared noise
+# error by $\min(1,\, 5 / \mathrm{SNR}_t)$, which turns the least noisy steps down.)
 #
-# ## What broke
+# ## What to remember, and what broke
 #
-# Nothing in the derivation. But go back to the end of section 10. A model that answers $\theta x_t$ at every step
-# scores far below the ideal one, and no weighting repairs it. In part that is because a line cannot bend. But there is
-# more: the loss demands a different answer for every $t$, and the ideal guess for one and the same $x_t$ changes from step to step.
+# - The likelihood of an image is an integral over paths that nobody can compute. The ELBO lies below it, and splits
+#   into one term for each step.
+# - Each term is a KL of two Gaussians. With fixed variances it is a squared distance of means, and in terms of the
+#   noise a squared error with a weight.
+# - Drop the weight and draw one random step: that is the loss of a DDPM. It costs a little likelihood.
+# - The best answer is an average, so the best possible loss is not 0 but a floor (3.20).
+# - Noise, clean image, velocity and score are one prediction. A squared error in one of them is a weighted one in the
+#   others.
+#
+# **What broke:** nothing in the derivation. But go back to the end of section 10. A model that answers $\theta x_t$ at
+# every step scores far below the ideal one, and no weighting repairs it. In part that is because a line cannot bend.
+# But there is more: the loss demands a different answer for every $t$, and the ideal guess for one and the same $x_t$
+# changes from step to step.
 
 # %% tags=["nbval-check-output"]
 for t in steps:
@@ -1341,4 +1357,13 @@ for t in steps:
 
 # %% [markdown]
 # *The same input, eight answers, not even of one sign.* We will not train 1000 networks. One network must serve every
-# $t$. **How does it know which $t$ it is looking at?** Notebook 04 takes that up.
+# $t$. **How does it know which $t$ it is looking at?** [Notebook 04](04_time_conditioning.ipynb) takes that up.
+#
+# ### Experiments to try
+#
+# - Make both peaks of `mixture` narrower, with standard deviations of 0.1. Which of $L_0$ to $L_8$ grow, and why those?
+# - Give the limited network of section 10 one number for each step, $\theta_t x_t$. Do the weights $u_t$ still matter?
+# - Let the Gaussian denoiser of section 9 see 1,000 images instead of 10,000. How many bits does that cost on images
+#   that it has not seen?
+# - In section 3, weigh the paths with the ideal model instead of the half-ideal one. How many pixels does it take now
+#   until one weight is most of the sum?

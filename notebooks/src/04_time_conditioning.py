@@ -40,13 +40,14 @@ print(data.source)
 # %% [markdown]
 # ## Two answers that disagree
 #
-# Notebook 03 left us with a loss: take an image $x_0$, a random step $t$, noise $\epsilon$; show a network $x_t$, and
-# ask for $\epsilon$. One network has to serve all 1000 steps. How does it know which one it is looking at?
+# [Notebook 03](03_elbo_to_mse.ipynb) left us with a loss: take an image $x_0$, a random step $t$, noise $\epsilon$;
+# show a network $x_t$, and ask for $\epsilon$. One network has to serve all 1000 steps. How does it know which one it
+# is looking at?
 #
 # We have heard two answers. Notebook 03, on its last page: it cannot know, because one and the same $x_t = 0.5$ asks
-# for eight different answers at eight steps. Notebook 01, on its last pages: it need not be told, because a small
-# network reads the amount of noise off the image with ease. Both were measured, so both are right. The first looked at
-# *one* pixel, the second at 784.
+# for eight different answers at eight steps. [Notebook 01](01_corrupt_and_predict.ipynb), on its last pages: it need
+# not be told, because a small network reads the amount of noise off the image with ease. Both were measured, so both
+# are right. The first looked at *one* pixel, the second at 784.
 #
 # Let us see what lies between. Write $m_t(x) = \mathbb{E}[\epsilon \mid x_t = x,\, t]$ for the best guess of somebody
 # who knows $t$. Somebody who does not know $t$ can only weigh the steps that might have produced this $x$, and average:
@@ -54,13 +55,14 @@ print(data.source)
 #
 # $$\mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m(x_t)\rVert^2 = \mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m_t(x_t)\rVert^2 + \mathbb{E}\,\lVert m_t(x_t) - m(x_t)\rVert^2 \tag{4.1}$$
 #
-# (For a given $x$ and $t$ the mean of $\epsilon$ is $m_t(x)$, so this is (1.3) again, with $c = m(x)$.) The left side
-# is the best loss without $t$, the next term is the best loss with $t$. The last one is **the price of not being
-# told**: how far the ideal answer still varies over the steps that are plausible for this $x$.
+# (For a given $x$ and $t$ the mean of $\epsilon$ is $m_t(x)$, so this is [(1.3)](01_corrupt_and_predict.ipynb) again,
+# with $c = m(x)$.) The left side is the best loss without $t$, the next term is the best loss with $t$. The last one is
+# **the price of not being told**: how far the ideal answer still varies over the steps that are plausible for this $x$.
 #
 # In a world of coin flips we can compute all three. Let an image be $D$ pixels, each $+1$ or $-1$ with equal chance. At
-# step $t$ the odds of $+1$ against $-1$ are $e^{2 a x / s^2}$, where $a = \sqrt{\bar\alpha_t}$ and $s = \sigma_t$. So
-# the mean of the pixel is $\tanh(a x / s^2)$, and the guess of the noise follows from $x_t = a x_0 + s\,\epsilon$.
+# step $t$ the odds of $+1$ against $-1$ are $e^{2 \sqrt{\bar\alpha_t}\, x / \sigma_t^2}$. So the mean of the pixel is
+# $\tanh(\sqrt{\bar\alpha_t}\, x / \sigma_t^2)$, and the guess of the noise follows by [(3.21)](03_elbo_to_mse.ipynb).
+# (In the code `a` is $\sqrt{\bar\alpha_t}$ and `s` is $\sigma_t$.)
 
 # %%
 steps = torch.arange(10, 1001, 10)  # 100 steps, equally likely
@@ -101,8 +103,10 @@ for D in (1, 4, 16, 64, 256, 784):
 # there are, the smaller it is. All pixels share one $t$, and each is a little evidence for it. At 784 pixels a perfect
 # reader loses 2 %.*
 #
-# So on paper telling a network the time is worth little. But that is the price for a perfect reader, who weighs all
-# pixels at every step. What does it cost a network that has to learn to read, with few parameters, in a few minutes?
+# So on paper telling a network the time is worth little. (Sun et al. 2025 find the same of large networks: most of
+# their models get only somewhat worse without it, and some better.) But that is the price for a perfect reader, who
+# weighs all pixels at every step. What does it cost a network that has to learn to read, with few parameters, in a few
+# minutes?
 #
 # ## A fair comparison
 #
@@ -165,9 +169,10 @@ class SameStep(nn.Module):
 
 # %% [markdown]
 # `Trainer` is the training loop of this course: it draws images, steps and noise, computes the loss, moves the weights.
-# (Notebook 06 opens it.) Its run depends on nothing but its arguments: network, schedule, images, configuration. With
-# equal starting weights, both runs see the same images, in the same order, at the same steps with the same noise. `ema`
-# is a running average of the weights over the last steps, which is a little better than the last weights.
+# ([Notebook 06](06_train_ddpm.ipynb) opens it.) Its run depends on nothing but its arguments: network, schedule,
+# images, configuration. With equal starting weights, both runs see the same images, in the same order, at the same
+# steps with the same noise. `ema` is a running average of the weights over the last steps, which is a little better
+# than the last weights.
 
 # %%
 config = TrainConfig(steps=budget(gpu=1000, cpu=1000, quick=20))
@@ -226,9 +231,9 @@ viz.plot_curves({"not told": ratio("not told")}, ylabel="loss / loss of the told
 # answer is almost $x_t$ itself, and what is left to know is how nearly. That depends on $t$, and an image at step 800
 # looks like one at step 1000.*
 #
-# What a fifth of a loss is worth, no number tells. Sample from both, 50 steps of DDIM from the same noise.
-# (Notebook 07 explains that sampler. Here it is enough that it walks from $t = 1000$ down to 0, asks the network at
-# every step, and adds no noise of its own.)
+# What a fifth of a loss is worth, no number tells. Sample from both, 50 steps of DDIM (Song, Meng & Ermon 2021) from
+# the same noise. ([Notebook 07](07_sampling.ipynb) explains that sampler. Here it is enough that it walks from
+# $t = 1000$ down to 0, asks the network at every step, and adds no noise of its own.)
 
 # %%
 start = image_noise(seed=0, images=range(16), shape=(1, 28, 28), device=device)()
@@ -262,8 +267,8 @@ viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
 # six. The told one strays only near the end, and far less.*
 #
 # Where does that come from? One step of the sampler, from $t$ down to $s$, reads the clean image off the answer, as in
-# (3.21), and adds the same answer again, in the size that belongs to step $s$:
-# $x_s = \sqrt{\bar\alpha_s}\, \hat{x}_0 + \sigma_s\, \hat\epsilon$.
+# [(3.21)](03_elbo_to_mse.ipynb), and adds the same answer again, in the size that belongs to step $s$ (equation
+# [(7.8)](07_sampling.ipynb) will say why): $x_s = \sqrt{\bar\alpha_s}\, \hat{x}_0 + \sigma_s\, \hat\epsilon$.
 #
 # Suppose that $x_t$ has got $f_t$ times the noise that it should have,
 # $x_t = \sqrt{\bar\alpha_t}\, x_0 + f_t\, \sigma_t\, \epsilon$. A network that is not told $t$ sees noise and returns
@@ -630,8 +635,8 @@ viz.image_rows({"the image": clean[:8].cpu(), "seen": window}, alt="Eight digits
 # a square of 18 by 18 pixels, whatever the training.*
 #
 # Whoever draws the top of a 9 does not see its foot. That is not a matter of time or of training: with two levels, the
-# architecture does not reach further. Notebook 05 builds a network that does, with more levels, and with layers in
-# which every pixel sees every other.
+# architecture does not reach further. [Notebook 05](05_unet.ipynb) builds a network that does, with more levels, and
+# with layers in which every pixel sees every other.
 #
 # ### Experiments to try
 #

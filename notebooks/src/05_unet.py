@@ -8,9 +8,9 @@
 # what it is, and the third row is the repair.*
 #
 # **You will** take a diffusion U-Net apart, write its four working parts yourself, see where its parameters and its
-# multiplications are, and find a fault that a loss curve does not show. **You need** convolutions, [notebook
-# 02](02_forward_process.ipynb) for the symbols, and notebook 04 for how a network is told the time. **Time** 30 minutes
-# of reading; the cells run in about 4 minutes on 2 CPU cores.
+# multiplications are, and find a fault that a loss curve does not show. **You need** convolutions,
+# [notebook 02](02_forward_process.ipynb) for the symbols, and [notebook 04](04_time_conditioning.ipynb) for how a
+# network is told the time. **Time** 30 minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -43,10 +43,10 @@ print(data.source)
 # %% [markdown]
 # ## How far does a network see?
 #
-# Notebook 04 used `SimpleUNet`, a network of two levels: full size and half size. Take one pixel of its output. Which
-# pixels of the input can change it? They are its **receptive field**. In a chain of layers it grows like this: layer
-# $i$ has a kernel $k_i$ pixels wide, so it adds $k_i - 1$ neighbours, and these lie $s_i$ input pixels apart, where
-# $s_i$ is what all strides and poolings before that layer multiply to.
+# [Notebook 04](04_time_conditioning.ipynb) used `SimpleUNet`, a network of two levels: full size and half size. Take
+# one pixel of its output. Which pixels of the input can change it? They are its **receptive field**. In a chain of
+# layers it grows like this: layer $i$ has a kernel $k_i$ pixels wide, so it adds $k_i - 1$ neighbours, and these lie
+# $s_i$ input pixels apart, where $s_i$ is what all strides and poolings before that layer multiply to.
 #
 # $$r = 1 + \sum_i (k_i - 1)\, s_i \tag{5.1}$$
 #
@@ -76,8 +76,9 @@ verify("5.1", width, 1 + (3 - 1) * 1 + (2 - 1) * 1 + (3 - 1) * 2 + (3 - 1) * 2)
 print(f"after the way down a pixel has seen {width} pixels across")
 
 # %% [markdown]
-# Now the whole networks: the one of notebook 01, that of notebook 04, and two that this notebook takes apart. (A new
-# `UNet` answers 0 to everything, for a reason to come, and then nothing pulls at all. `wake` makes its zeros random.)
+# Now the whole networks: the one of [notebook 01](01_corrupt_and_predict.ipynb), that of notebook 04, and two that this
+# notebook takes apart. (A new `UNet` answers 0 to everything, for a reason to come, and then nothing pulls at all.
+# `wake` makes its zeros random.)
 #
 # Guess before you run: images are 28 pixels across. Which of the four see a whole image?
 
@@ -145,15 +146,15 @@ through([nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.SiLU()) for _ in rang
 #
 # ## Group norm
 #
-# A **group norm** cuts the channels of an image into groups that follow each other, takes mean $\mu_g$ and variance
-# $v_g$ of each group over all its channels and all its pixels, and makes them 0 and 1. For channel $c$ in group $g$ and
-# pixel $i$:
+# A **group norm** (Wu & He 2018) cuts the channels of an image into groups that follow each other, takes mean $\mu_g$
+# and variance $v_g$ of each group over all its channels and all its pixels, and makes them 0 and 1. For channel $c$ in
+# group $g$ and pixel $i$:
 #
 # $$\mathrm{GN}(x)_{c,i} = \frac{x_{c,i} - \mu_g}{\sqrt{v_g + 10^{-5}}} \tag{5.2}$$
 #
 # The variance divides by the number of values, not by one less. Each image is normalised alone, so the answer for one
 # image does not depend on its neighbours in the batch, as it would with a batch norm. One group for all channels makes
-# it a **layer norm**.
+# it a **layer norm** (Ba et al. 2016).
 #
 # ### Exercise 5.1 - `group_norm`
 #
@@ -198,15 +199,16 @@ verify("5.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
 # %% [markdown]
 # ## A residual block that is told the time
 #
-# The second part is a **wire** $w$ past the layers: a block adds something to its input instead of replacing it. Where
-# the number of channels changes, the wire is a 1x1 convolution; else it is the input as it is. On the branch beside it
-# are two convolutions, $f_1$ and $f_2$, each after a SiLU ($f_1$ begins with a group norm, too), and between them the
-# block is told the time. A small linear layer (behind a SiLU) turns the time embedding into a scale $s$ and a shift $b$
-# for each channel, the same at all pixels: the FiLM of (4.7).
+# The second part is a **wire** $w$ past the layers: a block adds something to its input instead of replacing it (He et
+# al. 2016, who call it a shortcut). Where the number of channels changes, the wire is a 1x1 convolution; else it is the
+# input as it is. On the branch beside it are two convolutions, $f_1$ and $f_2$, each after a SiLU ($f_1$ begins with a
+# group norm, too), and between them the block is told the time. A small linear layer (behind a SiLU) turns the time
+# embedding into a scale $\gamma$ and a shift $\delta$ for each channel, the same at all pixels: the FiLM of
+# [(4.7)](04_time_conditioning.ipynb).
 #
-# $$y = w(x) + f_2\big((1 + s)\; \mathrm{GN}(f_1(x)) + b\big) \tag{5.4}$$
+# $$y = w(x) + f_2\big((1 + \gamma)\; \mathrm{GN}(f_1(x)) + \delta\big) \tag{5.4}$$
 #
-# With $s = b = 0$ the time changes nothing; that is what the 1 is for.
+# With $\gamma = \delta = 0$ the time changes nothing; that is what the 1 is for.
 #
 # ### Exercise 5.2 - `residual_block`
 #
@@ -287,11 +289,11 @@ for step in range(4):
 #
 # ## Self-attention
 #
-# A convolution looks at neighbours. **Self-attention** lets every pixel look at every other one. A 1x1 convolution
-# makes three vectors of each pixel: a query $q$ ("what I look for"), a key $k$ ("what I am") and a value $v$ ("what I
-# say"). The product $q_i \cdot k_j$ says how much pixel $i$ cares about pixel $j$; a softmax over $j$ makes weights of
-# these scores, and the answer is the mean of the values with these weights. If the entries of $q$ and $k$ are
-# independent, with mean 0 and variance 1, then a product of length $d$ has
+# A convolution looks at neighbours. **Self-attention** (Vaswani et al. 2017) lets every pixel look at every other one.
+# A 1x1 convolution makes three vectors of each pixel: a query $q$ ("what I look for"), a key $k$ ("what I am") and a
+# value $v$ ("what I say"). The product $q_i \cdot k_j$ says how much pixel $i$ cares about pixel $j$; a softmax over
+# $j$ makes weights of these scores, and the answer is the mean of the values with these weights. If the entries of $q$
+# and $k$ are independent, with mean 0 and variance 1, then a product of length $d$ has
 #
 # $$\operatorname{Var}[q \cdot k] = d \tag{5.6}$$
 #
@@ -378,7 +380,8 @@ for height in (7, 14, 28):
 # again, then the sides double: each pixel becomes four, and a convolution follows. Three levels halve twice and double
 # twice, so below the lowest level nothing shrinks, and after the last level up nothing grows. Going down loses where
 # exactly things are, so each level going down leaves a copy of its output on a stack, and each level going up takes one
-# back: the **skip connections**. Last in, first out: the last level down is the first one up.
+# back: the **skip connections** of the U-Net (Ronneberger et al. 2015). Last in, first out: the last level down is the
+# first one up.
 #
 # ### Exercise 5.4 - `down_and_up`
 #
@@ -406,8 +409,8 @@ down_and_up = check(down_and_up)
 # </details>
 #
 # Before the body of `UNet` comes one convolution, the **stem**, and after it a norm and the convolution that starts at
-# zero, `out`. The three together must be the whole network. (`None` says that there is no label; labels are a later
-# notebook's subject.)
+# zero, `out`. The three together must be the whole network. (`None` says that there is no label; labels are the subject
+# of [notebook 11](11_guidance.ipynb).)
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -525,7 +528,7 @@ for patch in (1, 2):
 # %% [markdown]
 # *Nearly the same parameters, a quarter of the multiply-adds; the seconds follow roughly, not exactly. What it costs:
 # the network no longer treats neighbouring pixels as neighbours in its first layers, but as channels. The weights that
-# notebook 07 samples with belong to such a network.*
+# [notebook 07](07_sampling.ipynb) samples with belong to such a network.*
 #
 # ## Any size that can be halved
 #
@@ -545,9 +548,9 @@ except ValueError as error:
 # ## What a skip carries
 #
 # Take a narrow `UNet`, train it for a minute, and then cut its skips, one at a time: the half of a level's input that
-# came over the skip is set to zero. (A **forward pre-hook** does it: a function that PyTorch calls before a module runs,
-# and that may change its input. `Trainer` is notebook 06's subject; here it is a loop over steps with the loss of
-# notebook 03.)
+# came over the skip is set to zero. (A **forward pre-hook** does it: a function that PyTorch calls before a module
+# runs, and that may change its input. `Trainer` is [notebook 06](06_train_ddpm.ipynb)'s subject; here it is a loop over
+# steps with the loss of [notebook 03](03_elbo_to_mse.ipynb).)
 
 # %%
 torch.manual_seed(0)
@@ -643,10 +646,10 @@ verify("5.10", samples=noise.mean((1, 2, 3)) ** 2, expected=1 / 784)
 # %% [markdown]
 # ### What it does to samples
 #
-# A step of the sampler (the mean in (3.23), and notebook 07) takes a share of the predicted noise $\hat\epsilon$ away, stretches
-# what is left, and adds fresh noise $z$:
-# $x_{t-1} = (x_t - \frac{\beta_t}{\sigma_t}\, \hat\epsilon) / \sqrt{\alpha_t} + \sqrt{\beta_t}\, z$. Take the mean over
-# all pixels on both sides. With a network whose answers have mean 0, the brightness $m_t$ of $x_t$ follows
+# A step of the sampler (the mean in [(3.23)](03_elbo_to_mse.ipynb), and [notebook 07](07_sampling.ipynb)) takes a share
+# of the predicted noise $\hat\epsilon$ away, stretches what is left, and adds fresh noise $z$: $x_{t-1} = (x_t -
+# \frac{\beta_t}{\sigma_t}\, \hat\epsilon) / \sqrt{\alpha_t} + \sqrt{\beta_t}\, z$. Take the mean over all pixels on
+# both sides. With a network whose answers have mean 0, the brightness $m_t$ of $x_t$ follows
 #
 # $$m_{t-1} = \frac{m_t}{\sqrt{\alpha_t}} + {\color{#D55E00}{\sqrt{\beta_t}\; \bar z}} \tag{5.11}$$
 #
@@ -766,11 +769,11 @@ viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
 # *In a full run: the second row is what the sampler returned, drawn on the scale of the data. Each picture is black or
-# white all over, but for a few specks (and a white one is invisible on this page). The first row holds the same
-# numbers, each picture rescaled by itself, and most of it could pass for digits. In those the strokes were right all
-# along, relative to each other. Whoever draws only the first row never learns that the network has lost every pixel's
-# value. The third row, from the same noise, needs no rescaling. `viz` in this course clips and never rescales; notebook
-# 12 has this bug among its cases.*
+# white all over (and a white one is invisible on this page). The first row holds the same numbers, each picture
+# rescaled by itself, and most of it could pass for digits. In those the strokes were right all along, relative to each
+# other. Whoever draws only the first row never learns that the network has lost every pixel's value. The third row,
+# from the same noise, needs no rescaling. `viz` in this course clips and never rescales;
+# [notebook 12](12_debugging_clinic.ipynb) has this bug among its cases.*
 #
 # Norms deeper in the network forget as well, but what they forget is not all there is: features have many channels, and
 # wires go around the norms. One channel and no wire, that is the case to avoid.
@@ -787,7 +790,7 @@ viz.image_rows(rows, alt=alt)
 # **What broke:** time. Each network here was trained for about a minute, on one machine, in a loop that forgets
 # everything when it stops. It shows: the digits are poor, and what is a small part of the loss is learned last. A good
 # model takes ten times as many images, and more. How is it trained well, fast, and so that nothing is lost when the
-# machine stops half-way? That is notebook 06.
+# machine stops half-way? That is [notebook 06](06_train_ddpm.ipynb).
 #
 # ### Experiments to try
 #

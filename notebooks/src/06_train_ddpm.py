@@ -47,14 +47,17 @@ print("device:", training.device_name(device))
 # %% [markdown]
 # ## Algorithm 1
 #
-# The pieces are there: the jump to any step (notebook 02), the loss (03), a network that is told the step (04, 05). Training
-# puts them together. Draw an image, a step and a noise; jump; let the network guess the noise; take the squared error. With
-# $D$ pixels an image, and $t$ uniform in $1 \dots T$, the loss is
+# [Notebook 05](05_unet.ipynb) trained its networks for a minute each, in a loop that forgets everything when it stops.
+# Here one is trained in earnest. The pieces are there: the jump to any step ([notebook 02](02_forward_process.ipynb)),
+# the loss ([notebook 03](03_elbo_to_mse.ipynb)), a network that is told the step
+# ([notebook 04](04_time_conditioning.ipynb)). Training puts them together. Draw an image, a step and a noise; jump; let
+# the network guess the noise; take the squared error. With $D$ pixels an image, and $t$ uniform in $1 \dots T$, the
+# loss is
 #
-# $$L(\theta) = \mathbb{E}_{x_0,\, t,\, {\color{#D55E00}{\epsilon}}}\; \frac{1}{D}\, \big\lVert\, {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon_\theta}}\big({\color{#0072B2}{\sqrt{\bar\alpha_t}\, x_0}} + {\color{#D55E00}{\sqrt{1 - \bar\alpha_t}\, \epsilon}},\; t\big) \big\rVert^2 \tag{6.1}$$
+# $$L(\theta) = \mathbb{E}_{x_0,\, t,\, {\color{#D55E00}{\epsilon}}}\; \frac{1}{D}\, \big\lVert\, {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}}\big({\color{#0072B2}{\sqrt{\bar\alpha_t}\, x_0}} + {\color{#D55E00}{\sqrt{1 - \bar\alpha_t}\, \epsilon}},\; t\big) \big\rVert^2 \tag{6.1}$$
 #
-# Blue is signal, orange noise, green the model. Algorithm 1 of Ho et al. (2020) is gradient descent on (6.1), one random draw at a
-# time. Here it is, line by line; a batch does 64 draws at once:
+# Blue is signal, orange noise, green the model. Algorithm 1 of Ho et al. (2020) is gradient descent on (6.1), one
+# random draw at a time. Here it is, line by line; a batch does 64 draws at once:
 #
 # | line | Algorithm 1 | code |
 # |---|---|---|
@@ -84,10 +87,11 @@ ddpm_loss = check(ddpm_loss)
 #
 # </details>
 #
-# Does the average over random draws really give (6.1)? For a model so poor that the expectation can be worked out by hand, it
-# can be checked. Let it answer $c\, x_t$, whatever the step. Then $\epsilon - c\, x_t = (1 - c\, \sigma_t)\, \epsilon - c \sqrt{\bar\alpha_t}\, x_0$ with
-# $\sigma_t = \sqrt{1 - \bar\alpha_t}$, and since $\epsilon$ has mean 0 and variance 1, the loss at one $t$ is
-# $(1 - c\,\sigma_t)^2 + c^2\, \bar\alpha_t$ times the mean square of a pixel.
+# Does the average over random draws really give (6.1)? For a model so poor that the expectation can be worked out by
+# hand, it can be checked. Let it answer $c\, x_t$, whatever the step. Then $\epsilon - c\, x_t = (1 - c\, \sigma_t)\,
+# \epsilon - c \sqrt{\bar\alpha_t}\, x_0$ with $\sigma_t = \sqrt{1 -
+# \bar\alpha_t}$, and since $\epsilon$ has mean 0 and variance 1, the loss at one $t$ is $(1 - c\,\sigma_t)^2 + c^2\,
+# \bar\alpha_t$ times the mean square of a pixel.
 
 # %% tags=["nbval-check-output"]
 few, tables, c = to_float(data.images[:1000]), cosine_schedule(1000), 0.7
@@ -106,8 +110,8 @@ print(f"loss of a model that answers {c} x_t: about {loss_at_t.mean():.1f}")
 #
 # ## A plain loop
 #
-# Nothing hidden: the five lines, Adam, a few hundred steps. `images` lies on the device, and the random numbers are drawn on
-# the CPU, so that they are the same on every machine.
+# Nothing hidden: the five lines, Adam (Kingma & Ba 2015), a few hundred steps. `images` lies on the device, and the
+# random numbers are drawn on the CPU, so that they are the same on every machine.
 
 # %%
 images = data.images.to(device)  # (N, 1, 28, 28) uint8
@@ -134,26 +138,27 @@ for _ in range(steps):
 
 # %% [markdown]
 # *The very first loss is 1, that of knowing nothing: the last layer of this U-Net begins at zero, so its first answer
-# is 0. The curve's first point is a mean over ten steps and already lies lower. In a full run the curve falls below 0.15: more than four fifths of what the network did not know seem to be learned.*
+# is 0. The curve's first point is a mean over ten steps and already lies lower. In a full run the curve falls below
+# 0.15: more than four fifths of what the network did not know seem to be learned.*
 #
-# Guess before you run: at a loss near 0.1, what will the samples look like? (`sample` draws them in
-# 25 steps; notebook 07 takes it apart.)
+# Guess before you run: at a loss near 0.1, what will the samples look like? (`sample` draws them in 25 steps;
+# [notebook 07](07_sampling.ipynb) takes it apart.)
 
 # %%
 plain.eval()
 viz.image_grid(sample(plain, schedule, 12, steps=25), columns=12, alt="Twelve samples of the plain loop: blotches with a hint of digits")
 
 # %% [markdown]
-# *In a full run: blots on a grainy ground, with a hint of a digit here and there. Nearly all of the fall of the loss buys this; the small rest of it is what
-# makes digits. So training long, and wasting nothing on the way, is worth some care. The next sections
-# pull one lever at a time, and measure each.*
+# *In a full run: blots on a grainy ground, with a hint of a digit here and there. Nearly all of the fall of the loss
+# buys this; the small rest of it is what makes digits. So training long, and wasting nothing on the way, is worth some
+# care. The next sections pull one lever at a time, and measure each.*
 #
 # ## Lever 1: leave the data where the work is
 #
-# Many training loops convert images one by one, in every epoch anew: open a picture, make it a tensor, scale it, stack 64 of
-# them. The other way: keep the whole data set on the device as uint8, pick a batch by its indices, and convert that in one go. We
-# time both against the training step that they serve. (The fastest of several tries counts: on a shared machine the
-# others measure your neighbours.)
+# Many training loops convert images one by one, in every epoch anew: open a picture, make it a tensor, scale it, stack
+# 64 of them. The other way: keep the whole data set on the device as uint8, pick a batch by its indices, and convert
+# that in one go. We time both against the training step that they serve. (The fastest of several tries counts: on a
+# shared machine the others measure your neighbours.)
 
 # %%
 def milliseconds(action, tries=8):
@@ -181,16 +186,17 @@ print(f"forward and backward  {milliseconds(train_step):6.2f} ms")
 print(f"all images: {images.numel() / 1e6:.0f} MB as uint8, {images.numel() * 4 / 1e6:.0f} MB as floats")
 
 # %% [markdown]
-# *Compare the first two lines with the third. On a CPU the step is so slow that the conversion is a small part of
-# it, and the lever is worth little. On a GPU the third line shrinks to a few milliseconds and the first does not: there the
-# GPU would wait for the pictures, and no faster GPU would help. The last line says why the images stay uint8 until they are in a batch.*
+# *Compare the first two lines with the third. On a CPU the step is so slow that the conversion is a small part of it,
+# and the lever is worth little. On a GPU the third line shrinks to a few milliseconds and the first does not: there the
+# GPU would wait for the pictures, and no faster GPU would help. The last line says why the images stay uint8 until they
+# are in a batch.*
 #
 # ## Lever 2: fewer digits
 #
-# A network does not need seven decimal digits. `bfloat16` has the range of `float32` and about two and a half digits, in half the memory, and
-# hardware that knows it multiplies faster. **Autocast** lets the convolutions and matrix products run in it, while
-# the weights, the optimizer and the loss stay in float32. (A small step added to a weight would be rounded away
-# otherwise.)
+# A network does not need seven decimal digits. `bfloat16` has the range of `float32` and about two and a half digits,
+# in half the memory, and hardware that knows it multiplies faster. **Autocast** lets the convolutions and matrix
+# products run in it, while the weights, the optimizer and the loss stay in float32. (A small step added to a weight
+# would be rounded away otherwise.)
 
 # %%
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
@@ -198,8 +204,9 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
     print(f"{dtype!s:15} largest {about.max:.0e}, smallest normal {about.tiny:.0e}, the next after 1 is 1 + {about.eps:.0e}")
 
 # %% [markdown]
-# *float16 is the older half precision. It has one digit more, but gradients below its smallest number vanish, and one above 65,504 (the
-# 7e+04 in its line) is infinite, so it takes a loss that is scaled up and down during training. bfloat16 takes nothing but `torch.autocast`.*
+# *float16 is the older half precision. It has one digit more, but gradients below its smallest number vanish, and one
+# above 65,504 (the 7e+04 in its line) is infinite, so it takes a loss that is scaled up and down during training.
+# bfloat16 takes nothing but `torch.autocast`.*
 
 # %%
 for dtype in [torch.float32] if device.type == "mps" else [torch.float32, torch.bfloat16]:
@@ -208,21 +215,22 @@ for dtype in [torch.float32] if device.type == "mps" else [torch.float32, torch.
 print("fast_dtype chooses", training.fast_dtype(device))
 
 # %% [markdown]
-# *The loss of one and the same batch agrees to about three digits. Whether it is faster depends on the hardware: recent CPUs for
-# servers and GPUs since Ampere compute in bfloat16, while others imitate it and lose time. `fast_dtype` asks the hardware, and the trainer
-# below does what it says.*
+# *The loss of one and the same batch agrees to about three digits. Whether it is faster depends on the hardware: recent
+# CPUs for servers and GPUs since Ampere compute in bfloat16, while others imitate it and lose time. `fast_dtype` asks
+# the hardware, and the trainer below does what it says.*
 #
 # ## Lever 3: spread the steps
 #
-# With independent uniform $t$, a batch of 64 may hold many small steps, where the noise is hard to see, or few. Its loss then says
-# more about this accident than about the network. Write $\ell(t)$ for the mean loss at $t$, and suppose that an image
-# at step $t$ scores that and nothing else. The mean over $B$ independent steps has the variance
+# With independent uniform $t$, a batch of 64 may hold many small steps, where the noise is hard to see, or few. Its
+# loss then says more about this accident than about the network. Write $\ell(t)$ for the mean loss at $t$, and suppose
+# that an image at step $t$ scores that and nothing else. The mean over $B$ independent steps has the variance
 #
 # $$\operatorname{Var}\Big[\frac{1}{B} \sum_{i=1}^{B} \ell(t_i)\Big] = \frac{\operatorname{Var}_t[\ell(t)]}{B} \tag{6.2}$$
 #
-# Instead, cut $1 \dots T$ into $B$ equal stretches and draw one step from each: **stratified** sampling. Every step is still as
-# likely as any other, so the mean stays what it was. But the variance now has only the part *within* the stretches. With $m_k$ for the mean of
-# $\ell$ over stretch $k$, and $\operatorname{Var}_k$ for the variance over the $B$ stretches, what lies between stretches drops out:
+# Instead, cut $1 \dots T$ into $B$ equal stretches and draw one step from each: **stratified** sampling. (Kingma et al.
+# 2021 draw their steps in a similar way.) Every step is still as likely as any other, so the mean stays what it was.
+# But the variance now has only the part *within* the stretches. With $m_k$ for the mean of $\ell$ over stretch $k$, and
+# $\operatorname{Var}_k$ for the variance over the $B$ stretches, what lies between stretches drops out:
 #
 # $$\operatorname{Var}\Big[\frac{1}{B} \sum_{k=1}^{B} \ell(t_k)\Big] = \frac{\operatorname{Var}_t[\ell(t)] - \operatorname{Var}_k[m_k]}{B} \tag{6.3}$$
 #
@@ -243,8 +251,9 @@ stratified_steps = check(stratified_steps)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `torch.arange(len(u))` counts the images. `(place * T).long()` cuts off the fraction and gives $0 \dots T - 1$, and steps start at 1. Mind
-# float rounding: where `u` is very close to 1, the last place may come out as 1 exactly. `.clamp(max=T - 1)` before you add 1 cures it.
+# `torch.arange(len(u))` counts the images. `(place * T).long()` cuts off the fraction and gives $0 \dots T - 1$, and
+# steps start at 1. Mind float rounding: where `u` is very close to 1, the last place may come out as 1 exactly.
+# `.clamp(max=T - 1)` before you add 1 cures it.
 #
 # </details>
 #
@@ -260,9 +269,9 @@ verify("6.3", samples=(exact[spread - 1].mean(1) - exact.mean()) ** 2, expected=
 print(f"the variance is more than {variance / (variance - between) // 1000 * 1000:,.0f} times smaller")
 
 # %% [markdown]
-# A striking number, but of a model whose loss depends on nothing but $t$. Now the real thing: the network of the plain loop, real images
-# and noise. The optimizer does not see the loss, it sees the gradient, so we measure how much *that* scatters, too.
-# Guess before you run: how much does each gain?
+# A striking number, but of a model whose loss depends on nothing but $t$. Now the real thing: the network of the plain
+# loop, real images and noise. The optimizer does not see the loss, it sees the gradient, so we measure how much *that*
+# scatters, too. Guess before you run: how much does each gain?
 
 # %%
 def scatter(choose, tries):
@@ -290,15 +299,16 @@ for name, choose in ways.items():
     print(f"{name:12} loss scatters by {loss_scatter:.4f}, gradient by {gradient_scatter:.3f}")
 
 # %% [markdown]
-# *In a full run the loss scatters less than half as much, and the gradient nearly as much as before. Most of what the gradient varies by
-# comes from the images and the noise, at one and the same step. So do not expect stratified steps to train much faster. They make the
-# curve that you watch calmer, at no cost: you see sooner whether a change helps.*
+# *In a full run the loss scatters less than half as much, and the gradient nearly as much as before. Most of what the
+# gradient varies by comes from the images and the noise, at one and the same step. So do not expect stratified steps to
+# train much faster. They make the curve that you watch calmer, at no cost: you see sooner whether a change helps.*
 #
 # ## Lever 4: average the weights
 #
-# With a constant learning rate the weights never settle. Each step follows one batch, and they jitter around a good place. The average of
-# many positions is closer to that place than the last position is. An **exponential moving average** (EMA)
-# needs one copy of the weights. With a **decay** $d$ a little below 1, after each step
+# With a constant learning rate the weights never settle. Each step follows one batch, and they jitter around a good
+# place. The average of many positions is closer to that place than the last position is. An **exponential moving
+# average** (EMA; Ho et al. 2020 use one with a decay of 0.9999) needs one copy of the weights. With a **decay** $d$ a
+# little below 1, after each step
 #
 # $$\bar\theta_n = d\, \bar\theta_{n-1} + (1 - d)\, \theta_n \tag{6.4}$$
 #
@@ -325,8 +335,9 @@ ema_update = check(ema_update)
 #
 # $$\bar\theta_n = d^{\,n}\, \bar\theta_0 + (1 - d) \sum_{i=1}^{n} d^{\,n-i}\, \theta_i \tag{6.5}$$
 #
-# So the last $1/(1-d)$ values count, roughly: 1,000 of them for $d = 0.999$. If the $\theta_i$ jitter independently with variance $v$ around a
-# fixed place, the squares of these weights add up to the variance of the average. For large $n$ it is a geometric series, and $1 - d^2 = (1 - d)(1 + d)$:
+# So the last $1/(1-d)$ values count, roughly: 1,000 of them for $d = 0.999$. If the $\theta_i$ jitter independently
+# with variance $v$ around a fixed place, the squares of these weights add up to the variance of the average. For large
+# $n$ it is a geometric series, and $1 - d^2 = (1 - d)(1 + d)$:
 #
 # $$\operatorname{Var}[\bar\theta_n] = (1 - d)^2 \sum_{k=0}^{\infty} d^{\,2k}\; v = \frac{(1 - d)^2}{1 - d^2}\; v = \frac{1 - d}{1 + d}\; v \tag{6.6}$$
 
@@ -343,20 +354,23 @@ verify("6.5", average, (1 - d) * powers @ thetas)
 verify("6.6", samples=average**2, expected=(1 - d) / (1 + d))
 
 # %% [markdown]
-# At $d = 0.999$ that is 2,000 times less variance. Real jitter is not independent from step to step, so the gain is smaller, and there is a
-# price: while the weights still travel, their average lags behind by about $1/(1-d)$ steps. Early in a run it would consist of weights from a time
-# when the network knew nothing. So in its step $n$, counted from 0, the trainer uses the decay $(1 + n)/(10 + n)$, which remembers about the last ninth of the run so far, until that
-# would exceed 0.999 (after 8,990 steps; a run of 3,000 never gets there). What all this is worth, the real run below measures on images that it does not train on.
+# At $d = 0.999$ that is 2,000 times less variance. Real jitter is not independent from step to step, so the gain is
+# smaller, and there is a price: while the weights still travel, their average lags behind by about $1/(1-d)$ steps.
+# Early in a run it would consist of weights from a time when the network knew nothing. So in its step $n$, counted from
+# 0, the trainer uses the decay $(1 + n)/(10 + n)$, which remembers about the last ninth of the run so far, until that
+# would exceed 0.999 (after 8,990 steps; a run of 3,000 never gets there). What all this is worth, the real run below
+# measures on images that it does not train on.
 #
 # ## Lever 5: the learning rate, and a limit on the gradient
 #
-# The learning rate $\eta$ need not be one number. At the start Adam knows nothing about the size of the gradients: **warm-up** over $w$ steps keeps the first
-# ones small. At the end the jitter should die down: over the last quarter of the $N$ steps the rate falls to zero. For step
-# $i = 0, \dots, N - 1$:
+# The learning rate $\eta$ need not be one number. At the start Adam knows nothing about the size of the gradients:
+# **warm-up** over $w$ steps keeps the first ones small. At the end the jitter should die down: over the last quarter of
+# the $N$ steps the rate falls to zero. For step $i = 0, \dots, N - 1$:
 #
 # $$\eta_i = \eta \cdot \min\Big(\frac{i + 1}{w},\; 1,\; \frac{N - i}{N / 4}\Big) \tag{6.7}$$
 #
-# And a batch that is unlike the others may have a gradient $g$ that is many times as long as usual. **Clipping** shortens it to a largest norm $c$, and keeps its direction:
+# And a batch that is unlike the others may have a gradient $g$ that is many times as long as usual. **Clipping**
+# (Pascanu et al. 2013) shortens it to a largest norm $c$, and keeps its direction:
 #
 # $$g \;\to\; g \cdot \min\Big(1,\; \frac{c}{\lVert g \rVert}\Big) \tag{6.8}$$
 
@@ -378,8 +392,8 @@ print(f"norm of the gradient, plain loop: first step {sizes[0]:.2f}, largest {si
 print(f"steps above the limit of 1: {(sizes > 1).sum()} of {len(sizes)}")
 
 # %% [markdown]
-# *In the plain loop the gradient is rarely longer than 1, and never by much. So clipping does next to nothing there: it is an insurance against the one
-# batch whose gradient is far longer, and it costs next to nothing, too.*
+# *In the plain loop the gradient is rarely longer than 1, and never by much. So clipping does next to nothing there: it
+# is an insurance against the one batch whose gradient is far longer, and it costs next to nothing, too.*
 #
 # Warm-up can be measured in short runs: the first steps of `Trainer`, which you will meet in a moment, with and without it. We
 # do that at the learning rate 0.002 and at ten times as much. Guess before you run: what does leaving it out cost?
@@ -403,20 +417,23 @@ curves = {name: (5 * torch.arange(1, len(values) + 1), values) for name, values 
 viz.plot_curves(curves, xlabel="training step", ylabel="loss", alt="First losses of four runs; one of them stays near 1")
 
 # %% [markdown]
-# *In a full run: at the rate 0.002 warm-up costs. The run with it (orange) learns later, and by step 120 the two are about equal. At 0.02 the run without
-# it (green) jumps above 1 and then stays near 1: within a few steps its weights are so far off that it knows nothing and learns
-# nothing. With warm-up (pink) the very same rate works, and ends about as low as 0.002 does. Note that the gradient was clipped in all four runs. That did not help, because Adam divides
-# by the size of the gradients it has seen: the first steps are as long as the learning rate says, whatever the gradient. The course takes 0.002
-# and warm-up, and pays the small price: a rate that works for this network for 120 steps need not be safe in a long run, or for a network of yours.*
+# *In a full run: at the rate 0.002 warm-up costs. The run with it (orange) learns later, and by step 120 the two are
+# about equal. At 0.02 the run without it (green) jumps above 1 and then stays near 1: within a few steps its weights
+# are so far off that it knows nothing and learns nothing. With warm-up (pink) the very same rate works, and ends about
+# as low as 0.002 does. Note that the gradient was clipped in all four runs. That did not help, because Adam divides by
+# the size of the gradients it has seen: the first steps are as long as the learning rate says, whatever the gradient.
+# The course takes 0.002 and warm-up, and pays the small price: a rate that works for this network for 120 steps need
+# not be safe in a long run, or for a network of yours.*
 #
 # ## The real run
 #
-# `Trainer` is the plain loop with the five levers. (Two details differ besides: it goes through the images in shuffled passes, and its optimizer is
-# AdamW, which is Adam with a slight pull of all weights towards 0.) It uses `ddpm_loss`, `stratified_steps` and `ema_update` as you
-# know them, and holds all that the run consists of: network, average, optimizer, and a step counter. `run()` is a
-# generator that trains; it hands you the loss after each complete step, and you may draw, log or stop. We look at it
-# in six rounds. `sample` numbers its noise images from 0, so each round draws from the same twelve, with the averaged weights (`trainer.ema`)
-# and with the raw ones (`trainer.model`). And we measure the loss of both on 256 test images, always with the same steps and the same noise.
+# `Trainer` is the plain loop with the five levers. (Two details differ besides: it goes through the images in shuffled
+# passes, and its optimizer is AdamW, which is Adam with a slight pull of all weights towards 0; Loshchilov & Hutter
+# 2019.) It uses `ddpm_loss`, `stratified_steps` and `ema_update` as you know them, and holds all that the run consists
+# of: network, average, optimizer, and a step counter. `run()` is a generator that trains; it hands you the loss after
+# each complete step, and you may draw, log or stop. We look at it in six rounds. `sample` numbers its noise images from
+# 0, so each round draws from the same twelve, with the averaged weights (`trainer.ema`) and with the raw ones
+# (`trainer.model`). And we measure the loss of both on 256 test images, always with the same steps and the same noise.
 
 # %%
 test = to_float(load_images("mnist", train=False).images[:256]).to(device)
@@ -442,16 +459,18 @@ for loss in trainer.run():
         losses["raw"].append(held_out(trainer.model))
 
 # %% [markdown]
-# *This is what `LiveLoss` shows while a run goes on: the loss (means of 50 steps in a full run, logarithmic axis), samples of the averaged network, and a progress bar. The loss
-# falls steeply for a few hundred steps and then creeps, with one more bend where the learning rate begins to fall. From the curve alone you would stop early.*
+# *This is what `LiveLoss` shows while a run goes on: the loss (means of 50 steps in a full run, logarithmic axis),
+# samples of the averaged network, and a progress bar. The loss falls steeply for a few hundred steps and then creeps,
+# with one more bend where the learning rate begins to fall. From the curve alone you would stop early.*
 
 # %% tags=["figure-06_rounds"]
 viz.image_rows(averaged, alt="Samples of the averaged network after each of six rounds, from the same noise")
 
 # %% [markdown]
-# *In a full run on a CPU, look down the columns. The rough outline is settled in the first row, since all rows start from the same noise. Then the
-# grain vanishes from the ground, and strokes get smooth edges and even width. Some columns change their mind on the way, and some end as
-# strokes that are no digit: 3,000 steps of 64 images are about three passes through the data, and a network this small needs more of them.*
+# *In a full run on a CPU, look down the columns. The rough outline is settled in the first row, since all rows start
+# from the same noise. Then the grain vanishes from the ground, and strokes get smooth edges and even width. Some
+# columns change their mind on the way, and some end as strokes that are no digit: 3,000 steps of 64 images are about
+# three passes through the data, and a network this small needs more of them.*
 
 # %%
 viz.plot_curves({name: (torch.arange(1, 7) * rounds, torch.tensor(values)) for name, values in losses.items()},
@@ -464,17 +483,19 @@ middle = list(averaged)[2]
 viz.image_rows({"raw": raw[middle], "averaged": averaged[middle]}, alt="Samples at half time, raw against averaged weights")
 
 # %% [markdown]
-# *In a full run on a CPU the average is ahead of the raw weights in every round but the last: what it has after 1,500 steps, the raw weights
-# reach only at about 2,500. In the last round the learning rate falls to zero, the jitter dies down, and raw weights catch up: both levers
-# remove the same jitter, so their gains do not add up. At half time the same noise gives different samples. Those
-# of the raw weights have thinner strokes, as a jitter of the weights in that moment would have it, and in the next moment
-# they may be thicker. The average makes it possible to look at samples at any time, and not only at the end.*
+# *In a full run on a CPU the average is ahead of the raw weights in every round but the last: what it has after 1,500
+# steps, the raw weights reach only at about 2,500. In the last round the learning rate falls to zero, the jitter dies
+# down, and raw weights catch up: both levers remove the same jitter, so their gains do not add up. At half time the
+# same noise gives different samples. Those of the raw weights have thinner strokes, as a jitter of the weights in that
+# moment would have it, and in the next moment they may be thicker. The average makes it possible to look at samples at
+# any time, and not only at the end.*
 #
 # ## Where is the error?
 #
-# The loss is a mean over $t$. Take it apart: the same test images, all at one step, for one step after the other. On the right, the same
-# errors in other units. A wrong noise is a wrong clean image: by (3.34) of notebook 03 the squared error of $\hat x_0$ is that of
-# $\hat\epsilon$, divided by the signal-to-noise ratio.
+# The loss is a mean over $t$. Take it apart: the same test images, all at one step, for one step after the other. On
+# the right, the same errors in other units. A wrong noise is a wrong clean image: by [(3.34)](03_elbo_to_mse.ipynb) of
+# [notebook 03](03_elbo_to_mse.ipynb) the squared error of $\hat x_0$ is that of $\hat\epsilon$, divided by the
+# signal-to-noise ratio.
 
 # %%
 places = torch.tensor([1, 2, 5, 10, 20, 50, 100, 150, *range(200, 1000, 100), 950])
@@ -511,9 +532,11 @@ errors = (guess - test_noise).square().mean((1, 2, 3)).cpu()  # (256,): one imag
 print(f"the first tenth of the steps makes up {errors[:25].sum() / errors.sum():.0%} of the loss, the last half {errors[128:].sum() / errors.sum():.0%}")
 
 # %% [markdown]
-# *Left: at small $t$ there is hardly any noise in the image, and it is hard to see. At $t = 1$ the plain loop (blue) is barely better than the thin line,
-# which is the answer 0, and the real run (orange) still makes a large part of that error. At large $t$ the image is nearly all noise, and repeating it is nearly right. Right: the same errors, as errors of the clean image. Now it is the other
-# way round, over orders of magnitude: at large $t$ a tiny error of the noise is a large one of the image.*
+# *Left: at small $t$ there is hardly any noise in the image, and it is hard to see. At $t = 1$ the plain loop (blue) is
+# barely better than the thin line, which is the answer 0, and the real run (orange) still makes a large part of that
+# error. At large $t$ the image is nearly all noise, and repeating it is nearly right. Right: the same errors, as errors
+# of the clean image. Now it is the other way round, over orders of magnitude: at large $t$ a tiny error of the noise is
+# a large one of the image.*
 #
 # In a full run the first tenth of the steps makes up a third of the mean, although the clean image is hardly off there: at
 # $t = 100$ by about 0.05, the root of the squared error printed above, where black is -1 and white is 1. The last half, where
@@ -521,9 +544,11 @@ print(f"the first tenth of the steps makes up {errors[:25].sum() / errors.sum():
 #
 # ### A low loss and bad samples
 #
-# So a mean loss can be low while what matters is wrong. Here is a controlled case. Take the trained network and add a constant 0.1 to its
-# answers: once at the late steps only ($t > 500$), once at the early ones only. Both faults add $0.1^2 = 0.01$ to the squared error of half of the steps (and 0.2 times the network's mean error, which
-# is close to 0), so both raise the mean loss by about 0.005. Guess before you run: which row will you be able to tell from the healthy one?
+# So a mean loss can be low while what matters is wrong. Here is a controlled case. Take the trained network and add a
+# constant 0.1 to its answers: once at the late steps only ($t > 500$), once at the early ones only. Both faults add
+# $0.1^2 = 0.01$ to the squared error of half of the steps (and 0.2 times the network's mean error, which is close to
+# 0), so both raise the mean loss by about 0.005. Guess before you run: which row will you be able to tell from the
+# healthy one?
 
 # %%
 def faulty(low, high):
@@ -534,18 +559,21 @@ rows = {f"{name}, {held_out(model):.4f}": sample(model, schedule, 12, steps=25) 
 viz.image_rows(rows, alt="Samples of the sound network, of one that is wrong early, of one that is wrong late")
 
 # %% [markdown]
-# *Beside each row stands its loss on the test images. Both faults cost the same. In a full run the row that is wrong early can hardly be told from
-# the sound one. In the row that is wrong late strokes get thin, break, or vanish, and several digits have become other ones or none. A shift of 0.1 in the noise is a
-# darker guess of the image, by $0.1\, \sigma_t / \sqrt{\bar\alpha_t}$, and where there is little signal that is a lot; the next steps build on it. So when the loss is low and
-# the samples are bad, look at the loss of the late steps, and at the mean brightness of your samples, before you train longer.*
+# *Beside each row stands its loss on the test images. Both faults cost the same. In a full run the row that is wrong
+# early can hardly be told from the sound one. In the row that is wrong late strokes get thin, break, or vanish, and
+# several digits have become other ones or none. A shift of 0.1 in the noise is a darker guess of the image, by
+# $0.1\, \sigma_t / \sqrt{\bar\alpha_t}$, and where there is little signal that is a lot; the next steps build on it. So
+# when the loss is low and the samples are bad, look at the loss of the late steps, and at the mean brightness of your
+# samples, before you train longer.*
 #
 # ### Another target
 #
-# The late steps are hard for one more reason. There $x_t$ is almost the noise itself, so a network that predicts the noise has little more to do than to
-# repeat its input, and the rest, in which the clean image hides, is a small correction to it. Salimans & Ho (2022) let the network predict
-# the velocity of (3.32) instead. Late it is minus the clean image, early it is the noise: always the part that is hard to see. `VelocityNet` dresses such a
-# network as one that predicts noise, $\hat\epsilon = \sigma_t x_t + \sqrt{\bar\alpha_t}\, \hat v$, so samplers, `Trainer` and all the rest stay as they are. What changes is the
-# error that is squared. By (3.34)
+# The late steps are hard for one more reason. There $x_t$ is almost the noise itself, so a network that predicts the
+# noise has little more to do than to repeat its input, and the rest, in which the clean image hides, is a small
+# correction to it. Salimans & Ho (2022) let the network predict the velocity of [(3.32)](03_elbo_to_mse.ipynb) instead.
+# Late it is minus the clean image, early it is the noise: always the part that is hard to see. `VelocityNet` dresses
+# such a network as one that predicts noise, $\hat\epsilon = \sigma_t x_t + \sqrt{\bar\alpha_t}\, \hat v$, so samplers,
+# `Trainer` and all the rest stay as they are. What changes is the error that is squared. By (3.34)
 #
 # $$\big\lVert v - \hat v \big\rVert^2 = \frac{1}{\bar\alpha_t}\, \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 \tag{6.9}$$
 
@@ -557,7 +585,8 @@ told = VelocityNet(lambda x, t: guess, schedule)  # a network that answers `gues
 verify("6.9", velocity_loss(told, schedule, test, test_t, test_noise), left, tol=1e-4)
 
 # %% [markdown]
-# The same network, the same data, the same number of steps, two targets. Guess before you run: which one is better late, and is it worse early?
+# The same network, the same data, the same number of steps, two targets. Guess before you run: which one is better
+# late, and is it worse early?
 
 # %%
 count, targets = budget(gpu=3000, cpu=500, quick=12), {}
@@ -586,21 +615,25 @@ rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in 
 viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of one that predicts the velocity")
 
 # %% [markdown]
-# *In a full run on a CPU: up to $t = 400$ the two differ by little, and the noise network (blue) is ahead by a hair. Beyond, its error runs away: at $t = 950$ it is about 1,
-# which is worse than what it would be for a grey image, and that of the velocity (orange) is a quarter of it. In the samples, compare column by column. The noise network's strokes are fat and flow together: a late guess that is too bright is
-# built upon by all later steps. The rows have the same outlines, and most of the lower ones have the stroke width of handwriting.*
+# *In a full run on a CPU: up to $t = 400$ the two differ by little, and the noise network (blue) is ahead by a hair.
+# Beyond, its error runs away: at $t = 950$ it is about 1, which is worse than what it would be for a grey image, and
+# that of the velocity (orange) is a quarter of it. In the samples, compare column by column. The noise network's
+# strokes are fat and flow together: a late guess that is too bright is built upon by all later steps. The rows have the
+# same outlines, and most of the lower ones have the stroke width of handwriting.*
 #
-# The course goes on with the noise, as the paper does. The weights shipped for notebooks 10 and 11 predict the velocity; `--target velocity`, in the command at
-# the end, asks for it.
+# The course goes on with the noise, as the paper does. The weights shipped for [notebook 10](10_colour_and_scale.ipynb)
+# and [notebook 11](11_guidance.ipynb) predict the velocity; `--target velocity`, in the command at the end, asks for
+# it.
 #
 # ## Kill it
 #
-# Notebooks lose their kernel, Colab disconnects, laptops fall asleep. A run that takes longer than you can watch has to survive that. `trainer.fit(path)` trains as `run()` does,
-# shows the live picture, and saves to `path` once a minute, at the end, and when it is stopped. If the file is there already, it goes on from it.
+# Notebooks lose their kernel, Colab disconnects, laptops fall asleep. A run that takes longer than you can watch has to
+# survive that. `trainer.fit(path)` trains as `run()` does, shows the live picture, and saves to `path` once a minute,
+# at the end, and when it is stopped. If the file is there already, it goes on from it.
 #
-# Let us put that to the test, on a small run whose recipe is a piece of text, so that another process can have it, too. (All of this section
-# is on the CPU. A GPU adds up numbers in an order that may change from run to run, so there you get the same run
-# up to rounding, not to the last bit.)
+# Let us put that to the test, on a small run whose recipe is a piece of text, so that another process can have it, too.
+# (All of this section is on the CPU. A GPU adds up numbers in an order that may change from run to run, so there you
+# get the same run up to rounding, not to the last bit.)
 
 # %%
 recipe = """
@@ -623,8 +656,9 @@ print(f"not interrupted: step {whole.step}, loss {whole.losses[-1]:.5f}")
 # %% [markdown]
 # ### The stop button
 #
-# Jupyter's stop button sends the kernel the signal SIGINT, as Ctrl-C does in a terminal. We send it ourselves, at the worst moment, while the network computes step 38. A **hook**
-# is a function that PyTorch calls after each forward pass; ours presses the button.
+# Jupyter's stop button sends the kernel the signal SIGINT, as Ctrl-C does in a terminal. We send it ourselves, at the
+# worst moment, while the network computes step 38. A **hook** is a function that PyTorch calls after each forward pass;
+# ours presses the button.
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -638,8 +672,8 @@ except KeyboardInterrupt:
 half = checkpoint.load_checkpoint(path)
 
 # %% [markdown]
-# *The signal came in the middle of a step. `fit` noted it, finished the step (half a step is no state worth saving), wrote the file, and
-# only then stopped the cell. Pressing the button a second time stops at once.*
+# *The signal came in the middle of a step. `fit` noted it, finished the step (half a step is no state worth saving),
+# wrote the file, and only then stopped the cell. Pressing the button a second time stops at once.*
 #
 # Now the kernel restarts: nothing is left but the file. A fresh trainer, the same `fit(path)`:
 
@@ -648,7 +682,8 @@ resumed = fresh()
 model = resumed.fit(path)
 
 # %% [markdown]
-# *(Eighty steps of a tiny network draw nothing but noise. For this test that is enough.)* Is this the run that was never stopped, to the last bit?
+# *(Eighty steps of a tiny network draw nothing but noise. For this test that is enough.)* Is this the run that was
+# never stopped, to the last bit?
 
 # %% tags=["nbval-check-output"]
 def everything(trainer):
@@ -663,8 +698,8 @@ print("weights, averages and all losses equal to the bit:", same(whole, resumed)
 # ### Kill -9
 #
 # The stop button asks. SIGKILL does not: the process is gone between two instructions, perhaps in the middle of writing
-# its file. Here another process trains by the same recipe and saves after every step, so that there is a lot of writing to hit. We kill it half a second
-# after its first file; at which step that is depends on your machine.
+# its file. Here another process trains by the same recipe and saves after every step, so that there is a lot of writing
+# to hit. We kill it half a second after its first file; at which step that is depends on your machine.
 
 # %%
 path = Path(folder.name) / "killed.pt"
@@ -678,8 +713,9 @@ child.kill()
 print(f"ended with {child.wait()}; the file holds step {checkpoint.load_checkpoint(path)['step']}")
 
 # %% [markdown]
-# *A process that a signal ended reports the signal's number with a minus; SIGKILL has the number 9. The file is whole. (If yours ended with 0, it made
-# its 80 steps in half a second, and nothing was left to kill.) A fresh trainer goes on from the file, as before:*
+# *A process that a signal ended reports the signal's number with a minus; SIGKILL has the number 9. The file is whole.
+# (If yours ended with 0, it made its 80 steps in half a second, and nothing was left to kill.) A fresh trainer goes on
+# from the file, as before:*
 
 # %%
 revived = fresh()
@@ -700,7 +736,8 @@ def numbers(value):
 print({name: numbers(value) for name, value in half.items()})
 
 # %% [markdown]
-# *How many numbers each entry holds in tensors; 0 where it is an ordinary Python value, such as the step or a text. What each is for:*
+# *How many numbers each entry holds in tensors; 0 where it is an ordinary Python value, such as the step or a text.
+# What each is for:*
 #
 # | entry | for |
 # |---|---|
@@ -727,13 +764,15 @@ for later in (0, 1, 2, 10, 41):
     print(f"loss of step {step + 1:2}: {whole.losses[step]:.4f} as it was, {lazy.losses[step]:.4f} without the optimizer")
 
 # %% [markdown]
-# *The first loss is the same, because the weights are. Then the two runs part, and the one without the optimizer ends higher. A fresh Adam divides the first
-# gradients by their own size, so its first steps are as long as the learning rate says, whatever the gradient is. That is what warm-up is for, but a
-# run that goes on is usually past it. (This small one is in the midst of its 100 steps of warm-up, so the damage is small.) No message
-# appears; at most there is a bump in the curve. Forgetting the average is worse: it then starts from the fresh network's random weights, and with
+# *The first loss is the same, because the weights are. Then the two runs part, and the one without the optimizer ends
+# higher. A fresh Adam divides the first gradients by their own size, so its first steps are as long as the learning
+# rate says, whatever the gradient is. That is what warm-up is for, but a run that goes on is usually past it. (This
+# small one is in the midst of its 100 steps of warm-up, so the damage is small.) No message appears; at most there is a
+# bump in the curve. Forgetting the average is worse: it then starts from the fresh network's random weights, and with
 # the decay of a late step, so it keeps them for long.*
 #
-# One more thing about the file: `save` never writes into the old one. What would a kill half-way leave, if it did? We cut a good file in two:
+# One more thing about the file: `save` never writes into the old one. What would a kill half-way leave, if it did? We
+# cut a good file in two:
 
 # %%
 def attempt(action):
@@ -754,8 +793,9 @@ attempt(lambda: fresh().resume(torn))
 #
 # ## What goes wrong
 #
-# A file of another network must not be half loaded. And a loss that is no longer a number must stop the run: every weight is NaN one
-# step later, and then every save would be worthless. Here is a learning rate that is five hundred million times too large.
+# A file of another network must not be half loaded. And a loss that is no longer a number must stop the run: every
+# weight is NaN one step later, and then every save would be worthless. Here is a learning rate that is five hundred
+# million times too large.
 
 # %%
 attempt(lambda: Trainer(UNet(base=16, multipliers=(1, 2), patch=2), whole.schedule, whole.images, whole.config, "cpu").resume(path))
@@ -764,8 +804,9 @@ attempt(lambda: list(Trainer(UNet(base=8, multipliers=(1, 2), patch=2), whole.sc
 folder.cleanup()
 
 # %% [markdown]
-# *Both messages say what to do. In practice a NaN comes from a learning rate that is too large for the network, from a division by 0 in a network of your own,
-# or from images that hold one. The last file from before it stays on the disk: resume that, with a smaller rate in a new run if need be.*
+# *Both messages say what to do. In practice a NaN comes from a learning rate that is too large for the network, from a
+# division by 0 in a network of your own, or from images that hold one. The last file from before it stays on the disk:
+# resume that, with a smaller rate in a new run if need be.*
 #
 # ## A run of your own
 #
@@ -777,8 +818,9 @@ folder.cleanup()
 # drive.mount("/content/drive")
 # ```
 #
-# After a disconnect, mount the Drive again, run the set-up cell, the cell with the data, and this one, with the same folder. It goes on from the last minute that was saved. To train
-# longer than planned, raise `steps`; everything else must stay as it was, and a message says so if it did not.
+# After a disconnect, mount the Drive again, run the set-up cell, the cell with the data, and this one, with the same
+# folder. It goes on from the last minute that was saved. To train longer than planned, raise `steps`; everything else
+# must stay as it was, and a message says so if it did not.
 
 # %%
 KEEP = None  # a folder: "runs", or in Colab "/content/drive/MyDrive/ddpm"; None trains nothing
@@ -807,22 +849,26 @@ if KEEP:
 #
 # After an interruption, type the same line again. `--help` lists the rest.
 #
-# ## What to remember
+# ## What to remember, and what broke
 #
 # - Training a DDPM is five lines. A network that knows nothing has the loss 1.
-# - The mean loss is dominated by small $t$, and samples are decided at large $t$. Look at the loss by step, and look at samples, always from the same noise.
+# - The mean loss is dominated by small $t$, and samples are decided at large $t$. Look at the loss by step, and look at
+#   samples, always from the same noise.
 # - Average the weights, let the learning rate end at zero, and sample with the average.
 # - A run that can be resumed needs weights, average, optimizer, and the place in its random numbers; and a file that is
 #   replaced, never overwritten.
 #
-# **What broke:** we have a network that predicts noise, and nothing here said how its predictions become an image. The samples came
-# from a function that took 25 steps. The derivation of notebook 03 speaks of $T = 1000$ steps, each of them a pass through the network and each
-# with fresh noise: 40 times slower than what we did. Does skipping 39 of 40 steps cost anything? And `sample` adds no
-# fresh noise in its 25 steps: why may it leave that out? Notebook 07 takes a step apart, and finds out how few are enough.
+# **What broke:** we have a network that predicts noise, and nothing here said how its predictions become an image. The
+# samples came from a function that took 25 steps. The derivation of [notebook 03](03_elbo_to_mse.ipynb) speaks of
+# $T = 1000$ steps, each of them a pass through the network and each with fresh noise: 40 times slower than what we did.
+# Does skipping 39 of 40 steps cost anything? And `sample` adds no fresh noise in its 25 steps: why may it leave that
+# out? [Notebook 07](07_sampling.ipynb) takes a step apart, and finds out how few are enough.
 #
 # ### Experiments to try
 #
 # - Set `ema_decay=0` in the real run, and look at the rows of the first rounds again. What did the average do there?
 # - Train on `load_images("fashion")`. Is the loss higher or lower than for digits, and are the samples better or worse?
-# - Put the constant of `faulty` into a narrow window, such as $t$ from 900 to 1000. How narrow can it be before you no longer see it?
-# - In `faulty`, add 0.1 times fresh noise instead of a constant. The loss rises by as much. Do the samples suffer as much?
+# - Put the constant of `faulty` into a narrow window, such as $t$ from 900 to 1000. How narrow can it be before you no
+#   longer see it?
+# - In `faulty`, add 0.1 times fresh noise instead of a constant. The loss rises by as much. Do the samples suffer as
+#   much?

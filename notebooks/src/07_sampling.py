@@ -35,8 +35,10 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## The network, and where it comes from
 #
-# A U-Net (notebook 05) was trained as in notebook 06, and its weights lie beside the course's code. Weights without their
-# recipe are a riddle, so the file holds both.
+# [Notebook 06](06_train_ddpm.ipynb) trained networks that predict noise, and left it to a function to make images of
+# the predictions. This notebook opens that function. For the network, a U-Net ([notebook 05](05_unet.ipynb)) was
+# trained as in notebook 06, only longer, and its weights lie beside the course's code. Weights without their recipe are
+# a riddle, so the file holds both.
 
 # %%
 model, schedule, recipe = load_pretrained("mnist", device)
@@ -45,9 +47,9 @@ for name, value in recipe.items():
 print(schedule)
 
 # %% [markdown]
-# *The data, the number of steps, the loss it reached. The loss is the mean squared error of the predicted noise per pixel:
-# answering 0 would score 1. The last line is the schedule (notebook 02): sampling must use the one that the network was trained
-# with. The command, typed into a terminal, trains such a network again.*
+# *The data, the number of steps, the loss it reached. The loss is the mean squared error of the predicted noise per
+# pixel: answering 0 would score 1. The last line is the schedule ([notebook 02](02_forward_process.ipynb)): sampling
+# must use the one that the network was trained with. The command, typed into a terminal, trains such a network again.*
 #
 # Does it work? Here are 16 images, with the method that the second half of this notebook derives.
 
@@ -58,8 +60,8 @@ print(f"16 digits in 50 steps: {time.perf_counter() - start:.1f} seconds on {dev
 viz.image_grid(grid, columns=4, alt="Sixteen sampled digits in a 4 x 4 grid")
 
 # %% [markdown]
-# *Every one of these started as noise. How many would you take for handwriting? Keep the number in mind, and mind that it
-# is your number: notebook 08 asks a measurement instead.*
+# *Every one of these started as noise. How many would you take for handwriting? Keep the number in mind, and mind that
+# it is your number: [notebook 08](08_evaluation.ipynb) asks a measurement instead.*
 #
 # ### A promise about seeds
 #
@@ -80,22 +82,23 @@ print(f"largest difference of the first 4 images, made 3 at a time: {(again - gr
 #
 # ## Algorithm 2
 #
-# Notebook 03 ended with a network that predicts noise, $\hat\epsilon = \epsilon_\theta(x_t, t)$. We need a step from $x_t$ to
-# $x_{t-1}$. It is made of three things: a guess, the posterior, and fresh noise. (Blue is signal, orange is noise, green
-# is what the network contributes; $\alpha_t = 1 - \beta_t$.)
+# We have a network that predicts noise, $\hat\epsilon = \epsilon_\theta(x_t, t)$. We need a step from $x_t$ to
+# $x_{t-1}$. It is made of three things: a guess, the posterior, and fresh noise. (Blue is signal, orange is noise,
+# green is what the network contributes; $\alpha_t = 1 - \beta_t$.)
 #
 # **A guess at the clean image.** The jump $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sigma_t\,\epsilon$, with
 # $\sigma_t = \sqrt{1 - \bar\alpha_t}$, solved for $x_0$, with the predicted noise in place of the true one:
 #
 # $${\color{#009E73}{\hat x_0}} = \frac{x_t - \sigma_t\, {\color{#009E73}{\hat\epsilon}}}{\sqrt{\bar\alpha_t}} \tag{7.1}$$
 #
-# **The posterior.** If the clean image were known, $x_{t-1}$ would be Gaussian (3.16). Put the guess in its place, and the
-# mean is a mix of the guess and of where we are:
+# **The posterior.** If the clean image were known, $x_{t-1}$ would be Gaussian [(3.16)](03_elbo_to_mse.ipynb). Put the
+# guess in its place, and the mean is a mix of the guess and of where we are:
 #
 # $${\color{#009E73}{\hat\mu}} = \frac{\sqrt{\bar\alpha_{t-1}}\; \beta_t}{\sigma_t^2}\, {\color{#009E73}{\hat x_0}}
 # + \frac{\sqrt{\alpha_t}\; \sigma_{t-1}^2}{\sigma_t^2}\, x_t \tag{7.2}$$
 #
-# Put (7.1) into (7.2) and $\hat x_0$ disappears. This is how the paper writes it (Ho et al. 2020, eq. 11):
+# Put (7.1) into (7.2) and $\hat x_0$ disappears, as in [(3.22)](03_elbo_to_mse.ipynb). This is how the paper writes it
+# (Ho et al. 2020, equation 11):
 #
 # $${\color{#009E73}{\hat\mu}} = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#009E73}{\hat\epsilon}}\Big) \tag{7.3}$$
 #
@@ -124,10 +127,10 @@ print(f"at t = {t} the guess has weight {of_guess:.4f}, the image at hand {of_x_
 # single step moves towards the guess by less than one part in a hundred. The guess may be poor, because it will be made anew
 # 399 times.*
 #
-# **Fresh noise.** The posterior has a variance, so the step ends with a draw $z \sim \mathcal{N}(0, I)$. For its variance
-# $v_t$ take $\beta_t$ for now:
+# **Fresh noise.** The posterior has a variance, so the step ends with a draw $z \sim \mathcal{N}(0, I)$. For its
+# variance $s_t^2$ take $\beta_t$ for now:
 #
-# $$x_{t-1} = {\color{#009E73}{\hat\mu}} + {\color{#D55E00}{\sqrt{v_t}\; z}}, \qquad v_t = \beta_t, \qquad z = 0 \text{ at } t = 1 \tag{7.4}$$
+# $$x_{t-1} = {\color{#009E73}{\hat\mu}} + {\color{#D55E00}{s_t\; z}}, \qquad s_t^2 = \beta_t, \qquad z = 0 \text{ at } t = 1 \tag{7.4}$$
 #
 # One thing is missing in the formulas. Images lie in [-1, 1], and the guess (7.1) may be far outside. So it is **clipped**
 # to [-1, 1] before (7.2). (The paper's code clips, too. Its formula (7.3) cannot: there is no guess left in it.)
@@ -209,11 +212,12 @@ for i in range(min(3, n)):
 viz.image_rows(rows, titles=[str(t) for t in ends], alt="Three images at twelve steps, each above the clean image guessed there")
 
 # %% [markdown]
-# *For each image: where it is at step $t$, and below it the clean image that the network guessed one step before. At 999 the
-# guess is black and white dirt: (7.1) divides by almost nothing there, and clipping stops the rest. Then it is a grey cloud,
-# as in notebook 01, and for the same reason: much is still open, and the answer is a mean. By the time that you find a digit
-# in the upper row, the guess below has had it for a hundred steps or more. What is decided late is the edge of the stroke.
-# (The third image ends as a stroke that is hard to read. Such samples come, too.)*
+# *For each image: where it is at step $t$, and below it the clean image that the network guessed one step before. At
+# 999 the guess is black and white dirt: (7.1) divides by almost nothing there, and clipping stops the rest. Then it is
+# a grey cloud, as in [notebook 01](01_corrupt_and_predict.ipynb), and for the same reason: much is still open, and the
+# answer is a mean. By the time that you find a digit in the upper row, the guess below has had it for a hundred steps
+# or more. What is decided late is the edge of the stroke. (The third image ends as a stroke that is hard to read. Such
+# samples come, too.)*
 #
 # The walk once more, in one picture that moves, and in one that you move. (On a page that cannot run Python, the strip
 # above has to do.)
@@ -321,9 +325,9 @@ viz.image_rows(rows, alt="The same starts with and without clipping: in 1000 ste
 #
 # ### Which variance?
 #
-# (7.4) used $v_t = \beta_t$. Notebook 03 found that the posterior has a smaller one, $\tilde\beta_t$ (3.15). Ho et al.
-# (2020, section 3.2) tried both: $\beta_t$ is right for data that are noise already, $\tilde\beta_t$ for data that are one
-# single image; the truth is in between. Their ratio:
+# (7.4) used $s_t^2 = \beta_t$. [Notebook 03](03_elbo_to_mse.ipynb) found that the posterior has a smaller one,
+# $\tilde\beta_t$ [(3.15)](03_elbo_to_mse.ipynb). Ho et al. (2020, section 3.2) tried both: $\beta_t$ is right for data
+# that are noise already, $\tilde\beta_t$ for data that are one single image; the truth is in between. Their ratio:
 #
 # $$\frac{\tilde\beta_t}{\beta_t} = \frac{\sigma_{t-1}^2}{\sigma_t^2} = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \tag{7.5}$$
 
@@ -344,17 +348,18 @@ print(f"mean difference of a pixel: {127.5 * (walks['posterior'] - clean).abs().
 viz.image_rows({"beta": clean, "posterior": walks["posterior"]}, alt="Digits sampled with either variance: the rows look alike")
 
 # %% [markdown]
-# *Note the logarithmic axis. The two differ in the last few steps only, the very steps that add next to no noise. So the two
-# rows agree, digit by digit. The choice matters for the likelihood (notebook 08), where a variance that is too small or too
-# large is paid for, and it matters when there are few steps: a long step changes $\sigma$ so much that the ratio is well
-# below 1 at many of them, not only at the last.*
+# *Note the logarithmic axis. The two differ in the last few steps only, the very steps that add next to no noise. So
+# the two rows agree, digit by digit. The choice matters for the likelihood ([notebook 08](08_evaluation.ipynb)), where
+# a variance that is too small or too large is paid for, and it matters when there are few steps: a long step changes
+# $\sigma$ so much that the ratio is well below 1 at many of them, not only at the last.*
 #
 # ## Another way down
 #
-# A thousand calls of the network for a batch of images. Can we leave some out? Algorithm 2 says no: it undoes the steps of a
-# Markov chain, and there are $T$ of them. But look at what the network has learned from. Its loss contains the *jumps*
-# $q(x_t \mid x_0)$, one at a time, and nothing else. It has never seen two neighbours of one walk. So any other process that
-# makes the same jumps would have led to the same network, and we may undo that one (Song et al. 2021).
+# A thousand calls of the network for a batch of images. Can we leave some out? Algorithm 2 says no: it undoes the steps
+# of a Markov chain, and there are $T$ of them. But look at what the network has learned from. Its loss contains the
+# *jumps* $q(x_t \mid x_0)$, one at a time, and nothing else. It has never seen two neighbours of one walk. So any other
+# process that makes the same jumps would have led to the same network, and we may undo that one (Song, Meng & Ermon
+# 2021).
 #
 # Let us build such a process. We want $x_s$ for some $s < t$, any $s$, given $x_t$ and $x_0$. Both together tell the noise
 # in $x_t$, which is $\epsilon = (x_t - \sqrt{\bar\alpha_t}\, x_0) / \sigma_t$. Keep some of it, and add some fresh noise $z$
@@ -363,8 +368,9 @@ viz.image_rows({"beta": clean, "posterior": walks["posterior"]}, alt="Digits sam
 # $$x_s = {\color{#0072B2}{\sqrt{\bar\alpha_s}\; x_0}} + {\color{#D55E00}{\sqrt{\sigma_s^2 - \varphi^2}\; \epsilon + \varphi\, z}} \tag{7.6}$$
 #
 # Given $x_0$ alone, $\epsilon$ and $z$ are independent standard Gaussians, so the orange part has the variance
-# $(\sigma_s^2 - \varphi^2) + \varphi^2 = \sigma_s^2$. That is the jump to $s$, exactly, **for every $\varphi$ and every $s$**. Run it:
-# jump to $t = 600$, then go to $s = 200$ by (7.6) with three different $\varphi$, and ask for the moments of the jump.
+# $(\sigma_s^2 - \varphi^2) + \varphi^2 = \sigma_s^2$. That is the jump to $s$, exactly, **for every $\varphi$ and every
+# $s$**. Run it: jump to $t = 600$, then go to $s = 200$ by (7.6) with three different $\varphi$, and ask for the
+# moments of the jump.
 
 # %% tags=["nbval-check-output"]
 t, s, n_draws = 600, 200, 200_000
@@ -378,8 +384,8 @@ for phi in (0.0, 0.1, sigma[s].item()):
     verify("7.6", samples=centred, expected=[(signal[s] * x_0).item(), (sigma[s] ** 2).item()])
 
 # %% [markdown]
-# Sampling replaces $x_0$ and $\epsilon$ by what the network predicts, as before. Song et al. (eq. 16) give the dial
-# $\varphi$ a scale from $\eta = 0$ to $\eta = 1$:
+# Sampling replaces $x_0$ and $\epsilon$ by what the network predicts, as before. Song, Meng & Ermon (equation 16) give
+# the dial $\varphi$ a scale from $\eta = 0$ to $\eta = 1$:
 #
 # $$\varphi = \eta\; \frac{\sigma_s}{\sigma_t} \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}} \tag{7.7}$$
 #
@@ -400,8 +406,8 @@ for t in (2, 100, 1000):
 # %% [markdown]
 # ## DDIM: no noise at all
 #
-# The other end of the dial is $\eta = 0$: no fresh noise, and the whole of the predicted noise is put back at the strength
-# of step $s$. This is **DDIM**, the denoising diffusion *implicit* model:
+# The other end of the dial is $\eta = 0$: no fresh noise, and the whole of the predicted noise is put back at the
+# strength of step $s$. This is the step of **DDIM**, the denoising diffusion *implicit* model:
 #
 # $$x_s = \sqrt{\bar\alpha_s}\; {\color{#009E73}{\hat x_0}} + \sigma_s\, {\color{#009E73}{\hat\epsilon}} \tag{7.8}$$
 #
@@ -567,21 +573,22 @@ for eta in (0.0, 0.5, 1.0):
 viz.image_rows(rows, alt="Twelve starts in ten steps with three shares of fresh noise: the rows show different digits")
 
 # %% [markdown]
-# *The starts are equal in all rows, most digits are not: with fresh noise the start does not decide alone any more. Which
-# row is best? Song et al. (2021, table 1) found $\eta = 0$ ahead when steps are few, on other data and with a measure of
-# quality. Twelve digits and an eye are not one.*
+# *The starts are equal in all rows, most digits are not: with fresh noise the start does not decide alone any more.
+# Which row is best? Song, Meng & Ermon (2021, table 1) found $\eta = 0$ ahead when steps are few, on other data and
+# with a measure of quality. Twelve digits and an eye are not one.*
 #
 # ## Why few steps are enough: it is a path
 #
-# Divide (7.8) by $\sqrt{\bar\alpha_s}$, put in (7.1), and write $\rho = \sigma / \sqrt{\bar\alpha}$ for the noise per signal:
+# Divide (7.8) by $\sqrt{\bar\alpha_s}$, put in (7.1), and write $\rho_t = \sigma_t / \sqrt{\bar\alpha_t}$ for the noise
+# per signal (Song, Meng & Ermon 2021, equation 13):
 #
 # $$\frac{x_s}{\sqrt{\bar\alpha_s}} = \frac{x_t}{\sqrt{\bar\alpha_t}} + (\rho_s - \rho_t)\, {\color{#009E73}{\hat\epsilon}} \tag{7.9}$$
 #
-# This is notebook 01 again: **Euler's method**. The image, scaled, moves along a path whose slope with respect to $\rho$ is
-# $\hat\epsilon$, and a DDIM step follows the tangent for a while. A path that bends little can be followed in few straight
-# pieces, and an Euler path with half the step has about half the error, once the steps are short. This is the slope of the
-# dashed line, as far as clipping and the first, very long step allow. Algorithm 2 has no such path: fresh noise kicks it off
-# at every step.
+# This is [notebook 01](01_corrupt_and_predict.ipynb) again: **Euler's method**. The image, scaled, moves along a path
+# whose slope with respect to $\rho$ is $\hat\epsilon$, and a DDIM step follows the tangent for a while. A path that
+# bends little can be followed in few straight pieces, and an Euler path with half the step has about half the error,
+# once the steps are short. This is the slope of the dashed line, as far as clipping and the first, very long step
+# allow. Algorithm 2 has no such path: fresh noise kicks it off at every step.
 
 # %% tags=["nbval-check-output"]
 rho = sigma / signal
@@ -598,9 +605,9 @@ verify("7.9", left, x_700 / signal[700] + (rho[200] - rho[700]) * true_noise, to
 #
 # $$\operatorname{Var}[(1-a)\,x + a\,y] = (1-a)^2 + a^2 \tag{7.10}$$
 #
-# In the middle that is 1/2. The network was never shown noise that weak at $t = T$. In 784 dimensions this is no matter of
-# luck: all noise images have a length close to $\sqrt{784} = 28$, and the straight line cuts through where there are none.
-# The way around is an arc. With $\theta$ for the angle between $x$ and $y$ (**slerp**):
+# In the middle that is 1/2. The network was never shown noise that weak at $t = T$. In 784 dimensions this is no matter
+# of luck: all noise images have a length close to $\sqrt{784} = 28$, and the straight line cuts through where there are
+# none. The way around is an arc. With $\theta$ for the angle between $x$ and $y$ (**slerp**, Shoemake 1985):
 #
 # $$\mathrm{slerp}(x, y, a) = \frac{\sin((1-a)\,\theta)}{\sin\theta}\, x + \frac{\sin(a\,\theta)}{\sin\theta}\, y, \qquad
 # \cos\theta = \frac{x \cdot y}{\lVert x \rVert\, \lVert y \rVert} \tag{7.11}$$
@@ -726,16 +733,16 @@ viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="One real digit be
 #   with 50 and no dice.
 # - DDIM follows a path. Therefore the start decides, starts can be blended along arcs, and images can be led back to noise.
 #
-# **What broke:** nothing failed, and that is the trouble. We said that 50 steps look like 1000, that both variances look
-# alike, that five steps do better from 950, and that arcs keep variety. All that was measured is how far images lie from
-# each other, and that is not quality.
-# Are the samples *good*? Are they *varied*, or is one digit missing? Are they *new*, or copies of training images? By eye
-# is not a measurement. Notebook 08 measures.
+# **What broke:** nothing failed, and that is the trouble. We said that 50 steps look like 1000, that both variances
+# look alike, that five steps do better from 950, and that arcs keep variety. All that was measured is how far images
+# lie from each other, and that is not quality. Are the samples *good*? Are they *varied*, or is one digit missing? Are
+# they *new*, or copies of training images? By eye is not a measurement. [Notebook 08](08_evaluation.ipynb) measures.
 #
 # ### Experiments to try
 #
-# - `load_pretrained("fashion")` at the top, and `load_images("fashion", train=False)` for the inversion. Which of the four
-#   details matters more for clothing, and which pictures change character?
-# - Give `ddim_trajectory` ten steps from 950 down that are not even: dense at the noisy end, or dense near 0. Which end deserves them?
+# - `load_pretrained("fashion")` at the top, and `load_images("fashion", train=False)` for the inversion. Which of the
+#   four details matters more for clothing, and which pictures change character?
+# - Give `ddim_trajectory` ten steps from 950 down that are not even: dense at the noisy end, or dense near 0. Which end
+#   deserves them?
 # - Turn around at $t = 999$ instead of 950 when inverting. Then clip on the way down.
 # - Start from $2\,x_T$ and from $x_T / 2$. What does too much noise do, if too little makes plain digits?

@@ -6,9 +6,10 @@
 # *Seven sets of images, ranked by the number that this notebook builds; smaller is better. The top row is the best by every
 # number but one. It is a thief. And would you have put the blurred digits below the broken ones?*
 #
-# **You will** judge a generative model honestly: build a judge, compute a distance between sets of images and find its floor
-# and its bias, look for copies, and measure likelihood in bits. **You need** Gaussians and covariances; [notebook 03](03_elbo_to_mse.ipynb)
-# for the last part. **Time** 35 minutes of reading; the cells run in about 2 minutes on 2 CPU cores.
+# **You will** judge a generative model honestly: build a judge, compute a distance between sets of images and find its
+# floor and its bias, look for copies, and measure likelihood in bits. **You need** Gaussians and covariances;
+# [notebook 03](03_elbo_to_mse.ipynb) for the last part. **Time** 35 minutes of reading; the cells run in about 2
+# minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -36,8 +37,9 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## Three pictures of one model
 #
-# We take the shipped model of MNIST and draw samples with 50, with 10 and with 5 DDIM steps from the same starts. This is
-# the slow cell of the notebook.
+# [Notebook 07](07_sampling.ipynb) made images in many ways, and could say how far apart they are but not which are
+# better. Here we learn to measure that. We take the shipped model of MNIST and draw samples with 50, with 10 and with 5
+# DDIM steps from the same starts. This is the slow cell of the notebook.
 
 # %%
 model, schedule, _ = load_pretrained("mnist", device)
@@ -61,9 +63,9 @@ rows = {"A": samples[50][ranked[:12]], "B": samples[50][:12], "C": samples[50][r
 viz.image_rows(rows, alt="Three rows of twelve digits: clear ones, mixed ones, and broken ones")
 
 # %% [markdown]
-# *It is one model, and one set of samples with 50 steps. Row B is the first twelve. Row A is the twelve that a classifier is surest of, row C
-# the twelve that it is least sure of. Whoever shows you row A need not lie: "samples of our model" is true of it. This is
-# **cherry-picking**, and it works in both directions.*
+# *It is one model, and one set of samples with 50 steps. Row B is the first twelve. Row A is the twelve that a
+# classifier is surest of, row C the twelve that it is least sure of. Whoever shows you row A need not lie: "samples of
+# our model" is true of it. This is **cherry-picking**, and it works in both directions.*
 #
 # A picture also hides two things that no honest choice of twelve can show: whether a kind of digit is missing among
 # thousands, and whether the digits are copies of training images. So we ask three questions, and find a number for each:
@@ -187,9 +189,9 @@ verify("8.2", cost, (1.0 - 2.5) ** 2 + (2.0 - 0.5) ** 2, tol=5e-3)
 #
 # $$M = A^{-1/2} \big(A^{1/2} B A^{1/2}\big)^{1/2} A^{-1/2}, \qquad M A M = B \tag{8.3}$$
 #
-# $A^{1/2}$ is the **root** of $A$, the symmetric matrix without negative eigenvalues whose product with itself is $A$. The root of a symmetric
-# matrix is had by taking the roots of its eigenvalues. For one dimension (8.3) says $M = \sigma_b / \sigma_a$. Now the mean
-# cost of $y = \mu_b + M(x - \mu_a)$ is
+# $A^{1/2}$ is the **root** of $A$, the symmetric matrix without negative eigenvalues whose product with itself is $A$.
+# The root of a symmetric matrix is had by taking the roots of its eigenvalues. For one dimension (8.3) says
+# $M = \sigma_b / \sigma_a$. Now the mean cost of $y = \mu_b + M(x - \mu_a)$ is
 #
 # $$d^2 = \lVert \mu_a - \mu_b \rVert^2 + \mathrm{tr}\Big(A + B - 2 \big(A^{1/2} B A^{1/2}\big)^{1/2}\Big) \tag{8.4}$$
 #
@@ -349,14 +351,16 @@ rows = {name: torch.cat([base[:1], *(act(s)[:1] for s in strengths)]) for name, 
 viz.image_rows(rows, titles=["0", *"1234"], alt="One digit under growing blur, noise, brightness and shift")
 
 # %% [markdown]
-# *Same order in both pictures, strength growing to the right; blur and move in pixels, the other two on the scale from -1 to 1. The dotted lines, close to each other, are a set of real digits without any five (orange)
-# and our samples (green). On real MNIST, the third blur, which leaves the digit easy to read, costs more than a missing class;
-# the third noise, which you notice at once, costs less. The judge has learned from crisp strokes, some of them with rough edges. This is a preference of the judge, and
-# every judge has some: the features of Inception have theirs. So a distance orders sets well if they have the same kind of
-# fault, and poorly if one is blurred and the other is noisy. And being moved by a pixel or two costs little, because the judge was trained on
-# moved digits.*
+# *Same order in both pictures, strength growing to the right; blur and move in pixels, the other two on the scale from
+# -1 to 1. The two dotted lines, which all but coincide, are a set of real digits without any five (orange) and our
+# samples (green). On real MNIST, the third blur, which leaves the digit easy to read, costs more than a missing class;
+# the third noise, which you notice at once, costs less. The judge has learned from crisp strokes, some of them with
+# rough edges. This is a preference of the judge, and every judge has some: the features of Inception have theirs. So a
+# distance orders sets well if they have the same kind of fault, and poorly if one is blurred and the other is noisy.
+# And being moved by a pixel or two costs little, because the judge was trained on moved digits.*
 #
-# *Now we can read our own number: on real MNIST the samples are about as far away as real digits of which one class is missing.*
+# *Now we can read our own number: on real MNIST the samples are about as far away as real digits of which one class is
+# missing.*
 #
 # ## The floor, and a trap with n
 #
@@ -365,9 +369,9 @@ viz.image_rows(rows, titles=["0", *"1234"], alt="One digit under growing blur, n
 #
 # $$\mathbb{E}\, \lVert m_a - m_b \rVert^2 = \frac{2\, \mathrm{tr}\, A}{n} \tag{8.6}$$
 #
-# where $m_a, m_b$ are the means of the two sets and $A$ the covariance of all. The covariances add as much again and more.
-# All of it has one sign: a distance cannot be negative, so chance pushes it up. Estimates of it are **biased**. We run (8.6) with
-# 1,000 random pairs of sets of 50.
+# where $m_a, m_b$ are the means of the two sets and $A$ the covariance of all. The covariances add as much again and
+# more. All of it has one sign: a distance cannot be negative, so chance pushes it up. Estimates of it are **biased**.
+# We run (8.6) with 1,000 random pairs of sets of 50.
 
 # %% tags=["nbval-check-output"]
 features = seen.features.double()
@@ -389,12 +393,14 @@ for k in sizes:
     print(f"n = {k:5}: floor {floor[k].mean():6.1f} ({floor[k].min():.1f} to {floor[k].max():.1f})" + (f", samples {ours[k].mean():6.1f}" if k in ours else ""))
 
 # %% [markdown]
-# *Two lessons. The same model gets one number at $n = 100$ and a much better one at $n = 1000$: **numbers of different $n$ must never be
-# compared**. And the range in brackets is wide: a difference of a few units between two models means nothing at this $n$.*
+# *Two lessons. The same model gets one number at $n = 100$ and a much better one at $n = 1000$: **numbers of different
+# $n$ must never be compared**. And the range in brackets is wide: a difference of a few units between two models means
+# nothing at this $n$.*
 #
-# If the bias is $a / n$, then the distance $d(n) \approx d_\infty + a / n$ is a straight line over $1/n$, and where it meets the axis we
-# can read off the distance of infinitely many samples (Chong & Forsyth 2020, for FID). Multiplied by $n$ it is $n\, d(n)
-# \approx d_\infty\, n + a$, which weighs the sizes about as they deserve; a least-squares line does it.
+# If the bias is $a / n$, then the distance $d(n) \approx d_\infty + a / n$ is a straight line over $1/n$, and where it
+# meets the axis we can read off the distance of infinitely many samples (Chong & Forsyth 2020, for FID). Multiplied by
+# $n$ it is $n\, d(n) \approx d_\infty\, n + a$, which weighs the sizes about as they deserve; a least-squares line does
+# it.
 
 # %%
 def extrapolate(found):
@@ -418,9 +424,9 @@ axis.legend(frameon=False)
 viz.show(figure, alt="Distance against 1/n for real images and for samples: two rising lines; one starts near 0, the other well above it")
 
 # %% [markdown]
-# *Read it from right to left, which is towards more images. The line of the real images runs into 0, as it must: a check on
-# the whole method. The line of the samples rises, too, and ends well above. That height is what is wrong with the model; the slopes
-# are what is wrong with small samples.*
+# *Read it from right to left, which is towards more images. The line of the real images runs into 0, as it must: a
+# check on the whole method. The line of the samples rises, too, and ends well above. That height is what is wrong with
+# the model; the slopes are what is wrong with small samples.*
 #
 # One more trap. "Two sets of real images" sounds safe. Take the first half of the images, in the order of the file, and the
 # second half:
@@ -443,7 +449,8 @@ print(f"random halves: {random_halves.mean():.1f} ({random_halves.min():.1f} to 
 #
 # $$\mathrm{mean}\, (x - y)^2 = \mathrm{mean}\, x^2 + \mathrm{mean}\, y^2 - 2\, \mathrm{mean}\, (x\, y) \tag{8.7}$$
 #
-# The last term, for all pairs, is one product of matrices. `torch.cdist` does this (with the root taken, and sums in place of means).
+# The last term, for all pairs, is one product of matrices. `torch.cdist` does this (with the root taken, and sums in
+# place of means).
 
 # %% tags=["nbval-check-output"]
 x, y = reals[:5].double(), samples[50][:7].double()
@@ -485,9 +492,10 @@ rows = {"samples": samples[50][:10], "nearest": library[near["samples"][0][:10]]
 viz.image_rows(rows, titles=[f"{d:.2f}" for d in near["samples"][1][:10]], alt="Ten samples, and below each the nearest training image")
 
 # %% [markdown]
-# *The numbers are the distances. The pairs resemble each other, and none is the same image twice: look at slants, loops and
-# ends of strokes.* But is 0.3 near? A number needs a yardstick, and there is a perfect one: real digits that the model was not trained on.
-# They are certainly no copies, so a sample that is as far from the training images as they are is as new as a new digit.
+# *The numbers are the distances. The pairs resemble each other, and none is the same image twice: look at slants, loops
+# and ends of strokes.* But is 0.3 near? A number needs a yardstick, and there is a perfect one: real digits that the
+# model was not trained on. They are certainly no copies, so a sample that is as far from the training images as they
+# are is as new as a new digit.
 
 # %%
 figure, axis = viz.subplots(size=(7, 2.8))
@@ -503,26 +511,29 @@ for name, (_, distance) in near.items():
     print(f"{name:9}: smallest {distance.min():.3f}, median {distance.median():.3f}")
 
 # %% [markdown]
-# *Neither histogram reaches 0, and the samples lie, if anything, farther away from the training images than unseen handwriting does. So the model does
-# not copy. Farther is not better, though: a broken stroke is far from every digit. What is the small hump at the left? Ones, mostly:
-# a plain stroke has a neighbour close by. And a warning: the distance is one of pixels. A training digit moved by two pixels would
-# look new to it, and a blurred image looks closer than it is.*
+# *Neither histogram reaches 0, and the samples lie, if anything, farther away from the training images than unseen
+# handwriting does. So the model does not copy. Farther is not better, though: a broken stroke is far from every digit.
+# What is the small hump at the left? Ones, mostly: a plain stroke has a neighbour close by. And a warning: the distance
+# is one of pixels. A training digit moved by two pixels would look new to it, and a blurred image looks closer than it
+# is.*
 #
 # ## Likelihood, in bits
 #
-# There is a fourth question, and it needs no judge: how probable does the model find *real* images that it has not seen? With
-# it, this course began its derivation (notebook 03). A probability $p$ is a **code length**: a good code spends $-\log_2 p$ bits
-# on what has probability $p$. Divided by the number of pixels (and channels) it is the **bits per dimension**. An image file without any
-# compression takes 8.
+# There is a fourth question, and it needs no judge: how probable does the model find *real* images that it has not
+# seen? With it, this course began its derivation ([notebook 03](03_elbo_to_mse.ipynb)). A probability $p$ is a **code
+# length**: a good code spends $-\log_2 p$ bits on what has probability $p$. Divided by the number of pixels (and
+# channels) it is the **bits per dimension**. An image file without any compression takes 8.
 #
-# The likelihood itself is out of reach, so we compute the bound (Ho et al. 2020, eq. 5). Per dimension of $D$, in bits:
+# The likelihood itself is out of reach, so we compute the bound, as in section 9 of notebook 03, now for a trained
+# network (Ho et al. 2020, equation 5). Per dimension of $D$, in bits:
 #
-# $$-\frac{\log_2 p(x_0)}{D} \le \frac{1}{D \log 2} \Big(L_T + \sum_{t=2}^{T} L_{t-1} + L_0\Big) \tag{8.8}$$
+# $$-\frac{\log_2 p_\theta(x_0)}{D} \le \frac{1}{D \log 2} \Big(L_T + \sum_{t=2}^{T} L_{t-1} + L_0\Big) \tag{8.8}$$
 #
-# The **prior** term $L_T$ says how far $x_T$ is from $\mathcal{N}(0, I)$. Each **step** term $L_{t-1}$ says how far the model's step
-# is from the true one, and the **decoder** term $L_0$ what it costs to name the exact grey level at the end. The sum must be what we had before
-# anything was rearranged, the mean of $\log q(x_{1:T} \mid x_0) - \log p(x_{0:T})$ over walks. We run that on images of one
-# pixel, with 50 steps and an ideal model for data $\mathcal{N}(0, 1/4)$.
+# The **prior** term $L_T$ says how far $x_T$ is from $\mathcal{N}(0, I)$. Each **step** term $L_{t-1}$ says how far the
+# model's step is from the true one, and the **decoder** term $L_0$ what it costs to name the exact grey level at the
+# end. The sum must be what we had before anything was rearranged, the mean of
+# $\log q(x_1, \dots, x_T \mid x_0) - \log p_\theta(x_0, \dots, x_T)$ over walks. We run that on images of one pixel,
+# with 50 steps and an ideal model for data $\mathcal{N}(0, 1/4)$.
 
 # %%
 toy = linear_schedule(50)
@@ -552,8 +563,8 @@ verify("8.8", samples=((log_q - log_p) / math.log(2)).flatten(), expected=bound)
 # %% [markdown]
 # ### The prior
 #
-# $x_T$ is Gaussian with mean $\sqrt{\bar\alpha_T}\, x_0$ and variance $1 - \bar\alpha_T$. Its divergence from $\mathcal{N}(0, 1)$, per
-# pixel and in nats, is that of two Gaussians (3.18):
+# $x_T$ is Gaussian with mean $\sqrt{\bar\alpha_T}\, x_0$ and variance $1 - \bar\alpha_T$. Its divergence from
+# $\mathcal{N}(0, 1)$, per pixel and in nats, is that of two Gaussians, [(3.18)](03_elbo_to_mse.ipynb):
 #
 # $$L_T = \tfrac{1}{2} \big(\bar\alpha_T\, x_0^2 - \bar\alpha_T - \log(1 - \bar\alpha_T)\big) \tag{8.9}$$
 #
@@ -589,14 +600,14 @@ for name, s in {"ours": schedule, "T = 300, betas not rescaled": short}.items():
     print(f"{name:28}: prior {prior_bits(s, reals[:n].to(s.beta.device)):.1e} bits per dimension")
 
 # %% [markdown]
-# *For our schedule the prior costs nothing. The second line is the trap of notebook 02, a schedule that ends before the image is
-# gone. Now you see what it costs: $x_T$ still says something about $x_0$, and the sampler, which starts from $\mathcal{N}(0, I)$, does not have
-# it.*
+# *For our schedule the prior costs nothing. The second line is the trap of [notebook 02](02_forward_process.ipynb), a
+# schedule that ends before the image is gone. Now you see what it costs: $x_T$ still says something about $x_0$, and
+# the sampler, which starts from $\mathcal{N}(0, I)$, does not have it.*
 #
 # ### The steps
 #
-# With the reverse variance $\beta_t$, the step term is a fixed price $C_t$ for the wrong variance, and a weighted squared
-# error (3.23), per pixel and in nats:
+# With the variance $s_t^2 = \beta_t$ of the model's step, the step term is a fixed price $C_t$ for the wrong variance,
+# and a weighted squared error. This is [(3.24)](03_elbo_to_mse.ipynb), per pixel and in nats:
 #
 # $$L_{t-1} = C_t + w_t\, (\epsilon - {\color{#009E73}{\hat\epsilon}})^2, \quad C_t = \tfrac{1}{2}(r_t - 1 - \log r_t), \quad
 # w_t = \frac{\beta_t}{2\, \alpha_t\, \sigma_t^2}, \quad r_t = \frac{\sigma_{t-1}^2}{\sigma_t^2} \tag{8.10}$$
@@ -616,12 +627,13 @@ verify("8.10", nats, price[t - 1] + weight[t] * (eps - eps_hat).square().mean((1
 # %% [markdown]
 # ### The decoder
 #
-# Pixels are one of 256 grey levels, $x = 2u/255 - 1$. The probability of a level is what the last Gaussian, with mean $\hat\mu$ and
-# standard deviation $\sigma = \sqrt{\beta_1}$, has within half a level to either side ($\Phi$: the Gaussian's distribution function):
+# Pixels are one of 256 grey levels, $x = 2u/255 - 1$. The probability of a level is what the last Gaussian, with mean
+# $\hat\mu$ and standard deviation $\sigma = \sqrt{\beta_1}$, has within half a level to either side, as in
+# [(3.29)](03_elbo_to_mse.ipynb) ($\Phi$: the Gaussian's distribution function):
 #
 # $$P(x) = \Phi\Big(\frac{x + 1/255 - \hat\mu}{\sigma}\Big) - \Phi\Big(\frac{x - 1/255 - \hat\mu}{\sigma}\Big) \tag{8.11}$$
 #
-# At the two ends the bins reach to infinity, so that the 256 probabilities add to 1.
+# At the two ends the intervals reach to infinity, so that the 256 probabilities add to 1.
 
 # %% tags=["nbval-check-output"]
 levels = 2 * torch.arange(256, dtype=torch.float64) / 255 - 1
@@ -634,9 +646,10 @@ verify("8.11", log_p.double().exp().sum(), 1.0)
 # %% [markdown]
 # ### The bill
 #
-# Four sets of images: test digits; the same with 0 or 1 grey level of 255 added to each pixel by the throw of a coin, a change that no eye
-# sees; our samples; and black images. Guess before you run: which set does the model find most probable, and by how much
-# does the coin change the price? Beside it stands what zlib, the method inside PNG and ZIP files, needs for the same bytes.
+# Four sets of images: test digits; the same with 0 or 1 grey level of 255 added to each pixel by the throw of a coin, a
+# change that no eye sees; our samples; and black images. Guess before you run: which set does the model find most
+# probable, and by how much does the coin change the price? Beside it stands what zlib, the method inside PNG and ZIP
+# files, needs for the same bytes.
 
 # %%
 few, count = (64, 50) if n == 1000 else (16, 20)
@@ -653,10 +666,11 @@ for name, images in bill.items():
 viz.image_rows({name: images[:10] for name, images in bill.items()}, alt="Ten images of each set: test digits, the same with coins, samples, black")
 
 # %% [markdown]
-# *On real MNIST there are four surprises. A model that invents digits packs them worse than zlib, which has never seen one. Coins
-# that nobody can see cost more than half a bit per pixel, because they are real information: bits are about every grey level, eyes
-# are not (and zlib, which lives on pixels that are exactly equal, loses its lead). The model finds its own samples less probable than real digits, since
-# their black is not quite black. And black images, about which there is nothing to tell, still cost a bit per pixel.*
+# *On real MNIST there are four surprises. A model that invents digits packs them worse than zlib, which has never seen
+# one. Coins that nobody can see cost more than half a bit per pixel, because they are real information: bits are about
+# every grey level, eyes are not (and zlib, which lives on pixels that are exactly equal, loses its lead). The model
+# finds its own samples less probable than real digits, since their black is not quite black. And black images, about
+# which there is nothing to tell, still cost a bit per pixel.*
 #
 # Where does the bit for black come from?
 
@@ -667,14 +681,15 @@ certain = discretised_log_likelihood(-torch.ones(1), -torch.ones(1), exact.beta[
 print(f"decoder, the mean exactly at black:        {-certain.item() / math.log(2):.3f} bits")
 
 # %% [markdown]
-# *Together they are most of that bit, and they are part of every bill: for digits it is not far from half. It is the price of
-# variances that were fixed and not learned: the steps' $C_t$, and a last Gaussian that is wider than a grey level. Sampling does not mind (notebook 07: both variances give the same digits). Nichol & Dhariwal (2021)
-# learn the variances, for this reason.*
+# *Together they are most of that bit, and they are part of every bill: for digits it is not far from half. It is the
+# price of variances that were fixed and not learned: the steps' $C_t$, and a last Gaussian that is wider than a grey
+# level. Sampling does not mind ([notebook 07](07_sampling.ipynb): both variances give the same digits). Nichol &
+# Dhariwal (2021) learn the variances, for this reason.*
 #
 # ### Where the bits are, and where the loss looks
 #
-# Now the steps one by one. We trained with $L_{\text{simple}}$: (8.10) with $w_t$ replaced by 1. So a step
-# has two shares: one in the bound, and one in the loss that the network was trained on.
+# Now the steps one by one. We trained with $L_{simple}$: (8.10) with $w_t$ replaced by 1. So a step has two shares: one
+# in the bound, and one in the loss that the network was trained on.
 
 # %%
 b = bounds["test digits"]
@@ -689,10 +704,10 @@ viz.plot_curves({name: (b.steps, y) for name, y in shares.items()}, log="xy", yl
 
 # %% [markdown]
 # *Both axes are logarithmic. In the bound ten steps outweigh the other 990: most of the bits are spent where the noise
-# is fainter than a few grey levels, on details that cannot be seen. The shapes of the digits are decided at $t$ in the hundreds
-# (notebook 07), and there the bound hardly looks. $L_{\text{simple}}$ moves the attention there. This is the **trade-off**: a network trained on the
-# bound itself gets better bits and worse-looking samples (Ho et al. 2020, table 1), and the other way round. Bits and looks are
-# two questions; a model can win one and lose the other.*
+# is fainter than a few grey levels, on details that cannot be seen. The shapes of the digits are decided at $t$ in the
+# hundreds (notebook 07), and there the bound hardly looks. $L_{simple}$ moves the attention there. This is the
+# **trade-off**: a network trained on the bound itself gets better bits and worse-looking samples (Ho et al. 2020, table
+# 1), and the other way round. Bits and looks are two questions; a model can win one and lose the other.*
 #
 # ## All together
 #
@@ -722,25 +737,27 @@ order = sorted(score, key=score.get)
 viz.image_rows({f"{score[name]:,.0f} {name}": contest[name][:10] for name in order}, alt="Ten images of each of the seven sets, sorted by their distance, which stands beside each row")
 
 # %% [markdown]
-# *Sorted by distance. On real MNIST there are three things to take from it. The winner copies: it is at the floor, recognisable and varied, and only the
-# last column of the table, where it has 0, gives it away. Noisy real digits come before our samples, blurred real digits after the samples
-# of 5 steps, many of which you would send back: the distance has its taste. And the steps: notebook 07 could
-# not say by eye whether 10 steps are worse than 50. They are.*
+# *Sorted by distance. On real MNIST there are three things to take from it. The winner copies: it is at the floor,
+# recognisable and varied, and only the last column of the table, where it has 0, gives it away. Noisy real digits come
+# before our samples, blurred real digits after the samples of 5 steps, many of which you would send back: the distance
+# has its taste. And the steps: [notebook 07](07_sampling.ipynb) could not say by eye whether 10 steps are worse
+# than 50. They are.*
 #
-# *So report, always: the distance with its floor and its $n$, what the judge is, a number for variety, the nearest training images, and a
-# grid of samples that nobody picked.*
+# *So report, always: the distance with its floor and its $n$, what the judge is, a number for variety, the nearest
+# training images, and a grid of samples that nobody picked.*
 #
 # ## What to remember, and what broke
 #
 # - Three questions: good, varied, new. One number answers at most two of them, and each number can be fooled: know how.
-# - A Frechet distance compares two clouds of features, each taken for a Gaussian. It depends on the judge and on $n$. Its floor is
-#   real against real at the same $n$, split at random; over $1/n$ it is a line that can be extended to 0.
+# - A Frechet distance compares two clouds of features, each taken for a Gaussian. It depends on the judge and on $n$.
+#   Its floor is real against real at the same $n$, split at random; over $1/n$ it is a line that can be extended to 0.
 # - Copies are found by nearest training images, with unseen real images as the yardstick.
 # - Bits per dimension say how well real images are predicted, to the last grey level; looks are another question.
 #
-# **What broke:** we have a judge and only one model to judge. Is a distance of this size good for so small a network? Would the
-# libraries' networks and schedulers, or the recipes in circulation, do better in the same time? And is our code the
-# same thing as theirs in the first place? Notebook 09 puts them side by side, in front of this judge.
+# **What broke:** we have a judge and only one model to judge. Is a distance of this size good for so small a network?
+# Would the libraries' networks and schedulers, or the recipes in circulation, do better in the same time? And is our
+# code the same thing as theirs in the first place? [Notebook 09](09_libraries.ipynb) puts them side by side, in front
+# of this judge.
 #
 # ### Experiments to try
 #

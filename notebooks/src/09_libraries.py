@@ -7,10 +7,10 @@
 # judged by the same network. Shorter bars are better, and the axis is logarithmic. Parameters and speed stand beside each bar:
 # do they explain the order?*
 #
-# **You will** find out that this course and the libraries compute the same numbers, train their networks in our trainer, and
-# read a comparison of nine designs without being fooled by it. **You need** the samplers of [notebook 07](07_sampling.ipynb)
-# and, for the last part, the Frechet distance of notebook 08. **Time** 25 minutes of reading; the cells run in about a minute
-# on 2 CPU cores.
+# **You will** find out that this course and the libraries compute the same numbers, train their networks in our
+# trainer, and read a comparison of nine designs without being fooled by it. **You need** the samplers of
+# [notebook 07](07_sampling.ipynb) and, for the last part, the Frechet distance of [notebook 08](08_evaluation.ipynb).
+# **Time** 25 minutes of reading; the cells run in about a minute on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -38,9 +38,10 @@ device = default_device()
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# Two libraries are compared here: **diffusers** (networks and samplers for diffusion models) and **deepinv** (inverse problems
-# such as deblurring, which uses diffusion models as its knowledge of images). Both are optional. Where one is missing, the next cell
-# says how to get it, and the cells that need it do nothing.
+# Notebook 08 built a judge and had one model to judge. Here come others, and first the question whether their code and
+# ours are the same thing. Two libraries are compared: **diffusers** (networks and samplers for diffusion models) and
+# **deepinv** (inverse problems such as deblurring, which uses diffusion models as its knowledge of images). Both are
+# optional. Where one is missing, the next cell says how to get it, and the cells that need it do nothing.
 
 # %%
 diffusers, deepinv = find_library("diffusers"), find_library("deepinv")
@@ -65,8 +66,8 @@ for library in (diffusers, deepinv):
 # | cosine schedule | `cosine_schedule(T)` | `beta_schedule="squaredcos_cap_v2"` |
 # | a network's answer | `net(x, t)` | `net(x, t - 1).sample` |
 #
-# What they call a **scheduler** is our schedule and our sampler in one object. The one trap is the first row. Write $a$ for their
-# table `alphas_cumprod`, counted from 0:
+# What they call a **scheduler** is our schedule and our sampler in one object. The one trap is the first row. Write $a$
+# for their table `alphas_cumprod`, counted from 0:
 #
 # $$a_{t-1} = \bar\alpha_t, \qquad t = 1, \dots, T \tag{9.1}$$
 
@@ -126,10 +127,10 @@ if diffusers:
 # steps the two agree to six or seven digits, about all that 32 bits hold. In the first few dozen they agree to four or five
 # only: the surprise is on the left.*
 #
-# *It is no error in a formula but a loss of digits. Near $t = 1$ the table $\bar\alpha_t$ is almost 1. Stored in 32 bits it is
-# rounded to steps of 6e-8, and $1 - \bar\alpha_t$, which is 1e-4 or less, inherits that rounding as an error in its fourth digit.
-# With their table recomputed in 64 bits the gap closes. This is why our schedule computes every table in 64 bits and stores*
-# $\sqrt{1 - \bar\alpha_t}$ *in a table of its own.*
+# *It is no error in a formula but a loss of digits. Near $t = 1$ the table $\bar\alpha_t$ is almost 1. Stored in 32
+# bits it is rounded to steps of 6e-8, and $1 - \bar\alpha_t$, which is 1e-4 or less, inherits that rounding as an error
+# in its fourth digit. With their table recomputed in 64 bits the gap closes. This is why our schedule computes every
+# table in 64 bits and stores* $\sqrt{1 - \bar\alpha_t}$ *in a table of its own.*
 
 # %% tags=["nbval-check-output"]
 if diffusers:
@@ -157,13 +158,14 @@ for name, ours in schedules.items() if diffusers else ():
     print(f"{name}: same steps: {same}; agreement to 1e-5 at each: {worst < 1e-5}")
 
 # %% [markdown]
-# So the steps agree. The *choice* of steps is another matter. `"trailing"` is ours: from $T$ down. Unless told otherwise, diffusers
-# counts from the other end: `"leading"` takes the timesteps $0, k, 2k, \dots$ with $k = \lfloor T / n \rfloor$, the
-# largest first.
+# So the steps agree. The *choice* of steps is another matter. `"trailing"` is ours: from $T$ down. Unless told
+# otherwise, diffusers counts from the other end: `"leading"` takes the timesteps $0, k, 2k, \dots$ with
+# $k = \lfloor T / n \rfloor$, the largest first.
 #
 # ### Exercise 9.1 - `leading_steps`
 #
-# Return those steps in *our* counting, as a list of integers, largest first. For `T = 1000` and `steps = 5`, which are they? `T // steps` is $k$.
+# Return those steps in *our* counting, as a list of integers, largest first. For `T = 1000` and `steps = 5`, which are
+# they? `T // steps` is $k$.
 
 # %% tags=["exercise", "nbval-check-output"]
 def leading_steps(T, steps):
@@ -180,7 +182,8 @@ leading_steps = check(leading_steps)
 #
 # </details>
 #
-# Now a whole run: the network shipped with this course, once in our loop and once in theirs, from the same starts, with ten steps.
+# Now a whole run: the network shipped with this course, once in our loop and once in theirs, from the same starts, with
+# ten steps.
 
 # %%
 model, schedule, recipe = load_pretrained("mnist", device)
@@ -208,12 +211,12 @@ print("our steps, trailing:", ddim_steps(1000, 10), "\nour steps, leading: ", le
 viz.image_rows(rows, alt="Twelve starts sampled with ten steps by our loop and by diffusers', with two choices of steps")
 
 # %% [markdown]
-# *Rows two and three are the same run in two loops, ours and theirs. Compare rows one and two: the same starts and the same
-# network, and some columns show another digit. Row one asks at 1000, 900, ..., 100, row two at 901, 801, ..., 1. Leading tells the
-# network that pure noise is an image at $t = 901$, a small lie, and in return puts its last question at $t = 1$. The last row is
-# what diffusers does unless told otherwise: where a guess was clipped it keeps the noise that no longer fits it, a difference
-# that is printed but can hardly be seen. Nothing here is wrong. But the same weights give different images in two libraries, and now you can
-# say why.*
+# *Rows two and three are the same run in two loops, ours and theirs. Compare rows one and two: the same starts and the
+# same network, and some columns show another digit. Row one asks at 1000, 900, ..., 100, row two at 901, 801, ..., 1.
+# Leading tells the network that pure noise is an image at $t = 901$, a small lie, and in return puts its last question
+# at $t = 1$. The last row is what diffusers does unless told otherwise: where a guess was clipped it keeps the noise
+# that no longer fits it, a difference that is printed but can hardly be seen. Nothing here is wrong. But the same
+# weights give different images in two libraries, and now you can say why.*
 #
 # ## Their network, our trainer
 #
@@ -221,8 +224,8 @@ viz.image_rows(rows, alt="Twelve starts sampled with ten steps by our loop and b
 #
 # ### Exercise 9.2 - `ask_diffusers`
 #
-# `net` is such a network, `x` has shape (B, C, H, W), and `t` has shape (B,) and counts as in this course. Return its prediction,
-# shape (B, C, H, W).
+# `net` is such a network, `x` has shape (B, C, H, W), and `t` has shape (B,) and counts as in this course. Return its
+# prediction, shape (B, C, H, W).
 
 # %% tags=["exercise", "nbval-check-output"]
 def ask_diffusers(net, x, t):
@@ -238,13 +241,14 @@ ask_diffusers = check(ask_diffusers)
 #
 # </details>
 #
-# This line is the whole adapter, `DiffusersUNet`: its `forward(x, t)` calls it. Everything of this course then works with their network.
+# This line is the whole adapter, `DiffusersUNet`: its `forward(x, t)` calls it. Everything of this course then works
+# with their network.
 #
 # ### What the minus one is worth
 #
-# Suppose that you forget it. Nothing stops: the network is asked about $t + 1$ instead of $t$. We can measure the damage on our own
-# network, which was trained with the right $t$: its loss at $t$, and its loss where it is told $t + 1$. Guess before you run: at which $t$ does it
-# matter?
+# Suppose that you forget it. Nothing stops: the network is asked about $t + 1$ instead of $t$. We can measure the
+# damage on our own network, which was trained with the right $t$: its loss at $t$, and its loss where it is told
+# $t + 1$. Guess before you run: at which $t$ does it matter?
 
 # %%
 test = load_images("mnist", train=False)
@@ -283,14 +287,15 @@ if diffusers:
 #
 # `DiffUNet` of deepinv is the network of a larger world: 256x256 faces, six levels. It has three habits of its own.
 #
-# - It takes a timestep only if asked: `net(x, t - 1, type_t="timestep")` predicts noise. Without `type_t` the second argument is a
-#   **noise level**, and the answer a clean image.
-# - Height and width must divide by 32. If they do not, it pads them itself, *circularly*: what leaves at the right comes in at
-#   the left. For digits we pad to 32x32 with black ourselves, and cut the border off afterwards.
-# - For colour it answers with six channels, three of them variances (as in Nichol & Dhariwal 2021). Our adapter, `DeepinvUNet`, drops those.
+# - It takes a timestep only if asked: `net(x, t - 1, type_t="timestep")` predicts noise. Without `type_t` the second
+#   argument is a **noise level**, and the answer a clean image.
+# - Height and width must divide by 32. If they do not, it pads them itself, *circularly*: what leaves at the right
+#   comes in at the left. For digits we pad to 32x32 with black ourselves, and cut the border off afterwards.
+# - For colour it answers with six channels, three of them variances (as in Nichol & Dhariwal 2021). Our adapter,
+#   `DeepinvUNet`, drops those.
 #
-# It is large. A training keeps five numbers for each weight (the weight, its gradient, two running means of AdamW, our average), so
-# to stay within a laptop's memory we let only its last two blocks learn. The ladder trained all of it.
+# It is large. A training keeps five numbers for each weight (the weight, its gradient, two running means of AdamW, our
+# average), so to stay within a laptop's memory we let only its last two blocks learn. The ladder trained all of it.
 
 # %%
 data = load_images("mnist")
@@ -312,10 +317,11 @@ if deepinv:
 # %% [markdown]
 # ### A noise level is a step in disguise
 #
-# Asked with a noise level $s$, the network expects $y = \text{image} + s \cdot \epsilon$ with images in [0, 1]. Ours are in [-1, 1], twice as wide, and
-# shrunk by $\sqrt{\bar\alpha_t}$. Undo both, and a step $t$ becomes a noise level:
+# Asked with a noise level, the network expects $y = \text{image} + \text{level} \cdot \epsilon$ with images in [0, 1].
+# Ours are in [-1, 1], twice as wide, and shrunk by $\sqrt{\bar\alpha_t}$. Undo both, and a step $t$ becomes a noise
+# level, half the noise per signal $\rho_t$ of [(7.9)](07_sampling.ipynb):
 #
-# $$y = \frac{1}{2} \Big( \frac{x_t}{\sqrt{\bar\alpha_t}} + 1 \Big), \qquad s = \frac{\sigma_t}{2 \sqrt{\bar\alpha_t}} \tag{9.2}$$
+# $$y = \frac{1}{2} \Big( \frac{x_t}{\sqrt{\bar\alpha_t}} + 1 \Big), \qquad \text{level} = \frac{\sigma_t}{2 \sqrt{\bar\alpha_t}} \tag{9.2}$$
 #
 # Its answer must then be our guess $\hat x_0$, clipped and brought to [0, 1]. Left, their formula; right, ours.
 
@@ -333,10 +339,10 @@ if deepinv:
 # %% [markdown]
 # ### Saved, loaded, sampled again
 #
-# A checkpoint of `Trainer.save` holds everything that is needed to go on training. To *use* a network its weights are enough, and half
-# precision is enough for them. We round the weights before we sample, so that the file holds exactly what was used; then we load
-# the file into a network made from nothing. (Rounded with them is the table in which this network looks up noise levels. Timesteps
-# need no table.)
+# A checkpoint of `Trainer.save` holds everything that is needed to go on training. To *use* a network its weights are
+# enough, and half precision is enough for them. We round the weights before we sample, so that the file holds exactly
+# what was used; then we load the file into a network made from nothing. (Rounded with them is the table in which this
+# network looks up noise levels. Timesteps need no table.)
 
 # %%
 def four_steps(net):
@@ -364,9 +370,10 @@ folder.cleanup()
 # %% [markdown]
 # ## Two trainings of one network
 #
-# Back to diffusers, with the classic small settings of `UNet2DModel`: two blocks at each of three levels, 32, 64 and 64 channels, attention at the two lower
-# levels. We train it twice for a few steps: to predict the clean image, as in notebook 01, and to predict noise. Our
-# `Trainer` takes the loss as its argument `objective`. A step sees 16 digits, and `budget` says how many steps.
+# Back to diffusers, with the classic small settings of `UNet2DModel`: two blocks at each of three levels, 32, 64 and 64
+# channels, attention at the two lower levels. We train it twice for a few steps: to predict the clean image, as in
+# [notebook 01](01_corrupt_and_predict.ipynb), and to predict noise. Our `Trainer` takes the loss as its argument
+# `objective`. A step sees 16 digits, and `budget` says how many steps.
 
 # %%
 def few_steps(make_net, schedule, images, steps, batch_size, objective=ddpm_loss):
@@ -385,14 +392,16 @@ if diffusers:
         few_steps(grey_unet2d, linear_schedule(), data.images, steps, 16, objective)
 
 # %% [markdown]
-# *One network, two questions, two losses. They differ in what is predicted, in its range and in its unit, so they cannot be compared with
-# each other. So few steps teach little; the finished trainings are two rows of the ladder below.*
+# *One network, two questions, two losses. They differ in what is predicted, in its range and in its unit, so they
+# cannot be compared with each other. So few steps teach little; the finished trainings are two rows of the ladder
+# below.*
 #
 # ### Colour
 #
-# The same class with 64, 64 and 128 channels for 32x32 images in colour. Data: digits in a random ink on a random paper, which need no
-# download. (Photographs are notebook 10's.) The schedule is `squaredcos_cap_v2`, our `cosine_schedule`; it ends in noise for any
-# $T$, so 50 steps will do here. Both samplers take it as it is.
+# The same class with 64, 64 and 128 channels for 32x32 images in colour. Data: digits in a random ink on a random
+# paper, which need no download. (Photographs are [notebook 10](10_colour_and_scale.ipynb)'s.) The schedule is
+# `squaredcos_cap_v2`, our `cosine_schedule`; it ends in noise for any $T$, so 50 steps will do here. Both samplers take
+# it as it is.
 
 # %%
 ink, paper = torch.rand(2, 2000, 3, 1, 1, generator=generator)
@@ -415,8 +424,9 @@ if diffusers:
 #
 # ## The ladder
 #
-# How do these designs compare if each gets the same chance? `python -m ddpm_helpers.ladder ladder_cpu.json` trains them one
-# after the other. That takes more than an hour, so it was run beforehand, and the cells below draw what it wrote and nothing else.
+# How do these designs compare if each gets the same chance? `python -m ddpm_helpers.ladder ladder_cpu.json` trains them
+# one after the other. That takes more than an hour, so it was run beforehand, and the cells below draw what it wrote
+# and nothing else.
 
 # %%
 ladder = load_ladder()
@@ -424,47 +434,51 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
     print(f"{name:10} {ladder[name]}")
 
 # %% [markdown]
-# *`seconds` is the training time that each design's steps were counted for, `samples` how many images were judged.* What was kept equal:
+# *`seconds` is the training time that each design's steps were counted for, `samples` how many images were judged.*
+# What was kept equal:
 #
-# - **Wall time.** The speeds were measured first, in turns, so that a slow minute of the machine hurts all alike; each design then got
-#   as many steps as fit into the time. A network that is twice as slow sees half as many images.
-# - **The trainer.** AdamW, warm-up, clipped gradients, averaged weights (notebook 06), for all.
-# - **The judge.** The feature net and the Frechet distance of notebook 08, at the same number of samples, beside the **floor**: the distance of
-#   two sets of real images of that size.
+# - **Wall time.** The speeds were measured first, in turns, so that a slow minute of the machine hurts all alike; each
+#   design then got as many steps as fit into the time. A network that is twice as slow sees half as many images.
+# - **The trainer.** AdamW, warm-up, clipped gradients, averaged weights ([notebook 06](06_train_ddpm.ipynb)), for all.
+# - **The judge.** The feature net and the Frechet distance of [notebook 08](08_evaluation.ipynb), at the same number of
+#   samples, beside the **floor**: the distance of two sets of real images of that size.
 #
-# What is therefore *not* as published: the trainer; bfloat16 where the machine has it; 50 steps of DDIM instead of 1000 of Algorithm 2 for
-# `UNet2DModel` and 20 for `DiffUNet`, which would otherwise sample for hours; and its border of black. "Published" below means the
-# design: network, data range, noise schedule, target, sampler.
+# What is therefore *not* as published: the trainer; bfloat16 where the machine has it; 50 steps of DDIM instead of 1000
+# of Algorithm 2 for `UNet2DModel` and 20 for `DiffUNet`, which would otherwise sample for hours; and its border of
+# black. "Published" below means the design: network, data range, noise schedule, target, sampler.
 
 # %% tags=["figure-09_ladder"]
 viz.plot_ladder(ladder)
 
 # %% [markdown]
-# *The best design is on top; the dashed line is the floor. The course's `UNet` leads, five times closer to real digits than
-# `UNet2DModel DDPM`, which is last; three minutes are little, and nobody is near the floor. More parameters did not help. The largest network, with 93.6
-# million, found time for 125 steps and is last but one; the two leaders are the two fastest. In a day the order may be another one.*
+# *The best design is on top; the dashed line is the floor. The course's `UNet` leads, five times closer to real digits
+# than `UNet2DModel DDPM`, which is last; three minutes are little, and nobody is near the floor. More parameters did
+# not help. The largest network, with 93.6 million, found time for 125 steps and is last but one; the two leaders are
+# the two fastest. In a day the order may be another one.*
 
 # %%
 print(ladder_table(ladder["systems"]))
 
 # %% [markdown]
-# *Mind the columns. "steps" is what fitted into the time. "recognis." is the share of samples that the judge is sure about, and on its own it
-# can be fooled: a model that draws one perfect 1 for ever would score 100 %. Read it together with the entropy (2.30 if all ten digits
-# come equally often) and the distance. "s for 64" is the price of sampling, which the distance does not know.*
+# *Mind the columns. "steps" is what fitted into the time. "recognis." is the share of samples that the judge is sure
+# about, and on its own it can be fooled: a model that draws one perfect 1 for ever would score 100 %. Read it together
+# with the entropy (2.30 if all ten digits come equally often) and the distance. "s for 64" is the price of sampling,
+# which the distance does not know.*
 #
-# *Here share and distance give nearly the same order. The entropy adds something: `SimpleUNet, published` and `LayerNormUNet, repaired`
-# have the same share and almost the same distance, but the second makes fewer kinds of digits. (The published count of `LayerNormUNet`,
-# 606,852, includes a frozen table of 100,000 numbers. The column counts what is trained; without its first norm the network has fewer.)*
+# *Here share and distance give nearly the same order. The entropy adds something: `SimpleUNet, published` and
+# `LayerNormUNet, repaired` have the same share and almost the same distance, but the second makes fewer kinds of
+# digits. (The published count of `LayerNormUNet`, 606,852, includes a frozen table of 100,000 numbers. The column
+# counts what is trained; without its first norm the network has fewer.)*
 #
 # ### Which losses can be compared?
 #
-# Not those of different targets. One network, one image, one noise: the error of the predicted noise and the error of the
-# clean image that it implies are two numbers for the same answer,
+# Not those of different targets. One network, one image, one noise: the error of the predicted noise and the error of
+# the clean image that it implies are two numbers for the same answer, by [(3.34)](03_elbo_to_mse.ipynb):
 #
 # $$\lVert \epsilon - \hat\epsilon \rVert^2 = \frac{\bar\alpha_t}{1 - \bar\alpha_t}\, \lVert x_0 - \hat x_0 \rVert^2 \tag{9.3}$$
 #
-# and the factor runs through many powers of ten as $t$ goes from 1 to $T$. On top of that, [0, 1] data has half the range, and so a
-# quarter of the squared error.
+# and the factor runs through many powers of ten as $t$ goes from 1 to $T$. On top of that, [0, 1] data has half the
+# range, and so a quarter of the squared error.
 
 # %% tags=["nbval-check-output"]
 some, noise_64 = images[:8].cpu().double(), eps[:8].cpu().double()
@@ -478,12 +492,13 @@ for t in (10, 300, 800):
     verify("9.3", error, snr(schedule)[t].item() * image_error, tol=1e-5)
 
 # %% [markdown]
-# The course's `UNet` is such a case: it predicts the velocity (notebook 06), whose squared error is by (6.9) the larger number, and the
-# largest in the column. Its samples are the best.
+# The course's `UNet` is such a case: it predicts the velocity, whose squared error is by [(6.9)](06_train_ddpm.ipynb)
+# the larger number, and the largest in the column. Its samples are the best.
 #
-# And even among networks that predict noise a lower mean loss need not mean better samples: notebook 06 showed that the mean is dominated by
-# small $t$, while the samples are decided at large $t$. Look at the table again. Of all that predict noise `DiffUNet` has the lowest loss, and
-# next to the worst samples: a quarter of its 32x32 pixels are a border that is always black, where noise is easy to see.
+# And even among networks that predict noise a lower mean loss need not mean better samples: notebook 06 showed that the
+# mean is dominated by small $t$, while the samples are decided at large $t$. Look at the table again. Of all that
+# predict noise `DiffUNet` has the lowest loss, and next to the worst samples: a quarter of its 32x32 pixels are a
+# border that is always black, where noise is easy to see.
 #
 # Here is what the numbers stand for: the first samples of each run, not chosen ones. Guess before you run: which row will you
 # like best, and is it the one on top of the chart?
@@ -493,22 +508,26 @@ drawn = ladder_samples()
 viz.image_rows({row["name"]: drawn[row["name"]] for row in ladder["systems"]}, alt="Twenty samples of each design of the ladder, one row for each")
 
 # %% [markdown]
-# *One row for each design, in the order of the table. The two naive rows are digits, some of them broken. `SimpleUNet` draws strokes without a
-# plan: it cannot see farther than 18 pixels (notebook 05). Look at `LayerNormUNet, published`: its digits have strokes, and each stands on
-# a grey of its own, because this network cannot see brightness and so the brightness walks. The repaired one sees it, has not yet learned
-# to use it well, and leaves noise; the judge puts it first of the two, and an eye may not. The brightness is one number of 784 in the loss
-# and is learned late: `UNet2DModel DDPM` and `DiffUNet`, with 68 and 125 steps behind them, still return whole squares of grey or noise.*
+# *One row for each design, in the order of the table. The two naive rows are digits, some of them broken. `SimpleUNet`
+# draws strokes without a plan: it cannot see farther than 18 pixels ([notebook 05](05_unet.ipynb)). Look at
+# `LayerNormUNet, published`: its digits have strokes, and each stands on a grey of its own, because this network cannot
+# see brightness and so the brightness walks. The repaired one sees it, has not yet learned to use it well, and leaves
+# noise; the judge puts it first of the two, and an eye may not. The brightness is one number of 784 in the loss and is
+# learned late: `UNet2DModel DDPM` and `DiffUNet`, with 68 and 125 steps behind them, still return whole squares of grey
+# or noise.*
 #
 # ## What each fault costs
 #
-# Some recipes in circulation carry faults. Four of them, each put alone into the repaired `SimpleUNet`, with the same number of steps:
+# Some recipes in circulation carry faults. Four of them, each put alone into the repaired `SimpleUNet`, with the same
+# number of steps:
 #
 # - **The gradient times the loss.** `loss.backward(loss)` looks harmless. It computes the gradient of another function:
 #
 # $$L\, \nabla L = \nabla\, \frac{L^2}{2} \tag{9.4}$$
 #
 # - **Images in [0, 1].** The noise is made for data of variance about 1 around 0.
-# - **T too short for its betas.** $T = 300$ with betas from 0.0001 to 0.02 does not end in noise (notebook 02), and sampling starts there.
+# - **T too short for its betas.** $T = 300$ with betas from 0.0001 to 0.02 does not end in noise
+#   ([notebook 02](02_forward_process.ipynb)), and sampling starts there.
 # - **Noise at the last step.** It adds $\sqrt{\beta_1}\,z$ to the finished image.
 
 # %% tags=["nbval-check-output"]
@@ -521,8 +540,8 @@ print(f"T = 300: alpha_bar ends at {linear_schedule(300, rescale=False).alpha_ba
 print(f"noise at the last step: {255 / 2 * linear_schedule(300).beta[1].sqrt():.1f} grey levels of 255")
 
 # %% [markdown]
-# Guess before you run: order the four by what they cost. Which of them does AdamW, which divides each gradient by its own running size,
-# forgive?
+# Guess before you run: order the four by what they cost. Which of them does AdamW, which divides each gradient by its
+# own running size, forgive?
 
 # %%
 repaired = next(row for row in ladder["systems"] if row["name"] == "SimpleUNet, repaired")
@@ -534,34 +553,43 @@ rows = {row["name"]: drawn[row["name"]] for row in [repaired, *ladder["faults"]]
 viz.image_rows(rows, alt="Samples of the repaired network and of each fault alone")
 
 # %% [markdown]
-# *First the repaired network, then each fault alone; noise at the last step was added to the repaired network's own samples, so it has no row of pictures.
-# The surprise: only one of the four costs much. The scaled gradient raises loss and distance by a fifth and more. Noise at the last step
-# costs next to nothing, two grey levels that neither the judge nor an eye notices. Images in [0, 1] make no difference that one run could show. And the
-# short $T$ is an advantage here: its samples are better than the repaired ones.*
+# *First the repaired network, then each fault alone; noise at the last step was added to the repaired network's own
+# samples, so it has no row of pictures. The surprise: only one of the four costs much. The scaled gradient raises loss
+# and distance by a fifth and more. Noise at the last step costs next to nothing, two grey levels that neither the judge
+# nor an eye notices. Images in [0, 1] make no difference that one run could show. And the short $T$ is an advantage
+# here: its samples are better than the repaired ones.*
 #
-# *How can a fault help? Both recipes get 300 steps. The short one never goes far into the noise, so all its steps fall where strokes
-# are formed, and the repaired one spends many where all is noise. This network sees 18 pixels and trained for three minutes; it fails at drawing
-# digits long before it fails at their brightness or their statistics. The fault of theory is there (notebook 02 computes it, notebook 12 shows what it does to a
-# perfect network), but it is not what limits this system. A repair is worth something once nothing else is worse: measure before you believe.*
+# *How can a fault help? Both recipes get 300 steps. The short one never goes far into the noise, so all its steps fall
+# where strokes are formed, and the repaired one spends many where all is noise. This network sees 18 pixels and trained
+# for three minutes; it fails at drawing digits long before it fails at their brightness or their statistics. The fault
+# of theory is there (notebook 02 computes it, [notebook 12](12_debugging_clinic.ipynb) shows what it does to a perfect
+# network), but it is not what limits this system. A repair is worth something once nothing else is worse: measure
+# before you believe.*
 #
-# *About the scaled gradient: AdamW divides each gradient by its own running size, so a constant factor would cancel. What stays is that
-# the loss is not constant: late in training each step is scaled by a smaller loss than those that AdamW remembers, and batches with a large loss count more than others. All of this is one
-# run each; another seed would move each number, and a difference of a tenth says nothing.*
+# *About the scaled gradient: AdamW divides each gradient by its own running size, so a constant factor would cancel.
+# What stays is that the loss is not constant: late in training each step is scaled by a smaller loss than those that
+# AdamW remembers, and batches with a large loss count more than others. All of this is one run each; another seed would
+# move each number, and a difference of a tenth says nothing.*
 #
 # ## What to remember, and what broke
 #
-# - The same tables, the same steps, the same network: libraries and papers differ in names, in where they count from, and in defaults. Know
-#   three of them by heart: $t$ or $t - 1$, which variance, which steps.
-# - If two implementations agree to 1e-7 at most steps and to 1e-4 at a few, look for a difference of nearly equal numbers.
-# - A comparison is a promise about what was kept equal. Say the time, the data, the judge, the number of samples, the floor; never one column alone.
+# - The same tables, the same steps, the same network: libraries and papers differ in names, in where they count from,
+#   and in defaults. Know three of them by heart: $t$ or $t - 1$, which variance, which steps.
+# - If two implementations agree to 1e-7 at most steps and to 1e-4 at a few, look for a difference of nearly equal
+#   numbers.
+# - A comparison is a promise about what was kept equal. Say the time, the data, the judge, the number of samples, the
+#   floor; never one column alone.
 #
-# **What broke:** everything on this ladder is grey, 28 pixels wide and made of strokes, and every design got minutes, not hours. Which of the
-# conclusions survive in colour, at 32x32 and above, on pictures of things, and with more time on more than one processor? Notebook 10 is
-# about what grows.
+# **What broke:** everything on this ladder is grey, 28 pixels wide and made of strokes, and every design got minutes,
+# not hours. Which of the conclusions survive in colour, at 32x32 and above, on pictures of things, and with more time
+# on more than one processor? [Notebook 10](10_colour_and_scale.ipynb) is about what grows.
 #
 # ### Experiments to try
 #
-# - Run the ladder with `--seconds 20 --samples 200` on your machine. Does the order stay? Then think of what the order would be after a day.
-# - In `their_loop`, use `diffusers.DPMSolverMultistepScheduler` instead, with 10 steps. It is the same path, followed by a better method than Euler's.
+# - Run the ladder with `--seconds 20 --samples 200` on your machine. Does the order stay? Then think of what the order
+#   would be after a day.
+# - In `their_loop`, use `diffusers.DPMSolverMultistepScheduler` (Lu et al. 2022) instead, with 10 steps. It is the same
+#   path, followed by a better method than Euler's.
 # - Ask `ask_diffusers` with `t` instead of `t - 1` *in training as well*. Is that a mistake at all?
-# - Feed `DeepinvUNet` 28x28 images, and look at its answer near the left and the right edge of a shirt from `load_images("fashion")`.
+# - Feed `DeepinvUNet` 28x28 images, and look at its answer near the left and the right edge of a shirt from
+#   `load_images("fashion")`.

@@ -3,12 +3,14 @@
 #
 # ![Ten rows of seven digits: in the first column anything, from the second on more and more clearly the digits 0 to 9](../figures/11_scales.png)
 #
-# *Each row was asked for one digit, 0 at the top, 9 at the bottom, and started from one noise, the same in all seven columns. What changes from left to right is
-# one number, the scale. In the first column nobody listens. Where would you stop, and why not go further?*
+# *Each row was asked for one digit, 0 at the top, 9 at the bottom, and started from one noise, the same in all seven
+# columns. What changes from left to right is one number, the scale. In the first column nobody listens. Where would you
+# stop, and why not go further?*
 #
-# **You will** tell a network what to draw, derive the step that makes it listen, find out what that step is *not*, and measure what it
-# costs. **You need** the samplers of [notebook 07](07_sampling.ipynb), the score at the end of [notebook 03](03_elbo_to_mse.ipynb), and the
-# judge of [notebook 08](08_evaluation.ipynb). **Time** 40 minutes of reading; the cells run in about 3 minutes on 2 CPU cores.
+# **You will** tell a network what to draw, derive the step that makes it listen, find out what that step is *not*, and
+# measure what it costs. **You need** the samplers of [notebook 07](07_sampling.ipynb), the score at the end of
+# [notebook 03](03_elbo_to_mse.ipynb), and the judge of [notebook 08](08_evaluation.ipynb). **Time** 40 minutes of
+# reading; the cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -32,17 +34,19 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## Telling the network
 #
-# [Notebook 10](10_colour_and_scale.ipynb) went to colour and to larger pictures, and the model still drew what it liked. Whoever wanted a seven from the one in notebook 07 had to
-# draw about ten samples and throw nine away. But the training images come with labels, so the network can be told. How?
+# [Notebook 10](10_colour_and_scale.ipynb) went to colour and to larger pictures, and the model still drew what it
+# liked. Whoever wanted a seven from the one in [notebook 07](07_sampling.ipynb) had to draw about ten samples and throw
+# nine away. But the training images come with labels, so the network can be told. How?
 #
-# It is already told one thing beside the image, the time: a vector, here $\tau(t)$, that scales and shifts the features in every
-# block (notebooks 04 and 05). The label uses the same door. A table with one row of numbers per class is learned with the
-# rest, a learned **embedding**, and the row $e_y$ of the label $y$ is added:
+# It is already told one thing beside the image, the time: a vector, here $\tau(t)$, that scales and shifts the features
+# in every block (the FiLM of [notebook 04](04_time_conditioning.ipynb)). The label uses the same door. A table with one
+# row of numbers per class is learned with the rest, a learned **embedding**, and the row $e_y$ of the label $y$ is
+# added:
 #
 # $$c(t, y) = \tau(t) + e_y \tag{11.1}$$
 #
-# The table has one row more than there are classes: row 10 says **no label**, written $\varnothing$. We load a network with such a
-# table. Its shape is that of the other digit models of this course, and the labels cost it 11 rows.
+# The table has one row more than there are classes: row 10 says **no label**, written $\varnothing$. We load a network
+# with such a table. Its shape is that of the other digit models of this course, and the labels cost it 11 rows.
 
 # %% tags=["nbval-check-output"]
 model, schedule, recipe = load_pretrained("mnist_labels", device)
@@ -55,8 +59,8 @@ with torch.no_grad():
 print(f"table: {tuple(net.label.weight.shape)}; trained for {recipe['steps']:,} steps with label_dropout = {recipe['label_dropout']}")
 
 # %% [markdown]
-# *Whatever the time, telling "seven" in place of "no label" moves the vector by the same amount. What the blocks make of it may differ
-# from step to step.*
+# *Whatever the time, telling "seven" in place of "no label" moves the vector by the same amount. What the blocks make
+# of it may differ from step to step.*
 #
 # ## Hiding the label
 #
@@ -66,8 +70,8 @@ print(f"table: {tuple(net.label.weight.shape)}; trained for {recipe['steps']:,} 
 #
 # ### Exercise 11.1 - `drop_labels`
 #
-# `labels` has shape (B,), int64. `chance` has shape (B,): the coins, uniform in [0, 1). Where a coin is below `share`, put `none`
-# in place of the label. Return a new tensor (B,).
+# `labels` has shape (B,), int64. `chance` has shape (B,): the coins, uniform in [0, 1). Where a coin is below `share`,
+# put `none` in place of the label. Return a new tensor (B,).
 
 # %% tags=["exercise", "nbval-check-output"]
 def drop_labels(labels, chance, share, none):
@@ -84,8 +88,8 @@ drop_labels = check(drop_labels)
 #
 # </details>
 #
-# That is all that training needs. `Trainer(..., labels=...)` of [notebook 06](06_train_ddpm.ipynb) calls your function's twin on every
-# batch, and the loss stays what it was: the squared error of the noise.
+# That is all that training needs. `Trainer(..., labels=...)` of [notebook 06](06_train_ddpm.ipynb) calls your
+# function's twin on every batch, and the loss stays what it was: the squared error of the noise.
 
 # %%
 labels, coins = torch.arange(100_000) % 10, torch.rand(100_000, generator=generator)
@@ -100,8 +104,9 @@ print(f"share of 'no label': {(told == none).float().mean():.3f}; sevens told am
 #
 # $$\mathbb{E}[{\color{#D55E00}{\epsilon}} \mid x_t] = \sum_k p(k \mid x_t)\; \mathbb{E}[{\color{#D55E00}{\epsilon}} \mid x_t, k] \tag{11.2}$$
 #
-# We check it in a world where every answer is exact: one pixel, as in notebook 03. Class 0 is one peak at $-1$. Class 1 comes in two styles,
-# at $0.5$ and at $1.5$. Keep them in mind: the style at $0.5$ is the one that resembles the other class.
+# We check it in a world where every answer is exact: one pixel, as in [notebook 03](03_elbo_to_mse.ipynb). Class 0 is
+# one peak at $-1$. Class 1 comes in two styles, at $0.5$ and at $1.5$. Keep them in mind: the style at $0.5$ is the one
+# that resembles the other class.
 
 # %% tags=["nbval-check-output"]
 def peaks(weights, means, stds):
@@ -115,9 +120,9 @@ answers = torch.stack([one.ideal_eps(exact)(x, at) for one in classes])
 verify("11.2", both.ideal_eps(exact)(x, at), (weight / weight.sum(0) * answers).sum(0), tol=1e-9)
 
 # %% [markdown]
-# So where $x_t$ already shows the class, the label is no news: one weight is 1, and both questions have the same answer. Where
-# $x_t$ is almost noise, the label is news, but there is little of the image to see. Back to digits: guess before you run at which $t$ the label
-# helps the network most. And what does a *wrong* label do?
+# So where $x_t$ already shows the class, the label is no news: one weight is 1, and both questions have the same
+# answer. Where $x_t$ is almost noise, the label is news, but there is little of the image to see. Back to digits: guess
+# before you run at which $t$ the label helps the network most. And what does a *wrong* label do?
 
 # %%
 test = load_images("mnist", train=False)
@@ -134,30 +139,34 @@ for at in (50, 200, 400, 600, 800, 950):
     print(f"{at:4}  " + "  ".join(f"{loss[name]:{len(name)}.4f}" for name in questions))
 
 # %% [markdown]
-# *In a full run the label is worth almost nothing at $t = 50$, where the digit stands there for all to see, and most at about $t = 800$: there the
-# network without a label errs by about a third more, and one that is told the wrong digit errs twice as much as one that is told the right one. That is
-# where it is decided which digit it will be; notebook 07 watched it in the guesses.*
+# *In a full run the label is worth almost nothing at $t = 50$, where the digit stands there for all to see, and most at
+# about $t = 800$: there the network without a label errs by about a third more, and one that is told the wrong digit
+# errs twice as much as one that is told the right one. That is where it is decided which digit it will be;
+# [notebook 07](07_sampling.ipynb) watched it in the guesses.*
 #
 # ## Guidance, derived
 #
-# We could now sample with a label and be done. For our digits that goes well, as you will see; but a label as learned can be too weak a word. With a thousand
-# classes, or a sentence in place of a label, samples too often ignore half of what was asked. How could it be said louder?
+# We could now sample with a label and be done. For our digits that goes well, as you will see; but a label as learned
+# can be too weak a word. With a thousand classes, or a sentence in place of a label, samples too often ignore half of
+# what was asked. How could it be said louder?
 #
-# Begin with Bayes: $p(x_t \mid y) = p(x_t)\, p(y \mid x_t) / p(y)$. Take logarithms and slopes with respect to $x_t$; $p(y)$ does not depend on it and
-# disappears.
+# Begin with Bayes: $p(x_t \mid y) = p(x_t)\, p(y \mid x_t) / p(y)$. Take logarithms and slopes with respect to $x_t$;
+# $p(y)$ does not depend on it and disappears.
 #
 # $$\nabla \log p(y \mid x_t) = \nabla \log p(x_t \mid y) - \nabla \log p(x_t) \tag{11.3}$$
 #
-# On the left stands a **classifier** of noisy images, and the slope says: in which direction would $x_t$ look more like a $y$? On
-# the right stand two scores, and scores we have: (3.33) says that the ideal noise is $-\sigma_t$ times the score. To push
-# $s$ times as hard towards $y$ as the label alone would, start at the score without a label and add $s$ times the classifier's slope. Times
-# $-\sigma_t$ this is noise, with $\hat\epsilon_\varnothing$ for the prediction without a label and $\hat\epsilon_y$ for that with it:
+# On the left stands a **classifier** of noisy images, and the slope says: in which direction would $x_t$ look more like
+# a $y$? On the right stand two scores, and scores we have: [(3.33)](03_elbo_to_mse.ipynb) says that the ideal noise is
+# $-\sigma_t$ times the score. To push $s$ times as hard towards $y$ as the label alone would, start at the score
+# without a label and add $s$ times the classifier's slope. Times $-\sigma_t$ this is noise, with
+# $\hat\epsilon_\varnothing$ for the prediction without a label and $\hat\epsilon_y$ for that with it:
 #
 # $${\color{#009E73}{\hat\epsilon}} = {\color{#009E73}{\hat\epsilon_\varnothing}} - s\, \sigma_t \nabla \log p(y \mid x_t)
 # = {\color{#009E73}{\hat\epsilon_\varnothing}} + s\, \big({\color{#009E73}{\hat\epsilon_y}} - {\color{#009E73}{\hat\epsilon_\varnothing}}\big) \tag{11.4}$$
 #
-# The classifier has left the formula; hence the name **classifier-free guidance** (Ho & Salimans 2022). $s$ is the **scale**: at 0 the label
-# does not count, at 1 the network is taken at its word, above 1 what the label changed is exaggerated.
+# The classifier has left the formula; hence the name **classifier-free guidance** (Ho & Salimans 2022). $s$ is the
+# **scale** (and not, in this notebook, a step): at 0 the label does not count, at 1 the network is taken at its word,
+# above 1 what the label changed is exaggerated.
 #
 # In the one-pixel world the classifier can be written down. We take its slope by autograd and compare.
 
@@ -172,7 +181,8 @@ verify("11.3", classifier, slope(log_p[y]) - slope(both.noised(exact, at).log_de
 # %% [markdown]
 # ### Exercise 11.2 - `guided_eps`
 #
-# The right-hand side of (11.4). `eps` is predicted without the label, `eps_label` with it, both (B, C, H, W); `scale` is a number.
+# The right-hand side of (11.4). `eps` is predicted without the label, `eps_label` with it, both (B, C, H, W); `scale`
+# is a number.
 
 # %% tags=["exercise", "nbval-check-output"]
 def guided_eps(eps, eps_label, scale):
@@ -197,7 +207,8 @@ verify("11.4", guided_eps(eps, eps_y, 3.0), eps - 3.0 * exact.sigma[at] * classi
 # %% [markdown]
 # Two remarks for reading papers.
 #
-# **Another scale.** Ho & Salimans count from the other end. Their $w$ is what is added to the label's own answer, so $w = s - 1$:
+# **Another scale.** Ho & Salimans count from the other end. Their $w$ is what is added to the label's own answer, so
+# $w = s - 1$:
 #
 # $${\color{#009E73}{\hat\epsilon}} = (1 + w)\, {\color{#009E73}{\hat\epsilon_y}} - w\, {\color{#009E73}{\hat\epsilon_\varnothing}}, \qquad w = s - 1 \tag{11.5}$$
 #
@@ -208,21 +219,23 @@ w = 2.0
 verify("11.5", guided_eps(eps, eps_y, 3.0), (1 + w) * eps_y - w * eps, tol=1e-9)
 
 # %% [markdown]
-# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (11.4) as it stands: a model trained without labels (or with them, which went even better), a
-# classifier trained on *noisy* images, and its gradient in every step. The advantage is that the diffusion model can do without labels, and a
-# new classifier makes it answer new questions. The price is a second network that must read images at every noise level (the judge of
-# notebook 08, which knows clean digits only, will not do), and a backward pass per step. Classifier-free guidance costs two forward passes
-# per step, or one with a batch of twice the size, which is what `guide` does.
+# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (11.4) as it stands: a model trained without labels
+# (or with them, which went even better), a classifier trained on *noisy* images, and its gradient in every step. The
+# advantage is that the diffusion model can do without labels, and a new classifier makes it answer new questions. The
+# price is a second network that must read images at every noise level (the judge of [notebook 08](08_evaluation.ipynb),
+# which knows clean digits only, will not do), and a backward pass per step. Classifier-free guidance costs two forward
+# passes per step, or one with a batch of twice the size, which is what `guide` does.
 #
 # ## What guidance is not
 #
-# (11.4) says: push $s$ times as hard. It is tempting to read this as a distribution. At scale 1 it is one: $p(x)\, p(y \mid x)$ is, up to a
-# constant, the class $y$ itself. And at any scale the guided score at the clean end, $t = 0$, is the score of
+# (11.4) says: push $s$ times as hard. It is tempting to read this as a distribution. At scale 1 it is one:
+# $p(x)\, p(y \mid x)$ is, up to a constant, the class $y$ itself. And at any scale the guided score at the clean end,
+# $t = 0$, is the score of
 #
 # $$p_s(x) \propto p(x)\, p(y \mid x)^s \propto p(x)^{1-s}\, p(x \mid y)^s \tag{11.6}$$
 #
-# which is a sensible thing to ask for: the data, reweighted by how surely each point is a $y$. Is that what the sampler draws? In the
-# one-pixel world we can see. First the formula, on a fine grid. The two ways of writing it must agree.
+# which is a sensible thing to ask for: the data, reweighted by how surely each point is a $y$. Is that what the sampler
+# draws? In the one-pixel world we can see. First the formula, on a fine grid. The two ways of writing it must agree.
 
 # %% tags=["nbval-check-output"]
 grid = torch.linspace(-5, 6, 11_001, dtype=torch.float64)
@@ -236,8 +249,9 @@ for scale in (1, 3, 8):
     verify("11.6", formula(scale), (log_both + scale * log_p_y).softmax(0) / (grid[1] - grid[0]), tol=1e-9)
 
 # %% [markdown]
-# And now the sampler: DDIM with 1000 steps, the exact noise of both, and your `guided_eps`. Guess before you run. The formula keeps both styles of class 1,
-# at $0.5$ and $1.5$, and only trims the left edge. What will the histograms do as $s$ grows?
+# And now the sampler: DDIM with 1000 steps, the exact noise of both, and your `guided_eps`. Guess before you run. The
+# formula keeps both styles of class 1, at $0.5$ and $1.5$, and only trims the left edge. What will the histograms do as
+# $s$ grows?
 
 # %%
 def guided_ends(everything, asked, scale, starts):
@@ -264,34 +278,41 @@ axes[0].legend(frameon=False, fontsize=7, loc="upper left")
 viz.show(figure, alt="Four histograms of guided samples with the formula as a line: alike at scale 1, then the histogram loses its left peak and moves to the right, past the right peak")
 
 # %% [markdown]
-# *At scale 1 the histogram follows the line: that is the class as it is. At 2 the left style is no more than a shoulder, and at 4 it is gone, though the formula (the black line)
-# keeps it at every scale. The right style is not safe either: at 4 and 8 the samples pile up on its far side, in a heap that gets narrower, and at 8 most of them lie
+# *At scale 1 the histogram follows the line: that is the class as it is. At 2 the left style is no more than a
+# shoulder, and at 4 it is gone, though the formula (the black line) keeps it at every scale. The right style is not
+# safe either: at 4 and 8 the samples pile up on its far side, in a heap that gets narrower, and at 8 most of them lie
 # where there are hardly any data (dotted). Guidance runs away from the other class, and further than the data go.*
 #
-# *So the guided sampler does not draw from (11.6). The reason is the noise. At step $t$ the scores in (11.4) belong to noised data,
-# and mixing two of them is not the same as mixing first and noising afterwards. At large $t$, where everything overlaps, being a little nearer to class 0 is held
-# against a point, and it is led away before it can tell that it belonged to the left style.*
+# *So the guided sampler does not draw from (11.6). The reason is the noise. At step $t$ the scores in (11.4) belong to
+# noised data, and mixing two of them is not the same as mixing first and noising afterwards. At large $t$, where
+# everything overlaps, being a little nearer to class 0 is held against a point, and it is led away before it can tell
+# that it belonged to the left style.*
 #
-# For Gaussians it can be worked out (Bradley & Nakkiran 2024 treat such a pair). Let all data be $\mathcal{N}(0, 1)$ and those of a class $\mathcal{N}(m, v)$ with $v < 1$. The formula (11.6) is a
-# Gaussian again, and its variance is one over $(1 - s) + s / v$:
+# For Gaussians it can be worked out (Bradley & Nakkiran 2024 treat such a pair). Let all data be $\mathcal{N}(0, 1)$
+# and those of a class $\mathcal{N}(m, v)$ with $v < 1$. The formula (11.6) is a Gaussian again, and its variance is one
+# over $(1 - s) + s / v$:
 #
 # $$v_{\text{formula}} = \frac{v}{s + (1 - s)\, v} \tag{11.7}$$
 #
-# For the sampler, use the form (7.9): the image divided by $\sqrt{\bar\alpha}$ moves with slope $\hat\epsilon$ as $\rho = \sigma / \sqrt{\bar\alpha}$ shrinks.
-# Take two starts at distance 1 and watch the distance $D$ of their scaled images. Between them the ideal noise of the class differs by $\rho D / (v + \rho^2)$, that of all data by $\rho D / (1 + \rho^2)$, so
+# For the sampler, use the form [(7.9)](07_sampling.ipynb): the image divided by $\sqrt{\bar\alpha}$ moves with slope
+# $\hat\epsilon$ as $\rho = \sigma / \sqrt{\bar\alpha}$ shrinks. Take two starts that differ by 1 and watch the
+# difference $\Delta$ of their scaled images. Between them the ideal noise of the class differs by
+# $\rho\, \Delta / (v + \rho^2)$, that of all data by $\rho\, \Delta / (1 + \rho^2)$, so
 #
 # | line | because |
 # |:--|:--|
-# | $\dfrac{\mathrm{d} D}{\mathrm{d} \rho} = \rho D \Big( \dfrac{s}{v + \rho^2} + \dfrac{1 - s}{1 + \rho^2} \Big)$ | (11.4) |
-# | $D \propto (v + \rho^2)^{s/2}\, (1 + \rho^2)^{(1-s)/2}$ | its logarithm is integrated |
-# | $D \approx \rho$ for large $\rho$, so $D = v^{s/2}$ at $\rho = 0$ | a start is divided by $\sqrt{\bar\alpha} \approx 1 / \rho$ |
+# | $\dfrac{\mathrm{d} \Delta}{\mathrm{d} \rho} = \rho\, \Delta \Big( \dfrac{s}{v + \rho^2} + \dfrac{1 - s}{1 + \rho^2} \Big)$ | (11.4) |
+# | $\Delta \propto (v + \rho^2)^{s/2}\, (1 + \rho^2)^{(1-s)/2}$ | its logarithm is integrated |
+# | $\Delta \approx \rho$ for large $\rho$, so $\Delta = v^{s/2}$ at $\rho = 0$ | a start is divided by $\sqrt{\bar\alpha} \approx 1 / \rho$ |
 #
-# So the end of a path is a linear function of its start, with slope $D$. Starts have variance 1, and ends have variance $D^2$:
+# So the end of a path is a linear function of its start, with slope $\Delta$. Starts have variance 1, and ends have
+# variance $\Delta^2$:
 #
 # $$v_{\text{sampler}} = v^s \tag{11.8}$$
 #
-# Every further unit of scale multiplies the variance by $v$ once more. For $v = 1/2$ and $s = 5$ that is 1/32, where the formula has 1/6. We run both: (11.7) on the grid, (11.8) with
-# two starts, which is enough for a slope. (Euler's method in 1000 steps is not exact; 2 % are allowed.)
+# Every further unit of scale multiplies the variance by $v$ once more. For $v = 1/2$ and $s = 5$ that is 1/32, where
+# the formula has 1/6. We run both: (11.7) on the grid, (11.8) with two starts, which is enough for a slope. (Euler's
+# method in 1000 steps is not exact; 2 % are allowed.)
 
 # %% tags=["nbval-check-output"]
 everything, one = peaks([1.0], [0.0], [1.0]), peaks([1.0], [1.0], [0.5**0.5])  # v = 1/2, m = 1
@@ -306,13 +327,13 @@ for scale in (1, 2, 5):
     verify("11.8", (high - low) ** 2, 0.5**scale, tol=0.02)
 
 # %% [markdown]
-# Guidance is a recipe that works, with a derivation that explains its direction and not where it ends. What it trades away is variety, and it
-# takes it from the borders first. Is that so with digits?
+# Guidance is a recipe that works, with a derivation that explains its direction and not where it ends. What it trades
+# away is variety, and it takes it from the borders first. Is that so with digits?
 #
 # ## On digits
 #
-# Seven scales, and at each of them the same starts and the same wishes: image $i$ is asked for the digit $i$ modulo 10. This is the
-# slow cell of the notebook: two predictions for each of 25 DDIM steps. (A quick run takes 8 steps.)
+# Seven scales, and at each of them the same starts and the same wishes: image $i$ is asked for the digit $i$ modulo 10.
+# This is the slow cell of the notebook: two predictions for each of 25 DDIM steps. (A quick run takes 8 steps.)
 
 # %%
 scales, steps = (0, 0.5, 1, 2, 3, 5, 8), 25 if n == 300 else 8
@@ -326,18 +347,19 @@ rows = {str(k): torch.stack([images[scale][10 + k] for scale in scales]) for k i
 viz.image_rows(rows, titles=[str(scale) for scale in scales], alt="The digits 0 to 9, one row each, at seven scales; at scale 0 they are something else, at 2 the digit asked for, at 8 bold and plain")
 
 # %% [markdown]
-# *Read along a row: one noise, one wish, seven scales. At 0 the wish does not count, and many of these images are no digit at all. At 1 it does, and
-# nearly all are what was asked for. Compare the column 1 with the columns 5 and 8: where is the handwriting, and where is the felt pen? In a full run look at the
-# row of the 4: a slanted, open four from scale 1 to 3, and another, commoner one from 5 on. (These are the second images of each digit, not chosen
-# further. A digit that is right at scale 0, such as the 9 here, is right by chance.)*
+# *Read along a row: one noise, one wish, seven scales. At 0 the wish does not count, and many of these images are no
+# digit at all. At 1 it does, and nearly all are what was asked for. Compare the column 1 with the columns 5 and 8:
+# where is the handwriting, and where is the felt pen? In a full run look at the row of the 4: a slanted, open four from
+# scale 1 to 3, and another, commoner one from 5 on. (These are the second images of each digit, not chosen further. A
+# digit that is right at scale 0, such as the 9 if you take it for one, is right by chance.)*
 #
 # ### What it gains and what it costs
 #
 # Three measurements, with the judge of [notebook 08](08_evaluation.ipynb).
 #
 # - **Accuracy**: the share of images that the judge reads as the digit that was asked for.
-# - **Variety**: the mean distance of two images that are read as the same digit, in the judge's features, divided by the same number for real digits. 1 is
-#   the variety of handwriting; a model that draws one perfect seven has none.
+# - **Variety**: the mean distance of two images that are read as the same digit, in the judge's features, divided by
+#   the same number for real digits. 1 is the variety of handwriting; a model that draws one perfect seven has none.
 # - **Distance**: the Frechet distance to as many real images, with its floor, the distance of two sets of real ones.
 #
 # Guess before you run: which scale has the best accuracy, and has it the best distance, too?
@@ -382,17 +404,19 @@ right.set(xlabel="scale", ylim=(0, None), title="Frechet distance (dashed: real 
 viz.show(figure, alt="Left: accuracy rises with the scale and variety falls. Right: the distance falls, then rises again")
 
 # %% [markdown]
-# *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost all are, and the distance is at its floor:
-# for these data and this network the label as learned is enough. From 2 on the judge finds no mistake, or hardly one; it reads these samples better than
-# real digits. That is all that was left to gain, and it is paid for. A quarter of the variety is gone at 2, a third at 3 and 5; the distance is well over twice the
-# floor at 2 and more than seven times at 8. The white pixels say what you saw: strokes get bolder, because a bold seven is surer to be a seven. So the best
-# accuracy and the best distance are at different scales. Ho & Salimans (2022) found that for ImageNet, too: the distance is best a little above 1, and the
-# judge gets surer and surer beyond it.*
+# *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost all are, and the distance
+# is at its floor: for these data and this network the label as learned is enough. From 2 on the judge finds no mistake,
+# or hardly one; it reads these samples better than real digits. That is all that was left to gain, and it is paid for.
+# A quarter of the variety is gone at 2, a third at 3 and 5; the distance is well over twice the floor at 2 and more
+# than seven times at 8. The white pixels say what you saw: strokes get bolder, because a bold seven is surer to be a
+# seven. So the best accuracy and the best distance are at different scales. Ho & Salimans (2022) found that for
+# ImageNet, too: the distance is best a little above 1, and the judge gets surer and surer beyond it.*
 #
-# *Two more things. At 0 and 0.5 the variety is above 1. That is no success: broken digits differ more from each other than whole
-# ones. A number for variety means something only where the images are good. And look how poor scale 0 is, from a network that reaches the floor when it is told a label. Without
-# one it was asked one time in ten, and for the harder question. That weak answer is what guidance steps away from, and
-# part of the gain may be that its mistakes are left behind. Karras et al. (2024) make a method of it: they guide a network away from a worse version of itself.*
+# *Two more things. At 0 and 0.5 the variety is above 1. That is no success: broken digits differ more from each other
+# than whole ones. A number for variety means something only where the images are good. And look how poor scale 0 is,
+# from a network that reaches the floor when it is told a label. Without one it was asked one time in ten, and for the
+# harder question. That weak answer is what guidance steps away from, and part of the gain may be that its mistakes are
+# left behind. Karras et al. (2024) make a method of it: they guide a network away from a worse version of itself.*
 #
 # ### Far too much
 #
@@ -413,13 +437,15 @@ for scale in (0, 1, 5, 20, 100):
     print(f"scale {scale:3}: {(first.abs() == 1).float().mean():6.1%} of the pixels of the first guess are clipped")
 
 # %% [markdown]
-# *In a full run: at 20 strokes fray, at 100 specks are everywhere, and still you can read most of the digits. The second
-# cell says how. It hands the network pure noise at $t = 900$, where a noised image is hardly anything else, and looks at
-# its guess at the clean image: $s$ times a small difference is a large one, and clipping cuts it
-# at black and white. From then on the walk is in places where no noised digit has ever been, and the network has to answer about images that it was never shown.*
+# *In a full run: at 20 strokes fray, at 100 specks are everywhere, and still you can read most of the digits. The
+# second cell says how. It hands the network pure noise at $t = 900$, where a noisy image is hardly anything else, and
+# looks at its guess at the clean image: $s$ times a small difference is a large one, and clipping cuts it at black and
+# white. From then on the walk is in places where no noisy digit has ever been, and the network has to answer about
+# images that it was never shown.*
 #
-# A scale below 0 would be the opposite wish, away from the digit. The formula (11.4) would not object, but what it leads to is "not a seven" in the sense
-# of the histograms above: away from the digit, and on beyond the data. This course's `guide` refuses it, and says so:
+# A scale below 0 would be the opposite wish, away from the digit. The formula (11.4) would not object, but what it
+# leads to is "not a seven" in the sense of the histograms above: away from the digit, and on beyond the data. This
+# course's `guide` refuses it, and says so:
 
 # %%
 for scale in (-1, float("nan"), 1e6):
@@ -444,20 +470,20 @@ rows = {f"scale {scale:g}": torch.cat([row[3], gap, row[8]]) for scale, row in z
 viz.image_rows(rows, alt="Seven threes and seven eights from the same starts, one row for each of seven scales")
 
 # %% [markdown]
-# *What to look for: an unusual digit at scale 1, thin or slanted or open. Follow it to larger scales. Is it drawn more clearly, or does it turn into another
-# one, bolder and more like its neighbours? Compare the row of scale 1 with that of 8: seven hands there, one hand here. It is what happened to the left style in
-# the one-pixel world.*
+# *What to look for: an unusual digit at scale 1, thin or slanted or open. Follow it to larger scales. Is it drawn more
+# clearly, or does it turn into another one, bolder and more like its neighbours? Compare the row of scale 1 with that
+# of 8: seven hands there, one hand here. It is what happened to the left style in the one-pixel world.*
 #
 # ## Asking for what it never saw
 #
-# Between "four" and "nine" there is no label. But there are two predictions, and their mean is a prediction, too. What does it ask for? By (11.4), half of one
-# classifier's slope and half of the other's:
+# Between "four" and "nine" there is no label. But there are two predictions, and their mean is a prediction, too. What
+# does it ask for? By (11.4), half of one classifier's slope and half of the other's:
 #
 # $${\color{#009E73}{\hat\epsilon_\varnothing}} + s \Big( \frac{{\color{#009E73}{\hat\epsilon_a}} + {\color{#009E73}{\hat\epsilon_b}}}{2} - {\color{#009E73}{\hat\epsilon_\varnothing}} \Big)
 # = {\color{#009E73}{\hat\epsilon_\varnothing}} - \frac{s}{2}\, \sigma_t \nabla \log \big[ p(a \mid x_t)\, p(b \mid x_t) \big] \tag{11.9}$$
 #
-# A product: a picture that is *both*, as far as possible, rather than one or the other. (The mean of two densities would be "one or the other", and its
-# score is another mean, with the weights of (11.2).)
+# A product: a picture that is *both*, as far as possible, rather than one or the other. (The mean of two densities
+# would be "one or the other", and its score is another mean, with the weights of (11.2).)
 
 # %% tags=["nbval-check-output"]
 with torch.no_grad():
@@ -478,28 +504,37 @@ for a, b in ((4, 9), (1, 7), (3, 5), (0, 1)):
 viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1 and 7, 3 and 5, 0 and 1")
 
 # %% [markdown]
-# *In a full run the judge reads the first three rows as one of the two, now the one and now the other, and so may you: a 4 that is closed at the top, a 1 with a flag, a 3
-# with the roof of a 5. There is something between these digits, and the product finds it, though not every time: one or the
-# other image of 1 and 7 falls to pieces. Between 0 and 1 there is nothing. What comes is
-# a ring with a stroke in it, broken and fading: both, as was asked, and no digit. (The judge names a digit for each of them; it has no other answers.)*
+# *In a full run the judge reads the first three rows as one of the two, now the one and now the other, and so may you:
+# a 4 that is closed at the top, a 1 with a flag, a 3 with the roof of a 5. There is something between these digits, and
+# the product finds it, though not every time: one or the other image of 1 and 7 falls to pieces. Between 0 and 1 there
+# is nothing. What comes is a ring with a stroke in it, broken and fading: both, as was asked, and no digit. (The judge
+# names a digit for each of them; it has no other answers.)*
 #
 # ## What to remember, and what broke
 #
-# - A label is one more thing that the network is told: a row of a table, added to the time. One row says "no label", and hiding some labels in training makes one network answer with
-#   and without.
-# - Guidance goes past the label: $\hat\epsilon_\varnothing + s\,(\hat\epsilon_y - \hat\epsilon_\varnothing)$. That is Bayes' rule for the direction. It is not a
-#   distribution that is drawn from: the sampler does not draw from $p(x)\, p(y \mid x)^s$.
-# - The scale buys obedience with variety. Look at both numbers before you choose it, and say which convention you count in.
+# - A label is one more thing that the network is told: a row of a table, added to the time. One row says "no label",
+#   and hiding some labels in training makes one network answer with and without.
+# - Guidance goes past the label: $\hat\epsilon_\varnothing + s\,(\hat\epsilon_y - \hat\epsilon_\varnothing)$. That is
+#   Bayes' rule for the direction. It is not a distribution that is drawn from: the sampler does not draw from
+#   $p(x)\, p(y \mid x)^s$.
+# - The scale buys obedience with variety. Look at both numbers before you choose it, and say which convention you count
+#   in.
 #
-# **What broke:** nothing that you can see. The samples look right, the digits are those asked for. But you had a trained network, a tested sampler and a
-# known schedule, and every number came out as it should. What do you do on the day when it does not: when the loss is low and the pictures are mud?
-# [Notebook 12](12_debugging_clinic.ipynb) opens a clinic for such models.
+# **What broke:** nothing that you can see. The samples look right, the digits are those asked for. But you had a
+# trained network, a tested sampler and a known schedule, and every number came out as it should. What do you do on the
+# day when it does not: when the loss is low and the pictures are mud? [Notebook 12](12_debugging_clinic.ipynb) opens a
+# clinic for such models.
 #
 # ### Experiments to try
 #
-# - Guide in only half of the steps: write a model that uses scale 3 for $t > 500$ and 1 below, and the reverse. Which half earns the accuracy, and which one costs the variety?
-# - Mean of two *labels* instead of two predictions: put $(e_4 + e_9)/2$ into `net.label.weight[4]` (under `torch.no_grad()`), and ask for a 4. Is it the same picture as above? (Put the old row back afterwards.)
-# - In the one-pixel world, take `ddpm_trajectory` (from `ddpm_helpers`) in place of DDIM. Does fresh noise in every step bring the samples closer to the formula?
+# - Guide in only half of the steps: write a model that uses scale 3 for $t > 500$ and 1 below, and the reverse. Which
+#   half earns the accuracy, and which one costs the variety?
+# - Mean of two *labels* instead of two predictions: put $(e_4 + e_9)/2$ into `net.label.weight[4]` (under
+#   `torch.no_grad()`), and ask for a 4. Is it the same picture as above? (Put the old row back afterwards.)
+# - In the one-pixel world, take `ddpm_trajectory` (from `ddpm_helpers`) in place of DDIM. Does fresh noise in every
+#   step bring the samples closer to the formula?
 # - `sample(guide(model, 5), ..., clip=False)`: how much of what guidance does to the digits is held back by clipping?
-# - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the judge is surest. Which ten would you rather have?
-# - Train your own: `python -m ddpm_helpers.training --data fashion --labels --target velocity --base 48 --steps 8000 --export fashion_labels.safetensors`, and ask for shoes.
+# - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the judge is surest. Which ten
+#   would you rather have?
+# - Train your own: `python -m ddpm_helpers.training --data fashion --labels --target velocity --base 48 --steps 8000
+#   --export fashion_labels.safetensors`, and ask for shoes.

@@ -3,12 +3,14 @@
 #
 # ![Sixteen rows of six pictures from broken systems, numbered: noise, dirt, grey, wrong digits, and digits like any](../figures/12_cases.png)
 #
-# *Sixteen diffusion models of 64 digits, each with one mistake in its code, seldom longer than a line. Of the two numbers beside a row the first
-# belongs to the six pictures at the left, the second to those at the right. Which of the sixteen would you have shipped?*
+# *Sixteen diffusion models of 64 digits, each with one mistake in its code, seldom longer than a line. Of the two
+# numbers beside a row the first belongs to the six pictures at the left, the second to those at the right. Which of the
+# sixteen would you have shipped?*
 #
-# **You will** look at sixteen broken systems, decide what is wrong with each before you are told, and leave with a list of
-# measurements for your own model. **You need** the loss from [notebook 03](03_elbo_to_mse.ipynb) and the samplers from
-# [notebook 07](07_sampling.ipynb). **Time** 60 minutes; the cells run in about half a minute on 2 CPU cores, no GPU.
+# **You will** look at sixteen broken systems, decide what is wrong with each before you are told, and leave with a list
+# of measurements for your own model. **You need** the loss from [notebook 03](03_elbo_to_mse.ipynb) and the samplers
+# from [notebook 07](07_sampling.ipynb). **Time** 60 minutes of reading; the cells run in about half a minute on 2 CPU
+# cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -33,14 +35,15 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## What the loss does not see
 #
-# The usual state of a diffusion model that does not work is this: the loss is low, and the samples are bad. There are two reasons.
+# In [notebook 11](11_guidance.ipynb) every number came out as it should. The usual state of a diffusion model that does
+# not work is this: the loss is low, and the samples are bad. There are two reasons.
 #
-# The loss is measured by the training loop, *with the process of the training loop*. If that mixes image and noise in a wrong way,
-# the network learns to undo the wrong way, and is good at it. And the loss knows nothing of the sampler: what it starts from, what it adds, how
-# often it asks, and what happens to the samples until somebody sees them.
+# The loss is measured by the training loop, *with the process of the training loop*. If that mixes image and noise in a
+# wrong way, the network learns to undo the wrong way, and is good at it. And the loss knows nothing of the sampler:
+# what it starts from, what it adds, how often it asks, and what happens to the samples until somebody sees them.
 #
-# So a number from the log does not find the mistake. A picture seldom does, because many mistakes look alike. What finds it is a
-# measurement that only one mistake can fail. This notebook is about those.
+# So a number from the log does not find the mistake. A picture seldom does, because many mistakes look alike. What
+# finds it is a measurement that only one mistake can fail. This notebook is about those.
 
 # %% tags=["figure-12_cases"]
 data = load_images("mnist")
@@ -49,15 +52,15 @@ images = to_float(data.images[:64])  # (64, 1, 28, 28) in [-1, 1]
 viz.show_cases(quiz.CASES, images)
 
 # %% [markdown]
-# *What the sixteen return. At the left, 8 looks as it should; at the right, 14 and 15 do. The white squares of 7 are no gaps, and 16 is shown
-# brighter than it is.*
+# *What the sixteen return. At the left, 8 looks as it should; at the right, 14 and 15 do. The white squares of 7 are no
+# gaps, and 16 is shown brighter than it is.*
 #
 # ## A patient that falls ill in a second
 #
-# To see what one mistake does, everything else must be right, and a trained network never is. So we take a data set so small
-# that the perfect network can be written down: 64 digits, each as likely as the others. Given $x_t$, image $x^{(i)}$ explains it if the noise
-# that is then left is likely. Bayes' rule turns that into a weight, and the best guess at the clean image, for the squared error, is the mean with these weights
-# (De Bortoli 2022, section 3.3):
+# To see what one mistake does, everything else must be right, and a trained network never is. So we take a data set so
+# small that the perfect network can be written down: 64 digits, each as likely as the others. Given $x_t$, image
+# $x^{(i)}$ explains it if the noise that is then left is likely. Bayes' rule turns that into a weight, and the best
+# guess at the clean image, for the squared error, is the mean with these weights (Karras et al. 2022, appendix B.3):
 #
 # $${\color{#009E73}{\hat x_0}} = \sum_{i=1}^{N} w_i\, x^{(i)}, \qquad w = \mathrm{softmax}_i \left( -\frac{\lVert x_t - \sqrt{\bar\alpha_t}\; x^{(i)} \rVert^2}{2\, \sigma_t^2} \right) \tag{12.1}$$
 #
@@ -69,7 +72,8 @@ viz.show_cases(quiz.CASES, images)
 #
 # ### Exercise 12.1 - `ideal_x0`
 #
-# `images` has shape (N, C, H, W), `x_t` (B, C, H, W), and `signal` and `sigma` hold $\sqrt{\bar\alpha_t}$ and $\sigma_t$ of each $x_t$, shape (B,).
+# `images` has shape (N, C, H, W), `x_t` (B, C, H, W), and `signal` and `sigma` hold $\sqrt{\bar\alpha_t}$ and
+# $\sigma_t$ of each $x_t$, shape (B,).
 
 # %% tags=["exercise", "nbval-check-output"]
 def ideal_x0(images, x_t, signal, sigma):
@@ -84,13 +88,15 @@ ideal_x0 = check(ideal_x0)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `x_t.flatten(1)[:, None] - signal[:, None, None] * images.flatten(1)` has shape (B, N, D). `torch.softmax(..., 1)`, or `.softmax(1)`, runs over the images.
-# `weight @ images.flatten(1)` is a mean of flat images; `reshape(x_t.shape)` makes it an image again.
+# `x_t.flatten(1)[:, None] - signal[:, None, None] * images.flatten(1)` has shape (B, N, D). `torch.softmax(..., 1)`, or
+# `.softmax(1)`, runs over the images. `weight @ images.flatten(1)` is a mean of flat images; `reshape(x_t.shape)` makes
+# it an image again.
 #
 # </details>
 #
 # Two checks that know nothing of each other. For data of two points, $-1$ and $1$, the mean is
-# $\tanh(\sqrt{\bar\alpha_t}\, x_t / \sigma_t^2)$. And the right side of (12.2) is a gradient, which autograd finds from the density alone.
+# $\tanh(\sqrt{\bar\alpha_t}\, x_t / \sigma_t^2)$. And the right side of (12.2) is a gradient, which autograd finds from
+# the density alone.
 
 # %% tags=["nbval-check-output"]
 schedule = linear_schedule(100)
@@ -108,8 +114,9 @@ score = torch.autograd.grad(log_q.sum(), x_t)[0]
 verify("12.2", ideal(x_t.detach(), t), -sigma[t - 1].reshape(4, 1, 1, 1) * score, tol=1e-5)
 
 # %% [markdown]
-# `IdealDenoiser` is (12.2) as a module, with no parameter and nothing to train. Where a mistake lies in training, the clinic answers as a network would that was trained with it. Guess before you run: what does the
-# sampler make of a perfect network?
+# `IdealDenoiser` is (12.2) as a module, with no parameter and nothing to train. Where a mistake lies in training, the
+# clinic answers as a network would that was trained with it. Guess before you run: what does the sampler make of a
+# perfect network?
 
 # %%
 good = clinic.healthy(images)
@@ -119,14 +126,16 @@ print(f"for comparison, between two of the images:            median {torch.pdis
 viz.image_grid(good.samples[:16], alt="Sixteen samples of the ideal denoiser: clean handwritten digits")
 
 # %% [markdown]
-# *The samples are the data. The best possible network copies: what we like about diffusion models, new images, comes from networks that fall short of the optimum. For
-# us it is a gift: whatever differs from these digits is the fault of the code.*
+# *The samples are the data. The best possible network copies: what we like about diffusion models, new images, comes
+# from networks that fall short of the optimum. For us it is a gift: whatever differs from these digits is the fault of
+# the code.*
 #
 # ## The one curve to draw
 #
-# A single loss hides where it is bad. Measure it at each $t$ by itself. And compare it with something: the number 0.03 is bad at $t = T$, where $x_t$ *is* the noise, and
-# excellent at $t = 1$. The simplest competitor guesses the noise in each pixel from that pixel alone, as a straight line
-# $a\, x_t + b$. If the pixel has the variance $v$ over the data, its best $a$ and $b$ leave the squared error
+# A single loss hides where it is bad. Measure it at each $t$ by itself. And compare it with something: the number 0.03
+# is bad at $t = T$, where $x_t$ *is* the noise, and excellent at $t = 1$. The simplest competitor guesses the noise in
+# each pixel from that pixel alone, as a straight line $a\, x_t + b$. If the pixel has the variance $v$ over the data,
+# its best $a$ and $b$ leave the squared error
 #
 # $$\min_{a, b}\; \mathbb{E} \big( \epsilon - a\, x_t - b \big)^2 = \frac{\bar\alpha_t\, v}{\bar\alpha_t\, v + \sigma_t^2} \tag{12.3}$$
 #
@@ -134,8 +143,8 @@ viz.image_grid(good.samples[:16], alt="Sixteen samples of the ideal denoiser: cl
 #
 # ### Exercise 12.2 - `straight_line_loss`
 #
-# Average (12.3) over the pixels. `images` has shape (N, C, H, W), `t` has shape (K,); return one number for each step, shape (K,). Take the variance as `torch.var`
-# gives it.
+# Average (12.3) over the pixels. `images` has shape (N, C, H, W), `t` has shape (K,); return one number for each step,
+# shape (K,). Take the variance as `torch.var` gives it.
 
 # %% tags=["exercise", "nbval-check-output"]
 def straight_line_loss(schedule, images, t):
@@ -170,16 +179,17 @@ curves = {"straight line": (t, straight_line_loss(schedule, images, t)), "ideal"
 viz.plot_curves(curves, ylabel="loss", alt="Loss by t: the straight line falls from 0.6 to 0, the ideal stays near 0")
 
 # %% [markdown]
-# *The black of MNIST has no variance, so even a straight line finds the noise there, and the curve starts below 1. The ideal denoiser of 64 images is at almost 0 everywhere: they lie so far apart
-# that it is seldom in doubt which one it sees. A network that learned from real data lies between the two.*
+# *The black of MNIST has no variance, so even a straight line finds the noise there, and the curve starts below 1. The
+# ideal denoiser of 64 images is at almost 0 everywhere: they lie so far apart that it is seldom in doubt which one it
+# sees. A network that learned from real data lies between the two.*
 #
 # ## How a case works
 #
-# A cell shows eight samples of the repaired system, below them eight of the broken one from the same starts, and beside them the
-# loss **as its author measures it**, with the straight line for comparison. Then there are four diagnoses.
+# A cell shows eight samples of the repaired system, below them eight of the broken one from the same starts, and beside
+# them the loss **as its author measures it**, with the straight line for comparison. Then there are four diagnoses.
 #
-# Decide before you go on: the text and the cells after it name the fault. Choose by the radio buttons, or, where there are none, by a line
-# of code: `quiz.answer(1, "a")`. A wrong choice tells you what you would see if it were that.
+# Decide before you go on: the text and the cells after it name the fault. Choose by the radio buttons, or, where there
+# are none, by a line of code: `quiz.answer(1, "a")`. A wrong choice tells you what you would see if it were that.
 #
 # What settles the case, and the repair in code, are folded away below the picture. The cases go from the visible to the hidden.
 
@@ -196,12 +206,13 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *The loss is level: no $t$ is easier than another. Nothing of the task has been learned, not even at $t = T$. Decide before you go on.*
+# *The loss is level: no $t$ is easier than another. Nothing of the task has been learned, not even at $t = T$. Decide
+# before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Print the shape of `prediction - noise`. It has four axes and one of them is too long. Then the best prediction is the mean of all
-# the noises of the batch, as far as it is known, and the known part is $1/B$ of one's own:
+# Print the shape of `prediction - noise`. It has four axes and one of them is too long. Then the best prediction is the
+# mean of all the noises of the batch, as far as it is known, and the known part is $1/B$ of one's own:
 #
 # $$\mathbb{E}\Big[ \frac{1}{B} \sum_{j=1}^{B} \epsilon_j \,\Big|\, \epsilon_i \Big] = \frac{\epsilon_i}{B} \tag{12.4}$$
 #
@@ -223,7 +234,8 @@ verify("12.4", samples=eps.mean(1) * eps[:, 0], expected=1 / 16)  # the slope of
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *(12.4) is checked as a slope: the mean of all times one's own noise is $1/16$. After the repair the loss lies at 0. Before it, measured with the right shapes, at $(1 - 1/16)^2 \approx 0.88$.*
+# *(12.4) is checked as a slope: the mean of all times one's own noise is $1/16$. After the repair the loss lies at 0.
+# Before it, measured with the right shapes, at $(1 - 1/16)^2 \approx 0.88$.*
 
 # %% [markdown]
 # ### Case 2: grey digits
@@ -236,7 +248,8 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *Read the curve from the right. It is a little too high at large $t$, touches the straight line in the middle, and leaves the picture at small $t$. Decide before you go on.*
+# *Read the curve from the right. It is a little too high at large $t$, touches the straight line in the middle, and
+# leaves the picture at small $t$. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
@@ -259,7 +272,9 @@ print(f"largest difference between the answers at t = 1 and at t = 50: {(one - f
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The stand-in always believes $t = 50$, and there its curve is as good as the healthy one. A network that is trained without $t$ finds a compromise over all steps, so its curve is flatter; but the difference between the two answers is 0 there, too.*
+# *The stand-in always believes $t = 50$, and there its curve is as good as the healthy one. A network that is trained
+# without $t$ finds a compromise over all steps, so its curve is flatter; but the difference between the two answers is
+# 0 there, too. ([Notebook 04](04_time_conditioning.ipynb) trains such a network.)*
 
 # %% [markdown]
 # ### Case 3: a perfect loss, and noise
@@ -276,7 +291,8 @@ viz.ask(case)
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Measure the loss of the very module that the sampler calls. The average started at the network's first weights, whose last layer is 0, and after 1000 steps with decay 0.9999 nine tenths of it are still that.
+# Measure the loss of the very module that the sampler calls. The average started at the network's first weights, whose
+# last layer is 0, and after 1000 steps with decay 0.9999 nine tenths of it are still that.
 #
 # ```python
 # # before
@@ -296,7 +312,10 @@ print(f"share of the start after 1000 steps: {0.9999**1000:.2f}")
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The curves are those of the last weights, so nothing changes in them: the orange curve lies under the green one. The number to look at is printed above the picture. (In a network the weights are averaged, not the answers; for a last layer that starts at 0 the effect is much the same.)*
+# *The curves are those of the last weights, so nothing changes in them: the orange curve lies under the green one. The
+# number to look at is printed above the picture. (In a network the weights are averaged, not the answers; for a last
+# layer that starts at 0 the effect is much the same. The repair is what the trainer of
+# [notebook 06](06_train_ddpm.ipynb) does.)*
 
 # %% [markdown]
 # ### Case 4: a perfect loss, and dirt
@@ -309,11 +328,13 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *Digits, not always the same as above, with dirt inside and outside of the strokes. The curve lies on the axis. Decide before you go on.*
+# *Digits, not always the same as above, with dirt inside and outside of the strokes. The curve lies on the axis. Decide
+# before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# The variances of the two parts must add up to 1: $\bar\alpha_t + \sigma_t^2 = 1$. Measure that with the training loop's own factors. Or draw the loss by $t$ with `q_sample` in place of the loop's line: the picture below does.
+# The variances of the two parts must add up to 1: $\bar\alpha_t + \sigma_t^2 = 1$. Measure that with the training
+# loop's own factors. Or draw the loss by $t$ with `q_sample` in place of the loop's line: the picture below does.
 #
 # ```python
 # # before
@@ -332,7 +353,9 @@ for name, a, b in (("without roots", schedule.alpha_bar, 1 - schedule.alpha_bar)
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *This is the lesson of the whole notebook. The orange curve was on the axis when its author drew it, with his own process. With the process that the sampler follows it leaves the picture. **Never measure with the code that you doubt.***
+# *This is the lesson of the whole notebook. The orange curve was on the axis when its author drew it, with his own
+# process. With the process that the sampler follows it leaves the picture. **Never measure with the code that you
+# doubt.***
 
 # %% [markdown]
 # ### Case 5: finished digits in a snowstorm
@@ -345,7 +368,8 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *The strokes are smooth and the digits are those of the healthy row. Only single pixels are wrong, and those by as much as can be. Decide before you go on.*
+# *The strokes are smooth and the digits are those of the healthy row. Only single pixels are wrong, and those by as
+# much as can be. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
@@ -369,7 +393,8 @@ print("clipped:", raw.clamp(0, 255).round().long().tolist())
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *A black of -1.01 became 255, a white of 1.01 became 0. The rule in this course: one function makes bytes, `to_uint8`, and it clips.*
+# *A black of -1.01 became 255, a white of 1.01 became 0. The rule in this course: one function makes bytes, `to_uint8`,
+# and it clips.*
 
 # %% [markdown]
 # ## Grey, white and black
@@ -384,11 +409,13 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *The digits are perfect; every ground is the same grey. The dashed curve is lower than in the other cases, and that is a hint. Decide before you go on.*
+# *The digits are perfect; every ground is the same grey. The dashed curve is lower than in the other cases, and that is
+# a hint. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Print the smallest and the largest value of what the training loop hands to `q_sample`. (The straight line is lower because half the range has a quarter of the variance.)
+# Print the smallest and the largest value of what the training loop hands to `q_sample`. (The straight line is lower
+# because half the range has a quarter of the variance.)
 #
 # ```python
 # # before
@@ -407,12 +434,15 @@ for name, x in (("images in training", broken.images), ("samples", broken.sample
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The samples have the range of the training images, as they should. But all that is made for $[-1, 1]$ is off now: the display, the clipping, which cuts nothing at the dark end, and every comparison with the numbers of others.*
+# *The samples have the range of the training images, as they should. But all that is made for $[-1, 1]$ is off now: the
+# display, the clipping, which cuts nothing at the dark end, the noise, which is twice as strong for such images
+# ([notebook 02](02_forward_process.ipynb)), and every comparison with the numbers of others.*
 
 # %% [markdown]
 # ### Case 7: nights and days
 #
-# The sampler follows the formulas and does not clip. The loss has one bad place, at the smallest $t$, and the author blames the numbers there.
+# The sampler follows the formulas and does not clip. The loss has one bad place, at the smallest $t$, and the author
+# blames the numbers there.
 
 # %%
 case = quiz.case(7)
@@ -420,11 +450,14 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *Some squares are white, some black; what seems missing in the lower row is white on white. Where a digit can be seen, its shape is right. Decide before you go on.*
+# *Some squares are white, some black; what seems missing in the lower row is white on white. Where a digit can be seen,
+# its shape is right. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Add 1 to every pixel of the input. The noise in it is now another one, so the answer must change; a network that begins with a norm over the whole image gives the same answer. ([Notebook 05](05_unet.ipynb) derives how the brightness then walks.)
+# Add 1 to every pixel of the input. The noise in it is now another one, so the answer must change; a network that
+# begins with a norm over the whole image gives the same answer. ([Notebook 05](05_unet.ipynb) derives how the
+# brightness then walks.)
 #
 # ```python
 # # before
@@ -446,7 +479,8 @@ print(f"healthy and not clipped: {free.min():.2f} to {free.max():.2f}")
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The last line answers those who suspected the missing clipping: a network that sees the brightness needs none here. Clipping would have hidden this fault for a while.*
+# *The last line answers those who suspected the missing clipping: a network that sees the brightness needs none here.
+# Clipping would have hidden this fault for a while.*
 
 # %% [markdown]
 # ### Case 8: nothing wrong with the picture
@@ -468,7 +502,8 @@ viz.ask(case)
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Print the smallest and the largest value of the samples *before* they are shown. Plotting functions stretch by default: `plt.imshow(x)` without `vmin` and `vmax` does.
+# Print the smallest and the largest value of the samples *before* they are shown. Plotting functions stretch by
+# default: `plt.imshow(x)` without `vmin` and `vmax` does.
 #
 # ```python
 # # before
@@ -488,7 +523,8 @@ for i in range(4):
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The brightness of case 7 walks here, too. A display that adapts to what it shows removes the evidence. In this course no picture is stretched by its own extremes, except this one.*
+# *The brightness of case 7 walks here, too. A display that adapts to what it shows removes the evidence. In this course
+# no picture is stretched by its own extremes, except this one.*
 
 # %% [markdown]
 # ## Digits, but not these
@@ -526,7 +562,8 @@ for name, draw in {"torch.rand": torch.rand, "torch.randn": torch.randn}.items()
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *One letter. An image that is bright everywhere and hardly noisy is nearest to the digit with the most ink, and that is the one you got.*
+# *One letter. An image that is bright everywhere and hardly noisy is nearest to the digit with the most ink, and that
+# is the one you got.*
 
 # %% [markdown]
 # ### Case 10: too many zeros
@@ -540,7 +577,8 @@ print(f"alpha_bar[T] = {case.fault(images).schedule.alpha_bar[-1]:.0e}")
 viz.ask(case)
 
 # %% [markdown]
-# *Compare the columns: some agree, in others a thin digit was replaced by a broad one. The loss lies on the axis. Decide before you go on.*
+# *Compare the columns: some agree, in others a thin digit was replaced by a broad one. The loss lies on the axis.
+# Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
@@ -562,7 +600,8 @@ for name, a in {"alpha": schedule.alpha, "alpha_bar": schedule.alpha_bar}.items(
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *As in case 4: low with the author's process, far too high with the sampler's. At small $t$ the two processes are still close, and so are the curves: the network has seen faint noise, and faint noise only.*
+# *As in case 4: low with the author's process, far too high with the sampler's. At small $t$ the two processes are
+# still close, and so are the curves: the network has seen faint noise, and faint noise only.*
 
 # %% [markdown]
 # ### Case 11: bold
@@ -575,7 +614,8 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *The digits are clean, but bolder than those above, and of fewer kinds. The loss lies on the axis. One thing about the axis is new. Decide before you go on.*
+# *The digits are clean, but bolder than those above, and of fewer kinds. The loss lies on the axis. One thing about the
+# axis is new. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
@@ -597,7 +637,9 @@ for name, s in {"betas of 1000": linear_schedule(50, rescale=False), "rescaled":
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The straight line was a hint as well: at the last step it is still far from 0, so finding the noise is still a task there. At the end of a good schedule it is none. (The repaired system has 100 steps.)*
+# *The straight line was a hint as well: at the last step it is still far from 0, so finding the noise is still a task
+# there. At the end of a good schedule it is none. (The repaired system has 100 steps.
+# [Notebook 02](02_forward_process.ipynb) calls this a trap, and shows how to measure it without a network.)*
 
 # %% [markdown]
 # ### Case 12: large pixels
@@ -633,14 +675,18 @@ for name, x in {"healthy": good.samples, "broken": clinic.no_fine_skip(images).s
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The straight line, which looks at one pixel at a time, beats this network at small $t$. The stand-in makes its guess of the *clean* image through the bottleneck. A network that must send its answer, the noise, through the same bottleneck does worse, and at every $t$: noise is fine-grained everywhere.*
+# *The straight line, which looks at one pixel at a time, beats this network at small $t$. The stand-in makes its guess
+# of the *clean* image through the bottleneck. A network that must send its answer, the noise, through the same
+# bottleneck does worse, and at every $t$: noise is fine-grained everywhere. ([Notebook 05](05_unet.ipynb) cuts this
+# skip in such a network.)*
 
 # %% [markdown]
 # ## Nothing to see
 #
 # ### Case 13: two students
 #
-# Both rows come from the smallest network there is, a straight line for each pixel and step, trained for 60 steps of gradient descent. One of the two has a bug.
+# Both rows come from the smallest network there is, a straight line for each pixel and step, trained for 60 steps of
+# gradient descent. One of the two has a bug.
 
 # %%
 case = quiz.case(13)
@@ -648,7 +694,8 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *No eye tells the rows apart, and neither is good: a straight line makes no digits. The curve keeps a small distance from the best straight line, and does so at large $t$, too. Decide before you go on.*
+# *No eye tells the rows apart, and neither is good: a straight line makes no digits. The curve keeps a small distance
+# from the best straight line, and does so at large $t$, too. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
@@ -673,7 +720,9 @@ for name in ("loss.backward()", "loss.backward(loss)"):
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *At a loss of 0.09 the step is a tenth of what it should be. Adam, which divides by the size of past gradients, hides most of this; plain gradient descent does not. The sign was in the curve: at large $t$ the best straight line has a loss of 0, and this one does not get there.*
+# *At a loss of 0.09 the step is a tenth of what it should be. Adam, which divides by the size of past gradients, hides
+# most of this; plain gradient descent does not. The sign was in the curve: at large $t$ the best straight line has a
+# loss of 0, and this one does not get there. (It is the gradient of another function, by [(9.4)](09_libraries.ipynb).)*
 
 # %% [markdown]
 # ### Case 14: twice the same, and not
@@ -711,12 +760,14 @@ for train in (True, False):
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *Dropout is the harmless half of train mode. With BatchNorm in the network each image would also depend on the others of its batch.*
+# *Dropout is the harmless half of train mode. With BatchNorm in the network each image would also depend on the others
+# of its batch.*
 
 # %% [markdown]
 # ### Case 15: a hump
 #
-# The log of the training loop says almost 0. The author measures again, with calls copied from the sampler, and gets this curve.
+# The log of the training loop says almost 0. The author measures again, with calls copied from the sampler, and gets
+# this curve.
 
 # %%
 case = quiz.case(15)
@@ -747,12 +798,15 @@ for offset in (-1, 0, 1):
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *Told one more than the sampler says, the model is perfect. With 64 images the pictures do not change: the nearest image is the nearest, with a little less noise or a little more. Where images lie less far apart, it may well show. Both ways to count are in use; only mixing them is wrong.*
+# *Told one more than the sampler says, the model is perfect. With 64 images the pictures do not change: the nearest
+# image is the nearest, with a little less noise or a little more. Where images lie less far apart, it may well show.
+# Both ways to count are in use ([notebook 09](09_libraries.ipynb)); only mixing them is wrong.*
 
 # %% [markdown]
 # ### Case 16: a good loss, a good picture
 #
-# The pictures look right. They are shown eight times as bright here, because the author's colleague did that, and stopped smiling.
+# The pictures look right. They are shown eight times as bright here, because the author's colleague did that, and
+# stopped smiling.
 
 # %%
 case = quiz.case(16)
@@ -760,11 +814,13 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *Brightened like this, greys come out white in both rows. The black of the lower row has a grain, that of the upper row has none. Decide before you go on.*
+# *Brightened like this, greys come out white in both rows. The black of the lower row has a grain, that of the upper
+# row has none. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Take the difference from a sample without the last noise, or the standard deviation of a part that should be black. It is $\sqrt{\beta_1}$.
+# Take the difference from a sample without the last noise, or the standard deviation of a part that should be black. It
+# is $\sqrt{\beta_1}$.
 #
 # ```python
 # # before
@@ -783,12 +839,14 @@ print(f"sqrt(beta_1) = {schedule.beta[1].sqrt():.4f}")
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *With 1000 steps it would be a third of that, and no eye would find it. A metric that looks at fine texture may.*
+# *With 1000 steps it would be a third of that, and no eye would find it ([notebook 07](07_sampling.ipynb)). A metric
+# that looks at fine texture may.*
 
 # %% [markdown]
 # ## All measurements at once
 #
-# `diagnose(model, schedule, images, samples, average)` makes the measurements of this notebook and says in plain words what it finds. Here it examines all sixteen.
+# `diagnose(model, schedule, images, samples, average)` makes the measurements of this notebook and says in plain words
+# what it finds. Here it examines all sixteen.
 
 # %%
 def examine(system):
@@ -800,8 +858,9 @@ found = {case.fault.__name__: examine(case.fault(images)) for case in quiz.CASES
 viz.mark_table({"healthy": examine(good), **found}, alt="Table of marks: sixteen faults, each with at least one check that finds it")
 
 # %% [markdown]
-# *Rows: the sixteen, and the healthy system, which has no mark. Columns: the checks. Each fault is found by at least one check. Many have several marks, and some share all of them: a mark says
-# where to look, not what is wrong. "Loss by t" is found most often, since it is measured with the process of the schedule and not with the author's.*
+# *Rows: the sixteen, and the healthy system, which has no mark. Columns: the checks. Each fault is found by at least
+# one check. Many have several marks, and some share all of them: a mark says where to look, not what is wrong. "Loss by
+# t" is found most often, since it is measured with the process of the schedule and not with the author's.*
 #
 # For one system, in words:
 
@@ -812,7 +871,8 @@ found = diagnose(system.model, system.schedule, system.images, system.samples)
 # %% [markdown]
 # ### What it does not see
 #
-# Guess before you run: does it notice that every sample of the healthy system is a copy of a training image? And what if all samples are mirror images?
+# Guess before you run: does it notice that every sample of the healthy system is a copy of a training image? And what
+# if all samples are mirror images?
 
 # %%
 print("copies: ", end="")
@@ -821,8 +881,9 @@ print("mirrored: ", end="")
 found = diagnose(good.model, schedule, images, good.samples.flip(3))
 
 # %% [markdown]
-# *Nothing found, twice. It measures range, brightness, grain and variety of the samples, and no more. It cannot read digits: it does not see copies, mirrored or swapped
-# classes, a rare class that is missing, a learning rate that is poor, or a model that could be better. And it trusts you on two points: that `images` are what the training loop has,
+# *Nothing found, twice. It measures range, brightness, grain and variety of the samples, and no more. It cannot read
+# digits: it does not see copies, mirrored or swapped classes, a rare class that is missing, a learning rate that is
+# poor, or a model that could be better. And it trusts you on two points: that `images` are what the training loop has,
 # and that `samples` are what the sampler returned before anything was done to them. An empty list is no proof.*
 #
 # Last, a patient that was trained: the network that comes with this course.
@@ -835,7 +896,8 @@ samples = sample(model, schedule_1000, n, steps=steps)
 found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), samples.to(device))
 
 # %% [markdown]
-# *In a full run on MNIST it says "Nothing found." (On the drawn digits that stand in where MNIST is not at hand, it may rightly complain: the network has never seen those.)*
+# *In a full run on MNIST it says "Nothing found." (On the drawn digits that stand in where MNIST is not at hand, it may
+# rightly complain: the network has never seen those.)*
 #
 # ## The checklist for your own model
 #
@@ -859,46 +921,69 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # | the start | `start.mean(), start.std()` | 0 and 1 |
 # | the sampler | `IdealDenoiser(images, schedule)` in place of your network | its samples are the images |
 #
-# The last line halves the search: if the sampler turns the ideal denoiser of a few of your images into those images, the mistake is in training or in the network. If it does not, it is in the sampler.
+# The last line halves the search: if the sampler turns the ideal denoiser of a few of your images into those images,
+# the mistake is in training or in the network. If it does not, it is in the sampler.
 
 # %% [markdown]
 # ## Where the field went from here
 #
-# The course stops at Ho et al. (2020) and Song et al. (2021). Six ways on, each in our symbols.
+# The samplers of this course are those of Ho et al. (2020) and of Song, Meng & Ermon (2021). Six ways on, each in our
+# symbols; [notebook 13](13_glossary.ipynb) says where to read about them.
 #
-# **Learned variances** (Nichol & Dhariwal 2021). We chose $v_t = \beta_t$ in (7.4); the posterior variance $\tilde\beta_t$ is as good a choice, and the best one lies between. So let the network
-# say where: with a second output $k$ for each pixel, $\log v_t = k \log \beta_t + (1 - k) \log \tilde\beta_t$. The squared error does not see variances, so a small multiple of the bound
-# of notebook 03 is added to the loss. Likelihoods improve, and random sampling manages with fewer steps. The cosine schedule is from the same paper.
+# **Learned variances** (Nichol & Dhariwal 2021). We chose $s_t^2 = \beta_t$ in [(7.4)](07_sampling.ipynb); the
+# posterior variance $\tilde\beta_t$ is as good a choice, and the best one lies between. So let the network say where:
+# with a second output $k$ for each pixel, $\log s_t^2 = k \log \beta_t + (1 - k) \log \tilde\beta_t$. The squared error
+# does not see variances, so a small multiple of the bound of [notebook 03](03_elbo_to_mse.ipynb) is added to the loss.
+# Likelihoods improve, and random sampling manages with fewer steps. The cosine schedule is from the same paper.
 #
-# **Score SDE** (Song, Sohl-Dickstein et al. 2021). Let $T \to \infty$ with smaller and smaller $\beta_t$. The forward process becomes a stochastic differential equation,
-# $dx = -\frac{1}{2} \beta(t)\, x\, dt + \sqrt{\beta(t)}\, dw$, and all that is needed to run it backwards is the score $\nabla \log q(x_t) = -\hat\epsilon / \sigma_t$, which is (12.2). Algorithm 2 is one way to discretize the
-# reverse equation. There is also an ordinary differential equation with the same densities at each $t$ and no noise, and DDIM is a discretization of that.
+# **Score SDE** (Song, Sohl-Dickstein et al. 2021). Let $T \to \infty$ with smaller and smaller $\beta_t$. The forward
+# process becomes a stochastic differential equation, $dx = -\frac{1}{2} \beta(t)\, x\, dt + \sqrt{\beta(t)}\, dw$, and
+# all that is needed to run it backwards is the score $\nabla \log q(x_t) = -\hat\epsilon / \sigma_t$, which is (12.2).
+# Algorithm 2 is one way to discretize the reverse equation. There is also an ordinary differential equation with the
+# same densities at each $t$ and no noise, and DDIM is a discretization of that.
 #
-# **Faster solvers** (DPM-Solver, Lu et al. 2022). DDIM is Euler's method in $\rho = \sigma / \sqrt{\bar\alpha}$, equation (7.9). Written in $\lambda = \log(\sqrt{\bar\alpha} / \sigma)$ the linear part of the equation is
-# solved exactly, and what remains is an integral over $\hat\epsilon$. DDIM takes $\hat\epsilon$ as constant over a step; a Taylor expansion in $\lambda$ to second or third order needs more calls for a step, and 10 to 20 in all.
+# **Faster solvers** (Lu et al. 2022, DPM-Solver). DDIM is Euler's method in $\rho_t = \sigma_t / \sqrt{\bar\alpha_t}$,
+# equation [(7.9)](07_sampling.ipynb). Written in $\lambda = \log(\sqrt{\bar\alpha} / \sigma)$ the linear part of the
+# equation is solved exactly, and what remains is an integral over $\hat\epsilon$. DDIM takes $\hat\epsilon$ as constant
+# over a step; a Taylor expansion in $\lambda$ to second or third order needs more calls for a step, and 10 to 20 in
+# all.
 #
-# **Latent diffusion** (Rombach et al. 2022). Most of the numbers in a large picture describe fine detail. Train an autoencoder first, $z_0 = E(x_0)$ and $x_0 \approx D(z_0)$, with $z_0$ smaller than $x_0$ in height and width, and run everything in
-# this course on $z_0$ in place of $x_0$. Text enters through attention between the features of the U-Net and those of the words.
+# **Latent diffusion** (Rombach et al. 2022). Most of the numbers in a large picture describe fine detail. Train an
+# autoencoder first, $z_0 = E(x_0)$ and $x_0 \approx D(z_0)$, with $z_0$ smaller than $x_0$ in height and width, and run
+# everything in this course on $z_0$ in place of $x_0$. Text enters through attention between the features of the U-Net
+# and those of the words.
 #
-# **Flow matching** (Lipman et al. 2023). Go back to notebook 01: $x_a = (1 - a)\, x_0 + a\, \epsilon$, now with Gaussian $\epsilon$. Train a network to predict the velocity along this line, $\epsilon - x_0$, with the squared error, and sample with a solver
-# from $a = 1$ to $a = 0$. (The paper counts time the other way round.) The paths of single pairs are straight, those that the mean velocity makes of them are bent. For Gaussian noise it is a diffusion model with another schedule and another weight of the steps.
+# **Flow matching** (Lipman et al. 2023). Go back to [notebook 01](01_corrupt_and_predict.ipynb):
+# $x_a = (1 - a)\, x_0 + a\, \epsilon$, now with Gaussian $\epsilon$. Train a network to predict the velocity along this
+# line, $\epsilon - x_0$ (not the $v$ of [(3.32)](03_elbo_to_mse.ipynb), which belongs to an arc), with the squared
+# error, and sample with a solver from $a = 1$ to $a = 0$. (The paper counts time the other way round.) The paths of
+# single pairs are straight, those that the mean velocity makes of them are bent. For Gaussian noise it is a diffusion
+# model with another schedule and another weight of the steps.
 #
-# **Consistency models** (Song, Dhariwal et al. 2023). The path of the noise-free sampler leads each $x_t$ to one $x_0$. Train a network $f(x_t, t)$ to name that end at once. The condition is that two points of one path have the same
-# end, $f(x_t, t) = f(x_s, s)$, with $f(x, t) = x$ at the smallest $t$. Pairs of such points come from one step of a solver with a trained $\hat\epsilon$, or from the same $x_0$ and $\epsilon$ at neighbouring steps. Sampling is one call, or a few with fresh noise between.
+# **Consistency models** (Song, Dhariwal et al. 2023). The path of the noise-free sampler leads each $x_t$ to one $x_0$.
+# Train a network $f(x_t, t)$ to name that end at once. The condition is that two points of one path have the same end,
+# $f(x_t, t) = f(x_s, s)$, with $f(x, t) = x$ at the smallest $t$. Pairs of such points come from one step of a solver
+# with a trained $\hat\epsilon$, or from the same $x_0$ and $\epsilon$ at neighbouring steps. Sampling is one call, or a
+# few with fresh noise between.
 #
 # ## What to remember, and what broke
 #
 # - The loss is low with the process it is measured with. Measure with the process that the sampler follows, and by $t$.
-# - Compare every number with one that you can compute: the straight line, the ideal denoiser, 0 where two answers must be equal.
+# - Compare every number with one that you can compute: the straight line, the ideal denoiser, 0 where two answers must
+#   be equal.
 # - Put an ideal denoiser in place of the network, and the sampler is tested by itself.
 # - Look at samples as they are, in a fixed range. Pictures find less than you think: four of the sixteen looked right.
 #
-# **What broke:** nothing in this notebook that was not meant to. What the course leaves broken is larger: pictures of a few dozen pixels, networks that know no words, and a clinic that cannot tell a copy from an
-# original. You have the pieces to go on from.
+# **What broke:** nothing in this notebook that was not meant to. What the course leaves broken is larger: pictures of a
+# few dozen pixels, networks that know no words, and a clinic that cannot tell a copy from an original. You have the
+# pieces to go on from, and [notebook 13](13_glossary.ipynb) has the words, the symbols, and what to read next.
 #
 # ### Experiments to try
 #
-# - Replace `images` at the top by 64 of one digit, or by `load_images("fashion")`. Which symptoms change so much that you would choose another diagnosis?
+# - Replace `images` at the top by 64 of one digit, or by `load_images("fashion")`. Which symptoms change so much that
+#   you would choose another diagnosis?
 # - Take 2 images instead of 64. For which faults are the samples still wrong?
-# - Break two things at once: `clinic.off_by_one` asks with the wrong step, `clinic.unit_range` has the wrong images. Does `diagnose` report both?
-# - Write a seventeenth case: a fault that you have made. Which check finds it? If none does, what would a check have to measure?
+# - Break two things at once: `clinic.off_by_one` asks with the wrong step, `clinic.unit_range` has the wrong images.
+#   Does `diagnose` report both?
+# - Write a seventeenth case: a fault that you have made. Which check finds it? If none does, what would a check have to
+#   measure?
