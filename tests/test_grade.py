@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_helpers.exercises.grading import exercises_of, notebooks_in, read_notebook
+from ddpm_helpers.exercises.grading import exercises_of, grade, notebooks_in, read_notebook
 
 SETUP = "import math\nimport torch\nimport ddpm_helpers\nfrom ddpm_helpers import check, per_image"
 RIGHT = {
@@ -81,7 +81,7 @@ CLASS = {
     ),
     "vandal": notebook(
         setup(),
-        exercise("forward_step", RIGHT["forward_step"] + "\ncheck = print\nddpm_helpers.check = lambda answer: 1 / 0"),
+        exercise("forward_step", RIGHT["forward_step"] + "\ncheck = print\nddpm_helpers.check = lambda f: 1 / 0"),
         exercise(
             "q_sample", "import os\nprint('line\\n' * 1_000_000)\nos.chdir('/')\n" + RIGHT["q_sample"] + "\ninput()"
         ),
@@ -92,9 +92,9 @@ CLASS = {
         setup(),
         *answers(
             forward_step="from pathlib import Path\nPath('torch.py').write_text('1 / 0')\n" + RIGHT["forward_step"],
-            q_sample="import subprocess\nsubprocess.Popen(['sleep', '1000'])\n" + RIGHT["q_sample"],
+            q_sample="import subprocess\nsubprocess.Popen(['sleep', '1234'])\n" + RIGHT["q_sample"],
             snr="import os\nif hasattr(os, 'fork'):\n    os.fork()\n" + RIGHT["snr"],
-            linear_beta="%reset -f\n%no_such_magic\n!exit 1\n" + RIGHT["linear_beta"],
+            linear_beta="%reset -f\n!exit 1\n" + RIGHT["linear_beta"],
         ),
     ),
     # Only with all cells are the names there; one of the others never ends, one stops, one prints.
@@ -173,8 +173,6 @@ def test_not_tried(marks, tmp_path):
     skeletons = {name: answer.split("\n")[0] + "\n    ..." for name, answer in RIGHT.items()}
     path = tmp_path / "a.ipynb"
     path.write_text(notebook(setup(), *answers(**skeletons)))
-    from ddpm_helpers.exercises.grading import grade
-
     assert [mark.kind for mark in grade(path, "a").marks.values()] == ["not tried"] * 4
 
 

@@ -1,8 +1,8 @@
 """Mark the exercises in learners' notebooks: each notebook in a process of its own, within limits of time and memory.
 
-First only the set-up cell and the cells with exercises run. Where an answer then misses a name, all cells up to the last
-exercise run, for another cell may define it. A cell that runs too long or ends the process is left out, and the rest
-starts again.
+First only the set-up cell and the cells with exercises run. Where an answer then misses a name, all cells up to the
+last exercise run, for another cell may define it. A cell that runs too long or ends the process is left out, and the
+rest starts again.
 
 The limits are against accidents. They are no protection from a learner who sets out to deceive or to harm: answers
 run with the rights of whoever grades, and are marked in the process in which they run.

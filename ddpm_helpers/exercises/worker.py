@@ -1,7 +1,7 @@
 """The process in which the grader runs one learner's cells; see grading.py, which starts it.
 
-It gets its job as JSON on stdin, a list of cells {"source", "names", "setup", "run"}, and writes one line of JSON to stdout
-whenever something begins or is known. The learner's code has neither of the two: both are moved away first.
+It gets its job as JSON on stdin, a list of cells {"source", "names", "setup", "run"}, and writes one line of JSON to
+stdout whenever something begins or is known. The learner's code has neither of the two: both are moved away first.
 """
 
 import ast
