@@ -1,4 +1,4 @@
-"""The instructor's kit: what is in it, that it gives nothing away, that its answers are right and its wheel installs."""
+"""The instructor's kit: what is in it, that its answers are right, that its wheel installs, and nbgrader."""
 
 import copy
 import csv
@@ -188,7 +188,8 @@ def nbgrader(kit, tmp_path_factory):
         nbformat.write(notebook, path)
 
     def run(*arguments: str) -> Path:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_PLATFORM_DIRS": "1", "HOME": str(folder)}
+        programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # it calls alembic by name
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": programs}
         line = [sys.executable, "-m", "nbgrader", *arguments]
         result = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

@@ -268,11 +268,11 @@ c.ExecutePreprocessor.timeout = 600
 """
 
 
-WITH_DATA = """The images of the data folder that the kit was made with lie in `notebooks/data`, where notebooks that are
-started in `notebooks` find them. For `answers`, set the environment variable `DDPM_DATA` to that folder."""
+WITH_DATA = """The images of the data folder that the kit was made with lie in `notebooks/data`, where notebooks that
+are started in `notebooks` find them. For `answers`, set the environment variable `DDPM_DATA` to that folder."""
 
-WITHOUT_DATA = """The kit holds no images. Without a data folder and a network each notebook draws its own digits, the same
-ones everywhere, in a few seconds, and says so. (As files they would have to lie where MNIST is expected, and the
+WITHOUT_DATA = """The kit holds no images. Without a data folder and a network each notebook draws its own digits, the
+same ones everywhere, in a few seconds, and says so. (As files they would have to lie where MNIST is expected, and the
 notebooks would call them MNIST.) For the real images make the kit with `make lab-kit DATA=FOLDER`, a folder in
 torchvision's layout, or set the environment variable `DDPM_DATA` on each machine to one on a shared drive."""
 
@@ -330,7 +330,8 @@ It runs each in a process of its own, with limits of time and memory, and writes
 the others made. The limits are against accidents: learners' code runs with your rights, so take an account or a
 container of its own if you do not trust it.
 
-With nbgrader (0.9 or newer), in the folder `nbgrader`, for each notebook that you want to hand out:
+With nbgrader (0.9 or newer; activate the environment that it is installed in), in the folder `nbgrader`, for each
+notebook that you want to hand out:
 
 ```
 nbgrader generate_assignment 02_forward_process
