@@ -68,7 +68,8 @@ def data_files(folder: Path) -> list[Path]:
     for name, title in DATASETS.items():
         if all(_load_torchvision(name, folder, train) for train in (True, False)):
             place = folder / ("cifar-10-batches-py" if name == "cifar10" else f"{title}/raw")
-            files += [path for path in place.iterdir() if path.is_file()]
+            unpacked = {path for path in place.iterdir() if path.suffix != ".gz"}
+            files += [path for path in place.iterdir() if path in unpacked or path.with_suffix("") not in unpacked]
         elif name == "cifar10" and (folder / name / "train").is_dir():
             for half in ("train", "test"):
                 load_folder(folder / name / half)
@@ -132,7 +133,8 @@ def build_wheel(folder: Path) -> Path:
         command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), temporary]
         if can_build_without_network():
             command.insert(4, "--no-build-isolation")
-        subprocess.run(command, check=True, env=os.environ | {"SOURCE_DATE_EPOCH": "315532800"})
+        if subprocess.run(command, env=os.environ | {"SOURCE_DATE_EPOCH": "315532800"}).returncode:
+            sys.exit("lab-kit: the wheel could not be built; pip's message above says why.")
     [wheel] = folder.glob("ddpm_helpers-*.whl")
     return wheel
 

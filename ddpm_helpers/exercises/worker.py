@@ -78,9 +78,9 @@ def main() -> None:
     for place, cell in enumerate(job):
         problem = None
         if cell["run"]:
+            mend()
             for name in cell["names"]:
                 shell.user_ns.pop(name, None)  # the course's own, of an import
-            mend()
             say(begins=place)
             result = shell.run_cell(cell["source"], store_history=False)
             problem = result.error_before_exec or result.error_in_exec
