@@ -14,7 +14,7 @@ notebooks:  ## rebuild the committed notebooks from notebooks/src; ONLY=01 for o
 badges:     ## make badges REPO=owner/name: Colab links and clone address of your fork
 	$(COURSE) badges $(REPO)
 lab-kit:    ## for instructors, to build/lab-kit.zip; DATA=folder puts your images in
-	$(COURSE) lab-kit $(DATA)
+	$(COURSE) lab-kit $(if $(DATA),"$(DATA)")
 bench:      ## measured comparisons
 	$(COURSE) bench
 soak:       ## hours of kills, damaged files, no network and load; PARTS="kill=15 fuzz=20000" for less

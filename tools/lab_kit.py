@@ -297,8 +297,9 @@ It needs the system and the Python version of the machines in the lab. In this f
 python -m pip download --dest wheels "./wheels/{wheel}[lab]"
 ```
 
-On Linux PyTorch brings CUDA libraries of several GB. Without GPUs in the lab, put the CPU-only wheels of torch and
-torchvision from PyTorch's site into `wheels` first, and add `--find-links wheels`.
+On Linux this fetches CUDA libraries of several GB. For a lab without GPUs add `--extra-index-url ADDRESS`, with the
+address of the CPU-only packages that PyTorch's site gives. (Take both torch and torchvision from there or neither: the
+one kind does not work with the other.)
 
 ## On each machine, no network needed
 
