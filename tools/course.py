@@ -5,6 +5,7 @@
     python tools/course.py course                  run every notebook here, write HTML pages to build/course
     python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
     python tools/course.py badges owner/name       Colab links and clone address for your fork ("" removes them)
+    python tools/course.py lab-kit [DATA-FOLDER]   what an instructor needs, to build/lab-kit.zip
     python tools/course.py bench                   measured comparisons
     python tools/course.py soak [kill=15 ...]      hours of kills, damaged files, no network, load: see tests/soak
     python tools/course.py versions oldest|newest  the tests with the oldest or newest packages that are allowed
@@ -137,6 +138,10 @@ def soak(python: str, rest: list[str]) -> int:
     return run([python, str(ROOT / "tests" / "soak"), *rest])
 
 
+def lab_kit(python: str, rest: list[str]) -> int:
+    return run([python, str(ROOT / "tools" / "lab_kit.py"), *(str(Path(folder).resolve()) for folder in rest)])
+
+
 def versions(_: str, rest: list[str]) -> int:
     """The whole test command, in an environment with the oldest allowed version of each package, or the newest."""
     if rest not in (["oldest"], ["newest"]):
@@ -165,6 +170,7 @@ COMMANDS = {
     "test": test,
     "bench": bench,
     "soak": soak,
+    "lab-kit": lab_kit,
     "versions": versions,
     "course": build("course"),
     "notebooks": build("notebooks"),

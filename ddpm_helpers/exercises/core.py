@@ -63,13 +63,30 @@ def check(answer: Callable) -> Callable:
         return _report(f"check knows no exercise called {name!r}{hint}.", answer)
     title = f"Exercise {exercise.tag} ({name})"
     goes_on = f"Until then the notebook goes on with the course's own {name}."
-    if answer is exercise.reference or _is_skeleton(answer):
+    verdict = mark(exercise, answer)
+    if not verdict.tried:
         return _report(f"{title} is yours to write. {goes_on}", exercise.reference)
-    problem = _problem(exercise, answer)
-    if problem:
-        return _report(f"{title}: not yet. {problem}\n{goes_on}", exercise.reference)
+    if not verdict.right:
+        return _report(f"{title}: not yet. {verdict.problem}\n{goes_on}", exercise.reference)
     print(f"{title}: correct.")
     return answer
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an answer is worth."""
+
+    right: bool
+    tried: bool = True  # False while the answer is the skeleton, or the course's own function
+    problem: str = ""  # what is wrong with an answer that was tried, in words
+
+
+def mark(exercise: Exercise, answer: Callable) -> Verdict:
+    """Mark an answer; nothing is printed, and no exception of the answer comes through."""
+    if answer is exercise.reference or _is_skeleton(answer):
+        return Verdict(right=False, tried=False)
+    problem = _problem(exercise, answer)
+    return Verdict(right=problem is None, problem=problem or "")
 
 
 def show_solution(exercise: str | Callable) -> None:

@@ -1,0 +1,45 @@
+"""Mark learners' notebooks: python -m ddpm_helpers.exercises grade FILES... [--csv marks.csv]"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .grading import grade, notebooks_in, summary, write_csv
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ddpm_helpers.exercises", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    grader = commands.add_parser("grade", help="mark the exercises in learners' notebooks")
+    grader.add_argument("files", nargs="+", type=Path, help="notebooks, or folders with notebooks")
+    grader.add_argument("--csv", type=Path, help="write the table there, for a spreadsheet")
+    grader.add_argument("--seconds", type=float, default=60, help="what a cell may take; the default is 60")
+    grader.add_argument("--memory", type=float, default=4, metavar="GB", help="what a notebook may take; default: 4")
+    options = parser.parse_args()
+    if options.command is None:
+        parser.print_help()
+        return 0
+    try:
+        notebooks = notebooks_in(options.files)
+    except ValueError as error:
+        grader.error(str(error))
+    if options.csv and not options.csv.absolute().parent.is_dir():
+        grader.error(f"{options.csv}: there is no such folder")
+    if sys.platform != "linux":
+        print("This system cannot limit the memory of a process; the time limit holds.", file=sys.stderr)
+    bar = tqdm(notebooks.items(), unit="notebook", disable=None)
+    graded = [grade(file, learner, options.seconds, options.memory) for learner, file in bar]
+    print(summary(graded))
+    if options.csv:
+        try:
+            write_csv(graded, options.csv)
+        except OSError as error:
+            print(f"{options.csv}: cannot be written ({error.strerror})", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,420 @@
+"""What an instructor needs for a room without network, as build/lab-kit.zip: python tools/lab_kit.py [DATA-FOLDER]
+
+The learners' notebooks, the answers, the sources for nbgrader, the helper as a wheel, a plan by measured times, and, if
+a data folder is given, the images in it. Made twice from the same files, the zip is the same to the byte.
+"""
+
+import ast
+import copy
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from build import NOTEBOOKS, ROOT, in_words, measured, title_of
+from ddpm_helpers.data import DATASETS, DataError, _load_torchvision
+from ddpm_helpers.exercises import EXERCISES, Exercise
+from ddpm_helpers.pictures import load_folder
+
+KIT = ROOT / "build" / "lab-kit.zip"
+LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip file can hold, for all of its files
+MINUTES = 90
+EXERCISE_MINUTES = 10  # a guess, and LAB-PLAN.md says so
+SESSIONS = {  # title -> notebook -> how many of its exercises, from the first on
+    "A first generative model": {"00": 1, "01": 3},
+    "Noise, and the jump through it": {"02": 4},
+    "Training": {"06": 3},
+    "Sampling": {"07": 4},
+}
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) > 1:
+        print("usage: python tools/course.py lab-kit [DATA-FOLDER]", file=sys.stderr)
+        return 2
+    try:
+        data = data_files(Path(arguments[0])) if arguments else []
+    except DataError as error:
+        print(f"lab-kit: {error}", file=sys.stderr)
+        return 2
+    KIT.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=KIT.parent) as temporary:
+        folder = Path(temporary) / "lab-kit"
+        write_kit(folder, data, Path(arguments[0]) if arguments else None)
+        packed = Path(temporary) / KIT.name
+        pack(folder, packed)
+        os.replace(packed, KIT)
+    print(f"{KIT}: {KIT.stat().st_size / 1e6:.0f} MB")
+    return 0
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The files in the folder that `load_images` would read, after reading them all.
+
+    Raises:
+        DataError: if one is damaged, or there are none.
+    """
+    files: list[Path] = []
+    for name, title in DATASETS.items():
+        if all(_load_torchvision(name, folder, train) for train in (True, False)):
+            place = folder / ("cifar-10-batches-py" if name == "cifar10" else f"{title}/raw")
+            unpacked = {path for path in place.iterdir() if path.suffix != ".gz"}
+            files += [path for path in place.iterdir() if path in unpacked or path.with_suffix("") not in unpacked]
+        elif name == "cifar10" and (folder / name / "train").is_dir():
+            for half in ("train", "test"):
+                load_folder(folder / name / half)
+            files += [path for path in (folder / name).rglob("*") if path.is_file()]
+    if not files:
+        raise DataError(
+            f"{folder}: no images that load_images reads are here; it looks for MNIST/raw, FashionMNIST/raw, "
+            "cifar-10-batches-py, cifar10/train and cifar10/test"
+        )
+    return files
+
+
+def write_kit(folder: Path, data: list[Path], data_folder: Path | None) -> None:
+    """All that goes into the zip, as files in a folder."""
+    wheel = build_wheel(folder / "wheels")
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        learners = learner_edition(nbformat.read(path, as_version=4))
+        write(learners, folder / "notebooks" / path.name)
+        write(answer_edition(learners), folder / "answers" / path.name)
+        assignment = folder / "nbgrader" / "source" / path.stem
+        source = nbgrader_edition(learners)
+        for cell in source.cells:
+            for figure in re.findall(r"\]\(\.\./(figures/[\w.-]+)\)", cell.source):
+                for place in (folder, assignment):  # nbgrader hands out the folder of one assignment alone
+                    (place / "figures").mkdir(parents=True, exist_ok=True)
+                    shutil.copy(ROOT / figure, place / figure)
+            if cell.cell_type == "markdown":
+                cell.source = cell.source.replace("](../figures/", "](figures/")
+        write(source, assignment / path.name)
+    for path in data:
+        target = folder / "notebooks" / "data" / path.relative_to(data_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    texts = {
+        "nbgrader/nbgrader_config.py": NBGRADER_CONFIG,
+        "INSTALL.md": install_text(wheel.name, bool(data)),
+        "LAB-PLAN.md": lab_plan(),
+        "LICENSE": (ROOT / "LICENSE").read_text(encoding="utf-8"),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def pack(folder: Path, target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(path.relative_to(folder.parent).as_posix(), LONG_AGO)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, path.read_bytes())
+
+
+def build_wheel(folder: Path) -> Path:
+    """The helper as a wheel, built from copies, so that no older build beside the checkout gets into it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        shutil.copytree(ROOT / "ddpm_helpers", Path(temporary, "ddpm_helpers"), ignore=shutil.ignore_patterns("__py*"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, temporary)
+        for path in Path(temporary).rglob("*"):
+            os.utime(path, (315532800, 315532800))  # 1980; the wheel holds the files' dates
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), temporary]
+        if can_build_without_network():
+            command.insert(4, "--no-build-isolation")
+        if subprocess.run(command, env=os.environ | {"SOURCE_DATE_EPOCH": "315532800"}).returncode:
+            sys.exit("lab-kit: the wheel could not be built; pip's message above says why.")
+    [wheel] = folder.glob("ddpm_helpers-*.whl")
+    return wheel
+
+
+def can_build_without_network() -> bool:
+    """Since 70.1 setuptools makes wheels by itself; without it pip fetches one for the build."""
+    try:
+        return tuple(int(part) for part in version("setuptools").split(".")[:2]) >= (70, 1)
+    except ImportError:
+        return False
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+def learner_edition(notebook: NotebookNode) -> NotebookNode:
+    """The notebook as it is before anyone has run it."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def answer_edition(learners: NotebookNode) -> NotebookNode:
+    """Each skeleton replaced by the course's own solution."""
+    notebook = copy.deepcopy(learners)
+    for cell, exercise, skeleton in exercise_cells(notebook):
+        cell.source = cell.source.replace(skeleton, solution(exercise, learners), 1)
+    return notebook
+
+
+def nbgrader_edition(learners: NotebookNode) -> NotebookNode:
+    """nbgrader's source: its `generate_assignment` takes the solutions out, and what is left are the skeletons.
+
+    The cell below each exercise gives the point. `check` above it has put the course's own function in the place
+    of a wrong answer, and the course's own function is none.
+    """
+    notebook = copy.deepcopy(learners)
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        cell.metadata.pop("nbgrader", None)
+        for _, exercise, skeleton in exercise_cells(notebook, [cell]):
+            hidden = f"### BEGIN SOLUTION\n{solution(exercise, learners)}\n### END SOLUTION"
+            cell.source = cell.source.replace(skeleton, f"{skeleton}\n\n\n{hidden}", 1)
+            cell.metadata["nbgrader"] = marks(f"{exercise.name}-answer", solution=True)
+            test = nbformat.v4.new_code_cell(
+                "from ddpm_helpers.exercises import EXERCISES, mark\n\n"
+                f'assert mark(EXERCISES["{exercise.name}"], {exercise.name}).right, "what check says above"',
+                id=f"{cell.id}-mark",
+            )
+            test.metadata["nbgrader"] = marks(exercise.name, grade=True, locked=True, points=1)
+            cells.append(test)
+    notebook.cells = cells
+    return notebook
+
+
+def marks(grade_id: str, grade: bool = False, locked: bool = False, solution: bool = False, **more) -> NotebookNode:
+    """What nbgrader wants to know about a cell."""
+    about = {"grade": grade, "grade_id": grade_id, "locked": locked, "schema_version": 3, "solution": solution}
+    return nbformat.from_dict({**about, "task": False, **more})
+
+
+def exercise_cells(notebook: NotebookNode, cells: list[NotebookNode] | None = None):
+    """(cell, its exercise, its skeleton's text) of each exercise in a notebook."""
+    for cell in cells or notebook.cells:
+        if "exercise" in cell.metadata.get("tags", []):
+            [function] = [node for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)]
+            skeleton = "\n".join(cell.source.splitlines()[function.lineno - 1 : function.end_lineno])
+            yield cell, EXERCISES[function.name], skeleton
+
+
+def solution(exercise: Exercise, notebook: NotebookNode) -> str:
+    """The course's own function as a notebook would hold it: without annotations, without the checks of arguments
+    that only the helper module makes, and with the imports that the notebook's set-up cell does not have."""
+    text = textwrap.dedent(inspect.getsource(exercise.reference))
+    [function] = ast.parse(text).body
+    for argument in [*function.args.args, *function.args.kwonlyargs]:
+        argument.annotation = None
+    lines = text.splitlines()
+    for statement in function.body:
+        call = statement.value if isinstance(statement, ast.Expr) else None
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "").startswith("_check"):
+            lines[statement.lineno - 1 : statement.end_lineno] = [None] * (statement.end_lineno - statement.lineno + 1)
+    first = function.body[0].lineno - 1
+    body = "\n".join(line for line in lines[first:] if line is not None)
+    text = f"def {function.name}({ast.unparse(function.args)}):\n{body}"
+    imports = imports_of(text, exercise, notebook)
+    return "\n".join(imports) + ("\n\n\n" if imports else "") + text
+
+
+def imports_of(text: str, exercise: Exercise, notebook: NotebookNode) -> list[str]:
+    """The import statements for the names in `text` that neither the set-up cell nor another exercise gives."""
+    [setup] = [cell for cell in notebook.cells if "setup" in cell.metadata.get("tags", [])]
+    given = {alias.asname or alias.name for node in ast.walk(ast.parse(setup.source)) for alias in names_in(node)}
+    given |= {other.name for _, other, _ in exercise_cells(notebook)}
+    names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)} - given
+    module = inspect.getmodule(exercise.reference)
+    own = sorted(name for name in names if name in vars(module) and is_own(vars(module)[name], module))
+    # Whatever else it takes stands at the top of its module, and is imported as it is there.
+    found = []
+    for node in ast.parse(inspect.getsource(module)).body:
+        for alias in names_in(node):
+            if (alias.asname or alias.name) in names:
+                found.append(import_line(node, alias, module.__package__))
+    return sorted(found) + ([f"from {module.__name__} import {', '.join(own)}"] if own else [])
+
+
+def names_in(node: ast.AST) -> list[ast.alias]:
+    return node.names if isinstance(node, ast.Import | ast.ImportFrom) else []
+
+
+def is_own(value, module) -> bool:
+    return getattr(value, "__module__", None) == module.__name__
+
+
+def import_line(node: ast.Import | ast.ImportFrom, alias: ast.alias, package: str) -> str:
+    name = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
+    if isinstance(node, ast.Import):
+        return f"import {name}"
+    parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+    return f"from {'.'.join([*parts, node.module] if node.module else parts)} import {name}"
+
+
+NBGRADER_CONFIG = """# nbgrader's settings for this folder; names and places of your own go here, too
+c = get_config()  # noqa: F821
+c.CourseDirectory.course_id = "ddpm"
+c.ClearSolutions.code_stub = {"python": ""}  # the skeleton stands above the solution
+c.ExecutePreprocessor.timeout = 600
+"""
+
+
+WITH_DATA = """The images of the data folder that the kit was made with lie in `notebooks/data`, where notebooks that
+are started in `notebooks` find them. For `answers`, set the environment variable `DDPM_DATA` to that folder."""
+
+WITHOUT_DATA = """The kit holds no images. Without a data folder and a network each notebook draws its own digits, the
+same ones everywhere, in a few seconds, and says so. (As files they would have to lie where MNIST is expected, and the
+notebooks would call them MNIST.) For the real images make the kit with `make lab-kit DATA=FOLDER`, a folder in
+torchvision's layout, or set the environment variable `DDPM_DATA` on each machine to one on a shared drive."""
+
+
+def install_text(wheel: str, has_data: bool) -> str:
+    data = WITH_DATA if has_data else WITHOUT_DATA
+    return f"""# The lab kit
+
+- `notebooks`, `figures`: for the learners.
+- `wheels`: the course's helper module; here come all other packages, too.
+- `answers`: the same notebooks with the course's own solutions. Read them, run them, keep them.
+- `nbgrader`: a course folder for nbgrader.
+- `LAB-PLAN.md`: what fits into {MINUTES} minutes.
+
+## Once, on a machine with a network
+
+It needs the system and the Python version of the machines in the lab. In this folder:
+
+```
+python -m pip download --dest wheels "./wheels/{wheel}[lab]"
+```
+
+On Linux this fetches CUDA libraries of several GB. For a lab without GPUs add `--extra-index-url ADDRESS`, with the
+address of the CPU-only packages that PyTorch's site gives. (Take both torch and torchvision from there or neither: the
+one kind does not work with the other.)
+
+## On each machine, no network needed
+
+Copy `notebooks`, `figures` and `wheels` there. Beside `wheels`, in an environment (`python -m venv`) or not:
+
+```
+python -m pip install --no-index --find-links wheels "ddpm-helpers[lab]"
+```
+
+Then, in the folder `notebooks`:
+
+```
+python -m jupyterlab 00_start_here.ipynb
+```
+
+With the environment variable `DDPM_BUDGET=quick` the notebooks train less: the pictures get worse, the lesson stays.
+
+## Images
+
+{data}
+
+## Marking
+
+Collect the notebooks in a folder, under any names. On a machine with the same packages:
+
+```
+python -m ddpm_helpers.exercises grade FOLDER --csv marks.csv
+```
+
+It runs each in a process of its own, with limits of time and memory, and writes who has what right, and which mistake
+the others made. The limits are against accidents: learners' code runs with your rights, so take an account or a
+container of its own if you do not trust it.
+
+With nbgrader (0.9 or newer; activate the environment that it is installed in), in the folder `nbgrader`, for each
+notebook that you want to hand out:
+
+```
+nbgrader generate_assignment 02_forward_process
+nbgrader autograde 02_forward_process
+```
+
+Between the two lie handing out `release/02_forward_process` and collecting into
+`submitted/LEARNER/02_forward_process`. Each exercise is worth one point.
+"""
+
+
+def lab_plan() -> str:
+    """What fits into a session, from each notebook's reading time, its measured run time and its exercises."""
+    plans = {path.stem[:2]: plan(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+    rows = [
+        f"| {number} {p['title']} | {p['reading']} min | {p['quick']} | {p['full']} | {len(p['tags'])} | "
+        f"{total(p, len(p['tags']))} min | {advice(p)} |"
+        for number, p in plans.items()
+    ]
+    sessions = [session(title, parts, plans) for title, parts in SESSIONS.items()]
+    about = measured("notebooks")
+    return f"""# What fits into {MINUTES} minutes
+
+Reading is what each notebook states. The cells' time is measured ({about["device"]}, {about["date"]}); cells run
+while you read, but a room waits for its slowest laptop, so it is added, at the quick budget (`DDPM_BUDGET=quick`).
+{EXERCISE_MINUTES} minutes an exercise are a guess: correct it after the first session.
+
+| notebook | reading | cells, quick | cells, full | exercises | together | in {MINUTES} minutes |
+|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+An exercise that is left out breaks nothing: the notebook goes on with the course's own version.
+
+## Sessions of {MINUTES} minutes
+
+{chr(10).join(sessions)}
+"""
+
+
+def plan(path: Path) -> dict:
+    notebook = nbformat.read(path, as_version=4)
+    seconds = {name: row["seconds"] for name, row in measured("notebooks")["notebooks"].get(path.stem[:2], {}).items()}
+    return {
+        "title": title_of(notebook),
+        "reading": reading_minutes(notebook),
+        "seconds": seconds.get("quick", seconds.get("full", 0)),
+        "tags": [exercise.tag for _, exercise, _ in exercise_cells(notebook)],
+    } | {budget: in_words(seconds[budget]) if budget in seconds else "not measured" for budget in ("quick", "full")}
+
+
+def reading_minutes(notebook: NotebookNode) -> int:
+    """The minutes that the header states: "30 minutes", or "two sittings of an hour"."""
+    text = " ".join(notebook.cells[0].source.partition("**Time**")[2].split())
+    match = re.match(r"(?P<minutes>\d+) minutes|(?P<hours>\w+) sittings of an hour", text)
+    if not match:
+        raise ValueError(f"{title_of(notebook)}: no reading time after **Time** that the plan understands: {text[:60]}")
+    return int(match["minutes"]) if match["minutes"] else 60 * ("one", "two", "three").index(match["hours"]) + 60
+
+
+def total(plan: dict, exercises: int) -> int:
+    """Minutes, rounded up."""
+    return plan["reading"] + EXERCISE_MINUTES * exercises + -(-plan["seconds"] // 60)
+
+
+def advice(plan: dict) -> str:
+    count = len(plan["tags"])
+    fits = [n for n in range(count + 1) if total(plan, n) <= MINUTES]
+    if not fits:
+        return f"no: {-(-total(plan, count) // MINUTES)} sessions"
+    return "all of it" if fits[-1] == count else f"with {fits[-1]} of the {count} exercises"
+
+
+def session(title: str, parts: dict[str, int], plans: dict[str, dict]) -> str:
+    minutes = sum(total(plans[number], count) for number, count in parts.items())
+    lines = [
+        f"- {number} {plans[number]['title']}; exercises {', '.join(plans[number]['tags'][:count])}"
+        for number, count in parts.items()
+    ]
+    return "\n".join([f"### {title}: {minutes} minutes\n", *lines, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
