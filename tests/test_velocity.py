@@ -15,6 +15,7 @@ from ddpm_helpers import (
     guide,
     linear_schedule,
     load_pretrained,
+    min_snr_loss,
     predict_x0,
     q_sample,
     sample,
@@ -59,6 +60,16 @@ def test_the_loss_is_the_squared_error_of_the_velocity(schedule):
     t, guess = torch.tensor([1, 10, 500, 999, 1000]), torch.full_like(X0, 0.3)
     loss = velocity_loss(VelocityNet(Answer(guess), schedule), schedule, X0, t, NOISE)
     torch.testing.assert_close(loss, (guess - velocity(schedule, t)).square().mean(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("schedule", [linear_schedule(T), cosine_schedule(T)], ids=["linear", "cosine"])
+def test_the_smaller_of_two_errors(schedule):
+    t, guess = torch.tensor([1, 100, 400, 700, 990]), torch.full_like(X0, 0.3)
+    image = predict_x0(schedule, q_sample(schedule, X0, t, NOISE), t, guess)
+    errors = torch.stack([(guess - NOISE).square(), (image - X0).square()]).mean((2, 3, 4))  # (2, 5)
+    assert set(errors.argmin(0).tolist()) == {0, 1}  # here the noise's is smaller, there the image's
+    loss = min_snr_loss(Answer(guess), schedule, X0, t, NOISE)
+    torch.testing.assert_close(loss, errors.amin(0).mean(), rtol=1e-4, atol=0)
 
 
 def test_it_has_the_labels_of_its_network():

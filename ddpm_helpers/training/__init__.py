@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..checkpoint import CheckpointError, difference, load_checkpoint, save_checkpoint
 from ..data import shuffled_indices, to_float
 from ..sampling import sample
-from ..schedule import NoiseSchedule, corrupt, per_image, q_sample
+from ..schedule import NoiseSchedule, corrupt, per_image, q_sample, snr
 
 
 def default_device() -> torch.device:
@@ -122,6 +122,23 @@ def velocity_loss(
     x_t = q_sample(schedule, x0, t, noise)
     error = (model(x_t, t) - noise) / per_image(schedule.sqrt_alpha_bar[t], x_t)  # (B, C, H, W)
     return error.square().mean()
+
+
+def min_snr_loss(
+    model: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor
+) -> Tensor:
+    """Mean over the images of the smaller of two squared errors: that of the noise, and that of the clean image.
+
+    One answer has both errors, and they differ by the factor snr (notebook 09, equation 9.3): in much noise the image is
+    hard to tell and the noise is easy, in little noise it is the other way round. So the steps at the two ends, where
+    there is nothing to learn, weigh little. As a weight of the clean image's error this is min(snr, 1): min-SNR
+    weighting (Hang et al. 2023) with gamma = 1; they take 5.
+
+    Arguments, result and errors as `ddpm_loss`.
+    """
+    error = (model(q_sample(schedule, x0, t, noise), t) - noise).square()  # (B, C, H, W)
+    weight = (1 / snr(schedule)[t]).clamp(max=1)
+    return (error * per_image(weight, error)).mean()
 
 
 def ema_update(average: Tensor, value: Tensor, decay: float) -> Tensor:

@@ -23,7 +23,16 @@ from ..checkpoint import NETS, SCHEDULES, CheckpointError, save_pretrained
 from ..data import DataError, load_images
 from ..nets import VelocityNet
 from ..sampling import sample
-from . import TrainConfig, Trainer, TrainingError, ddpm_loss, default_device, device_name, velocity_loss
+from . import (
+    TrainConfig,
+    Trainer,
+    TrainingError,
+    ddpm_loss,
+    default_device,
+    device_name,
+    min_snr_loss,
+    velocity_loss,
+)
 
 
 def arguments(line: list[str] | None = None) -> argparse.Namespace:
@@ -49,6 +58,7 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
         default="noise",
         help="what the network predicts (default: %(default)s)",
     )
+    add("--min-snr", action="store_true", help="the ends of the schedule weigh less; needs few steps to draw well")
     add("--base", type=int, default=32, help="width of the U-Net's first level (default: %(default)s)")
     add("--multipliers", type=positive, nargs="+", default=[1, 2], help="width of each level, in --base (default: 1 2)")
     add("--patch", type=positive, default=2, help="side of the squares folded into channels (default: %(default)s)")
@@ -99,6 +109,8 @@ def train(options: argparse.Namespace) -> None:
     model, objective = NETS["UNet"](**net), ddpm_loss
     if options.target == "velocity":
         model, objective = VelocityNet(model, schedule), velocity_loss
+    if options.min_snr:
+        objective = min_snr_loss
     trainer = Trainer(model, schedule, data.images, config, device, objective, labels)
     model = trainer.fit(options.checkpoint)
     if trainer.rank:
