@@ -61,13 +61,13 @@ def pages(tmp_path_factory) -> Path:
 
 
 def one_of_everything():
-    wide = "+".join(["x_{t-1}"] * 40)
+    line, wide = "+".join(["x_{t-1}"] * 9), "+".join(["x_{t-1}"] * 40)
     colours = " ".join(rf"{{\color{{{colour}}}{{\epsilon}}}}" for colour in ("#0072B2", "#D55E00", "#009E73"))
     code = (
-        "@f\ndef f(x: int = 3) -> str:\n    '''Text'''\n    return f'{x!r}\\n' + str(1e-3 if x is None else 2) # why\n"
+        "@f\ndef f(x: int = 3) -> str:\n    '''Text'''\n    return f'{x!r}\\n' + str(1e-3 if x is None else 2)  # why\n"
     )
     text = (
-        f"# All\n\n## Two `code`\n\nA long formula ${wide}$ and colours ${colours}$.\n\n$${wide} \\tag{{1.2}}$$\n\n"
+        f"# All\n\n## Two `code`\n\nA long formula ${line}$ and colours ${colours}$.\n\n$${wide} \\tag{{1.2}}$$\n\n"
         f"| | b |\n|---|:--|\n| {'wide' * 40} | `$c$` |\n\n"
         f"<details><summary>Hint</summary>\n\nOnly if asked.\n\n```python\n{code}```\n\n</details>\n\n"
         "### Three\n\n[another](00_start_here.ipynb) ![a strip](../figures/02_jump.png)"
