@@ -272,7 +272,7 @@ def run(browser, lab):
             """() => document.querySelector("[data-mime-type='application/vnd.jupyter.error']") ||
                 [...document.querySelectorAll(".jp-CodeCell")].every(cell =>
                     /\\[\\d+\\]/.test(cell.querySelector(".jp-InputPrompt").textContent))""",
-            timeout=120_000,
+            timeout=300_000,
         )
         assert page.locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts() == []
         return page
@@ -340,6 +340,7 @@ def test_slider_of_the_trajectory(run):
     assert cell.evaluate(MOVE, "img") > 0
     cell.locator(".noUi-handle").press("End")
     cell.get_by_text("t = 0: above, the images").wait_for()
+    assert cell.locator("img").evaluate("image => image.width === image.naturalWidth"), "two images are not blown up"
     picture(page, "07-slider")
 
 

@@ -16,7 +16,7 @@ ORDER = [
     *("viz", "training", "metrics", "libraries", "ladder"),
     *("exercises", "__init__"),
 ]
-PIP_ONLY = ("deepinv",)  # installed by pip in the conda environment, too
+PIP_ONLY = ("deepinv", "axe-playwright-python", "playwright")  # installed by pip in the conda environment, too
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 
