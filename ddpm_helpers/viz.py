@@ -393,7 +393,7 @@ def explore_forward(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, *
         ]
     names = widgets.Dropdown(options=list(pictures), description="schedule")
     slider = widgets.IntSlider(0, 0, positions - 1, description="step", readout=False)
-    image, label = widgets.Image(format="png"), widgets.Label()
+    image, label = _picture_box(), widgets.Label()
 
     def update(_=None) -> None:
         image.value, label.value = pictures[names.value][slider.value]
@@ -416,7 +416,7 @@ def explore_trajectory(path: list[Step], *, positions: int = 41) -> widgets.VBox
     chosen = [path[i] for i in torch.linspace(0, len(path) - 1, min(positions, len(path))).round().long().tolist()]
     pictures = [_enlarged(step.x, step.x0_hat) for step in chosen]
     slider = widgets.IntSlider(0, 0, len(chosen) - 1, description="step", readout=False)
-    image, label = widgets.Image(format="png"), widgets.Label()
+    image, label = _picture_box(), widgets.Label()
 
     def update(_=None) -> None:
         image.value = pictures[slider.value]
@@ -449,7 +449,7 @@ def explore_guidance(scales: list[float], images: Tensor, names: list[str] | Non
     pictures = [[_enlarged(row) for row in classes] for classes in images]
     asked = widgets.Dropdown(options=[(name, k) for k, name in enumerate(names)], value=0, description="asked for")
     slider = widgets.IntSlider(0, 0, len(scales) - 1, description="scale", readout=False)
-    image, label = widgets.Image(format="png"), widgets.Label()
+    image, label = _picture_box(), widgets.Label()
 
     def update(_=None) -> None:
         image.value = pictures[slider.value][asked.value]
@@ -605,6 +605,11 @@ class _Question(widgets.VBox):
 
     def _repr_mimebundle_(self, **options) -> dict[str, str]:  # ipywidgets would cut the text after 110 characters
         return {**super()._repr_mimebundle_(**options), "text/plain": repr(self)}
+
+
+def _picture_box() -> widgets.Image:
+    """For pictures in their own size, or smaller; a box would stretch two images over the whole width."""
+    return widgets.Image(format="png", layout=widgets.Layout(align_self="flex-start", max_width="100%"))
 
 
 def _picture(figure: Figure, alt: str) -> Image:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from nbformat.v4 import new_output
+from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -94,13 +94,11 @@ def test_pieces_of_a_stream_are_joined_and_progress_bars_keep_their_end():
     assert [output.text for output in joined] == ["a\n100%|##|\n", "note\n"]
 
 
-def test_formulas_are_set_aside_but_not_those_in_code():
-    formulas: list[str] = []
-    text = build.set_aside_formulas("$a$ and `$b$` and $$c \\tag{1.2}$$ cost 3", formulas)
-    assert text == "FORMULA0END and `$b$` and FORMULA1END cost 3"
-    assert "<math" in formulas[0]
-    assert "(1.2)" in formulas[1]
-    assert "tag" not in formulas[1]
+def test_formulas_become_mathml_with_their_number():
+    page = build.page(new_notebook(cells=[new_markdown_cell("# a\n\n$a$ and $$c \\tag{1.2}$$ cost 3")]), {})
+    assert page.count("<math") == 2
+    assert "<span>(1.2)</span>" in page
+    assert "tag" not in page.partition("<main")[2]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem)

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+from jinja2 import pass_context
 from latex2mathml.converter import convert as latex_to_mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell, new_notebook
 from tqdm import tqdm
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -109,62 +113,90 @@ def write_figures(notebook: NotebookNode) -> None:
 
 def course(_: list[str]) -> int:
     """Run every notebook on this machine, write one HTML page each and an index to build/course."""
-    shutil.rmtree(PAGES, ignore_errors=True)
-    PAGES.mkdir(parents=True)
-    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
-    failed = []
-    for path in paths:
+    done, failed = {}, []
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        if not execute(notebook, path.stem):
+        if execute(notebook, path.stem):
+            done[path.stem] = notebook
+        else:
             failed.append(path.stem)
-            continue
-        (PAGES / f"{path.stem}.html").write_text(page(notebook), encoding="utf-8")
-    (PAGES / "index.html").write_text(index(paths, failed), encoding="utf-8")
+    write_pages(done, PAGES)
     print(f"Open {PAGES / 'index.html'}" + (f"\nFailed: {', '.join(failed)}" if failed else ""))
     return len(failed)
 
 
-def page(notebook: NotebookNode) -> str:
-    """One HTML page that needs no network and no script: pictures inside, formulas as MathML."""
-    formulas: list[str] = []
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            text = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", cell.source)
-            text = re.sub(r"\]\(\.\./(figures/[\w.-]+)\)", lambda match: f"]({data_address(ROOT / match[1])})", text)
-            cell.source = set_aside_formulas(text, formulas)
-    exporter = HTMLExporter(template_name="lab", mathjax_url="", require_js_url="")
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title_of(notebook)}})
-    body = re.sub(r"<script[^>]*>.*?</script>", "", body, flags=re.S)
-    body = re.sub(r"FORMULA(\d+)END", lambda match: formulas[int(match[1])], body)
-    home = '<p style="text-align:center;font-family:sans-serif"><a href="index.html">All notebooks</a></p>'
-    style = ".numbered{display:flex}.numbered math{flex:1}.numbered span{align-self:center}math{font-size:1.15em}"
-    return body.replace("</head>", f"<style>{style}</style></head>").replace("</body>", home + "</body>")
+def write_pages(executed: dict[str, NotebookNode], folder: Path) -> None:
+    """Write a page for each notebook (file name without suffix -> notebook, in their order), and an index of them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    names = list(executed)
+    for i, (name, notebook) in enumerate(executed.items()):
+        ways = {f"Previous: {names[i - 1][:2]}": f"{names[i - 1]}.html"} if i else {}
+        ways["All notebooks"] = "index.html"
+        if i + 1 < len(names):
+            ways[f"Next: {names[i + 1][:2]}"] = f"{names[i + 1]}.html"
+        (folder / f"{name}.html").write_text(page(notebook, ways), encoding="utf-8")
+    (folder / "index.html").write_text(page(index(executed), {}), encoding="utf-8")
+
+
+def page(notebook: NotebookNode, ways: dict[str, str]) -> str:
+    """One HTML page that needs no network and no script: pictures inside, formulas as MathML; `ways` lead elsewhere."""
+    resources = {"metadata": {"name": title_of(notebook)}, "ways": ways}
+    return PageExporter().from_notebook_node(notebook, resources)[0]
+
+
+class PageExporter(HTMLExporter):
+    """nbconvert with the template in tools/page, and with `Renderer` for the text."""
+
+    def __init__(self):
+        formats = {"display_data_priority": ["image/gif", "image/png", "text/plain"]}
+        super().__init__(
+            config=Config(NbConvertBase=formats),
+            template_name="page",
+            extra_template_basedirs=[str(Path(__file__).parent)],
+            exclude_input_prompt=True,
+            exclude_output_prompt=True,
+        )
+
+    @pass_context
+    def markdown2html(self, context, source: str) -> str:
+        return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
+
+
+class Renderer(IPythonRenderer):
+    """Markdown with formulas as MathML, links to pages, and scroll bars of their own for what may be wide."""
+
+    def inline_math(self, body: str) -> str:
+        mathml = to_mathml(body, "inline")
+        letters = re.sub(r"<[^>]+>", "", html.unescape(mathml))
+        return f'<span class="scroll" tabindex="0">{mathml}</span>' if len(letters) > 25 else mathml
+
+    def block_math(self, body: str) -> str:
+        return f'<div class="scroll" tabindex="0">{to_mathml(body, "block")}</div>'
+
+    def block_code(self, code: str, info: str | None = None) -> str:
+        return f'<div class="scroll" tabindex="0">{super().block_code(code, info)}</div>'
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        return super().image(text, data_address(NOTEBOOKS / url), title)
+
+    def table(self, text: str) -> str:
+        return f'<div class="scroll" tabindex="0"><table>{text}</table></div>'
+
+    def table_cell(self, text: str, align: str | None = None, head: bool = False) -> str:
+        tag = "th" if head and text else "td"  # an empty heading says nothing to a screen reader
+        return f'<{tag} style="text-align: {align or "left"}">{text}</{tag}>'
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        return super().link(text, re.sub(r"^(\d\d_\w+)\.ipynb", r"\1.html", url), title)
 
 
 def data_address(picture: Path) -> str:
-    kind = "gif" if picture.suffix == ".gif" else "png"
-    return f"data:image/{kind};base64,{b64encode(picture.read_bytes()).decode()}"
-
-
-def set_aside_formulas(text: str, formulas: list[str]) -> str:
-    """Replace $$...$$ and $...$ outside of code by marks, and append their MathML, which browsers draw by themselves.
-
-    Marks, because nbconvert cleans HTML in markdown cells and would take the MathML apart.
-    """
-
-    def convert(match: re.Match) -> str:
-        if match["code"]:
-            return match["code"]
-        formulas.append(to_mathml(match["block"] or match["inline"], display="block" if match["block"] else "inline"))
-        return f"FORMULA{len(formulas) - 1}END"
-
-    pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$"
-    return re.sub(pattern, convert, text, flags=re.S)
+    return f"data:image/{picture.suffix[1:]};base64,{b64encode(picture.read_bytes()).decode()}"
 
 
 def to_mathml(latex: str, display: str) -> str:
-    """A formula as MathML; the number of \\tag{n.m} goes to the right of it."""
+    """A formula as MathML, which browsers draw by themselves; the number of \\tag{n.m} goes to the right of it."""
     tag = re.search(r"\\tag\{([\d.]+)\}", latex)
     latex = re.sub(r"\\tag\{[\d.]+\}", "", latex)
     latex = re.sub(r"(?:\\[bB]igg?[lr]?\s*)?\\[lr]Vert", r"\\|", latex)  # latex2mathml knows only this norm sign
@@ -172,20 +204,13 @@ def to_mathml(latex: str, display: str) -> str:
     return f'<div class="numbered">{mathml}<span>({tag[1]})</span></div>' if tag else mathml
 
 
-def index(paths: list[Path], failed: list[str]) -> str:
-    rows = []
-    for path in paths:
-        notebook = nbformat.read(path, as_version=4)
-        note = " (failed on this machine)" if path.stem in failed else ""
-        link = f'<a href="{path.stem}.html">{path.stem[:2]} {html.escape(title_of(notebook))}</a>{note}'
-        rows.append(f"<li>{link}<br>{html.escape(summary_of(notebook))}</li>")
-    style = "body{font:17px/1.5 sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}li{margin:1rem 0}"
-    style += "ol{list-style:none;padding:0}"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Diffusion models, built</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{style}</style></head><body>'
-        f"<h1>Diffusion models, built</h1><ol>{''.join(rows)}</ol></body></html>"
-    )
+def index(notebooks: dict[str, NotebookNode]) -> NotebookNode:
+    """The contents as a notebook of one cell: title, first picture and summary of each notebook."""
+    parts = ["# Diffusion models, built"]
+    for name, notebook in notebooks.items():
+        parts += [f"## [{name[:2]} {title_of(notebook)}]({name}.ipynb)", summary_of(notebook)]
+        parts += re.findall(r"!\[.*?\]\(\S+?\)", notebook.cells[0].source)[:1]  # the glossary has none
+    return new_notebook(cells=[new_markdown_cell("\n\n".join(parts))])
 
 
 def title_of(notebook: NotebookNode) -> str:
