@@ -129,9 +129,9 @@ def min_snr_loss(
 ) -> Tensor:
     """Mean over the images of the smaller of two squared errors: that of the noise, and that of the clean image.
 
-    One answer has both errors, and they differ by the factor snr (notebook 09, equation 9.3): in much noise the image is
-    hard to tell and the noise is easy, in little noise it is the other way round. So the steps at the two ends, where
-    there is nothing to learn, weigh little. As a weight of the clean image's error this is min(snr, 1): min-SNR
+    One answer has both errors, and they differ by the factor snr (notebook 09, equation 9.3): in much noise the image
+    is hard to tell and the noise is easy, in little noise it is the other way round. So the steps at the two ends,
+    where there is little to learn, weigh little. As a weight of the clean image's error this is min(snr, 1): min-SNR
     weighting (Hang et al. 2023) with gamma = 1; they take 5.
 
     Arguments, result and errors as `ddpm_loss`.
