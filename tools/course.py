@@ -27,6 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 NOTEBOOKS = ROOT / "notebooks"
+# Two processes of one thread each do more than one of two; the tests of a file, or cells of a notebook, stay together.
+TWO = ("-n", "2", "--dist", "loadfile")
 SANITIZE = f"--nbval-sanitize-with={ROOT / 'tests' / 'sanitize.cfg'}"
 NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", SANITIZE)
 
@@ -79,7 +81,7 @@ def test(python: str, rest: list[str]) -> int:
             for name, status in (
                 ("ruff check", run([python, "-m", "ruff", "check", "."])),
                 ("ruff format", run([python, "-m", "ruff", "format", "--check", "--quiet", "."])),
-                ("unit tests", run([python, "-m", "pytest", *rest])),
+                ("unit tests", run([python, "-m", "pytest", *TWO, *rest], OMP_NUM_THREADS="1")),
                 ("notebooks", nbval(colab_python(Path(folder), python))),
             )
             if status
@@ -121,7 +123,8 @@ def nbval(python: str, notebooks: list[Path] | None = None) -> int:
             (content / path.stem).mkdir(parents=True)
             shutil.copy(path, content / path.stem)
         return run(
-            [python, "-m", "pytest", "-q", *NBVAL, "--durations=5", "-p", "no:cacheprovider", str(content)],
+            [python, "-m", "pytest", "-q", *TWO, *NBVAL, "--durations=5", "-p", "no:cacheprovider", str(content)],
+            OMP_NUM_THREADS="1",
             PYTHONPATH=str(ROOT / "tests" / "offline"),
             DDPM_BUDGET="quick",
             DDPM_DATA=str(empty),

@@ -575,7 +575,8 @@ viz.image_rows(rows, alt="Twelve starts in ten steps with three shares of fresh 
 # %% [markdown]
 # *The starts are equal in all rows, most digits are not: with fresh noise the start does not decide alone any more.
 # Which row is best? Song, Meng & Ermon (2021, table 1) found $\eta = 0$ ahead when steps are few, on other data and
-# with a measure of quality. Twelve digits and an eye are not one.*
+# with a measure of quality. Twelve digits and an eye are not one; [notebook 08](08_evaluation.ipynb) has one, and a
+# surprise about it.*
 #
 # ## Why few steps are enough: it is a path
 #
