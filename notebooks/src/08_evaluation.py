@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Are the samples good?
 #
-# ![Eight rows of ten images with a number each, rising from copies over noisy digits, samples in 50, 10 and 5 steps and blurred digits to noise](../figures/08_ranking.png)
+# ![Eight rows of ten images with a number each, rising from copies over noisy digits, samples with fresh noise, in 50, 10 and 5 steps, and blurred digits to noise](../figures/08_ranking.png)
 #
 # *Eight sets of images, ranked by the number that this notebook builds; smaller is better. The top row is the best by every
 # number but one. It is a thief. And would you have put the blurred digits below the broken ones?*
@@ -718,7 +718,7 @@ viz.plot_curves({name: (b.steps, y) for name, y in shares.items()}, log="xy", yl
 # %%
 contest = {
     "copies": base[:n],
-    "50, eta = 1": fresh,
+    "eta = 1": fresh,
     "50 steps": samples[50],
     "10 steps": samples[10],
     "5 steps": samples[5],
@@ -741,16 +741,16 @@ viz.image_rows({f"{score[name]:,.0f} {name}": contest[name][:10] for name in ord
 
 # %% [markdown]
 # *Sorted by distance. On real MNIST there are four things to take from it. The winner copies: it is at the floor,
-# recognisable and varied, and only the last column of the table, where it has 0, gives it away. Noisy real digits come
-# before our samples, blurred real digits after the samples of 5 steps, many of which you would send back: the distance
-# has its taste. The steps: [notebook 07](07_sampling.ipynb) could not say by eye whether 10 steps are worse than 50.
-# They are. And the noise, which should surprise: the same network in the same 50 steps is much better with
-# $\eta = 1$.*
+# recognisable and varied, and only the last column of the table, where it has 0, gives it away. Noisy real digits are
+# about as far as our best samples, blurred real digits farther than the samples of 5 steps, many of which you would
+# send back: the distance has its taste. The steps: [notebook 07](07_sampling.ipynb) could not say by eye whether 10
+# steps are worse than 50. They are. And the noise, which should surprise: the same network in the same 50 steps is much
+# better with $\eta = 1$.*
 #
-# *Song, Meng & Ermon (2021, table 1) found the opposite, for a network that was trained for far longer. A network makes errors.
-# Without fresh noise each of them stays in the image, and all later steps build on it. Fresh noise covers a part of
-# what is there, right or wrong, and the network has to look again (Karras et al. 2022, section 4, say when that helps and what it
-# costs: with ever fewer errors to mend, the noise becomes one itself). Which side you are on, a measurement tells.*
+# *Song, Meng & Ermon (2021, table 1) found the opposite, for a network that was trained for far longer. A likely
+# reason: a network makes errors, and without fresh noise each of them stays in the image, and all later steps build on
+# it. Fresh noise covers a part of what is there, right or wrong, and the network has to look again. Where few errors
+# are left to mend, the noise is one itself (Karras et al. 2022, section 4). Measure on which side you are.*
 #
 # *So report, always: the distance with its floor and its $n$, what the judge is, a number for variety, the nearest
 # training images, and a grid of samples that nobody picked.*

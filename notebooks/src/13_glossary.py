@@ -2,7 +2,7 @@
 # # Words, symbols, further reading
 #
 # **You will** look up what a symbol or a word of this course means and where it is explained, and find out what to read
-# next. **You need** nothing; open it beside the other notebooks. **Time** 2 minutes at a time; the cells run in 5 seconds
+# next. **You need** nothing; open it beside the other notebooks. **Time** 2 minutes at a time; the cells run in 8 seconds
 # on 2 CPU cores.
 
 # %% tags=["setup"]
