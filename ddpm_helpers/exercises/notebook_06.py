@@ -1,10 +1,10 @@
-"""Exercises of notebook 06: the loss of Algorithm 1, steps for a batch, the moving average."""
+"""Exercises of notebook 06: the loss of Algorithm 1, steps for a batch, the moving average, a loss with weights."""
 
 import torch
 import torch.nn.functional as F
 
-from ..schedule import cosine_schedule, linear_schedule, per_image, q_sample
-from ..training import ddpm_loss, ema_update, stratified_steps
+from ..schedule import cosine_schedule, linear_schedule, per_image, q_sample, snr
+from ..training import ddpm_loss, ema_update, min_snr_loss, stratified_steps
 from .core import Exercise
 
 HALF = torch.tensor(0.5, requires_grad=True)
@@ -28,6 +28,22 @@ def _predicted(model, schedule, x0, t, noise):
 def _straight_blend(model, schedule, x0, t, noise):
     share = per_image(t / schedule.T, x0)
     return F.mse_loss(model((1 - share) * x0 + share * noise, t), noise)
+
+
+def _weighted(weight):
+    """The mean squared error of the noise with `weight(schedule, t)`, (B,), for each image."""
+
+    def loss(model, schedule, x0, t, noise):
+        error = (_predicted(model, schedule, x0, t, noise) - noise).square()
+        return (error * per_image(weight(schedule, t), error)).mean()
+
+    return loss
+
+
+def _smaller(model, schedule, x0, t, noise):
+    """For each pixel, the smaller of the two errors: (B, C, H, W)."""
+    error = (_predicted(model, schedule, x0, t, noise) - noise).square()
+    return torch.minimum(error, error / per_image(snr(schedule)[t], error))
 
 
 def _uniforms(count: int, T: int, last: float) -> tuple:
@@ -224,6 +240,68 @@ Exercise(
         "It looks as if the new value is returned as it is, and nothing averaged.": lambda average, value, decay: value,
         "It looks as if the old average is returned as it is: the new value is missing.": (
             lambda average, value, decay: average
+        ),
+    },
+)
+
+Exercise(
+    tag="6.4",
+    reference=min_snr_loss,
+    cases=lambda: [
+        _training_batch(linear_schedule(50), [1, 50, 17, 3, 30], 5, 3, 4, 2),
+        _training_batch(cosine_schedule(40), [20, 39, 8], 3, 1, 2, 5),
+        _training_batch(cosine_schedule(40), [2, 12], 2, 1, 3, 2),
+    ],
+    mistakes={
+        "It looks as if there is no weight: this is the error of the noise alone.": _weighted(
+            lambda s, t: torch.ones_like(s.beta[t])
+        ),
+        "It looks as if this is the error of the clean image alone: where snr is below 1, take that of the noise.": (
+            _weighted(lambda s, t: 1 / snr(s)[t])
+        ),
+        "It looks as if the larger of the two errors was taken: the weight is at most 1.": _weighted(
+            lambda s, t: (1 / snr(s)[t]).clamp(min=1)
+        ),
+        "It looks as if the weight is min(1, snr), which belongs to the error of the clean image. For the error of the "
+        "noise it is min(1, 1 / snr).": _weighted(lambda s, t: snr(s)[t].clamp(max=1)),
+        "It looks as if gamma is 5, min(1, 5 / snr): here it is 1.": _weighted(
+            lambda s, t: (5 / snr(s)[t]).clamp(max=1)
+        ),
+        "It looks as if the ratio of the amplitudes was taken, sqrt(alpha_bar) / sigma: snr is its square.": _weighted(
+            lambda s, t: snr(s)[t].rsqrt().clamp(max=1)
+        ),
+        "It looks as if this is the error of the velocity, the sum of the two: take the smaller one.": _weighted(
+            lambda s, t: 1 / s.alpha_bar[t]
+        ),
+        "It looks as if the weight was multiplied before the square: it is a weight of the squared error.": _weighted(
+            lambda s, t: (1 / snr(s)[t]).clamp(max=1).square()
+        ),
+        "It looks as if the weight is that of step t - 1: the table has a place for step 0.": _weighted(
+            lambda s, t: (1 / snr(s)[t - 1]).clamp(max=1)
+        ),
+        "It looks as if the weight is averaged over the batch first: each image has its own.": _weighted(
+            lambda s, t: (1 / snr(s)[t]).clamp(max=1).mean().expand(len(t))
+        ),
+        "It looks as if the mean errors of the whole batch were compared: each image has its own smaller one.": (
+            lambda m, s, x0, t, noise: torch.minimum(
+                _weighted(lambda s, t: torch.ones_like(s.beta[t]))(m, s, x0, t, noise),
+                _weighted(lambda s, t: 1 / snr(s)[t])(m, s, x0, t, noise),
+            )
+        ),
+        "It looks as if the prediction is compared with the clean images: this network predicts the noise.": (
+            lambda m, s, x0, t, noise: (
+                (_predicted(m, s, x0, t, noise) - x0).square() * per_image((1 / snr(s)[t]).clamp(max=1), x0)
+            ).mean()
+        ),
+        "It looks as if the squared errors are summed, not averaged: then the loss grows with the batch.": (
+            lambda *batch: _smaller(*batch).sum()
+        ),
+        "It looks as if there is one loss for each image: return their mean, a scalar.": (
+            lambda *batch: _smaller(*batch).flatten(1).mean(1)
+        ),
+        "It looks as if the squared errors are returned as they are: return their mean, a scalar.": _smaller,
+        "It looks as if .item() made a plain number of the loss: return the tensor, or no gradient can flow.": (
+            lambda *batch: _smaller(*batch).mean().item()
         ),
     },
 )

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -589,14 +590,18 @@ verify("6.9", velocity_loss(told, schedule, test, test_t, test_noise), left, tol
 # late, and is it worse early?
 
 # %%
-count, targets = budget(gpu=3000, cpu=500, quick=12), {}
-for name, dress, loss in (("noise", lambda net: net, training.ddpm_loss), ("velocity", lambda net: VelocityNet(net, schedule), velocity_loss)):
+count = budget(gpu=3000, cpu=500, quick=12)
+
+def short_run(loss, dress=lambda net: net):
     torch.manual_seed(0)
     net = dress(UNet(base=32, multipliers=(1, 2), patch=2))
-    short = Trainer(net, schedule, data.images, TrainConfig(steps=count), objective=loss)
-    for _ in short.run():
+    run = Trainer(net, schedule, data.images, TrainConfig(steps=count), objective=loss)
+    for _ in run.run():
         pass
-    targets[name] = short.ema
+    return run.ema
+
+dressed = partial(VelocityNet, schedule=schedule)
+targets = {"noise": short_run(training.ddpm_loss), "velocity": short_run(velocity_loss, dressed)}
 
 # %%
 curves = {name: by_step(model) / ratio for name, model in targets.items()}
@@ -621,9 +626,69 @@ viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of o
 # strokes are fat and flow together: a late guess that is too bright is built upon by all later steps. The rows have the
 # same outlines, and most of the lower ones have the stroke width of handwriting.*
 #
-# The course goes on with the noise, as the paper does. The weights shipped for [notebook 10](10_colour_and_scale.ipynb)
-# and [notebook 11](11_guidance.ipynb) predict the velocity; `--target velocity`, in the command at the end, asks for
-# it.
+# ### Another weight
+#
+# A target is a weight, too. One answer has an error of the noise and an error of the clean image, and they differ by
+# the factor $\mathrm{snr}_t = \bar\alpha_t / (1 - \bar\alpha_t)$, by (3.34). The error of the velocity is their sum,
+# because $1 / \bar\alpha_t = 1 + 1 / \mathrm{snr}_t$ in (6.9):
+#
+# $$\big\lVert v - \hat v \big\rVert^2 = \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 + \big\lVert x_0 - \hat x_0 \big\rVert^2 \tag{6.10}$$
+#
+# A sum looks at the larger part: early at the noise, which is too faint to see, late at the clean image, which is too
+# far away to guess. These errors are large whatever the network does. What if we look at the *smaller* part?
+#
+# $$\min\!\Big(\big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2,\; \big\lVert x_0 - \hat x_0 \big\rVert^2\Big) = \min\!\Big(1,\; \frac{1}{\mathrm{snr}_t}\Big)\, \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 \tag{6.11}$$
+#
+# Then both ends weigh little, and the steps in the middle, where noise and image are about equally strong, weigh most.
+# It is min-SNR weighting (Hang et al. 2023) with their $\gamma = 1$; they found 5 best for photos.
+#
+# ### Exercise 6.4 - `min_snr_loss`
+#
+# Return the loss of one batch, a scalar: the mean over images and pixels of (6.11). The arguments are those of
+# `ddpm_loss`, and `model(x, t)` returns the predicted noise. `snr(schedule)[t]` has shape (B,), `per_image(numbers, x0)`
+# makes of such numbers something that multiplies whole images.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def min_snr_loss(model, schedule, x0, t, noise):
+    ...  # the error of the noise, times its weight
+
+
+min_snr_loss = check(min_snr_loss)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Begin as in Exercise 6.1, but keep the squared errors, shape (B, C, H, W). `.clamp(max=1)` is the minimum with 1.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+noise_error = (told(q_sample(schedule, test, test_t, test_noise), test_t) - test_noise).square().mean((1, 2, 3))  # (256,)
+image_error = noise_error / snr(schedule)[test_t]
+verify("6.10", velocity_loss(told, schedule, test, test_t, test_noise), (noise_error + image_error).mean(), tol=1e-4)
+verify("6.11", min_snr_loss(told, schedule, test, test_t, test_noise), torch.minimum(noise_error, image_error).mean(), tol=1e-4)
+
+# %% [markdown]
+# The third short run: the velocity as target, as before, with this weight. Guess before you run: where will its error
+# be larger than that of the second, and will you see it in the samples?
+
+# %%
+targets["velocity, smaller error"] = short_run(min_snr_loss, dressed)
+for t in (1, 100, 500, 900, 950):
+    here = (places == t).nonzero()[0, 0]
+    errors = {name: by_step(model)[here] / ratio[here] for name, model in targets.items()}
+    print(f"t = {t:3}: " + ", ".join(f"{error:.5f} {name}" for name, error in errors.items()))
+rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in targets.items()}
+viz.image_rows(rows, alt="Samples of three networks: the noise, the velocity, and the velocity with the weight of the smaller error")
+
+# %% [markdown]
+# CAPTION
+#
+# The course goes on with the noise and its plain error, as the paper does. The weights shipped for
+# [notebook 10](10_colour_and_scale.ipynb) and [notebook 11](11_guidance.ipynb) predict the velocity; `--target velocity
+# --min-snr`, in the command at the end, asks for both. What the two are worth after three minutes of training, by a
+# number, is in [notebook 09](09_libraries.ipynb).
 #
 # ## Kill it
 #
