@@ -282,6 +282,13 @@ Exercise(
         "It looks as if the weight is averaged over the batch first: each image has its own.": _weighted(
             lambda s, t: (1 / snr(s)[t]).clamp(max=1).mean().expand(len(t))
         ),
+        "It looks as if the mean error of the batch was multiplied by the weights: multiply the squared errors of each "
+        "image by its weight, then take the mean.": (
+            lambda m, s, x0, t, noise: ddpm_loss(m, s, x0, t, noise) * (1 / snr(s)[t]).clamp(max=1)
+        ),
+        "It looks as if the sum was divided by the sum of the weights: take the plain mean.": (
+            lambda m, s, x0, t, noise: _smaller(m, s, x0, t, noise).mean() / (1 / snr(s)[t]).clamp(max=1).mean()
+        ),
         "It looks as if the mean errors of the whole batch were compared: each image has its own smaller one.": (
             lambda m, s, x0, t, noise: torch.minimum(
                 _weighted(lambda s, t: torch.ones_like(s.beta[t]))(m, s, x0, t, noise),

@@ -13,6 +13,7 @@ the memory bus. Both are counted here, from the network; the peaks are the vendo
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from ddpm_helpers import (
     cosine_schedule,
     count_parameters,
     load_images,
+    min_snr_loss,
     multiply_adds,
     sample,
     velocity_loss,
@@ -50,14 +52,16 @@ class Run:
     share: float
     net: dict
     labels: bool = False
+    objective: Callable[..., Tensor] = min_snr_loss
     config: dict = field(default_factory=dict)
 
 
+SMALL, MANY = {"base": 64, "multipliers": [1, 2], "patch": 2}, {"batch_size": 256}
 RUNS = (
-    Run("mnist", "mnist", 0.2, {"base": 64, "multipliers": [1, 2], "patch": 2}, config={"batch_size": 256}),
-    Run("mnist_labels", "mnist", 0.15, {"base": 64, "multipliers": [1, 2], "patch": 2}, True, {"batch_size": 256}),
-    Run("fashion", "fashion", 0.15, {"base": 64, "multipliers": [1, 2], "patch": 2}, config={"batch_size": 256}),
-    Run("cifar10", "cifar10", 0.5, {"base": 96, "multipliers": [1, 2, 2]}, config={"batch_size": 256, "flip": True}),
+    Run("mnist", "mnist", 0.2, SMALL, config=MANY),
+    Run("mnist_labels", "mnist", 0.15, SMALL, labels=True, config=MANY),
+    Run("fashion", "fashion", 0.15, SMALL, config=MANY),
+    Run("cifar10", "cifar10", 0.5, {"base": 96, "multipliers": [1, 2, 2]}, False, velocity_loss, MANY | {"flip": True}),
 )
 
 
@@ -69,7 +73,7 @@ def make(run: Run, data, steps: int, device: torch.device) -> tuple[Trainer, dic
     config = TrainConfig(steps, warmup=min(500, max(steps // 10, 1)), **run.config)
     labels = data.labels if run.labels else None
     model = VelocityNet(UNet(**net), schedule)
-    return Trainer(model, schedule, data.images, config, device, velocity_loss, labels), net
+    return Trainer(model, schedule, data.images, config, device, run.objective, labels), net
 
 
 def seconds_of_a_step(run: Run, data, device: torch.device, count: int) -> float:
@@ -135,13 +139,14 @@ def train(run: Run, data, seconds: float, device: torch.device, out: Path, count
     save_pretrained(out / f"{run.name}.safetensors", trainer.ema, net, "cosine", 1000, row)
     shape = tuple(data.images.shape[1:])
     labels = torch.arange(count, device=device) % len(data.classes) if run.labels else None
-    start = time.perf_counter()
     model = fast_model(trainer.ema, device)
-    samples = sample(model, trainer.schedule, count, shape, 50, labels=labels).clamp(-1, 1).cpu()
-    row |= {"samples": count, "sample_seconds": time.perf_counter() - start}
-    save_image(samples[:64] / 2 + 0.5, out / f"{run.name}.png")
-    if run.data == "mnist" and 2 * count <= len(data.images):
-        row |= score(samples, data.images)
+    for name, eta in (("", 0.0), ("_eta_1", 1.0)):  # which is better depends on how well the network was trained
+        start = time.perf_counter()
+        samples = sample(model, trainer.schedule, count, shape, 50, labels=labels, eta=eta).clamp(-1, 1).cpu()
+        row |= {"samples": count, f"sample_seconds{name}": time.perf_counter() - start}
+        save_image(samples[:64] / 2 + 0.5, out / f"{run.name}{name}.png")
+        if run.data == "mnist" and 2 * count <= len(data.images):
+            row |= {f"{key}{name}": value for key, value in score(samples, data.images).items()}
     return row
 
 
