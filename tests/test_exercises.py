@@ -1,5 +1,6 @@
 """check, verify, show_solution; and every exercise: its answer is accepted, its mistakes are named."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -83,6 +84,22 @@ def test_a_line_of_dots_left_over_is_no_skeleton(capsys):
     assert check(answer) is answer
 
 
+def test_a_value_of_dots_left_over_is_no_skeleton(capsys):
+    def answer(x, amount, noise):
+        corrupted = ...  # noqa: F841
+        return blend(x, amount, noise)
+
+    answer.__name__ = "corrupt"
+    assert check(answer) is answer
+
+    def wrong(x, amount, noise):
+        corrupted = ...  # two lines
+        corrupted = blend(x, amount, noise) + 0.25
+        return corrupted
+
+    assert "the largest error is 0.25" in said(wrong, capsys)
+
+
 def test_ellipsis_as_an_index_is_no_skeleton(capsys):
     def answer(x, amount, noise):
         weight = amount[..., None, None, None]
@@ -110,6 +127,10 @@ def test_checking_twice_is_not_an_answer(capsys):
         (lambda x, a: x, "takes 2 positional arguments but 3 were given"),
         (lambda x, a, n: x.no_such_thing, "no_such_thing"),
         (lambda x, a, n: blend(x, a, torch.rand_like(x)), "two equal calls give two results"),
+        (lambda x, a, n: blend(x, a, n).numpy(), "returns a NumPy array; return a tensor"),
+        (lambda x, a, n: np.clip(x, x, a), "torch has them for tensors"),
+        (lambda x, a, n: x.astype(float), "write .float()"),
+        (lambda x, a, n: a * n, "per_image(numbers, images)"),
         (lambda x, a, n: x.copy_(blend(x, a, n)), "changes its argument in place"),
         (lambda x, a, n: blend(x, a, n) * float("nan"), "contains NaN or infinity"),
     ],

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,7 +84,7 @@ class Verdict:
 
 def mark(exercise: Exercise, answer: Callable) -> Verdict:
     """Mark an answer; nothing is printed, and no exception of the answer comes through."""
-    if answer is exercise.reference or _is_skeleton(answer):
+    if answer is exercise.reference or _is_skeleton(answer, exercise.cases()[0]):
         return Verdict(right=False, tried=False)
     problem = _problem(exercise, answer)
     return Verdict(right=problem is None, problem=problem or "")
@@ -159,19 +160,24 @@ def _report(message: str, function: Callable) -> Callable:
     return function
 
 
-def _is_skeleton(answer: Callable) -> bool:
-    """True while nothing but `...` (and a docstring) is there, or `...` stands for an assigned or returned value."""
+def _is_skeleton(answer: Callable, case: tuple) -> bool:
+    """True while nothing but `...` (and a docstring) is there, or a `...` in place of a value decides the result.
+
+    A `...` that was left beside an answer decides nothing: the answer is marked.
+    """
     try:
         function = ast.parse(textwrap.dedent(inspect.getsource(answer))).body[0]
     except (OSError, TypeError, SyntaxError):
         return False
-    unwritten = isinstance(function, ast.FunctionDef) and all(
+    if isinstance(function, ast.FunctionDef) and all(
         isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) for line in function.body
-    )
-    return unwritten or any(
+    ):
+        return True
+    unwritten = any(
         isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is ...
         for node in ast.walk(function)
     )
+    return unwritten and "ellipsis" in repr(_run(answer, case)).lower()
 
 
 def _problem(exercise: Exercise, answer: Callable) -> str | None:
@@ -201,6 +207,10 @@ def _run(function: Callable, case: tuple) -> Any:
     arguments = _copy(case)
     try:
         result = function(*arguments)
+        if any(
+            isinstance(part, np.ndarray | np.generic) for part in (result if isinstance(result, tuple) else [result])
+        ):
+            return TypeError("your function returns a NumPy array; return a tensor, with torch in place of np")
         again = function(*_copy(case))
         changed = [_difference(a, b, 0.0) for a, b in zip(case, arguments, strict=True) if isinstance(a, Tensor)]
         if any(changed):
@@ -210,6 +220,11 @@ def _run(function: Callable, case: tuple) -> Any:
     except Exception as error:
         return error
     return result
+
+
+def _is_numpy(result: Any) -> bool:
+    parts = result if isinstance(result, tuple) else (result,)
+    return any(isinstance(part, np.ndarray | np.generic) and not isinstance(part, float) for part in parts)
 
 
 def _copy(case: tuple) -> tuple:
@@ -257,11 +272,20 @@ def _as_number(value: Any) -> Any:
     return torch.tensor(value, dtype=torch.float64) if isinstance(value, int | float) else value
 
 
+HINTS = {  # part of an error, or of the line that raised it -> what else to say
+    "np.": "NumPy's functions want arrays: torch has them for tensors: torch.sqrt, torch.log, x.mean(), x.sum().",
+    "'astype'": "A tensor has no .astype: write .float().",
+    "must match the size of tensor b": "One number for each image, shape (B,), does not fit beside images (B, C, H, W) "
+    "before per_image(numbers, images), or [:, None, None, None], has given it their axes.",
+}
+
+
 def _explain(error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
-    if frames:
-        return f"It stopped with {type(error).__name__}: {error}\n  in the line: {frames[0].line}"
-    return f"It seems that {error}."
+    if not frames:
+        return f"It seems that {error}."
+    text = f"It stopped with {type(error).__name__}: {error}\n  in the line: {frames[0].line}"
+    return "\n".join([text, *(hint for part, hint in HINTS.items() if part in text)])
 
 
 def _summary(value: Any) -> str:
