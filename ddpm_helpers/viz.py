@@ -369,6 +369,30 @@ def plot_ladder(results: dict) -> None:
     show(figure, f"Bars of the Frechet distance, from the smallest: {order}; real images {rows[0]['floor']:,.0f}")
 
 
+def plot_levers(results: dict) -> None:
+    """Draw what `bench_levers` measured: the recipe, seeds of it, and variants, the closest to real images on top.
+
+    Args:
+        results: of `ladder.load_ladder("levers_cpu")`; nothing else is drawn.
+    """
+    rows = sorted(results["systems"], key=lambda row: -row["frechet"])
+    recipe = results["systems"][0]
+    seeds = [row["frechet"] for row in rows if row["name"].startswith(recipe["name"])]
+    figure, axis = subplots(size=(9, 0.8 + 0.25 * len(rows)))
+    axis.axvspan(min(seeds), max(seeds), color="0.88", label=f"{recipe['name']}, {len(seeds)} seeds")
+    for colour, name in ((COLOURS[0], "as many steps"), (COLOURS[1], "faster or slower: more or fewer steps")):
+        same = [row for row in rows if (row["train_steps"] == recipe["train_steps"]) == (name == "as many steps")]
+        axis.plot([row["frechet"] for row in same], [rows.index(row) for row in same], "o", color=colour, label=name)
+    for i, row in enumerate(rows):
+        axis.annotate(f"{row['frechet']:,.0f}", (row["frechet"], i), (8, 0), textcoords="offset points", va="center")
+    axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axis.set(xlabel="Frechet distance of the features, less is better", ylim=(-0.7, len(rows) - 0.3))
+    axis.margins(x=0.12)
+    figure.legend(frameon=False, fontsize=8.5, loc="outside lower center", ncols=3)
+    order = ", ".join(f"{row['name']} {row['frechet']:,.0f}" for row in reversed(rows))
+    show(figure, f"Dots of the Frechet distance, from the smallest: {order}")
+
+
 def explore_forward(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, *, positions: int = 41) -> widgets.VBox:
     """A slider over the step and a drop-down for the schedule; the same images and noise everywhere.
 

@@ -214,3 +214,15 @@ def test_ladder_chart_names_every_system_from_the_best(shown):
     drawn = {tuple(colour) for colour in np.asarray(Picture.open(io.BytesIO(shown[0].data))).reshape(-1, 3).tolist()}
     for colour in viz.COLOURS[:3]:  # one for each kind
         assert tuple(bytes.fromhex(colour[1:])) in drawn
+
+
+def test_levers_chart_names_every_variant_from_the_best(shown):
+    rows = [
+        {"name": name, "frechet": distance, "train_steps": steps}
+        for name, distance, steps in (("net", 20.0, 9), ("net, seed 1", 22.0, 9), ("slow", 90.0, 5), ("other", 15.0, 9))
+    ]
+    viz.plot_levers({"systems": rows})
+    assert "other 15, net 20, net, seed 1 22, slow 90" in shown[0].metadata["alt"]
+    drawn = {tuple(colour) for colour in np.asarray(Picture.open(io.BytesIO(shown[0].data))).reshape(-1, 3).tolist()}
+    for colour in viz.COLOURS[:2]:  # as many steps, and another number
+        assert tuple(bytes.fromhex(colour[1:])) in drawn

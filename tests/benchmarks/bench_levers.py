@@ -5,8 +5,8 @@
 First the speed of all variants that do other work than the recipe is measured in turns, and from it follows how many
 steps fit into the time; so the steps, which decide the result, can be repeated anywhere. What a variant needs for its
 first steps (`torch.compile` writes and compiles C++) counts as time. Writes ddpm_helpers/results/levers_cpu.json, which
-notebook 09 shows: one more ladder. Stopped and typed again, it goes on with the next variant. One seed: differences of
-a few per cent are chance. Needs MNIST; about 90 minutes on 2 cores.
+notebook 09 shows: one more ladder. Stopped and typed again, it goes on with the next variant. The recipe is trained
+from three seeds, to see how large a difference chance makes. Needs MNIST; about 100 minutes on 2 cores.
 """
 
 import argparse
@@ -66,6 +66,7 @@ class Variant:
     sampler_steps: int = 50
     compiled: bool = False
     timed: bool = True  # False: a step is the recipe's work, so its speed is taken
+    seed: int = 0  # of the first weights, and of what is drawn in training
     config: dict = field(default_factory=dict)  # of TrainConfig, beside steps
     instead: dict = field(default_factory=dict)  # what stands for a name in ddpm_helpers.training
 
@@ -92,6 +93,8 @@ def min_snr_5_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise:
 SAME = partial(Variant, timed=False)
 VARIANTS = (
     Variant("the recipe"),
+    SAME("the recipe, seed 1", seed=1),
+    SAME("the recipe, seed 2", seed=2),
     SAME("noise as target", velocity=False),
     SAME("linear schedule", schedule=LINEAR),
     SAME("noise, linear schedule", velocity=False, schedule=LINEAR),
@@ -121,11 +124,11 @@ VARIANTS = (
 
 
 def make(variant: Variant, images: Tensor, steps: int) -> Trainer:
-    torch.manual_seed(0)
+    torch.manual_seed(variant.seed)
     net = variant.net()
     if variant.velocity:
         net = VelocityNet(net, variant.schedule)
-    config = TrainConfig(steps, warmup=min(100, max(steps // 10, 1)), **variant.config)
+    config = TrainConfig(steps, warmup=min(100, max(steps // 10, 1)), seed=variant.seed, **variant.config)
     trainer = Trainer(net, variant.schedule, images, config, objective=variant.objective)
     if variant.compiled:
         trainer.model.compile()
