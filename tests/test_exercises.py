@@ -141,6 +141,10 @@ def test_other_mistakes_are_described(wrong, says, capsys):
     assert "goes on with the course's own corrupt" in text
 
 
+def test_sizes_that_do_not_fit_are_named_in_either_order(capsys):
+    assert said(lambda x, a, n: (1 - a) * x + a * n, capsys) == said(lambda x, a, n: x * (1 - a) + n * a, capsys)
+
+
 def test_an_answer_without_gradient_is_not_right(capsys):
     """It would pass, and then training would stop at loss.backward()."""
 

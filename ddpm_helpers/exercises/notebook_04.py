@@ -179,16 +179,11 @@ Exercise(
         "pixel gets the number of another image. Give it two more axes: scale[:, :, None, None].": (
             lambda h, scale, shift: h * (1 + scale) + shift
         ),
-        "scale has shape (B, C), and broadcasting lines that up with (H, W), the last two axes of h. Give it two more: "
-        "scale[:, :, None, None].": lambda h, scale, shift: (1 + scale) * h + shift,
         "The scale has its two new axes, but the shift has not: shift[:, :, None, None].": (
             lambda h, scale, shift: h * (1 + _wide(scale)) + shift
         ),
         "scale[:, :, None] has three axes, and h has four: one more None.": (
             lambda h, scale, shift: h * (1 + scale[:, :, None]) + shift[:, :, None]
-        ),
-        "(1 + scale[:, :, None]) has three axes, and h has four: one more None.": (
-            lambda h, scale, shift: (1 + scale[:, :, None]) * h + shift[:, :, None]
         ),
         "It looks as if the brackets are missing: 1 + scale * h + shift adds the 1 to the features. It belongs to the "
         "scale: (1 + scale) * h + shift.": lambda h, scale, shift: 1 + _wide(scale) * h + _wide(shift),
