@@ -128,7 +128,7 @@ def test_checking_twice_is_not_an_answer(capsys):
         (lambda x, a, n: x.no_such_thing, "no_such_thing"),
         (lambda x, a, n: blend(x, a, torch.rand_like(x)), "two equal calls give two results"),
         (lambda x, a, n: blend(x, a, n).numpy(), "returns a NumPy array; return a tensor"),
-        (lambda x, a, n: np.clip(x, x, a), "torch has them for tensors"),
+        (lambda x, a, n: np.mean(x, 0), "torch has them for tensors"),
         (lambda x, a, n: x.astype(float), "write .float()"),
         (lambda x, a, n: a * n, "per_image(numbers, images)"),
         (lambda x, a, n: x.copy_(blend(x, a, n)), "changes its argument in place"),
