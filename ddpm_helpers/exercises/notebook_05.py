@@ -155,6 +155,17 @@ def _uncut(block, x, known):
     return block.wire(x) + block.last(h)
 
 
+def _silu_twice(block, x, known):
+    wire, h, scale, shift = _parts(block, x, known)
+    return wire + block.last(F.silu(h * (1 + scale) + shift))
+
+
+def _cut_in_two_batches(block, x, known):
+    scale, shift = block.film(known).chunk(2)
+    h = block.norm(block.first(x)) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+    return block.wire(x) + block.last(h)
+
+
 def _film_first(block, x, known):
     wire, _, scale, shift = _parts(block, x, known)
     return wire + block.last(block.norm(block.first(x) * (1 + scale) + shift))
@@ -207,7 +218,17 @@ Exercise(
         "It looks as if `known` goes through a SiLU before block.film: block.film has its own.": (
             lambda block, x, known: residual_block(block, x, F.silu(known))
         ),
+        "It looks as if there is a SiLU before block.last: block.last begins with its own.": _silu_twice,
+        "It looks as if there is a SiLU before block.last, and one before block.film: both begin with their own.": (
+            lambda block, x, known: _silu_twice(block, x, F.silu(known))
+        ),
+        "It looks as if x goes through a SiLU before block.first: block.first has a norm and a SiLU of its own.": (
+            lambda block, x, known: residual_block(block, F.silu(x), known) - block.wire(F.silu(x)) + block.wire(x)
+        ),
         "block.film(known) is one tensor: .chunk(2, dim=1) makes scale and shift of it.": _uncut,
+        "chunk(2) without dim=1 cuts the batch in two. Scales and shifts lie along the channels: .chunk(2, dim=1).": (
+            _cut_in_two_batches
+        ),
         "It looks as if the shift is missing.": (
             _combined(lambda block, wire, h, scale, shift: wire + block.last(h * (1 + scale)))
         ),
@@ -258,6 +279,15 @@ def _divided_late(qkv, heads):
     return rearrange(weights @ v, "b n (h w) c -> b (n c) h w", h=qkv.shape[2])
 
 
+def _all_axes_turned(qkv, heads):
+    q, k, _ = rearrange(qkv, ORDER, three=3, heads=heads)
+    return q @ k.permute(3, 2, 1, 0)
+
+
+def _no_height(qkv, heads):
+    return rearrange(_not_joined(qkv, heads), "b heads (h w) c -> b (heads c) h w")
+
+
 def _by_pixels(qkv, heads):
     pixels = qkv.shape[2] * qkv.shape[3]
     return _by_hand(scale=lambda d, channels: pixels**-0.5)(qkv, heads)
@@ -293,6 +323,10 @@ Exercise(
         ),
         "It looks as if you divide by the root of d after the softmax: divide the scores, before it.": _divided_late,
         "It looks as if keys and values are swapped: the order is queries, keys, values.": _keys_for_values,
+        "k.T turns all four axes round. k.mT, or k.transpose(-1, -2), swaps the last two and leaves the others.": (
+            _all_axes_turned
+        ),
+        "rearrange cannot know where to cut (h w): tell it the height, h=qkv.shape[2].": _no_height,
         'The heads are not joined: rearrange the answer, "b heads (h w) c -> b (heads c) h w", with h=qkv.shape[2].': (
             _not_joined
         ),
@@ -331,6 +365,10 @@ def _net(multipliers: tuple[int, ...], *shape: int) -> tuple:
         return net, torch.randn(batch, 8, height, width), torch.randn(batch, 32)
 
 
+def _roll(steps: int, axis: int) -> Callable:
+    return lambda h: h.roll(steps, dims=axis)
+
+
 def _flat_net() -> tuple:
     """Stands in for a net: nothing changes size in it, so only the values tell which skip went where."""
     generator = torch.Generator().manual_seed(0)
@@ -341,8 +379,8 @@ def _flat_net() -> tuple:
         return lambda h, known: torch.tanh(F.conv2d(h, weight) + known[:, :2, None, None])
 
     net = SimpleNamespace(down=[level(2) for _ in range(3)], middle=level(2), up=[level(4) for _ in range(3)])
-    net.shrink = [lambda h, i=i: h.roll(i + 1, dims=2) for i in range(3)]
-    net.grow = [lambda h, i=i: h.roll(i + 1, dims=3) for i in range(3)]
+    net.shrink = [_roll(i + 1, axis=2) for i in range(3)]
+    net.grow = [_roll(i + 1, axis=3) for i in range(3)]
     return net, torch.randn(3, 2, 5, 7, generator=generator), torch.randn(3, 8, generator=generator)
 
 
@@ -438,6 +476,12 @@ Exercise(
         ),
         "Levels and middle are called with two things: level(h, known), net.middle(h, known).": (
             _walk(middle=lambda net, h, known: net.middle(h))
+        ),
+        "shrink is called with the features alone: shrink(h).": _replaced(
+            shrink=lambda layers: [lambda h, layer=layer: layer(h, None) for layer in layers]
+        ),
+        "grow is called with the features alone: grow(h).": (
+            _walk(rise=lambda level, grow, join, h, skip, known: grow(level(join(h, skip), known), known))
         ),
         "It looks as if the skip grows instead of the features: h = grow(h) after each level.": (
             _walk(rise=lambda level, grow, join, h, skip, known: level(join(h, grow(skip)), known))

@@ -97,8 +97,14 @@ Exercise(
         "It looks as if x_t is a straight blend of image and noise, as in notebook 01. Here it is q_sample's.": (
             _straight_blend
         ),
+        "It looks as if the noise is added at full strength: q_sample weighs image and noise by the step.": (
+            lambda m, s, x0, t, noise: F.mse_loss(m(x0 + noise, t), noise)
+        ),
         "It looks as if the squared errors are summed, not averaged: then the loss grows with the batch.": (
             lambda m, s, x0, t, noise: F.mse_loss(_predicted(m, s, x0, t, noise), noise, reduction="sum")
+        ),
+        "It looks as if the length of the error was taken, .norm(): the loss is the mean of the squares.": (
+            lambda m, s, x0, t, noise: (_predicted(m, s, x0, t, noise) - noise).norm()
         ),
         "It looks as if the squared errors are summed over pixels, and only averaged over images. The paper writes it "
         "so; here the mean over pixels is taken, too, and 1 is what predicting 0 scores for any image size.": (
@@ -148,6 +154,7 @@ Exercise(
         _uniforms(7, 50, 1 - 2**-24),
         _uniforms(9, 300, 0.0),
         _uniforms(3, 10, 0.3),
+        (torch.zeros(4), 20),  # every image at the beginning of its stretch
     ],
     mistakes={
         "It looks as if u is spread over all of 1 ... T: that is independent drawing. Image i has its own stretch, "
@@ -159,6 +166,14 @@ Exercise(
         "which no table holds: clamp it.": lambda u, T: (_places(u) * T).long() + 1,
         "It looks as if you round to the nearest step: then the first and the last step get half of their share. "
         "Cut off the fraction (.long() does).": lambda u, T: (_places(u) * T).round().long().clamp(1, T),
+        "Nearly. You round up. Where u is 0, that gives step 0 to the first image, and to each other one the last step "
+        "of the stretch before its own. Cut off the fraction (.long() does), then add 1.": (
+            lambda u, T: (_places(u) * T).ceil().long()
+        ),
+        "Nearly. You round up, and clamp step 0 to 1. Where u is 0, each image but the first gets the last step of the "
+        "stretch before its own. Cut off the fraction (.long() does), then add 1.": (
+            lambda u, T: (_places(u) * T).ceil().long().clamp(1, T)
+        ),
         "It looks as if u is not used, and every batch has the same steps: most steps would never be trained.": (
             lambda u, T: _steps(_places(torch.full_like(u, 0.5)), T)
         ),
@@ -171,6 +186,18 @@ Exercise(
         ),
         "It looks as if u is added to i / B as it is: a stretch is only 1 / B long.": (
             lambda u, T: _steps(torch.arange(len(u)) / len(u) + u, T)
+        ),
+        "It looks as if u is not divided by B: a stretch is 1 / B long, so image i lands at (i + u) / B.": (
+            lambda u, T: ((torch.arange(len(u)) / len(u) + u) * T).long() + 1
+        ),
+        "It looks as if nothing is divided by B: the places (i + u) / B lie in [0, 1].": (
+            lambda u, T: ((torch.arange(len(u)) + u) * T).long() + 1
+        ),
+        "It looks as if nothing is divided by B, and clamped instead: the places (i + u) / B lie in [0, 1].": (
+            lambda u, T: _steps(torch.arange(len(u)) + u, T)
+        ),
+        "It looks as if u is sorted: draws in order are still independent. Image i lands at (i + u) / B.": (
+            lambda u, T: _steps(u.sort().values, T)
         ),
         "It looks as if nothing was added to the fraction cut off: steps run from 1 to T, so add 1 (after a clamp to "
         "T - 1).": lambda u, T: (_places(u) * T).long(),
@@ -189,6 +216,10 @@ Exercise(
         ),
         "It looks as if every stretch is T // B steps long: T need not be a multiple of B, and the last steps would "
         "never be trained.": (lambda u, T: torch.arange(len(u)) * (T // len(u)) + (u * (T // len(u))).long() + 1),
+        "It looks as if the length of a stretch is rounded, T // B. Where B does not divide T, the last steps would "
+        "never be trained: multiply (i + u) / B by T, then cut off.": (
+            lambda u, T: ((torch.arange(len(u)) + u) * (T // len(u))).long() + 1
+        ),
         "It looks as if place itself was returned: a step is the place times T, cut off, plus 1.": (
             lambda u, T: _places(u)
         ),
@@ -302,6 +333,9 @@ Exercise(
         ),
         "It looks as if the squared errors are summed, not averaged: then the loss grows with the batch.": (
             lambda *batch: _smaller(*batch).sum()
+        ),
+        "It looks as if the squared errors are summed over pixels, and only averaged over images: average over both.": (
+            lambda *batch: _smaller(*batch).sum((1, 2, 3)).mean()
         ),
         "It looks as if there is one loss for each image: return their mean, a scalar.": (
             lambda *batch: _smaller(*batch).flatten(1).mean(1)

@@ -50,8 +50,8 @@ print(data.source)
 # are right. The first looked at *one* pixel, the second at 784.
 #
 # Let us see what lies between. Write $m_t(x) = \mathbb{E}[\epsilon \mid x_t = x,\, t]$ for the best guess of somebody
-# who knows $t$. Somebody who does not know $t$ can only weigh the steps that might have produced this $x$, and average:
-# $m(x) = \sum_t p(t \mid x)\, m_t(x)$. What does that cost?
+# who knows $t$. Somebody who does not know $t$ can only weigh the steps by how probable this $x$ makes them,
+# $p(t \mid x)$, and average: $m(x) = \sum_t p(t \mid x)\, m_t(x)$. What does that cost?
 #
 # $$\mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m(x_t)\rVert^2 = \mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m_t(x_t)\rVert^2 + \mathbb{E}\,\lVert m_t(x_t) - m(x_t)\rVert^2 \tag{4.1}$$
 #
@@ -60,9 +60,10 @@ print(data.source)
 # **the price of not being told**: how far the ideal answer still varies over the steps that are plausible for this $x$.
 #
 # In a world of coin flips we can compute all three. Let an image be $D$ pixels, each $+1$ or $-1$ with equal chance. At
-# step $t$ the odds of $+1$ against $-1$ are $e^{2 \sqrt{\bar\alpha_t}\, x / \sigma_t^2}$. So the mean of the pixel is
-# $\tanh(\sqrt{\bar\alpha_t}\, x / \sigma_t^2)$, and the guess of the noise follows by [(3.21)](03_elbo_to_mse.ipynb).
-# (In the code `a` is $\sqrt{\bar\alpha_t}$ and `s` is $\sigma_t$.)
+# step $t$ the odds of $+1$ against $-1$ are the ratio of two Gaussian densities at $x$, around $\sqrt{\bar\alpha_t}$
+# and around $-\sqrt{\bar\alpha_t}$, which is $e^{2 \sqrt{\bar\alpha_t}\, x / \sigma_t^2}$. With odds of $o$ to 1 the
+# mean of the pixel is $(o - 1) / (o + 1)$, here $\tanh(\sqrt{\bar\alpha_t}\, x / \sigma_t^2)$, and the guess of the
+# noise follows by [(3.21)](03_elbo_to_mse.ipynb). (In the code `a` is $\sqrt{\bar\alpha_t}$ and `s` is $\sigma_t$.)
 
 # %%
 steps = torch.arange(10, 1001, 10)  # 100 steps, equally likely
@@ -144,8 +145,15 @@ print(tuple(longer.shape), "and the image itself is unchanged:", torch.equal(lon
 
 # %% [markdown]
 # The rest of `SimpleUNet` is as small as a U-Net can be: one convolution at full size, a max-pool, two convolutions at
-# half size, back up, one skip connection that is added, two more convolutions. A max-pool keeps the largest of every
-# 2 by 2 pixels. `base` is the width, the number of channels at full size.
+# half size, back up, one skip connection that is added, two more convolutions. `base` is the width, the number of
+# channels at full size.
+#
+# (New to these words? A convolution takes several pictures, its **channels**, and makes several others; the numbers in
+# those are called features. Each is a weighted sum of the 3 by 3 pixels around its place, in all channels that come in,
+# and a bias; beyond the border the layer reads zeros, the `padding`. The weights are its **kernel**: the same at every
+# place, others for each channel that goes out. With a **stride** of 2 only every second row and column is computed,
+# which halves the sides. `ConvTranspose2d` turns that round and doubles them. A max-pool keeps the largest of every
+# 2 by 2 pixels.)
 
 # %% tags=["nbval-check-output"]
 for base in (64, 32):
@@ -155,6 +163,8 @@ print(SimpleUNet(1000, base=32))
 # %% [markdown]
 # Here we take base 32, to save you time. Now the control. It must differ in one thing only, and leaving out the channel
 # would change the number of weights. So the second network is the first one, told the same step whatever the truth is.
+# (In PyTorch a network is a class, an `nn.Module`: `__init__` makes its parts, and calling it, `net(x, t)`, runs
+# `forward`.)
 
 # %%
 class SameStep(nn.Module):
@@ -233,7 +243,8 @@ viz.plot_curves({"not told": ratio("not told")}, ylabel="loss / loss of the told
 #
 # What a fifth of a loss is worth, no number tells. Sample from both, 50 steps of DDIM (Song, Meng & Ermon 2021) from
 # the same noise. ([Notebook 07](07_sampling.ipynb) explains that sampler. Here it is enough that it walks from
-# $t = 1000$ down to 0, asks the network at every step, and adds no noise of its own.)
+# $t = 1000$ down to 0, asks the network at every step, and adds no noise of its own. `image_noise` returns a function
+# that draws; the empty brackets at the end call it.)
 
 # %%
 start = image_noise(seed=0, images=range(16), shape=(1, 28, 28), device=device)()
@@ -353,8 +364,8 @@ for step in (1, 2, 3, 10, 11, 500, 501):
 #
 # ### Exercise 4.2 - `sinusoidal_embedding`
 #
-# `t` has shape (B,), integers; `dim` is the even number $d$. Return float32 of shape (B, `dim`): first all sines, then
-# all cosines.
+# `t` has shape (B,), integers; `dim` is the even number $d$. Return float32 of shape (B, `dim`), on the device of `t`:
+# first all sines, then all cosines.
 
 # %% tags=["exercise", "nbval-check-output"]
 def sinusoidal_embedding(t, dim):
@@ -368,8 +379,8 @@ sinusoidal_embedding = check(sinusoidal_embedding)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `k = torch.arange(dim // 2)`, and `10_000.0 ** (-k / (dim // 2))` are the frequencies. `t.float()[:, None]` has shape
-# (B, 1), and times (dim/2,) that is (B, dim/2).
+# `k = torch.arange(dim // 2, device=t.device)`, and `10_000.0 ** (-k / (dim // 2))` are the frequencies.
+# `t.float()[:, None]` has shape (B, 1), and times (dim/2,) that is (B, dim/2).
 #
 # </details>
 
@@ -520,10 +531,11 @@ viz.plot_curves(curves, ylabel="loss / loss with t / T", level=1, log="xy",
                 alt="Loss by step over that of the network with t/T: above 1 if not told, far below 1 with FiLM at both ends")
 
 # %% [markdown]
-# *Below the thin line is better than $t/T$ as a channel. In a full run waves and FiLM cut the loss to half or less at
-# both ends: at small $t$, where $1/\sigma_t$ is steep, and near $T$. Near $T$ the channel had gained about as much over
-# no time at all, at small $t$ next to nothing. Being told is one thing, being able to use it another. (The network has
-# half as many parameters again, all of them in the MLP, which runs once for an image and not at every pixel.)*
+# *Below the thin line is better than $t/T$ as a channel. In a full run waves and FiLM cut the loss to about half or
+# less at both ends: at small $t$, where $1/\sigma_t$ is steep, and near $T$. Near $T$ the channel had gained about as
+# much over no time at all, at small $t$ next to nothing. Being told is one thing, being able to use it another. (The
+# network has half as many parameters again, all of them in the MLP, which runs once for an image and not at every
+# pixel.)*
 #
 # Does the network listen? Lie to it: images at step 20, while we claim another step.
 
@@ -618,7 +630,8 @@ viz.image_rows(rows, titles=[f"t = {step}" for step in t[::4]], value_range=(0, 
 # - The test loss did not show the grain. Look at samples, too.
 #
 # **What broke:** look at the bottom row of samples once more. Every stroke is clean, and many do not belong together.
-# How much of the picture can this network see? Ask which input pixels move one output pixel.
+# How much of the picture can this network see? Ask which input pixels move one output pixel. (After `requires_grad_()`
+# an image is treated like a weight: `backward` puts the derivative by each of its pixels into `x_t.grad`.)
 
 # %% tags=["nbval-check-output"]
 x_t = q_sample(noising, clean, torch.full((128,), 400, device=device), noise).requires_grad_()

@@ -8,9 +8,10 @@
 # what it is, and the third row is the repair.*
 #
 # **You will** take a diffusion U-Net apart, write its four working parts yourself, see where its parameters and its
-# multiplications are, and find a fault that a loss curve does not show. **You need** convolutions,
-# [notebook 02](02_forward_process.ipynb) for the symbols, and [notebook 04](04_time_conditioning.ipynb) for how a
-# network is told the time. **Time** 30 minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
+# multiplications are, and find a fault that a loss curve does not show. **You need**
+# [notebook 02](02_forward_process.ipynb) for the symbols, and [notebook 04](04_time_conditioning.ipynb) for what a
+# convolution does and how a network is told the time. **Time** 30 minutes of reading; the cells run in about 4 minutes
+# on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -76,9 +77,9 @@ verify("5.1", width, 1 + (3 - 1) * 1 + (2 - 1) * 1 + (3 - 1) * 2 + (3 - 1) * 2)
 print(f"after the way down a pixel has seen {width} pixels across")
 
 # %% [markdown]
-# Now the whole networks: the one of [notebook 01](01_corrupt_and_predict.ipynb), that of notebook 04, and two that this
-# notebook takes apart. (A new `UNet` answers 0 to everything, for a reason to come, and then nothing pulls at all.
-# `wake` makes its zeros random.)
+# Now the whole networks: the one of [notebook 01](01_corrupt_and_predict.ipynb), which takes a `t` and ignores it, that
+# of notebook 04, and two that this notebook takes apart. (A new `UNet` answers 0 to everything, for a reason to come,
+# and then nothing pulls at all. `wake` makes its zeros random.)
 #
 # Guess before you run: images are 28 pixels across. Which of the four see a whole image?
 
@@ -212,10 +213,10 @@ verify("5.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
 #
 # ### Exercise 5.2 - `residual_block`
 #
-# `block` holds the parts, each of them callable: `block.first` ($f_1$), `block.norm`, `block.film`, `block.last`
-# ($f_2$) and `block.wire`. `x` has shape (B, C, H, W). `known` says what the network is told, one vector for each image,
-# (B, K); here it is the time embedding. `block.film(known)` has shape (B, 2 C'): first all scales, then all shifts, for
-# C' channels out.
+# `block` holds the parts, each of them callable, the SiLUs inside: `block.first` ($f_1$), `block.norm`, `block.film`,
+# `block.last` ($f_2$) and `block.wire`. `x` has shape (B, C, H, W). `known` says what the network is told, one vector
+# for each image, (B, K); here it is the time embedding. `block.film(known)` has shape (B, 2 C'): first all scales, then
+# all shifts, for C' channels out.
 
 # %% tags=["exercise", "nbval-check-output"]
 def residual_block(block, x, known):
@@ -331,8 +332,9 @@ attention = check(attention)
 # <details><summary>Hint</summary>
 #
 # `"b (three heads c) h w -> three b heads (h w) c"` gives something that unpacks into q, k and v. After that, either
-# (5.7) with `@` and `.softmax(-1)`, or PyTorch's `F.scaled_dot_product_attention(q, k, v)`, which is the same and never
-# stores the weights.
+# (5.7) with `@`, `.softmax(-1)` and `k.mT`, which swaps the last two axes only, or PyTorch's
+# `F.scaled_dot_product_attention(q, k, v)`, which is the same and never stores the weights. On the way back `rearrange`
+# must be told where to cut `(h w)`: `h=qkv.shape[2]`.
 #
 # </details>
 
@@ -354,7 +356,7 @@ verify("5.7", attention(qkv, heads=4), rearrange(library, "b heads (h w) c -> b 
 # The course's `SelfAttention` is a group norm, the 1x1 convolution, this function, one more 1x1 convolution that starts
 # at zero, and a wire past it all. What does it cost? Let $n = HW$ be the number of pixels. The convolutions take
 # $3nC^2$ and $nC^2$ **multiply-adds** (one multiplication and one addition, the usual unit). There are $n^2$ pairs of
-# pixels; a score takes $d$ of them in each head, $C$ in all, and the mean of the values as many again:
+# pixels; a pair's score takes $d$ multiply-adds in each head, $C$ in all, and the mean of the values as many again:
 #
 # $$\text{multiply-adds of self-attention} = 4\, n\, C^2 + 2\, n^2\, C \tag{5.8}$$
 #
@@ -547,7 +549,7 @@ except ValueError as error:
 # %% [markdown]
 # ## What a skip carries
 #
-# Take a narrow `UNet`, train it for a minute, and then cut its skips, one at a time: the half of a level's input that
+# Take a narrow `UNet`, train it briefly, and then cut its skips, one at a time: the half of a level's input that
 # came over the skip is set to zero. (A **forward pre-hook** does it: a function that PyTorch calls before a module
 # runs, and that may change its input. `Trainer` is [notebook 06](06_train_ddpm.ipynb)'s subject; here it is a loop over
 # steps with the loss of [notebook 03](03_elbo_to_mse.ipynb).)
@@ -561,7 +563,7 @@ for loss in trainer.run():
     live(loss)
 
 # %% [markdown]
-# *A minute of training is short, and the samples would show it. For our question it is enough.* What does the network
+# *That is a short training, and the samples would show it. For our question it is enough.* What does the network
 # still know without a skip? Compare its answer with the true noise, one spatial frequency after the other: brightness
 # (no wave across the picture), broad shapes (a few waves), fine detail (many). We look at test images at $t = 700$, where
 # most of $x_t$ is noise; so the loss there is far smaller than in the curve above, which is a mean over all steps.
@@ -602,7 +604,7 @@ viz.plot_curves(curves, xlabel="waves across the picture", ylabel="correlation",
 # *In a full run: the upper three curves lie on each other, but for a gap at 0 waves. Without the finest skip the loss
 # is that of a network which knows nothing, about 1; of the noise's fine detail nothing is left, of the broad shapes a
 # little. Noise is different at every pixel, so predicting it needs what only the full size knows, and the shortest way
-# there is that skip. Without the skip at 14x14 the loss rises by a third or so, and what suffers most is the
+# there is that skip. Without the skip at 14x14 the loss rises by more than a third, and what suffers most is the
 # brightness, at 0 waves. Cutting the skip at 7x7 changes next to nothing: after so short a training the lowest level
 # has hardly been put to work. The network is not used to cut skips; one that was trained without them would find other
 # ways (the first experiment below).*
@@ -632,8 +634,9 @@ for input_norm in (True, False):
 # too): it can never learn. The MLPs further down still tell the network the time.*
 #
 # Does that matter? The noise that the network must predict has a brightness, too: the mean $\bar\epsilon$ of its $D$
-# pixels. It is independent of everything that the blind network sees, so the best brightness that it can answer is 0.
-# Compared with a network that knows $\bar\epsilon$ exactly, this costs a loss, per pixel, of
+# pixels. In Gaussian noise that mean is independent of the deviations from it, and only deviations get past the norm;
+# so the best brightness that the blind network can answer is 0. Compared with a network that knows $\bar\epsilon$
+# exactly, this costs a loss, per pixel, of
 #
 # $$\mathbb{E}\big[\bar\epsilon^{\,2}\big] = \frac{1}{D} \tag{5.10}$$
 #
@@ -662,7 +665,9 @@ verify("5.10", samples=noise.mean((1, 2, 3)) ** 2, expected=1 / 784)
 # $$\operatorname{Var}[m_0] = \frac{1}{D}\Big(\frac{1}{\bar\alpha_T} + \sum_{t=2}^{T} \frac{\beta_t}{\bar\alpha_{t-1}}\Big) \tag{5.12}$$
 #
 # To check both, here is the best blind network for pictures of pure Gaussian pixels, as a formula: $\sigma_t$ times the
-# centred image.
+# centred image. (Their $x_t$ has variance 1, of which the noise makes $\sigma_t^2$. So $\sigma_t^2\, x_t$ is the best
+# guess of $\sigma_t\, \epsilon$, as in section 9 of [notebook 03](03_elbo_to_mse.ipynb); a blind network has the
+# centred image alone.)
 
 # %%
 def blind_guess(x, t):
@@ -692,7 +697,7 @@ for width in (28, 12):
 # ### Seen in two networks
 #
 # Now with real networks. The brightness of 28x28 images is such a small part of the loss that even a network that can
-# see it learns it late, so for our minute of training we shrink the digits to 12x12 pixels, where it is $1/144$. Both
+# see it learns it late, so for our short training we shrink the digits to 12x12 pixels, where it is $1/144$. Both
 # networks get the same start, images, steps and noise.
 
 # %%
@@ -787,10 +792,10 @@ viz.image_rows(rows, alt=alt)
 # - Look at samples on the scale of the data. A picture that is rescaled by itself can hide anything that is the same at
 #   all pixels.
 #
-# **What broke:** time. Each network here was trained for about a minute, on one machine, in a loop that forgets
-# everything when it stops. It shows: the digits are poor, and what is a small part of the loss is learned last. A good
-# model takes ten times as many images, and more. How is it trained well, fast, and so that nothing is lost when the
-# machine stops half-way? That is [notebook 06](06_train_ddpm.ipynb).
+# **What broke:** time. Each network here was trained for a minute or two at most, on one machine, in a loop that
+# forgets everything when it stops. It shows: the digits are poor, and what is a small part of the loss is learned last.
+# A good model takes ten times as many images, and more. How is it trained well, fast, and so that nothing is lost when
+# the machine stops half-way? That is [notebook 06](06_train_ddpm.ipynb).
 #
 # ### Experiments to try
 #

@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -48,11 +47,11 @@ print("device:", training.device_name(device))
 # %% [markdown]
 # ## Algorithm 1
 #
-# [Notebook 05](05_unet.ipynb) trained its networks for a minute each, in a loop that forgets everything when it stops.
-# Here one is trained in earnest. The pieces are there: the jump to any step ([notebook 02](02_forward_process.ipynb)),
-# the loss ([notebook 03](03_elbo_to_mse.ipynb)), a network that is told the step
-# ([notebook 04](04_time_conditioning.ipynb)). Training puts them together. Draw an image, a step and a noise; jump; let
-# the network guess the noise; take the squared error. With $D$ pixels an image, and $t$ uniform in $1 \dots T$, the
+# [Notebook 05](05_unet.ipynb) trained its networks for a minute or two, in a loop that forgets everything when it
+# stops. Here one is trained in earnest. The pieces are there: the jump to any step
+# ([notebook 02](02_forward_process.ipynb)), the loss ([notebook 03](03_elbo_to_mse.ipynb)), a network that is told the
+# step ([notebook 04](04_time_conditioning.ipynb)). Training puts them together. Draw an image, a step and a noise; jump;
+# let the network guess the noise; take the squared error. With $D$ pixels an image, and $t$ uniform in $1 \dots T$, the
 # loss is
 #
 # $$L(\theta) = \mathbb{E}_{x_0,\, t,\, {\color{#D55E00}{\epsilon}}}\; \frac{1}{D}\, \big\lVert\, {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}}\big({\color{#0072B2}{\sqrt{\bar\alpha_t}\, x_0}} + {\color{#D55E00}{\sqrt{1 - \bar\alpha_t}\, \epsilon}},\; t\big) \big\rVert^2 \tag{6.1}$$
@@ -66,7 +65,7 @@ print("device:", training.device_name(device))
 # | 2 | $x_0 \sim q(x_0)$ | `x0 = to_float(images[torch.randint(len(images), (64,))])` |
 # | 3 | $t \sim \mathrm{Uniform}\{1, \dots, T\}$ | `t = torch.randint(1, T + 1, (64,))` |
 # | 4 | $\epsilon \sim \mathcal{N}(0, I)$ | `noise = torch.randn(x0.shape)` |
-# | 5 | take a gradient step on the squared error | `loss = ddpm_loss(model, schedule, x0, t, noise)`, then as in any PyTorch loop |
+# | 5 | take a gradient step on the squared error | `loss = ddpm_loss(model, schedule, x0, t, noise)`, then `zero_grad`, `backward` and `step` as in [notebook 01](01_corrupt_and_predict.ipynb) |
 #
 # ### Exercise 6.1 - `ddpm_loss`
 #
@@ -111,8 +110,10 @@ print(f"loss of a model that answers {c} x_t: about {loss_at_t.mean():.1f}")
 #
 # ## A plain loop
 #
-# Nothing hidden: the five lines, Adam (Kingma & Ba 2015), a few hundred steps. `images` lies on the device, and the
-# random numbers are drawn on the CPU, so that they are the same on every machine.
+# Nothing hidden: the five lines, a few hundred steps, Adam (Kingma & Ba 2015), which divides each weight's step by the
+# recent size of its gradient, and a U-Net of [notebook 05](05_unet.ipynb): two levels of 32 and 64 channels, on pixels
+# folded 2 by 2 (`patch=2`). `images` lies on the device, and the random numbers are drawn on the CPU, so that they are
+# the same on every machine.
 
 # %%
 images = data.images.to(device)  # (N, 1, 28, 28) uint8
@@ -146,7 +147,7 @@ for _ in range(steps):
 # [notebook 07](07_sampling.ipynb) takes it apart.)
 
 # %%
-plain.eval()
+plain.eval()  # for use, not for training: dropout, where a network has it, is off
 viz.image_grid(sample(plain, schedule, 12, steps=25), columns=12, alt="Twelve samples of the plain loop: blotches with a hint of digits")
 
 # %% [markdown]
@@ -205,9 +206,9 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
     print(f"{dtype!s:15} largest {about.max:.0e}, smallest normal {about.tiny:.0e}, the next after 1 is 1 + {about.eps:.0e}")
 
 # %% [markdown]
-# *float16 is the older half precision. It has one digit more, but gradients below its smallest number vanish, and one
-# above 65,504 (the 7e+04 in its line) is infinite, so it takes a loss that is scaled up and down during training.
-# bfloat16 takes nothing but `torch.autocast`.*
+# *float16 is the older half precision. It has one digit more, but gradients below the 6e-05 in its line, its smallest
+# number with all digits, lose them one by one and then vanish, and one above 65,504 (the 7e+04) is infinite, so it
+# takes a loss that is scaled up and down during training. bfloat16 takes nothing but `torch.autocast`.*
 
 # %%
 for dtype in [torch.float32] if device.type == "mps" else [torch.float32, torch.bfloat16]:
@@ -230,8 +231,11 @@ print("fast_dtype chooses", training.fast_dtype(device))
 #
 # Instead, cut $1 \dots T$ into $B$ equal stretches and draw one step from each: **stratified** sampling. (Kingma et al.
 # 2021 draw their steps in a similar way.) Every step is still as likely as any other, so the mean stays what it was.
-# But the variance now has only the part *within* the stretches. With $m_k$ for the mean of $\ell$ over stretch $k$, and
-# $\operatorname{Var}_k$ for the variance over the $B$ stretches, what lies between stretches drops out:
+# But the variance now has only the part *within* the stretches. Let $m_k$ be the mean of $\ell$ over stretch $k$. The
+# deviation of $\ell(t)$ from the mean of all is its deviation from $m_k$ plus that of $m_k$; squared and averaged, the
+# mixed term vanishes, as in [(3.20)](03_elbo_to_mse.ipynb). So $\operatorname{Var}_t[\ell(t)]$ is the mean variance
+# within the stretches plus $\operatorname{Var}_k[m_k]$, the variance of $m_k$ over the $B$ stretches (the law of total
+# variance), and the second part drops out:
 #
 # $$\operatorname{Var}\Big[\frac{1}{B} \sum_{k=1}^{B} \ell(t_k)\Big] = \frac{\operatorname{Var}_t[\ell(t)] - \operatorname{Var}_k[m_k]}{B} \tag{6.3}$$
 #
@@ -244,7 +248,8 @@ print("fast_dtype chooses", training.fast_dtype(device))
 # %% tags=["exercise", "nbval-check-output"]
 def stratified_steps(u, T):
     place = ...  # (B,) in [0, 1], rising
-    return place
+    chosen = ...  # (B,) int64 in 1 ... T
+    return chosen
 
 
 stratified_steps = check(stratified_steps)
@@ -432,9 +437,10 @@ viz.plot_curves(curves, xlabel="training step", ylabel="loss", alt="First losses
 # passes, and its optimizer is AdamW, which is Adam with a slight pull of all weights towards 0; Loshchilov & Hutter
 # 2019.) It uses `ddpm_loss`, `stratified_steps` and `ema_update` as you know them, and holds all that the run consists
 # of: network, average, optimizer, and a step counter. `run()` is a generator that trains; it hands you the loss after
-# each complete step, and you may draw, log or stop. We look at it in six rounds. `sample` numbers its noise images from
-# 0, so each round draws from the same twelve, with the averaged weights (`trainer.ema`) and with the raw ones
-# (`trainer.model`). And we measure the loss of both on 256 test images, always with the same steps and the same noise.
+# each complete step, and you may draw, log or stop. We look at it in six rounds. `sample` makes the noise of image $i$
+# from a seed and $i$ alone, so each round starts from the same twelve, with the averaged weights (`trainer.ema`) and
+# with the raw ones (`trainer.model`). And we measure the loss of both on 256 test images, always with the same steps
+# and the same noise.
 
 # %%
 test = to_float(load_images("mnist", train=False).images[:256]).to(device)
@@ -571,10 +577,11 @@ viz.image_rows(rows, alt="Samples of the sound network, of one that is wrong ear
 #
 # The late steps are hard for one more reason. There $x_t$ is almost the noise itself, so a network that predicts the
 # noise has little more to do than to repeat its input, and the rest, in which the clean image hides, is a small
-# correction to it. Salimans & Ho (2022) let the network predict the velocity of [(3.32)](03_elbo_to_mse.ipynb) instead.
-# Late it is minus the clean image, early it is the noise: always the part that is hard to see. `VelocityNet` dresses
-# such a network as one that predicts noise, $\hat\epsilon = \sigma_t x_t + \sqrt{\bar\alpha_t}\, \hat v$, so samplers,
-# `Trainer` and all the rest stay as they are. What changes is the error that is squared. By (3.34)
+# correction to it. Salimans & Ho (2022) let the network predict the velocity
+# $v = \sqrt{\bar\alpha_t}\, \epsilon - \sigma_t\, x_0$ of [(3.32)](03_elbo_to_mse.ipynb) instead. Late it is minus the
+# clean image, early it is the noise: always the part that is hard to see. `VelocityNet` dresses such a network as one
+# that predicts noise, $\hat\epsilon = \sigma_t x_t + \sqrt{\bar\alpha_t}\, \hat v$, so samplers, `Trainer` and all the
+# rest stay as they are. What changes is the error that is squared. By (3.34)
 #
 # $$\big\lVert v - \hat v \big\rVert^2 = \frac{1}{\bar\alpha_t}\, \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 \tag{6.9}$$
 
@@ -600,7 +607,9 @@ def short_run(loss, dress=lambda net: net):
         pass
     return run.ema
 
-dressed = partial(VelocityNet, schedule=schedule)
+def dressed(net):
+    return VelocityNet(net, schedule)
+
 targets = {"noise": short_run(training.ddpm_loss), "velocity": short_run(velocity_loss, dressed)}
 
 # %%
@@ -621,26 +630,28 @@ viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of o
 
 # %% [markdown]
 # *In a full run on a CPU: up to $t = 400$ the two differ by little, and the noise network (blue) is ahead by a hair.
-# Beyond, its error runs away: at $t = 950$ it is about 1, which is worse than what it would be for a grey image, and
-# that of the velocity (orange) is a quarter of it. In the samples, compare column by column. The noise network's
-# strokes are fat and flow together: a late guess that is too bright is built upon by all later steps. The rows have the
-# same outlines, and most of the lower ones have the stroke width of handwriting.*
+# Beyond, its error runs away: at $t = 950$ it is about 1, which is worse than what a grey image would score (0.93, the
+# mean square of a pixel), and that of the velocity (orange) is a quarter of it. In the samples, compare column by
+# column. The noise network's strokes are fat and flow together: a late guess that is too bright is built upon by all
+# later steps. The rows have the same outlines, and most of the lower ones have the stroke width of handwriting.*
 #
 # ### Another weight
 #
 # A target is a weight, too. One answer has an error of the noise and an error of the clean image, and they differ by
-# the factor $\mathrm{snr}_t = \bar\alpha_t / (1 - \bar\alpha_t)$, by (3.34). The error of the velocity is their sum,
-# because $1 / \bar\alpha_t = 1 + 1 / \mathrm{snr}_t$ in (6.9):
+# the factor $\mathrm{SNR}_t = \bar\alpha_t / (1 - \bar\alpha_t)$, by (3.34). The error of the velocity is their sum,
+# because $1 / \bar\alpha_t = 1 + 1 / \mathrm{SNR}_t$ in (6.9):
 #
 # $$\big\lVert v - \hat v \big\rVert^2 = \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 + \big\lVert x_0 - \hat x_0 \big\rVert^2 \tag{6.10}$$
 #
 # A sum looks at the larger part: early at the noise, which is too faint to see, late at the clean image, which is too
 # far away to guess. These errors are large whatever the network does. What if we look at the *smaller* part?
 #
-# $$\min\!\Big(\big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2,\; \big\lVert x_0 - \hat x_0 \big\rVert^2\Big) = \min\!\Big(1,\; \frac{1}{\mathrm{snr}_t}\Big)\, \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 \tag{6.11}$$
+# $$\min\!\Big(\big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2,\; \big\lVert x_0 - \hat x_0 \big\rVert^2\Big) = \min\!\Big(1,\; \frac{1}{\mathrm{SNR}_t}\Big)\, \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 \tag{6.11}$$
 #
-# Then both ends weigh little, and the steps in the middle, where noise and image are about equally strong, weigh most.
-# It is min-SNR weighting (Hang et al. 2023) with their $\gamma = 1$; they found 5 best for photos.
+# Then both ends count little, early because the weight is small, late because the error of the noise is small by
+# itself, and the steps in the middle, where noise and image are about equally strong, count most. It is min-SNR
+# weighting (Hang et al. 2023), whose weight is $\min(1, \gamma / \mathrm{SNR}_t)$, with $\gamma = 1$; they found 5
+# best for photos.
 #
 # ### Exercise 6.4 - `min_snr_loss`
 #
@@ -711,7 +722,8 @@ def fresh():
     images, _ = synthetic_digits(500)
     return Trainer(net, cosine_schedule(1000), images, TrainConfig(steps=80, batch_size=16), device="cpu")
 """
-exec(recipe, namespace := {})
+namespace = {}
+exec(recipe, namespace)  # runs the text as code and keeps its names here
 fresh = namespace["fresh"]
 whole = fresh()
 for _ in whole.run():
