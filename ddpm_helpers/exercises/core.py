@@ -275,6 +275,7 @@ def _as_number(value: Any) -> Any:
 HINTS = {  # part of an error, or of the line that raised it -> what else to say
     "np.": "NumPy's functions want arrays: torch has them for tensors: torch.sqrt, torch.log, x.mean(), x.sum().",
     "'astype'": "A tensor has no .astype: write .float().",
+    "Could not infer sizes": "rearrange cannot split an axis into two unknown lengths: give it one, such as h=height.",
     "must match the size of tensor b": "One number for each image, shape (B,), does not fit beside images (B, C, H, W) "
     "before per_image(numbers, images), or [:, None, None, None], has given it their axes.",
 }
