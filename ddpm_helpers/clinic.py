@@ -106,7 +106,7 @@ def no_square_root(images: Tensor) -> System:
     return _trained_on(images, schedule, schedule.alpha_bar, 1 - schedule.alpha_bar)
 
 
-def beta_for_alpha_bar(images: Tensor) -> System:
+def alpha_for_alpha_bar(images: Tensor) -> System:
     """Training jumped with alpha_t where alpha_bar_t belongs: it saw hardly any noise."""
     schedule = linear_schedule(T)
     return _trained_on(images, schedule, schedule.alpha.sqrt(), schedule.beta.sqrt())
@@ -232,7 +232,7 @@ def no_fine_skip(images: Tensor) -> System:
 
 
 FAULTS = (
-    *(unit_range, never_noise, noisy_last_step, off_by_one, no_square_root, beta_for_alpha_bar, uniform_noise),
+    *(unit_range, never_noise, noisy_last_step, off_by_one, no_square_root, alpha_for_alpha_bar, uniform_noise),
     *(no_time, young_average, wrapped_bytes, rescaled_pictures, gradient_times_loss, train_mode, broadcast_loss),
     *(no_fine_skip, blind_to_brightness),
 )

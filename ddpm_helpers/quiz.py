@@ -47,17 +47,17 @@ class Case:
         return {letter: self.right if letter == self.letter else next(others) for letter in LETTERS}
 
     def reply(self, letter: str) -> str:
-        """What to say to a choice.
+        """What to say to a choice, a letter of either case.
 
         Raises:
             ValueError: if there is no such choice.
         """
-        choice = self.choices.get(letter) if isinstance(letter, str) else None
-        if choice is None:
+        chosen = letter.lower() if isinstance(letter, str) else None
+        if chosen not in self.choices:
             raise ValueError(f"case {self.number} has the choices a, b, c and d; got {letter!r}")
-        if letter == self.letter:
-            return f"Yes: {letter}. {self.settled}"
-        return f"No, not {letter}. {self.wrong[choice]}"
+        if chosen == self.letter:
+            return f"Yes: {chosen}. {self.settled}"
+        return f"No, not {chosen}. {self.wrong[self.choices[chosen]]}"
 
     def __str__(self) -> str:
         lines = [f"Case {self.number}: what is wrong?"]
@@ -177,8 +177,8 @@ CASES = (
             "grey ground.",
             "The samples went to uint8 without clipping": "That happens to single pixels; here whole pictures are "
             "too bright or too dark.",
-            "The sampler does not clip its guess of the clean image": "It does not, in this case. But a model that "
-            "sees the brightness stays in range without clipping, too.",
+            "The sampler does not clip its guess of the clean image": "True, it does not clip. But a model that sees "
+            "the brightness stays in range without clipping, too.",
         },
     ),
     Case(
@@ -216,7 +216,7 @@ CASES = (
     ),
     Case(
         10,
-        clinic.beta_for_alpha_bar,
+        clinic.alpha_for_alpha_bar,
         "digits, too many of them with broad strokes, zeros most of all",
         letter="d",
         right="The training loop jumps with alpha_t where alpha_bar_t belongs",

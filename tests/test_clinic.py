@@ -14,7 +14,7 @@ FOUND_BY = {
     clinic.noisy_last_step: "samples' grain",
     clinic.off_by_one: "time",
     clinic.no_square_root: "loss by t",
-    clinic.beta_for_alpha_bar: "loss by t",
+    clinic.alpha_for_alpha_bar: "loss by t",
     clinic.uniform_noise: "samples' brightness",
     clinic.no_time: "time",
     clinic.young_average: "average",

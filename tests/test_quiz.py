@@ -34,11 +34,12 @@ def test_one_choice_is_right_and_each_other_has_its_reason(case, capsys):
     assert len(set(replies.values())) == 4
     assert all(len(text) > 40 for text in replies.values())
     for letter, text in replies.items():
-        quiz.answer(case.number, letter)
-        assert capsys.readouterr().out == text + "\n"
+        for typed in (letter, letter.upper()):
+            quiz.answer(case.number, typed)
+            assert capsys.readouterr().out == text + "\n"
 
 
-@pytest.mark.parametrize("letter", ["e", "A", "", "ab", None, 1, ["a"]])
+@pytest.mark.parametrize("letter", ["e", "E", "", "ab", None, 1, ["a"]])
 def test_no_such_choice(letter):
     with pytest.raises(ValueError, match="has the choices a, b, c and d; got"):
         quiz.answer(3, letter)
@@ -97,7 +98,7 @@ def test_picture_of_a_case(number, shown):
 def test_losses_as_their_authors_measure_them():
     """Where training is consistent with itself its loss is low; measured with the sampler's process it is not."""
     t = torch.tensor([10, 50, 90])
-    for fault in (clinic.no_square_root, clinic.beta_for_alpha_bar):
+    for fault in (clinic.no_square_root, clinic.alpha_for_alpha_bar):
         system = fault(IMAGES)
         assert system.measured_loss(t).max() < 0.05
         assert clinic.loss_by_t(system.model, system.schedule, IMAGES, t).max() > 0.5

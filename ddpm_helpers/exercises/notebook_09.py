@@ -1,6 +1,6 @@
 """Exercises of notebook 09: the steps of diffusers' samplers in our counting, and its networks behind our signature."""
 
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,11 +8,23 @@ from torch import Tensor
 from ..libraries import ask_diffusers, leading_steps
 from .core import Exercise
 
+HALF = torch.tensor(0.5, requires_grad=True)
 
-def answering_net(x: Tensor, timesteps: Tensor | int) -> SimpleNamespace:
-    """Stands in for a network of diffusers: takes a timestep each, or one for all, and answers with an object."""
-    timesteps = torch.as_tensor(timesteps, dtype=torch.float32).expand(len(x))  # theirs does so, too
-    return SimpleNamespace(sample=0.5 * x + (timesteps / 3).cos().reshape(-1, 1, 1, 1))
+
+class Answer(NamedTuple):
+    """What a network of diffusers answers with: its prediction is `.sample`, `[0]` and `["sample"]`."""
+
+    sample: Tensor
+
+    def __getitem__(self, key: int | str) -> Tensor:
+        return self.sample if key == "sample" else tuple(self)[key]
+
+
+def answering_net(sample: Tensor, timestep: Tensor | int, class_labels: None = None, return_dict: bool = True) -> tuple:
+    """Stands in for a network of diffusers, with the arguments of theirs: a timestep each, or one for all."""
+    timesteps = torch.as_tensor(timestep, dtype=torch.float32).expand(len(sample))  # theirs does so, too
+    answer = HALF * sample + (timesteps / 3).cos().reshape(-1, 1, 1, 1)
+    return Answer(answer) if return_dict else (answer,)
 
 
 def _case(*shape: int, t: list[int]) -> tuple:
@@ -40,6 +52,21 @@ Exercise(
         "One stride too high: i runs from steps - 1 down to 0, so that the last step is t = 1.": (
             lambda T, steps: [T // steps * i + 1 for i in range(steps, 0, -1)]
         ),
+        "Nearly. Where T / steps is no integer, counting by k up to T may give one step too many: stop after `steps` "
+        "of them.": lambda T, steps: list(range(1, T + 1, T // steps))[::-1],
+        "It looks as if each step is rounded by itself: leading rounds the stride, k = T // steps, then multiplies.": (
+            lambda T, steps: [T * i // steps + 1 for i in range(steps - 1, -1, -1)]
+        ),
+        "It looks as if k is subtracted from T again and again: where T / steps is no integer, that does not end at "
+        "t = 1. Leading counts up from timestep 0.": (
+            lambda T, steps: [T - T // steps * i + 1 for i in range(1, steps + 1)]
+        ),
+        "The steps are right, but they are a tensor: .tolist() makes a list.": (
+            lambda T, steps: torch.tensor(leading_steps(T, steps))
+        ),
+        "The steps are right, but they are a range: list(...) makes a list.": (
+            lambda T, steps: range(T // steps * (steps - 1) + 1, 0, -(T // steps))
+        ),
     },
 )
 
@@ -55,6 +82,11 @@ Exercise(
             lambda net, x, t: net(x, t + 1).sample
         ),
         "The network answers with an object: its prediction is the attribute sample.": lambda net, x, t: net(x, t - 1),
+        "With return_dict=False the network answers with a tuple of one: its prediction is the entry [0].": (
+            lambda net, x, t: net(x, t - 1, return_dict=False)
+        ),
+        "The numbers are right, but the trainer calls this line, and no gradient could flow: leave out torch.no_grad() "
+        "and .detach().": lambda net, x, t: net(x, t - 1).sample.detach(),
         "It looks as if all images are told the step of the first one: hand over the whole t.": (
             lambda net, x, t: net(x, t[0] - 1).sample
         ),

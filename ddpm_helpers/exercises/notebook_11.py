@@ -36,6 +36,9 @@ Exercise(
         "It looks as if the comparison is turned around: a share of 0.1 hides one label in ten, not nine.": (
             _replaced(lambda chance, share: chance >= share)
         ),
+        "It looks as if the coins above the share hide their labels: those below it do.": (
+            _replaced(lambda chance, share: chance > share)
+        ),
         "It looks as if one coin decides for the whole batch: compare all of `chance`, each label has its own.": (
             _replaced(lambda chance, share: (chance[0] < share).expand(len(chance)))
         ),

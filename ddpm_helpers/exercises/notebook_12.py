@@ -66,6 +66,11 @@ Exercise(
                 images, x, signal, sigma, lambda d, s: (-d.sqrt() / (2 * s**2)).softmax(1)
             )
         ),
+        "It looks as if the squared differences were averaged over the pixels: a squared length is their sum.": (
+            lambda images, x, signal, sigma: _weighted(
+                images, x, signal, sigma, lambda d, s: (-d / images[0].numel() / (2 * s**2)).softmax(1)
+            )
+        ),
         "It looks as if you returned the nearest image: the best answer is the mean over all, with their weights.": (
             lambda images, x, signal, sigma: _weighted(images, x, signal, sigma, _nearest)
         ),
@@ -90,6 +95,8 @@ Exercise(
         "It looks as if one variance was taken over all pixels: each pixel has its own, over the images (axis 0).": (
             lambda schedule, images, t: _line(schedule, images, t, lambda x: x.var().reshape(1))
         ),
+        "It looks as if the variance runs over the pixels of each image: it runs over the images, one for each pixel "
+        "(axis 0).": lambda schedule, images, t: _line(schedule, images, t, lambda x: x.flatten(1).var(1)),
         "It looks as if the variances were averaged first: average the losses of the pixels, not their variances.": (
             lambda schedule, images, t: _line(schedule, images, t, lambda x: x.var(0).mean().reshape(1))
         ),

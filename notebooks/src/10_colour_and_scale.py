@@ -63,8 +63,9 @@ viz.image_grid(photos[:24], columns=12, alt="Twenty-four photos of 32 by 32 pixe
 #
 # In the mathematics nothing: an image is a list of numbers, noise is added to each, and $\epsilon$ has the shape of the
 # image. In the network two layers: the first one reads $C = 3$ channels instead of one, the last one writes three. Both
-# are 3x3 convolutions between the channels (folded, $C p^2$ of them for `patch` = $p$) and the `base` = $b$ features of
-# the first level; the last one also adds a bias to each number that it writes. So colour costs
+# are 3x3 convolutions between the channels (`patch` = $p$ folds each $p \times p$ square of pixels into one place with
+# $C p^2$ channels, [notebook 05](05_unet.ipynb)) and the `base` = $b$ features of the first level; the last one also
+# adds a bias to each number that it writes. So colour costs
 #
 # $$\text{parameters}(C) - \text{parameters}(1) = (C - 1)\, p^2\, (2 \cdot 3^2\, b + 1) \tag{10.1}$$
 
@@ -99,7 +100,7 @@ print("noise: ", agreement(torch.randn(photos.shape, generator=generator)))
 # A photo in a mirror is a photo that somebody could have taken. So we may train on it, too: twice as many pictures, for
 # nothing. A mirrored 3 is no 3. Could a stranger tell which is which? Let us ask the simplest one, a linear classifier.
 # It sees images, half of them mirrored by a coin, and says "mirrored" or "not". All it can use is the difference of the
-# two halves.
+# two halves. (The 10 on the diagonal keeps the weights small where pixels hardly vary.)
 
 # %%
 def told_apart(images):
@@ -204,8 +205,9 @@ for d in (2, 4, 8):
 # %% [markdown]
 # So "step 500" does not mean the same in two sizes. Here is a way to see what it means. Take 400 photos, noise one of
 # them, and ask an observer who knows all 400 which one it was. The best guess is the photo whose
-# $\sqrt{\bar\alpha_t}\, x_0$, the mean of all its noisy versions, lies closest to $x_t$. If the guess is right, the
-# noisy picture still says which photo it is; if not, that has been lost.
+# $\sqrt{\bar\alpha_t}\, x_0$, the mean of all its noisy versions, lies closest to $x_t$. (The code multiplies out minus
+# half the squared distance, as in [(8.7)](08_evaluation.ipynb), without the square of $x_t$, which is the same for
+# all.) If the guess is right, the noisy picture still says which photo it is; if not, that has been lost.
 
 # %%
 def recognised(schedule, x, steps):
@@ -313,8 +315,8 @@ for target, objective in {"noise": ddpm_loss, "velocity": velocity_loss}.items()
 #
 # $$\hat x_0 - x_0 = -\frac{\sigma_t}{\sqrt{\bar\alpha_t}}\; \big(\hat\epsilon - \epsilon\big) \tag{10.5}$$
 #
-# For a network that predicts the velocity, $\hat x_0 = \sqrt{\bar\alpha_t}\, x_t - \sigma_t\, \hat v$, and the factor
-# is another one:
+# For a network that predicts the velocity, by [(3.32)](03_elbo_to_mse.ipynb)
+# $\hat x_0 = \sqrt{\bar\alpha_t}\, x_t - \sigma_t\, \hat v$, and the factor is another one:
 #
 # $$\hat x_0 - x_0 = -\sigma_t\; \big(\hat v - v\big) \tag{10.6}$$
 
@@ -398,9 +400,10 @@ for name in ("data", "steps", "batch_size", "flip", "device", "loss", "date"):
     print(f"{name:12}{recipe[name]}")
 
 # %% [markdown]
-# *About as many parameters as ours, arranged in another way: `base` 48 and the multipliers (1, 2, 2). It was trained on
-# a CPU, and not for long: 5,000 steps of 64 are about six passes through the photos. For comparison, Ho et al. (2020)
-# made 800,000 steps of 128 photos with a network of 35.7 million parameters.*
+# *About as many parameters as ours, arranged in another way: `base` 48 and the multipliers (1, 2, 2) make 48, 96 and 96
+# features at the three levels. It was trained on a CPU, and not for long: 5,000 steps of 64 are about six passes
+# through the photos. For comparison, Ho et al. (2020) made 800,000 steps of 128 photos with a network of 35.7 million
+# parameters.*
 
 # %% tags=["figure-10_colour"]
 made = sample(model, schedule, 24 if count == 32 else 4, shape, steps=50).cpu()

@@ -89,7 +89,8 @@ drop_labels = check(drop_labels)
 # </details>
 #
 # That is all that training needs. `Trainer(..., labels=...)` of [notebook 06](06_train_ddpm.ipynb) calls your
-# function's twin on every batch, and the loss stays what it was: the squared error of the noise.
+# function's twin on every batch, and the loss stays what it was. (The network above learned the velocity,
+# [(6.9)](06_train_ddpm.ipynb). `model` turns its answer into noise.)
 
 # %%
 labels, coins = torch.arange(100_000) % 10, torch.rand(100_000, generator=generator)
@@ -234,8 +235,9 @@ verify("11.5", guided_eps(eps, eps_y, 3.0), (1 + w) * eps_y - w * eps, tol=1e-9)
 #
 # $$p_s(x) \propto p(x)\, p(y \mid x)^s \propto p(x)^{1-s}\, p(x \mid y)^s \tag{11.6}$$
 #
-# which is a sensible thing to ask for: the data, reweighted by how surely each point is a $y$. Is that what the sampler
-# draws? In the one-pixel world we can see. First the formula, on a fine grid. The two ways of writing it must agree.
+# ($\propto$: equal but for a constant factor), which is a sensible thing to ask for: the data, reweighted by how surely
+# each point is a $y$. Is that what the sampler draws? In the one-pixel world we can see. First the formula, on a fine
+# grid. The two ways of writing it must agree.
 
 # %% tags=["nbval-check-output"]
 grid = torch.linspace(-5, 6, 11_001, dtype=torch.float64)
@@ -289,15 +291,18 @@ viz.show(figure, alt="Four histograms of guided samples with the formula as a li
 # that it belonged to the left style.*
 #
 # For Gaussians it can be worked out (Bradley & Nakkiran 2024 treat such a pair). Let all data be $\mathcal{N}(0, 1)$
-# and those of a class $\mathcal{N}(m, v)$ with $v < 1$. The formula (11.6) is a Gaussian again, and its variance is one
-# over $(1 - s) + s / v$:
+# and those of a class $\mathcal{N}(m, v)$ with $v < 1$. In (11.6) the exponents add up: $-x^2 / 2$ counts $1 - s$
+# times, and $-(x - m)^2 / (2 v)$ counts $s$ times. So it is a Gaussian again, and its variance is one over
+# $(1 - s) + s / v$:
 #
 # $$v_{\text{formula}} = \frac{v}{s + (1 - s)\, v} \tag{11.7}$$
 #
 # For the sampler, use the form [(7.9)](07_sampling.ipynb): the image divided by $\sqrt{\bar\alpha}$ moves with slope
 # $\hat\epsilon$ as $\rho = \sigma / \sqrt{\bar\alpha}$ shrinks. Take two starts that differ by 1 and watch the
-# difference $\Delta$ of their scaled images. Between them the ideal noise of the class differs by
-# $\rho\, \Delta / (v + \rho^2)$, that of all data by $\rho\, \Delta / (1 + \rho^2)$, so
+# difference $\Delta$ of their scaled images. Of the variance $v + \rho^2$ of a scaled image of the class, $\rho^2$ is
+# noise. The best guess calls that share of a deviation noise, as in [(3.28)](03_elbo_to_mse.ipynb), and the noise there
+# is $\rho\, \hat\epsilon$. So between the two the ideal noise of the class differs by $\rho\, \Delta / (v + \rho^2)$,
+# that of all data by $\rho\, \Delta / (1 + \rho^2)$, so
 #
 # | line | because |
 # |:--|:--|

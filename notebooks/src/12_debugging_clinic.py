@@ -135,7 +135,9 @@ viz.image_grid(good.samples[:16], alt="Sixteen samples of the ideal denoiser: cl
 # A single loss hides where it is bad. Measure it at each $t$ by itself. And compare it with something: the number 0.03
 # is bad at $t = T$, where $x_t$ *is* the noise, and excellent at $t = 1$. The simplest competitor guesses the noise in
 # each pixel from that pixel alone, as a straight line $a\, x_t + b$. If the pixel has the variance $v$ over the data,
-# its best $a$ and $b$ leave the squared error
+# the share $h = \sigma_t^2 / (\bar\alpha_t v + \sigma_t^2)$ of the variance of $x_t$ is noise, and the best line calls
+# that share of a deviation noise. By [(3.28)](03_elbo_to_mse.ipynb), with $v$ for the mean of $d^2$, it leaves
+# $(1 - h)^2 + \frac{\bar\alpha_t}{\sigma_t^2}\, h^2 v = 1 - h$, the share of the signal:
 #
 # $$\min_{a, b}\; \mathbb{E} \big( \epsilon - a\, x_t - b \big)^2 = \frac{\bar\alpha_t\, v}{\bar\alpha_t\, v + \sigma_t^2} \tag{12.3}$$
 #
@@ -858,9 +860,10 @@ found = {case.fault.__name__: examine(case.fault(images)) for case in quiz.CASES
 viz.mark_table({"healthy": examine(good), **found}, alt="Table of marks: sixteen faults, each with at least one check that finds it")
 
 # %% [markdown]
-# *Rows: the sixteen, and the healthy system, which has no mark. Columns: the checks. Each fault is found by at least
-# one check. Many have several marks, and some share all of them: a mark says where to look, not what is wrong. "Loss by
-# t" is found most often, since it is measured with the process of the schedule and not with the author's.*
+# *Rows: the healthy system, which has no mark, and the sixteen cases in order, by the names of their functions in
+# `clinic`. Columns: the checks. Each fault is found by at least one check. Many have several marks, and some share all
+# of them: a mark says where to look, not what is wrong. "Loss by t" is found most often, since it is measured with the
+# process of the schedule and not with the author's.*
 #
 # For one system, in words:
 
@@ -937,10 +940,11 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # Likelihoods improve, and random sampling manages with fewer steps. The cosine schedule is from the same paper.
 #
 # **Score SDE** (Song, Sohl-Dickstein et al. 2021). Let $T \to \infty$ with smaller and smaller $\beta_t$. The forward
-# process becomes a stochastic differential equation, $dx = -\frac{1}{2} \beta(t)\, x\, dt + \sqrt{\beta(t)}\, dw$, and
-# all that is needed to run it backwards is the score $\nabla \log q(x_t) = -\hat\epsilon / \sigma_t$, which is (12.2).
-# Algorithm 2 is one way to discretize the reverse equation. There is also an ordinary differential equation with the
-# same densities at each $t$ and no noise, and DDIM is a discretization of that.
+# process becomes a stochastic differential equation, $dx = -\frac{1}{2} \beta(t)\, x\, dt + \sqrt{\beta(t)}\, dw$,
+# where $dw$ is fresh Gaussian noise of variance $dt$, and all that is needed to run it backwards is the score
+# $\nabla \log q(x_t) = -\hat\epsilon / \sigma_t$, which is (12.2). Algorithm 2 is one way to discretize the reverse
+# equation. There is also an ordinary differential equation with the same densities at each $t$ and no noise, and DDIM
+# is a discretization of that.
 #
 # **Faster solvers** (Lu et al. 2022, DPM-Solver). DDIM is Euler's method in $\rho_t = \sigma_t / \sqrt{\bar\alpha_t}$,
 # equation [(7.9)](07_sampling.ipynb). Written in $\lambda = \log(\sqrt{\bar\alpha} / \sigma)$ the linear part of the

@@ -74,12 +74,15 @@ from ddpm_helpers import cosine_schedule, linear_schedule, snr
 # | $e(t)$ | the sinusoidal embedding of the time | `sinusoidal_embedding` | [(4.5)](04_time_conditioning.ipynb) |
 # | $\gamma$, $\delta$ | scale and shift of the features (FiLM) | `film` | [(4.7)](04_time_conditioning.ipynb) |
 # | $y$, $\varnothing$ | a label; no label | `labels` | [(11.1)](11_guidance.ipynb) |
+# | $\tau(t)$, $e_y$ | in notebook 11 what the network makes of the time, and the learned row of the label $y$ | `net.label.weight[y]` is $e_y$ | [(11.1)](11_guidance.ipynb) |
+# | $h$ | share of the noise in the variance of $x_t$ |  | [(3.28)](03_elbo_to_mse.ipynb) |
 #
 # ### Training and sampling
 #
 # | symbol | meaning | in code | equation |
 # |:--|:--|:--|:--|
 # | $\bar\theta_n$, $d$ | average of the weights after $n$ training steps, and its decay | `trainer.ema` | [(6.4)](06_train_ddpm.ipynb) |
+# | $\min(1, 1 / \mathrm{SNR}_t)$ | the weight of the smaller of two errors, noise and clean image | `min_snr_loss` | [(6.11)](06_train_ddpm.ipynb) |
 # | $\eta$ | in notebook 06 the learning rate | `learning_rate` | [(6.7)](06_train_ddpm.ipynb) |
 # | $\eta$, $\varphi$ | in notebook 07 the share of fresh noise in a step of DDIM, and its standard deviation | `eta` | [(7.7)](07_sampling.ipynb) |
 # | $z$ | fresh noise in a step of a sampler | `noise` | [(7.4)](07_sampling.ipynb) |
@@ -92,8 +95,11 @@ from ddpm_helpers import cosine_schedule, linear_schedule, snr
 # | $\mathbb{E}$, $\operatorname{Var}$ | mean and variance over all that is random |  | [(1.2)](01_corrupt_and_predict.ipynb) |
 # | $\lVert x \rVert^2$ | sum of the squared entries |  | [(1.2)](01_corrupt_and_predict.ipynb) |
 # | $\mathcal{N}(m, v)$ | Gaussian with mean $m$ and *variance* $v$ | `log_normal` | [(3.1)](03_elbo_to_mse.ipynb) |
+# | $\mathcal{N}(0, I)$ | pure noise: every pixel drawn from $\mathcal{N}(0, 1)$, independently |  | [(2.13)](02_forward_process.ipynb) |
+# | $\sim$, $\propto$ | is drawn from; equals, but for a constant factor |  | [(2.11)](02_forward_process.ipynb), [(11.6)](11_guidance.ipynb) |
+# | $a \mid b$ | $a$ given $b$: in a mean or a density, once $b$ is known |  | [(2.1)](02_forward_process.ipynb) |
 # | $\mathrm{KL}(q \Vert p)$ | how far $p$ is from $q$, in nats | `gaussian_kl` | [(3.5)](03_elbo_to_mse.ipynb) |
-# | $\Phi$ | distribution function of the standard Gaussian |  | [(3.29)](03_elbo_to_mse.ipynb) |
+# | $\Phi$ | distribution function: the probability that a draw from $\mathcal{N}(0, 1)$ is below a number |  | [(3.29)](03_elbo_to_mse.ipynb) |
 
 # %% [markdown]
 # ## The schedule in numbers
@@ -118,29 +124,41 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | word | meaning | notebook |
 # |:--|:--|:--|
 # | accuracy | In notebook 11: share of samples that the judge reads as the digit asked for. | [11](11_guidance.ipynb) |
+# | activation | A fixed curve that bends each number on its own, such as SiLU. | [01](01_corrupt_and_predict.ipynb) |
 # | activations | What the backward pass needs of the forward pass, and so is kept in memory. | [10](10_colour_and_scale.ipynb) |
+# | Adam | Gradient descent that divides the step of each weight by the recent size of its gradient. AdamW also pulls all weights towards 0. | [06](06_train_ddpm.ipynb) |
 # | Algorithm 1 | The training loop of Ho et al. (2020): draw an image, a step and noise, take a gradient step on the squared error of the predicted noise. | [06](06_train_ddpm.ipynb) |
 # | Algorithm 2 | Their sampler: $T$ steps down, each with fresh noise but the last. | [07](07_sampling.ipynb) |
 # | autocast | Computing some operations in a number format with fewer digits. | [06](06_train_ddpm.ipynb) |
 # | autoencoder | A pair of networks that packs an image into fewer numbers and unpacks it. | [12](12_debugging_clinic.ipynb) |
+# | autograd | PyTorch's record of what was computed, from which it finds slopes. | [11](11_guidance.ipynb) |
+# | batch | Images that are computed together. | [01](01_corrupt_and_predict.ipynb) |
 # | Bayes' rule | How to turn the density of $a$ given $b$ into that of $b$ given $a$. | [03](03_elbo_to_mse.ipynb) |
+# | bfloat16 | Numbers of 16 bits, with the range of float32 and about two and a half digits. | [06](06_train_ddpm.ipynb) |
 # | biased | Of an estimate: off on average. | [08](08_evaluation.ipynb) |
 # | bits per dimension | A likelihood as a code length, per number of the image; at most 8 for bytes. | [03](03_elbo_to_mse.ipynb) |
 # | bound | Short for evidence lower bound. | [03](03_elbo_to_mse.ipynb) |
-# | checkpoint | A file that holds all that is needed to go on training as if nothing had happened. | [09](09_libraries.ipynb) |
+# | channel | One of the pictures that a layer takes or makes, such as the red of an image. | [04](04_time_conditioning.ipynb) |
+# | checkpoint | A file that holds all that is needed to go on training as if nothing had happened; [notebook 06](06_train_ddpm.ipynb) lists its entries. | [09](09_libraries.ipynb) |
 # | cherry-picking | Showing the best samples only. | [08](08_evaluation.ipynb) |
+# | classifier | A network, or a formula, that says which class an image is. | [11](11_guidance.ipynb) |
 # | classifier-free guidance | Following the difference that a label makes further than the network would. | [11](11_guidance.ipynb) |
 # | clean image | The image $x_0$, without noise. | [02](02_forward_process.ipynb) |
 # | clipping | Cutting values off at the ends of a range. Of the predicted clean image: notebook 07; of the gradient, where the length is cut: notebook 06. | [07](07_sampling.ipynb) |
 # | code length | The bits that a good code spends on something: minus the logarithm of its probability. | [08](08_evaluation.ipynb) |
+# | conditional density | The density of $a$ once $b$ is known, $q(a \mid b)$. | [03](03_elbo_to_mse.ipynb) |
 # | consistency models | Networks that name the end of a sampler's path at once. | [12](12_debugging_clinic.ipynb) |
+# | convolution | A layer: each output pixel is a weighted sum of the pixels around it, with the same learned weights everywhere. | [04](04_time_conditioning.ipynb) |
 # | corrupt | In notebook 01: to mix an image with uniform noise. | [01](01_corrupt_and_predict.ipynb) |
 # | cosine schedule | A schedule whose $\bar\alpha_t$ falls like a squared cosine. | [02](02_forward_process.ipynb) |
+# | covariance | For each two pixels or features, the mean product of their deviations from their means: a matrix with the variances on its diagonal. | [03](03_elbo_to_mse.ipynb) |
 # | DDIM | A sampler that may skip steps and adds no noise; Euler's method in $\rho_t$. | [07](07_sampling.ipynb) |
 # | DDPM | Denoising diffusion probabilistic model: trained by Algorithm 1, sampled by Algorithm 2. | [06](06_train_ddpm.ipynb) |
 # | decay | What an exponential moving average keeps of itself in each training step. | [06](06_train_ddpm.ipynb) |
 # | decoder | The last term of the bound: what it costs to name the exact grey. | [08](08_evaluation.ipynb) |
+# | density | How likely values are, as the height of an infinitely fine histogram; the area under it is 1. | [03](03_elbo_to_mse.ipynb) |
 # | diagnose | The clinic's list of measurements, as one function. | [12](12_debugging_clinic.ipynb) |
+# | eigenvectors | Of a covariance: directions along which coordinates have covariance 0 with each other. The variances along them are the eigenvalues. | [03](03_elbo_to_mse.ipynb) |
 # | ELBO | See evidence lower bound. | [03](03_elbo_to_mse.ipynb) |
 # | EMA | See exponential moving average. | [06](06_train_ddpm.ipynb) |
 # | embedding | Numbers that stand for something else: sines and cosines for a step (notebook 04), a learned row for a label (notebook 11). | [04](04_time_conditioning.ipynb) |
@@ -154,11 +172,15 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | FiLM | Scaling and shifting features by numbers that depend on what the network is told. | [04](04_time_conditioning.ipynb) |
 # | floor | The best that a measure can reach. Of a loss: what the best answer leaves [(3.20)](03_elbo_to_mse.ipynb). Of a distance: real images against real images. | [03](03_elbo_to_mse.ipynb) |
 # | flow matching | Learning the velocity along straight lines from images to noise. | [12](12_debugging_clinic.ipynb) |
+# | fold | To make $C p^2$ channels of the squares of $p \times p$ pixels, `patch` = $p$. | [05](05_unet.ipynb) |
 # | forward process | The noise process $q$, from the clean image to noise. | [02](02_forward_process.ipynb) |
 # | Frechet distance | A distance of two sets of images: that of two Gaussians fitted to their features. | [08](08_evaluation.ipynb) |
+# | Gaussian | The bell curve: the density $\mathcal{N}(m, v)$, or something drawn from it. | [02](02_forward_process.ipynb) |
+# | gradient | The slopes of a number, such as the loss, in every weight or every pixel. | [06](06_train_ddpm.ipynb) |
 # | group norm | Makes mean and variance of each group of channels of an image 0 and 1. | [05](05_unet.ipynb) |
 # | guidance | Pushing a sampler towards what was asked for. | [11](11_guidance.ipynb) |
 # | heads | Several self-attentions side by side, each on its own channels. | [05](05_unet.ipynb) |
+# | held-out | Of images: not used in training. | [04](04_time_conditioning.ipynb) |
 # | hook | A function that PyTorch calls before or after a module runs. | [05](05_unet.ipynb) |
 # | ideal denoiser | The network that cannot be beaten: the mean over a data set small enough to list. | [12](12_debugging_clinic.ipynb) |
 # | importance weight | What a draw counts if it was drawn from another density. | [03](03_elbo_to_mse.ipynb) |
@@ -166,49 +188,68 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | intractable | Known as a formula, and out of reach of any computer. | [03](03_elbo_to_mse.ipynb) |
 # | inversion | Running DDIM upwards: from an image to a start that leads to it. | [07](07_sampling.ipynb) |
 # | Jensen's inequality | The mean of logarithms is at most the logarithm of the mean. | [03](03_elbo_to_mse.ipynb) |
+# | joint density | The density of several things together, $q(a, b)$. | [03](03_elbo_to_mse.ipynb) |
 # | judge | The small network that reads digits, and whose features measure distances. | [08](08_evaluation.ipynb) |
 # | jump | From $x_0$ to $x_t$ at once, [(2.13)](02_forward_process.ipynb). | [02](02_forward_process.ipynb) |
+# | kernel | Of a convolution: its learned weights. Of a notebook: the Python process that runs its cells. | [04](04_time_conditioning.ipynb) |
 # | KL divergence | Mean difference of two log densities; 0 only if they agree. | [03](03_elbo_to_mse.ipynb) |
 # | latent diffusion | Diffusion on what an autoencoder made of the images. | [12](12_debugging_clinic.ipynb) |
 # | layer norm | A group norm with one group. | [05](05_unet.ipynb) |
 # | learned variances | Letting the network choose $s_t^2$, too. | [12](12_debugging_clinic.ipynb) |
+# | learning rate | How far a training step moves the weights. | [06](06_train_ddpm.ipynb) |
 # | likelihood | The density that a model gives to an image. | [03](03_elbo_to_mse.ipynb) |
 # | linear schedule | A schedule whose $\beta_t$ lie on a straight line. | [02](02_forward_process.ipynb) |
 # | loss by t | The loss at one step at a time; a mean over all steps hides where it is bad. | [12](12_debugging_clinic.ipynb) |
+# | marginal density | The density of one thing, whatever the others are. | [03](03_elbo_to_mse.ipynb) |
 # | Markov | Of a chain: given the present, the future does not depend on the past. | [03](03_elbo_to_mse.ipynb) |
+# | maximum likelihood | Choosing the model that makes the data as likely as possible. | [03](03_elbo_to_mse.ipynb) |
 # | mean squared error | Mean of the squared differences; its best answer is a mean. | [01](01_corrupt_and_predict.ipynb) |
+# | min-SNR weighting | Multiplying the squared error of the noise by $\min(1, \gamma / \mathrm{SNR}_t)$. With $\gamma = 1$, [(6.11)](06_train_ddpm.ipynb), that is the smaller of two errors, of the noise and of the clean image. | [06](06_train_ddpm.ipynb) |
 # | mixture | A density that is a weighted sum of others. | [03](03_elbo_to_mse.ipynb) |
 # | MLP | Multilayer perceptron: linear layers with something bent between them. | [04](04_time_conditioning.ipynb) |
 # | multiply-adds | Work counted as multiplications, each with an addition. | [05](05_unet.ipynb) |
+# | naive | In notebook 09: of a network that predicts the clean image, as in notebook 01. | [09](09_libraries.ipynb) |
 # | nat | Unit of a natural logarithm; 1.44 bits. | [03](03_elbo_to_mse.ipynb) |
+# | no label | A row of the table of labels that stands for none. | [11](11_guidance.ipynb) |
 # | noise level | For some libraries: the noise per signal, in place of a step. | [09](09_libraries.ipynb) |
 # | noise schedule | The list $\beta_1, \dots, \beta_T$; in short schedule. | [02](02_forward_process.ipynb) |
 # | noisy image | The image $x_t$: the clean image shrunk, with noise added. | [02](02_forward_process.ipynb) |
+# | objective | The loss that is minimised; an argument of the trainer. | [06](06_train_ddpm.ipynb) |
+# | optimizer | What turns gradients into steps of the weights; here Adam. | [06](06_train_ddpm.ipynb) |
 # | path | All $x_0, \dots, x_T$ of one walk; without fresh noise, the line that DDIM follows. | [03](03_elbo_to_mse.ipynb) |
 # | posterior | $q(x_{t-1} \mid x_t, x_0)$: the step down of somebody who knows the clean image. | [03](03_elbo_to_mse.ipynb) |
-# | prior | The density that sampling starts from; also the first term of the bound. | [08](08_evaluation.ipynb) |
+# | prior | The density that sampling starts from, $p(x_T)$, and not one of $x_0$; also the first term of the bound. | [03](03_elbo_to_mse.ipynb) |
+# | published | In notebook 09: with network, data range, noise schedule, target and sampler as published. | [09](09_libraries.ipynb) |
 # | receptive field | The input pixels that can change one output pixel. | [05](05_unet.ipynb) |
 # | recognisable | Of an image: the judge is at least 95 % sure of its class. | [08](08_evaluation.ipynb) |
+# | repaired | In notebook 09: without the faults of the published design. | [09](09_libraries.ipynb) |
 # | residual block | Layers that add to their input instead of replacing it. | [05](05_unet.ipynb) |
+# | root | Of a symmetric matrix: the one in the same directions with the roots of its eigenvalues; its square is the matrix. | [08](08_evaluation.ipynb) |
 # | sample | An image that a model made, or to make one. | [01](01_corrupt_and_predict.ipynb) |
 # | sampler | The rule that turns predictions into an image, step by step. | [07](07_sampling.ipynb) |
+# | scale | In notebook 11: how far guidance goes; 0 ignores the label, 1 takes the network at its word. | [11](11_guidance.ipynb) |
 # | scheduler | In diffusers: schedule and sampler in one object. | [09](09_libraries.ipynb) |
-# | score | The slope of a log density: which way is more likely. | [03](03_elbo_to_mse.ipynb) |
+# | score | The slope of a log density in $x$: which way is more likely. (In statistics: the slope in the parameters.) | [03](03_elbo_to_mse.ipynb) |
 # | self-attention | A layer in which every pixel looks at every other one. | [05](05_unet.ipynb) |
 # | signal-to-noise ratio | Variance of the signal over variance of the noise. | [02](02_forward_process.ipynb) |
 # | skip connection | A wire from the way down of a U-Net to the way up. | [01](01_corrupt_and_predict.ipynb) |
 # | slerp | Blending two starts along an arc. | [07](07_sampling.ipynb) |
+# | softmax | The exponentials of some numbers, divided by their sum: weights that add up to 1. For two numbers it is the sigmoid of their difference $z$, $1 / (1 + e^{-z})$, in statistics the logistic function; [(2.16)](02_forward_process.ipynb) is one. | [05](05_unet.ipynb) |
 # | standard error | Standard deviation of a mean. | [02](02_forward_process.ipynb) |
 # | stem | The first convolution of a U-Net. | [05](05_unet.ipynb) |
 # | step | From $t$ to $t - 1$ or back. A step of the optimizer is called a training step where both occur. | [02](02_forward_process.ipynb) |
 # | straight line | The simplest competitor of a network: for each pixel and step $a\, x_t + b$. | [12](12_debugging_clinic.ipynb) |
 # | stratified | Drawn one from each of equal stretches, not independently. | [06](06_train_ddpm.ipynb) |
+# | stride | How many pixels a convolution moves on from one output pixel to the next. | [04](04_time_conditioning.ipynb) |
 # | target | What a network is trained to predict: noise, clean image or velocity. Choosing one is choosing a weight for each step. | [06](06_train_ddpm.ipynb) |
 # | telescopes | Of a product or sum: all but the first and last part cancel. | [03](03_elbo_to_mse.ipynb) |
+# | tensor | PyTorch's array. | [00](00_start_here.ipynb) |
 # | timestep | The libraries' step, counted from 0. | [09](09_libraries.ipynb) |
 # | torchrun | PyTorch's launcher for several processes. | [10](10_colour_and_scale.ipynb) |
+# | trace | Sum of the diagonal of a matrix; of a covariance, the sum of all variances. | [08](08_evaluation.ipynb) |
 # | U-Net | A network that goes down to coarse features and up again, with skip connections. | [05](05_unet.ipynb) |
 # | unbiased | Of an estimate: right on average. | [03](03_elbo_to_mse.ipynb) |
+# | uniform | Of a random number: every value of a range is as likely as any other. | [01](01_corrupt_and_predict.ipynb) |
 # | variety | In notebook 11: mean distance of two samples of one digit, relative to real ones. | [11](11_guidance.ipynb) |
 # | velocity | A mixture of noise and clean image that is never easy to see; the direction in which $x_t$ moves along an arc. | [03](03_elbo_to_mse.ipynb) |
 # | walk | From $x_0$ to $x_t$ one step at a time. | [02](02_forward_process.ipynb) |
