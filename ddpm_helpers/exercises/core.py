@@ -241,7 +241,7 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return "It ran."
     if isinstance(expected, tuple | list):
         if type(actual) is not type(expected) or len(actual) != len(expected):
-            return f"Expected {len(expected)} values, got {_summary(actual)}."
+            return f"Expected a {type(expected).__name__} of {len(expected)} values, got {_summary(actual)}."
         parts = (_difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
         return next((part for part in parts if part), None)
     if actual is None:
