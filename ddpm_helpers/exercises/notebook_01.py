@@ -73,6 +73,19 @@ Exercise(
                 (model(corrupt(x, amount, noise)) - x).flatten(1).square().sum(1) / 784
             ).mean()
         ),
+        "It looks as if the errors of all images are summed and divided by 784: average over the images, too, and "
+        "divide by the number of pixels that they have. F.mse_loss does both.": (
+            lambda model, x, amount, noise: (model(corrupt(x, amount, noise)) - x).square().sum() / 784
+        ),
+        "It looks as if the network is not asked: compare model(corrupted) with x.": (
+            lambda model, x, amount, noise: F.mse_loss(corrupt(x, amount, noise), x)
+        ),
+        "It looks as if the length of the error is returned: (1.2) has its square, divided by the number of pixels.": (
+            lambda model, x, amount, noise: torch.norm(model(corrupt(x, amount, noise)) - x)
+        ),
+        "It looks as if .item() made a number of the loss: no gradient can flow through that. Return the tensor.": (
+            lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), x).item()
+        ),
         "It looks as if the root of the mean squared error was taken: leave it squared.": (
             lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), x).sqrt()
         ),
@@ -102,6 +115,18 @@ Exercise(
         ),
         "It looks as if the difference points the wrong way: x0_hat - x leads to the prediction.": (
             lambda x, x0_hat, i, steps: x + (x - x0_hat) / (steps - i)
+        ),
+        "It looks as if parentheses are missing: divide by (steps - i).": (
+            lambda x, x0_hat, i, steps: x + (x0_hat - x) / steps - i
+        ),
+        "It looks as if only x is divided: divide the whole difference, x0_hat - x.": (
+            lambda x, x0_hat, i, steps: x + x0_hat - x / (steps - i)
+        ),
+        "It looks as if - x is missing: the step moves by a share of the difference x0_hat - x.": (
+            lambda x, x0_hat, i, steps: x + x0_hat / (steps - i)
+        ),
+        "It looks as if step i moves the share i / steps: step 0 would stand still. The share is 1 / (steps - i).": (
+            lambda x, x0_hat, i, steps: x + (x0_hat - x) * i / steps
         ),
     },
 )

@@ -35,6 +35,12 @@ def _jump_with_three_axes(schedule, x0, t, noise):
     return signal * x0 + sigma * noise
 
 
+def _betas_in_a_list(T, beta_1, beta_T):
+    beta = torch.zeros(T + 1, dtype=torch.float64)
+    beta[1:] = [beta_1] * T
+    return beta
+
+
 def _betas(T, first, last, points=None):
     beta = torch.zeros(T + 1, dtype=torch.float64)
     beta[1:] = torch.linspace(first, last, points or T, dtype=torch.float64)
@@ -64,6 +70,9 @@ Exercise(
         "It looks as if beta is taken for a standard deviation: it is a variance, and the weight is its root.": (
             lambda x, beta, noise: (1 - beta**2) ** 0.5 * x + beta * noise
         ),
+        "It looks as if ** 1/2 was meant as a root: ** comes before /, so write ** 0.5.": (
+            lambda x, beta, noise: (1 - beta) ** 1 / 2 * x + beta**1 / 2 * noise
+        ),
         "torch.sqrt wants a tensor, and beta is a number here: write beta ** 0.5.": (
             lambda x, beta, noise: torch.sqrt(1 - beta) * x + torch.sqrt(beta) * noise
         ),
@@ -92,6 +101,12 @@ Exercise(
         "schedule.sigma.": lambda s, x0, t, noise: _blend(s, x0, t, noise, s.sqrt_alpha_bar, 1 - s.sqrt_alpha_bar),
         "It looks as if roots of the tables were taken: sqrt_alpha_bar and sigma are the roots already.": (
             lambda s, x0, t, noise: _blend(s, x0, t, noise, s.sqrt_alpha_bar**0.5, s.sigma**0.5)
+        ),
+        "It looks as if the root of schedule.sigma was taken: it is a root already.": (
+            lambda s, x0, t, noise: _blend(s, x0, t, noise, s.sqrt_alpha_bar, s.sigma**0.5)
+        ),
+        "It looks as if the noise has the weight of one step, the root of beta: that of t steps is schedule.sigma.": (
+            lambda s, x0, t, noise: _blend(s, x0, t, noise, s.sqrt_alpha_bar, s.beta**0.5)
         ),
         "It looks as if alpha and beta stand where alpha_bar belongs: that is one step, not the jump over t of them.": (
             lambda s, x0, t, noise: _blend(s, x0, t, noise, s.alpha**0.5, s.beta**0.5)
@@ -162,6 +177,7 @@ Exercise(
         "beta[1:] has T entries, and you gave it T + 1: count the steps, without step 0.": (
             lambda T, beta_1, beta_T: _betas(T, beta_1 * 1000 / T, beta_T * 1000 / T, points=T + 1)
         ),
+        "A tensor takes no list: put torch.tensor(...) around it, or write torch.linspace.": _betas_in_a_list,
         "It looks as if the line stops short of its end: from 1 to T there are T points and T - 1 gaps.": (
             lambda T, beta_1, beta_T: _betas(
                 T, beta_1 * 1000 / T, (beta_1 + (beta_T - beta_1) * (T - 1) / T) * 1000 / T

@@ -1,5 +1,7 @@
 """Exercises of notebook 03: the weight of a path, Gaussian KL, the posterior, x_0 from the noise, the loss weight."""
 
+import math
+
 import torch
 
 from ..schedule import cosine_schedule, linear_schedule, per_image, posterior, predict_x0
@@ -69,6 +71,26 @@ Exercise(
                 + log_forward(model.schedule, path[-2], path[-1], len(path) - 1)
             )
         ),
+        "It looks as if logarithms were divided: log_step and log_forward are logarithms already, so subtract them.": (
+            lambda model, path: _sum(
+                path,
+                model.log_prior(path[-1]),
+                lambda t, a, b: model.log_step(a, b, t) / log_forward(model.schedule, a, b, t),
+            )
+        ),
+        "It looks as if torch.log was taken once more: log_step - log_forward is the logarithm that is wanted.": (
+            lambda model, path: _sum(
+                path,
+                model.log_prior(path[-1]),
+                lambda t, a, b: torch.log(model.log_step(a, b, t) / log_forward(model.schedule, a, b, t)),
+            )
+        ),
+        "It looks as if only the last ratio is returned: add each one to total.": (
+            lambda model, path: (
+                model.log_step(path[-2], path[-1], len(path) - 1)
+                - log_forward(model.schedule, path[-2], path[-1], len(path) - 1)
+            )
+        ),
         "It looks as if the paths were averaged: return one number per path, shape (N,).": (
             lambda model, path: log_weight(model, path).mean()
         ),
@@ -77,6 +99,13 @@ Exercise(
                 path,
                 model.log_prior(path[-1]),
                 lambda t, a, b: model.log_step(b, a, t) - log_forward(model.schedule, a, b, t),
+            )
+        ),
+        "It looks as if x_{t-1} and x_t are swapped in both steps: path[t - 1] comes first, then path[t].": (
+            lambda model, path: _sum(
+                path,
+                model.log_prior(path[-1]),
+                lambda t, a, b: model.log_step(b, a, t) - log_forward(model.schedule, b, a, t),
             )
         ),
     },
@@ -111,15 +140,34 @@ def _variance(s, t):
     return s.posterior_variance[t]
 
 
+def _bare_posterior(s, x0, x_t, t):
+    return _of_x0(s, t) * x0 + _of_x_t(s, t) * x_t, s.posterior_variance[t]
+
+
+def _four_axes(values):
+    return values.reshape(-1, 1, 1, 1)
+
+
+def _posterior_with_four_axes(s, x0, x_t, t):
+    mean = _four_axes(_of_x0(s, t)) * x0 + _four_axes(_of_x_t(s, t)) * x_t
+    return mean, _four_axes(s.posterior_variance[t])
+
+
 Exercise(
     tag="3.2",
     reference=posterior,
     cases=lambda: [
         _images(linear_schedule(50), 5, 3, 4, 2),
         _images(cosine_schedule(9), 3, 1, 2, 6),
-        (linear_schedule(50), torch.ones(1, 2, 3, 4), torch.zeros(1, 2, 3, 4), torch.tensor([1])),
+        _images(linear_schedule(50), 6),
+        _images(linear_schedule(50), 4, 7),
+        (linear_schedule(50), torch.ones(2, 2, 3, 4), torch.zeros(2, 2, 3, 4), torch.tensor([1, 1])),
     ],
     mistakes={
+        "It looks as if the weights, shape (B,), met the last axis of the images: per_image(weight, x0) gives them the "
+        "axes that they lack.": _bare_posterior,
+        "It looks as if the weights have four axes whatever the images have: per_image(weight, x0) gives them as many "
+        "as x0.": _posterior_with_four_axes,
         "It looks as if the weights of x_0 and x_t are swapped: near t = 1 the mean must be close to x_0.": (
             _posterior(_of_x_t, _of_x0, _variance)
         ),
@@ -178,6 +226,12 @@ Exercise(
             lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - torch.log(v1 / v2) + (m1 - m2) ** 2 / v1)
         ),
         "It looks as if the factor 1/2 is missing.": lambda m1, v1, m2, v2: 2 * gaussian_kl(m1, v1, m2, v2),
+        "math.log takes one number: write torch.log(ratio) or ratio.log().": (
+            lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - math.log(v1 / v2) + (m1 - m2) ** 2 / v2)
+        ),
+        "It looks as if parentheses are missing: (m_1 - m_2)^2 is divided by 2 v_2, which is / (2 * variance_2).": (
+            lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - torch.log(v1 / v2)) + (m1 - m2) ** 2 / 2 * v2
+        ),
         "It looks as if the logarithm has the wrong sign: where the means agree and the variances differ, "
         "a KL is above 0.": (lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 + torch.log(v1 / v2) + (m1 - m2) ** 2 / v2)),
         "It looks as if the - 1 is missing: two equal Gaussians have KL 0.": (
@@ -208,6 +262,7 @@ Exercise(
         _noisy(linear_schedule(50), 5, 3, 4, 2),
         _noisy(cosine_schedule(9, max_beta=0.9), 3, 1, 2, 6),
         _noisy(linear_schedule(50), 4, 1, 4, 4),
+        _noisy(linear_schedule(50), 4, 7),
     ],
     mistakes={
         "It looks as if the noise is added: take it away.": (
@@ -236,6 +291,20 @@ Exercise(
         ),
         "It looks as if the tables, shape (B,), met the last axis of the images: per_image(sigma[t], x_t) gives "
         "them three more axes.": (lambda s, x_t, t, eps: (x_t - s.sigma[t] * eps) / s.sqrt_alpha_bar[t]),
+        "It looks as if sigma[t], shape (B,), met the last axis of the images: per_image(sigma[t], x_t) gives it three "
+        "more axes.": (lambda s, x_t, t, eps: (x_t - s.sigma[t] * eps) / per_image(s.sqrt_alpha_bar[t], x_t)),
+        "It looks as if sqrt_alpha_bar[t], shape (B,), met the last axis of the images: per_image(sqrt_alpha_bar[t], "
+        "x_t) gives it three more axes.": (
+            lambda s, x_t, t, eps: (x_t - per_image(s.sigma[t], x_t) * eps) / s.sqrt_alpha_bar[t]
+        ),
+        "It looks as if the tables have four axes whatever the images have: per_image(sigma[t], x_t) gives them as "
+        "many as x_t.": (lambda s, x_t, t, eps: (x_t - _four_axes(s.sigma[t]) * eps) / _four_axes(s.sqrt_alpha_bar[t])),
+        "It looks as if the noise is taken away at full size: in x_t it has the weight sigma_t.": (
+            lambda s, x_t, t, eps: (x_t - eps) / per_image(s.sqrt_alpha_bar[t], x_t)
+        ),
+        "It looks as if the noise has the weight of one step, the root of beta: after t steps it is sigma_t.": (
+            lambda s, x_t, t, eps: (x_t - per_image(s.beta[t].sqrt(), x_t) * eps) / per_image(s.sqrt_alpha_bar[t], x_t)
+        ),
         "It looks as if t counts from 0 here: index 0 is the clean image, so use t as it is.": (
             lambda s, x_t, t, eps: (
                 (x_t - per_image(s.sigma[t - 1], x_t) * eps) / per_image(s.sqrt_alpha_bar[t - 1], x_t)

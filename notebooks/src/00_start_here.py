@@ -13,10 +13,11 @@
 # %% [markdown]
 # ## How to read these notebooks
 #
-# Run the cells from top to bottom: click one, press Shift-Enter, read what appears, go on. Every notebook runs alone,
-# so you can start anywhere, and every one works without an internet connection. The first cell makes sure that the
-# course's helper module is there. A term is in bold where it is explained; all terms and symbols are collected in
-# [notebook 13](13_glossary.ipynb).
+# Run the cells from top to bottom: click one, press Shift-Enter, read what appears, go on. While a cell works, a star
+# stands in the brackets beside it. Cells share their variables, so if you change one, run those below it again; *Run >
+# Restart Kernel and Run All Cells* starts over. Every notebook runs alone, so you can start anywhere, and every one
+# works without an internet connection. The first cell makes sure that the course's helper module is there. A term is in
+# bold where it is explained; all terms and symbols are collected in [notebook 13](13_glossary.ipynb).
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -39,7 +40,8 @@ from ddpm_helpers import check, environment_report, load_images, read_idx, to_ui
 # ## Your machine
 #
 # If something goes wrong later, paste this report into your question. It is the first thing that anybody will ask for.
-# (The last three lines are settings that the README explains.)
+# (The last three lines are settings: where your images are, how long to train, and whether a wrong answer stops the
+# notebook, which only graders want. The README explains the first two.)
 
 # %%
 print(environment_report())
@@ -101,7 +103,9 @@ print(read_idx(path).shape, (read_idx(path) == three.numpy()).all())
 # stands first. You are told that the exercise is yours to write, and the notebook goes on with the course's own version.
 # So nothing breaks if you skip one.
 #
-# Then write it: turn uint8 images of any shape into floats by (0.1). One line is enough.
+# Then write it: turn uint8 images of any shape into floats by (0.1). One line is enough. (`images` is a **tensor**,
+# PyTorch's array: arithmetic, slices and methods like `.mean()` work as in NumPy, and `torch.sqrt` stands in for
+# `np.sqrt`.)
 
 # %% tags=["exercise", "nbval-check-output"]
 def to_float(images):
@@ -120,7 +124,8 @@ to_float = check(to_float)
 # Before you leave, give a wrong answer on purpose. Return `images * 2 / 255 - 1`, without `.float()`, and run the cell
 # again. Guess first what is wrong with it. A check names the mistakes that people often make; for
 # anything else it shows the call that failed and how far off you were. If you are stuck,
-# `from ddpm_helpers import show_solution` and `show_solution("to_float")` print the course's version.
+# `from ddpm_helpers import show_solution` and `show_solution("to_float")` print the course's version. (Type both lines
+# into a new cell; the + above the notebook makes one.)
 
 # %% [markdown]
 # ## Every equation is run

@@ -7,8 +7,8 @@
 # wrong with the others?*
 #
 # **You will** train a network to repair damaged digits, turn it into a machine that invents new ones, and find out why
-# its first guess is always a blur. **You need** to have seen a PyTorch training loop once, and
-# [notebook 00](00_start_here.ipynb). **Time** 30 minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
+# its first guess is always a blur. **You need** [notebook 00](00_start_here.ipynb); having seen a PyTorch training loop
+# once helps. **Time** 30 minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -72,7 +72,7 @@ corrupt = check(corrupt)
 x = data.images[:8].float() / 255  # (8, 1, 28, 28) in [0, 1]
 noise = torch.rand(x.shape, generator=generator)
 amount = torch.linspace(0, 1, 8)
-one_by_one = [torch.lerp(x[i], noise[i], amount[i]) for i in range(8)]
+one_by_one = [torch.lerp(x[i], noise[i], amount[i]) for i in range(8)]  # lerp(p, q, a) is p + a (q - p)
 verify("1.1", corrupt(x, amount, noise), torch.stack(one_by_one))
 
 # %% [markdown]
@@ -90,10 +90,14 @@ viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="Three digits fade i
 #
 # ## A network that repairs
 #
-# `BasicUNet` is a small network that can do this. Three convolutions on the way down see ever coarser versions of the
-# image, three on the way up return to full size, and two **skip connections** carry fine detail across. (A network of
-# this shape is called a **U-Net**, Ronneberger et al. 2015; [notebook 05](05_unet.ipynb) takes a larger one apart.)
-# Input and output have the same shape. Note what it is not told: the amount.
+# `BasicUNet` is a small network that can do this. It consists of **convolutions**: each output pixel is a weighted sum
+# of the pixels around it, with learned weights that are the same everywhere. Three on the way down see ever coarser
+# versions of the image, three on the way up return to full size, and two **skip connections** carry fine detail across.
+# (A network of this shape is called a **U-Net**, Ronneberger et al. 2015; [notebook 05](05_unet.ipynb) takes a larger
+# one apart.) Input and output have the same shape. Note what it is not told: the amount.
+#
+# (In code, `.to(device)` moves numbers to the GPU, if there is one, and `.cpu()` brings them back. Inside
+# `torch.no_grad()` PyTorch keeps no record for slopes, because nothing is trained there.)
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -139,10 +143,12 @@ verify("1.2", loss, (squared_norms / 784).mean(), tol=1e-5)
 #
 # An epoch is one pass over all images: 468 batches of 128 for MNIST, and one of 96. `budget` says how long to train: three
 # epochs, or a few steps where only a quick test is asked for. Every batch gets fresh amounts and fresh noise, so
-# the network never sees the same damaged image twice.
+# the network never sees the same damaged image twice. The lines from `zero_grad` to `step` are one step of gradient
+# descent: forget the old slopes, compute the slope of the loss in every parameter, move each parameter a little
+# downhill. Adam (Kingma & Ba 2015) decides how far, and `lr` sets the scale.
 
 # %%
-per_epoch = -(-len(data.images) // 128)
+per_epoch = -(-len(data.images) // 128)  # rounded up
 steps = budget(gpu=3 * per_epoch, cpu=3 * per_epoch, quick=60)
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 live = viz.LiveLoss(steps, label="squared error")
@@ -210,20 +216,21 @@ viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="For five amounts: p
 
 # %% [markdown]
 # *Read each row from left to right: the corrupted image (one digit, one noise image, five amounts), up to four of the
-# training images that can have produced it, the mean of all of those, and what the network answered. As the amount grows,
-# more digits become plausible, and their mean loses its shape. Compare the last two columns. At 1.00
-# they nearly agree: the network has learned the mean of all digits. Further up it is more blurred than it would have to be. The
-# right answer would take comparing $x_a$ with 20,000 images pixel by pixel, and a small network cannot do that.*
+# training images that can have produced it, the mean of all of those, and what the network answered. As the amount
+# grows, more digits become plausible, and their mean loses its shape. Compare the last two columns. At 1.00 they nearly
+# agree: the network has learned the mean of all digits. In the rows above, its answer is more blurred than it would
+# have to be. The right one would take comparing $x_a$ with 20,000 images pixel by pixel, and a small network cannot do
+# that.*
 #
 # At amount 1 there is no better answer. Let $m$ be the mean of the plausible images. Whatever answer $c$ somebody gives,
 # its expected squared error splits in two, and only the second part depends on $c$:
 #
 # $$\mathbb{E}\,\lVert c - x_0\rVert^2 = \mathbb{E}\,\lVert m - x_0\rVert^2 + \lVert c - m\rVert^2 \tag{1.3}$$
 #
-# (Write $c - x_0 = (c - m) + (m - x_0)$ and multiply out. The cross term is $2\,(c - m) \cdot \mathbb{E}[m - x_0] = 0$,
-# because $m$ is the mean.) So the mean is the best answer, and squared error is what makes it best. Let us run this for
-# the last row, with the answer of the network as $c$. (Here every image is plausible, so the expectation is an average
-# over all of them.)
+# (Write $c - x_0 = (c - m) + (m - x_0)$ and multiply out. The average of a sum is the sum of the averages, and the
+# cross term is $2\,(c - m) \cdot \mathbb{E}[m - x_0] = 0$, because $m$ is the mean.) So the mean is the best answer,
+# and squared error is what makes it best. Let us run this for the last row, with the answer of the network as $c$.
+# (Here every image is plausible, so the expectation is an average over all of them.)
 
 # %% tags=["nbval-check-output"]
 x0, c = candidates.double(), answer.double()  # (N, 1, 28, 28) and (1, 1, 28, 28)
@@ -339,7 +346,8 @@ verify("1.5", naive_step(start, target, i, n), euler)
 # ## Why it works without being told the amount
 #
 # The network is never told how damaged its input is. Does it need to be? Let a second, small network guess the amount
-# from the corrupted image alone.
+# from the corrupted image alone. It measures how strongly each of 32 learned patterns of 3 x 3 pixels is met, on
+# average over the image, and makes one number of these 32.
 
 # %%
 torch.manual_seed(0)
@@ -382,8 +390,9 @@ viz.show(figure, alt="Guessed against true amount: the points lie along the diag
 #
 # ## One more limit, hidden in the last line of the network
 #
-# `BasicUNet` ends with the activation SiLU, $s(z) = z / (1 + e^{-z})$. For images in [0, 1] that does no harm. But its
-# smallest value $-w$ is not far below 0, and $w$ satisfies
+# `BasicUNet` ends with an activation, a fixed bent curve through which each number goes on its own: SiLU,
+# $s(z) = z / (1 + e^{-z})$. For images in [0, 1] that does no harm. But its smallest value $-w$ is not far below 0, and
+# $w$ satisfies
 #
 # $$w\, e^{w} = e^{-1} \tag{1.6}$$
 #

@@ -42,17 +42,20 @@ print(data.source)
 #
 # **Which noise process ends in exactly $\mathcal{N}(0, I)$, whatever the data?**
 #
-# The end must not depend on the data, because sampling starts there: we have to be able to draw from it before we know any
-# image. From here on images lie in [-1, 1], and all noise is Gaussian. Pixels get independent noise, so we can study one
-# pixel at a time: below, $x_0$ is a number as often as it is an image.
+# ($\mathcal{N}(m, v)$ is the Gaussian with mean $m$ and variance $v$. $\mathcal{N}(0, I)$ is pure noise: every pixel is
+# drawn from $\mathcal{N}(0, 1)$, independently of the others.) The end must not depend on the data, because sampling
+# starts there: we have to be able to draw from it before we know any image. From here on images lie in [-1, 1], and all
+# noise is Gaussian. Pixels get independent noise, so we can study one pixel at a time: below, $x_0$ is a number as
+# often as it is an image.
 #
 # ## First try: add noise, again and again
 #
-# Take small steps. Each adds $s\,\epsilon_t$ with a fresh $\epsilon_t \sim \mathcal{N}(0, 1)$:
+# Take small steps. Each adds $s\,\epsilon_t$ with a fresh draw $\epsilon_t \sim \mathcal{N}(0, 1)$:
 # $x_t = x_{t-1} + s\,\epsilon_t$. Guess before you go on: start at $x_0 = 0.8$ with $s = 0.2$. Where is $x_{200}$ on
 # average, and how far does it stray?
 #
-# Every step adds noise of mean 0, so the mean never moves. The noises are independent, so their variances add up:
+# Every step adds noise of mean 0, so the mean never moves. The noises are independent, so their variances add up (read
+# the bar as "given": over all walks from this $x_0$):
 #
 # $$\mathbb{E}[x_t \mid x_0] = x_0 \tag{2.1}$$
 #
@@ -81,8 +84,9 @@ verify("2.2", samples=(naive[200] - x0) ** 2, expected=200 * s**2)
 #
 # $$\operatorname{Var}[a\,x + b\,\epsilon] = a^2 \operatorname{Var}[x] + b^2 \tag{2.3}$$
 #
-# because the two parts are independent. Which $a$ keeps a variance of 1 at 1? Put 1 on both sides: $1 = a^2 + b^2$, so
-# $a = \sqrt{1 - b^2}$. The variance of the added noise gets its usual name, $\beta = b^2$, and the step becomes
+# because a factor enters a variance squared, and the two parts are independent. Which $a$ keeps a variance of 1 at 1?
+# Put 1 on both sides: $1 = a^2 + b^2$, so $a = \sqrt{1 - b^2}$. The variance of the added noise gets its usual name,
+# $\beta = b^2$, and the step becomes
 #
 # $$x_t = {\color{#0072B2}{\sqrt{1 - \beta}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta}\; \epsilon_t}},
 # \qquad 0 < \beta < 1 \tag{2.4}$$
@@ -270,13 +274,14 @@ orange = alpha.sqrt() * sigma[t - 1] * noise_bar + beta.sqrt() * noise_t
 verify("2.10", forward_step(before, beta, noise_t), signal[t] * x0 + orange)
 
 # %% [markdown]
-# The orange part is a sum of two independent Gaussians. Such a sum is a Gaussian again, and the variances add:
+# The orange part is a sum of two independent Gaussians. Such a sum is a Gaussian again (a fact that we borrow, and
+# test), and the variances add:
 #
 # $$b\,\epsilon_1 + c\,\epsilon_2 \sim \mathcal{N}(0,\; b^2 + c^2) \tag{2.11}$$
 #
 # This is the only place where we need the noise to be Gaussian; the density of a sum of two uniform noises is a
-# triangle or a trapezoid, not a box. To test (2.11), compare the second and the fourth moment: a Gaussian of variance
-# $v$ has $\mathbb{E}[z^2] = v$ and $\mathbb{E}[z^4] = 3 v^2$.
+# triangle or a trapezoid, not a box. To test (2.11), compare the averages of square and fourth power: a Gaussian of
+# mean 0 and variance $v$ has $\mathbb{E}[z^2] = v$ and $\mathbb{E}[z^4] = 3 v^2$.
 
 # %% tags=["nbval-check-output"]
 b, c = 0.6, 1.1
@@ -313,9 +318,11 @@ verify("2.12", sigma**2, 1 - schedule.alpha_bar)
 # $t$, and no statistic of many draws of $x_t$ can tell them apart. But two separate jumps, to $t - 1$ and to $t$, are not
 # neighbours on one walk.
 #
-# In the notation of papers: $q(x_t \mid x_{t-1}) = \mathcal{N}(x_t;\, \sqrt{1-\beta_t}\, x_{t-1},\, \beta_t
-# I)$ is the step, and $q(x_t \mid x_0) = \mathcal{N}(x_t;\, \sqrt{\bar\alpha_t}\, x_0,\, (1-\bar\alpha_t) I)$ is the
-# jump (Ho et al. 2020, equations 2 and 4).
+# In the notation of papers, where $q(a \mid b)$ says how likely each value of $a$ is once $b$ is known, and
+# $\mathcal{N}(x;\, m, v)$ is the height of the bell curve at $x$:
+# $q(x_t \mid x_{t-1}) = \mathcal{N}(x_t;\, \sqrt{1-\beta_t}\, x_{t-1},\, \beta_t I)$ is the step, and
+# $q(x_t \mid x_0) = \mathcal{N}(x_t;\, \sqrt{\bar\alpha_t}\, x_0,\, (1-\bar\alpha_t) I)$ is the jump (Ho et al. 2020,
+# equations 2 and 4).
 #
 # ### Exercise 2.2 - `q_sample`
 #
@@ -359,9 +366,9 @@ verify("2.13", samples=torch.cat([walk, (walk - mean) ** 2], 1), expected=[mean,
 # %%
 panels, normal = {}, {}
 for t in (100, 300, 1000):
-    noise = torch.randn(n, 1, generator=generator)
-    jump = q_sample(schedule, torch.full((n, 1), pixel), torch.full((n,), t), noise)
-    panels[f"t = {t}"] = {"jump": jump[:, 0]}
+    noise = torch.randn(n, 1, 1, 1, generator=generator)  # n images of one pixel
+    jump = q_sample(schedule, torch.full_like(noise, pixel), torch.full((n,), t), noise)
+    panels[f"t = {t}"] = {"jump": jump.flatten()}
     normal[f"t = {t}"] = (pixel * signal[t].item(), sigma[t].item())
 panels["t = 300"]["walk"] = walk[:, 0]
 alt = "Histograms of jumps to three steps; at 300 the outline of the walks lies on them"
@@ -374,8 +381,9 @@ viz.plot_histograms(panels, columns=3, normal=normal, span=(-3, 3), alt=alt)
 #
 # The variance can be had without chance, too. Follow each noise to the end of the walk: $\epsilon_s$ enters with weight
 # $\sqrt{\beta_s}$ and is then shrunk by every later step, in all by $\sqrt{\bar\alpha_t / \bar\alpha_s}$. Squares of
-# weights are variances. Since $\beta_s / \bar\alpha_s = 1/\bar\alpha_s - 1/\bar\alpha_{s-1}$, their sum telescopes to
-# $\bar\alpha_t\,(1/\bar\alpha_t - 1)$, the variance of the jump:
+# weights are variances. From $\beta_s = 1 - \bar\alpha_s / \bar\alpha_{s-1}$ follows
+# $\beta_s / \bar\alpha_s = 1/\bar\alpha_s - 1/\bar\alpha_{s-1}$. In the sum over $s$ neighbours cancel, and
+# $\bar\alpha_t\,(1/\bar\alpha_t - 1)$ is left, the variance of the jump:
 #
 # $$\sum_{s=1}^{t} \beta_s\, \frac{\bar\alpha_t}{\bar\alpha_s} = 1 - \bar\alpha_t \tag{2.14}$$
 
@@ -415,7 +423,8 @@ print(
 # *The squares of the two weights add up to 1 at every step, so the curves cross at $1/\sqrt 2$. They cross early,
 # after about a quarter of the steps, and from step 700 on the image has a weight below 0.1.*
 #
-# One number holds both weights, the **signal-to-noise ratio** (SNR), the variance of the signal over that of the noise:
+# One number holds both weights, the **signal-to-noise ratio** (SNR), the variance of the signal over that of the noise,
+# with the image itself counted as variance 1:
 #
 # $$\mathrm{SNR}_t = \frac{\bar\alpha_t}{1-\bar\alpha_t} \tag{2.15}$$
 #
@@ -425,7 +434,8 @@ print(
 #
 # ### Exercise 2.3 - `snr`
 #
-# Return the SNR of every step, shape (T+1,).
+# Return the SNR of every step, shape (T+1,). Mind the digits: at $t = 1$, $1 - \bar\alpha_t$ is a small difference of
+# two 32-bit numbers close to 1. A table holds the same variance to more digits.
 
 
 # %% tags=["exercise", "nbval-check-output"]
@@ -439,15 +449,15 @@ snr = check(snr)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `schedule.sigma` is a square root; the variance of the noise is its square. (Why not `1 - schedule.alpha_bar`? It is right
-# on paper, but at $t = 1$ it subtracts 0.9999 from 1 in 32-bit floats, and four of its seven digits are lost.)
+# `schedule.sigma` is a square root; the variance of the noise is its square. (`1 - schedule.alpha_bar` is right on
+# paper, but at $t = 1$ it subtracts 0.9999 from 1, and four of its seven digits are lost.)
 #
 # </details>
 
 # %% tags=["nbval-check-output"]
 exact = (1 - schedule.beta[1:].double()).cumprod(0)  # alpha_bar once more, in 64 bits
 verify("2.15", snr(schedule)[1:].log(), (exact / (1 - exact)).log(), tol=1e-6)
-verify("2.16", snr(schedule)[1:].log().sigmoid(), alpha_bar[1:])
+verify("2.16", snr(schedule)[1:].log().sigmoid(), alpha_bar[1:])  # sigmoid(z) is 1 / (1 + exp(-z))
 
 # %% [markdown]
 # ## A trap: too few steps
@@ -647,7 +657,7 @@ print(f"walk {walked * 1000:.0f} ms, jump {(time.perf_counter() - start) * 1000:
 # ## What to remember, and what broke
 #
 # - Shrink by $\sqrt{1-\beta}$, add noise of variance $\beta$: the only distribution that this leaves alone is
-#   $\mathcal{N}(0, I)$.
+#   $\mathcal{N}(0, I)$, because by (2.13) every start ends there.
 # - Any number of steps is one jump, $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \epsilon$. One random
 #   $t$, one line, one training example.
 # - "Exactly" holds up to $\bar\alpha_T$, which is 0.00004 for the linear schedule of 1000 steps. For any other

@@ -7,9 +7,9 @@
 # that we can compute for images. Look at the shaded gap between them: what is it made of?*
 #
 # **You will** go all the way from "make the data likely" to "predict the noise, squared error", and run every line of
-# the derivation on a world small enough to compute exactly. **You need** the density of a Gaussian, averages, Bayes'
-# rule, logarithms, and [notebook 02](02_forward_process.ipynb). **Time** two sittings of an hour, with pen and paper;
-# the cells run in 20 seconds on 2 CPU cores.
+# the derivation on a world small enough to compute exactly. **You need** logarithms, integrals as areas, and
+# [notebook 02](02_forward_process.ipynb); the rules of probability that we use stand below. **Time** two sittings of an
+# hour, with pen and paper; the cells run in 20 seconds on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -58,12 +58,26 @@ torch.set_num_threads(1)  # the tensors here are small: threads would wait for e
 # | $\mathcal{N}(x;\, m, v)$ | density of a Gaussian at $x$: mean $m$, *variance* $v$ | `log_normal(x, m, v)` is its logarithm | |
 # | $\epsilon_\theta(x_t, t)$ | the model's guess of the noise; $\theta$ stands for all that is learned | `model.eps(x_t, t)` | `model_output`, `noise_pred` |
 # | $\hat\epsilon$, $\hat x_0$ | in later notebooks: one such guess, and the clean image that it implies | `eps`, `x0_hat` | `model_output`, `pred_original_sample` |
-#
 # | $\tilde\mu_t$, $\tilde\beta_t$ | mean and variance of $q(x_{t-1} \mid x_t, x_0)$ | `posterior(...)` | `_get_variance` for $\tilde\beta_t$ |
 # | $\mu_\theta$, $s_t^2$ | mean and variance of the model's step | `model.mean`, `model.variance[t]` | `variance_type` chooses $s_t^2$ |
 #
 # One warning. Ho et al. 2020 write $\sigma_t^2$ for the variance of the *model's* step. Here $\sigma_t$ is the noise in
 # $x_t$, as in notebook 02, and the model's variance is $s_t^2$.
+#
+# ### Six rules of probability
+#
+# What the derivation takes from probability, in one table; skip it if you know it.
+#
+# | rule | in words |
+# |:--|:--|
+# | $\int q(x)\, \mathrm{d}x = 1$ | A **density** $q(x)$ is the height of an infinitely fine histogram; the area under it is 1. |
+# | $\mathcal{N}(x;\, m, v) = \dfrac{1}{\sqrt{2\pi v}}\, e^{-(x - m)^2 / (2v)}$ | The density of a Gaussian. Its logarithm is a parabola. |
+# | $\mathbb{E}_{q(x)}[f(x)] = \int f(x)\, q(x)\, \mathrm{d}x$ | The average of $f$ over draws of $x$ from $q$. |
+# | $q(a, b) = q(b)\; q(a \mid b)$ | The **joint density** of a pair is the density of $b$ times the **conditional density** of $a$, once $b$ is known. So an average over pairs may be taken over $a$ first, for each $b$. |
+# | $q(a) = \int q(a, b)\, \mathrm{d}b$ | The **marginal density**: add up over what you do not ask about. |
+# | $q(a \mid b) = \dfrac{q(b \mid a)\; q(a)}{q(b)}$ | **Bayes' rule**: the joint density, written both ways. |
+#
+# The last three hold as well if everything is given $c$.
 #
 # ## 1. A world with one pixel
 #
@@ -94,6 +108,8 @@ verify("3.1", density.sum() * dx, 1.0, tol=1e-9)
 #
 # Eight steps are enough here. `max_beta` makes the last of them a little gentler than the usual cosine schedule has it,
 # and `double` keeps the tables in 64 bits, so that we can ask for many equal digits.
+# `log_forward(schedule, x_prev, x_t, t)` and `log_jump(schedule, x0, x_t, t)` are the logarithms of step and jump. Given
+# a column `x[:, None]` and a row `x[None, :]`, they return a matrix with an entry for each pair.
 
 # %% tags=["nbval-check-output"]
 schedule = double(cosine_schedule(8, max_beta=0.9))
@@ -120,7 +136,8 @@ print([round(a, 3) for a in schedule.sqrt_alpha_bar.tolist()])
 # ## 2. A model that walks backwards, and what it should maximise
 #
 # The model starts where the forward process ends and takes $T$ steps down. Each step is a Gaussian whose mean
-# ${\color{#009E73}{\mu_\theta(x_t, t)}}$ a network computes and whose variance $s_t^2$ we fix by hand:
+# ${\color{#009E73}{\mu_\theta(x_t, t)}}$ a network computes and whose variance $s_t^2$ we fix by hand. The density of the
+# start, $p(x_T)$, is called the **prior**:
 #
 # $${\color{#009E73}{p_\theta(x_0, x_1, \dots, x_T)}} = p(x_T) \prod_{t=1}^{T} {\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}},
 # \qquad p(x_T) = \mathcal{N}(0, 1), \quad
@@ -220,14 +237,14 @@ for name, values in log_p.items():
 
 # %% [markdown]
 # (A **nat** is the unit of a natural logarithm; divide by $\log 2$ for bits. Densities can be above 1, so a
-# log-likelihood may be positive; here it is not.) Guessing 0 is as bad as that because its steps only ever divide by
-# $\sqrt{\alpha_t}$, and blow $\mathcal{N}(0, 1)$ up. The ideal model still misses the ceiling by a little: its guess has
-# the smallest squared error, and that is ideal for the bound of section 3, not for the likelihood.
+# log-likelihood may be positive; here it is not.) Guessing 0 is as bad as that because its steps (section 7) only ever
+# divide by $\sqrt{\alpha_t}$, and blow $\mathcal{N}(0, 1)$ up. The ideal model still misses the ceiling by a little:
+# its guess has the smallest squared error, and that is ideal for the bound of section 3, not for the likelihood.
 #
 # ## 3. Weights, and a bound
 #
-# Throwing darts replaces a grid where a grid is too large. Which darts? Paths drawn from the model almost never end at
-# the $x_0$ we ask about. Paths drawn from $q(x_1, \dots, x_T \mid x_0)$ all start there: take an image and add noise.
+# Where a grid is too large, draw at random and average. From which density? Paths drawn from the model almost never end at the
+# $x_0$ we ask about. Paths drawn from $q(x_1, \dots, x_T \mid x_0)$ all start there: take an image and add noise.
 #
 # | line | because |
 # |:--|:--|
@@ -238,7 +255,9 @@ for name, values in log_p.items():
 # $${\color{#009E73}{p_\theta(x_0)}} = \mathbb{E}_{q}\,[\,W\,], \qquad
 # W = \frac{\color{#009E73}{p_\theta(x_0, x_1, \dots, x_T)}}{q(x_1, \dots, x_T \mid x_0)} \tag{3.6}$$
 #
-# $W$ is called an **importance weight**. Both path densities are products over steps, so its logarithm is a sum:
+# $W$ is called an **importance weight**. Both path densities are products over steps: that of the model is (3.3), and
+# $q(x_1, \dots, x_T \mid x_0) = \prod_{t=1}^{T} q(x_t \mid x_{t-1})$, because each step of the forward process looks only
+# at the image before it. So the logarithm of $W$ is a sum:
 #
 # $$\log W = \log p(x_T) + \sum_{t=1}^{T} \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_t \mid x_{t-1})} \tag{3.7}$$
 #
@@ -296,7 +315,7 @@ verify("3.6", samples=log_weight(ideal, path).exp(), expected=log_p["ideal"][her
 # %%
 for pixels in (1, 10, 100):
     logs = log_weight(half, path).reshape(-1, 100, pixels).sum(2)  # (repetitions, 100 draws)
-    largest = logs.softmax(1).max(1).values.mean()
+    largest = logs.softmax(1).max(1).values.mean()  # softmax: exp, then divided by the sum
     print(f"{pixels:3} pixels: the largest of 100 weights makes {largest:.0%} of their sum, on average")
 
 # %% [markdown]
@@ -316,10 +335,10 @@ for pixels in (1, 10, 100):
 #
 # $$\mathrm{ELBO}(x_0) = \mathbb{E}_{q(x_1, \dots, x_T \mid x_0)} \log W \;\le\; \log {\color{#009E73}{p_\theta(x_0)}} \tag{3.8}$$
 #
-# (The same tangent proves that no KL is negative: put $W = p/q$ and $c = 1$. It touches the logarithm only at $W = c$, so
-# a KL of 0 needs $p = q$.) On the grid the ELBO is exact, because
-# each term of (3.7) involves two neighbours of the path only, and their joint density is
-# $q(x_{t-1} \mid x_0)\, q(x_t \mid x_{t-1})$.
+# (The same tangent proves that no KL is negative: put $W = p/q$ and $c = 1$. The average of $p/q$ over $q$ is
+# $\int p = 1$, so the fraction vanishes again. The tangent touches the logarithm only at $W = c$, so a KL of 0 needs
+# $p = q$.) On the grid the ELBO is exact, because each term of (3.7) involves two neighbours of the path only, and
+# their joint density is $q(x_{t-1} \mid x_0)\, q(x_t \mid x_{t-1})$.
 
 # %%
 def elbo(model, x):
@@ -372,9 +391,12 @@ viz.show(figure, "Log-likelihood and ELBO of three models against x0; the gap be
 # = \mathrm{KL}\big(q(x_1, \dots, x_T \mid x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_1, \dots, x_T \mid x_0)}}\big) \tag{3.9}$$
 #
 # The gap asks: of all the paths by which the model could have produced this $x_0$, do they look like the paths of $q$?
-# To see it as a number we need the model's paths given $x_0$. Read the model's chain the other way round, from $x_0$ up
-# to $x_T$. It is a Markov chain in that direction as well, because a neighbour separates past from future in both
-# directions; so the conditional path density is a product of steps, and Bayes' rule gives each step:
+# To see it as a number we need the model's paths given $x_0$. Read the model's path the other way round, from $x_0$ up
+# to $x_T$. The density of $x_0, \dots, x_t$ is
+# $p_\theta(x_t)\, p_\theta(x_{t-1} \mid x_t) \cdots p_\theta(x_0 \mid x_1)$. Divide it by that of
+# $x_0, \dots, x_{t-1}$: all steps below $x_{t-1}$ cancel, and what is left, the density of $x_t$ given all that lies
+# below it, is the fraction in (3.10). It holds $x_t$ and $x_{t-1}$ only. So the conditional path density is a product
+# of steps upwards:
 #
 # $${\color{#009E73}{p_\theta(x_1, \dots, x_T \mid x_0)}} = \prod_{t=1}^T {\color{#009E73}{p_\theta(x_t \mid x_{t-1})}},
 # \qquad {\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}
@@ -467,27 +489,27 @@ viz.show(figure, "Left: ELBO and likelihood rise as the guess improves. Right: t
 # %% [markdown]
 # *Left: both lines rise up to the ideal guess, and the gap closes on the way. Past it they part: the likelihood still
 # rises a little, and the bound falls. The ideal guess is the best for the bound. Right: with $s_t^2 = \beta_t$ each
-# doubling of the steps takes more off the gap, in the end nearly half; with the posterior variance it hardly moves.*
-# The falling line is why diffusion uses many steps: run backwards, a small Gaussian step is nearly a Gaussian again,
-# and the smaller the step, the nearer (Sohl-Dickstein et al. 2015, section 2.2). The flat line is the surprise, and the
-# fault is not the bound's. At the first few steps the noise is narrower than the peaks of the data, a noisy $x_t$
-# leaves $x_0$ undecided on that scale, and the true backward step is about as wide as $\beta_t$. The posterior variance
-# is the width for someone who *knows* $x_0$: too narrow there, and however many steps there are, the first few are of
-# this kind. We stay with $s_t^2 = \beta_t$ in this notebook.
+# doubling of the steps takes a larger share off the gap, in the end nearly half; with the posterior variance it hardly
+# moves.* The falling line is why diffusion uses many steps: run backwards, a small Gaussian step is nearly a Gaussian
+# again, and the smaller the step, the nearer (Sohl-Dickstein et al. 2015, section 2.2). The flat line is the surprise,
+# and the fault is not the bound's. At the smallest $t$ the noise is narrower than the peaks of the data. So $x_t$ tells
+# $x_0$ only to within about $\sigma_t$, and the true backward step has a variance near $\beta_t$. The posterior
+# variance is that of someone who *knows* $x_0$, too small there; and however many steps there are, some lie so close to
+# the clean image. We stay with $s_t^2 = \beta_t$ in this notebook.
 #
 # ## 4. From one path to T terms
 #
 # The ELBO is an average over whole paths. To train we want terms that look at one step each. As written in (3.7), each
 # ratio compares a step down, $p_\theta(x_{t-1} \mid x_t)$, with a step up, $q(x_t \mid x_{t-1})$: densities of two
-# different variables. Turn $q$ around. Without $x_0$ that fails, because $q(x_{t-1} \mid x_t)$ needs the data. With
-# $x_0$ it works:
+# different variables. Turn $q$ around. Without $x_0$ that fails: Bayes' rule would ask for $q(x_{t-1})$, which depends
+# on what images exist. With $x_0$ it works:
 #
 # | line | because |
 # |:--|:--|
 # | $q(x_t \mid x_{t-1})$ | for $t \ge 2$ |
 # | $= q(x_t \mid x_{t-1}, x_0)$ | **Markov**: given $x_{t-1}$, the next step does not care about $x_0$ |
 # | $= \dfrac{q(x_{t-1}, x_t \mid x_0)}{q(x_{t-1} \mid x_0)}$ | conditional density |
-# | $= \dfrac{q(x_{t-1} \mid x_t, x_0)\; q(x_t \mid x_0)}{q(x_{t-1} \mid x_0)}$ | split the joint density the other way: **Bayes' rule** |
+# | $= \dfrac{q(x_{t-1} \mid x_t, x_0)\; q(x_t \mid x_0)}{q(x_{t-1} \mid x_0)}$ | split the joint density the other way: Bayes' rule |
 #
 # $$q(x_t \mid x_{t-1}) = q(x_{t-1} \mid x_t, x_0)\; \frac{q(x_t \mid x_0)}{q(x_{t-1} \mid x_0)} \tag{3.11}$$
 #
@@ -584,8 +606,10 @@ viz.show(figure, "The nine terms of the bound for three models; the better the m
 #
 # ## 5. The posterior: complete the square
 #
-# $q(x_{t-1} \mid x_t, x_0)$ is what the model is compared with, so we need it in closed form. By (3.11) it is, up to a
-# factor without $x_{t-1}$, a product of two Gaussians:
+# $q(x_{t-1} \mid x_t, x_0)$ is called the **posterior**: what is known about $x_{t-1}$ after seeing the rest. The model
+# is compared with it, so we need it in closed form. Solved for it, (3.11) says that it is
+# $q(x_t \mid x_{t-1})\, q(x_{t-1} \mid x_0) / q(x_t \mid x_0)$: above the line two Gaussians, below it nothing that
+# depends on $x_{t-1}$. Minus twice its logarithm is
 #
 # $$-2 \log q(x_{t-1} \mid x_t, x_0) = \frac{(x_t - \sqrt{\alpha_t}\, x_{t-1})^2}{\beta_t}
 # + \frac{(x_{t-1} - \sqrt{\bar\alpha_{t-1}}\, {\color{#0072B2}{x_0}})^2}{\sigma_{t-1}^2} + \text{const} \tag{3.14}$$
@@ -743,7 +767,8 @@ gaussian_kl = check(gaussian_kl)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `ratio = variance_1 / variance_2` appears twice. The squared distance is divided by the *second* variance.
+# `ratio = variance_1 / variance_2` appears twice, once as `ratio.log()`. The squared distance is divided by the
+# *second* variance.
 #
 # </details>
 
@@ -897,7 +922,8 @@ factor = schedule.beta[t] ** 2 / (schedule.alpha[t] * schedule.sigma[t] ** 2)
 verify("3.23", (target - half.mean(x, t)) ** 2, factor * (eps - half.eps(x, t)) ** 2, tol=1e-9)
 
 # %% [markdown]
-# Put (3.23) into (3.19), and the bound is a weighted sum of squared noise errors:
+# To draw $x_t$ from $q(x_t \mid x_0)$ is to draw $\epsilon$ and mix by (3.21), so the average over $x_t$ in (3.19) is
+# one over $\epsilon$. Put (3.23) in, and the bound is a weighted sum of squared noise errors:
 #
 # $$L_{t-1} = C_t + w_t\, \mathbb{E}_{\epsilon} \big({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}}\big)^2,
 # \qquad w_t = \frac{\beta_t^2}{2\, s_t^2\, \alpha_t\, \sigma_t^2} \tag{3.24}$$
@@ -1060,17 +1086,21 @@ verify("3.27", samples=draws, expected=wanted)
 # ## 9. The same on images
 #
 # For 784 pixels the squared error becomes a squared length, summed over pixels, and the KL of two Gaussians with
-# variance $s_t^2$ in each pixel is the sum of the pixels' KLs. Nothing else changes. The likelihood is out of reach
-# now, but the bound is not, and one kind of denoiser lets us compute it almost exactly without training anything:
-# pretend that the images are *one* 784-dimensional Gaussian, with the mean $m$ and the covariance of 10,000 of them.
-# It is the best that a denoiser without any non-linearity can do.
+# variance $s_t^2$ in each pixel is the sum of the pixels' KLs, because the densities of independent pixels multiply,
+# and logarithms add. Nothing else changes. The likelihood is out of reach now, but the bound is not, and one kind of
+# denoiser lets us compute it almost exactly without training anything: pretend that the images are *one*
+# 784-dimensional Gaussian, with the mean $m$ and the **covariance** of 10,000 of them (a table of 784 x 784 entries:
+# for each two pixels, the average product of their deviations from $m$). It is the best that a denoiser without any
+# non-linearity can do.
 #
-# Turn the axes so that they point along the covariance's own directions (its eigenvectors). A turn changes no squared
-# length, and standard normal noise looks the same from every side. Along direction $i$ let $\lambda_i$ be the
-# variance of the images and $d_i$ the coordinate of $x_0 - m$. What is the best guess of the noise, if all we see is
-# a sum of two independent Gaussians, signal of variance $\bar\alpha_t \lambda_i$ and noise of variance $\sigma_t^2$?
+# Turn the axes so that they point along the covariance's own directions (its eigenvectors). Coordinates along them have
+# covariance 0 with each other, which makes them independent in a Gaussian, so we can take one at a time. A turn changes
+# no squared length, and standard normal noise looks the same from every side. Along direction $i$ let $\lambda_i$ be
+# the variance of the images and $d_i$ the coordinate of $x_0 - m$. What is the best guess of the noise, if all we see
+# is a sum of two independent Gaussians, signal of variance $\bar\alpha_t \lambda_i$ and noise of variance $\sigma_t^2$?
 # The noise's share of the variance, $h_i = \sigma_t^2 / (\bar\alpha_t \lambda_i + \sigma_t^2)$, tells how much of the
-# sum to call noise.
+# sum to call noise: for any share $h$ the error has the variance $(1 - h)^2 \sigma_t^2 + h^2 \bar\alpha_t \lambda_i$,
+# and at $h_i$ its derivative is 0.
 #
 # | line, for one direction | because |
 # |:--|:--|
@@ -1115,8 +1145,8 @@ verify("3.28", samples=(eps - guess).square().sum(1), expected=exact_errors[0, 9
 # %% [markdown]
 # $L_T$ and all $L_{t-1}$ follow. $L_0$ needs care. A pixel is no real number, it is one of 256 greys.
 # The honest question is: what is the *probability* of this grey? Give each grey the interval around it, $2/255$ wide,
-# and let the outermost ones reach to infinity (Ho et al. 2020, equation 13); $\Phi$ is the distribution function of
-# the standard normal:
+# and let the outermost ones reach to infinity (Ho et al. 2020, equation 13); $\Phi(z)$ is the probability that a
+# standard normal draw is below $z$:
 #
 # $${\color{#009E73}{P_\theta(x_0 \mid x_1)}} = \Phi\Big(\frac{b_+ - {\color{#009E73}{\mu_\theta}}}{s_1}\Big) - \Phi\Big(\frac{b_- - {\color{#009E73}{\mu_\theta}}}{s_1}\Big),
 # \qquad b_\pm = x_0 \pm \tfrac{1}{255}, \quad \text{open at } \pm 1 \tag{3.29}$$
@@ -1138,7 +1168,8 @@ for mean in (-1.02, -0.3, 0.99):
 
 # %% [markdown]
 # Divide by the number of pixels and by $\log 2$, and the bound has a unit that everyone can picture: **bits per
-# dimension**, the length of a code for one pixel. Uncompressed it is 8.
+# dimension**, the length of a code for one pixel: the best code spends $-\log_2 P$ bits on what has probability $P$.
+# Uncompressed it is 8.
 
 # %%
 zero, unit = torch.zeros(()), torch.ones(())
@@ -1236,7 +1267,8 @@ print(f"steps up to t = 20: {share_bound[19]:.0%} of the bound, {share_simple[19
 # $$\theta^* = \frac{\sum_t u_t\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t]}{\sum_t u_t\, \mathbb{E}[x_t^2]}
 # = \frac{\sum_t u_t\, {\color{#D55E00}{\sigma_t}}}{\sum_t u_t\, \big({\color{#0072B2}{\bar\alpha_t\, \mathbb{E}[x_0^2]}} + {\color{#D55E00}{\sigma_t^2}}\big)} \tag{3.31}$$
 #
-# The check takes the derivative from the machine instead: at $\theta^*$ it must vanish.
+# The check takes the derivative from the machine instead: `requires_grad_` makes PyTorch record what is computed from
+# $\theta$, and `autograd.grad` goes through that record backwards. At $\theta^*$ the derivative must vanish.
 
 # %% tags=["nbval-check-output"]
 square = over_data(x**2)  # E[x_0^2]
@@ -1274,7 +1306,8 @@ verify("3.32", signal * noisy - sigma * velocity, images, tol=1e-9)
 verify("3.32", sigma * noisy + signal * velocity, noise, tol=1e-9)
 
 # %% [markdown]
-# The **score** is the slope of a log density: which way is more likely? For the jump it is
+# The **score** is the slope of a log density in $x$: which way is more likely? (In statistics the word means the slope in
+# the parameters.) For the jump it is
 # $\nabla_{x_t} \log q(x_t \mid x_0) = -(x_t - \sqrt{\bar\alpha_t}\, x_0)/\sigma_t^2 = -\epsilon / \sigma_t$. Averaged
 # over all $x_0$ that may hide behind $x_t$ it becomes a statement about the marginal density, which nobody can
 # write down for images:
@@ -1294,7 +1327,8 @@ verify("3.32", sigma * noisy + signal * velocity, noise, tol=1e-9)
 # %% tags=["nbval-check-output"]
 for t in (1, 4, 8):
     x_t = x.clone().requires_grad_()
-    slope = torch.autograd.grad(mixture.noised(schedule, t).log_density(x_t).sum(), x_t)[0]
+    total = mixture.noised(schedule, t).log_density(x_t).sum()  # each x_t enters one summand, so no slopes mix
+    slope = torch.autograd.grad(total, x_t)[0]
     verify("3.33", slope, -ideal_eps(x, t) / schedule.sigma[t], tol=1e-9)
 
 # %% [markdown]
