@@ -118,8 +118,21 @@ Exercise(
                 )
             )
         ),
+        "It looks as if both weights of the mean are read at t: (7.2) has t - 1 in sqrt_alpha_bar and in sigma above "
+        "the line.": (
+            _with_mean(
+                lambda s, x_t, t, eps: (
+                    s.sqrt_alpha_bar[t] * s.beta[t] / s.sigma[t] ** 2 * _guess(s, x_t, t, eps) + s.alpha[t].sqrt() * x_t
+                )
+            )
+        ),
         "It looks as if the guess adds the noise: the jump added it, (7.1) takes it off.": (
             _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, _guess(s, x_t, t, -eps)))
+        ),
+        "It looks as if the guess takes off the fresh noise: (7.1) has eps, what the network answered.": (
+            lambda s, x_t, t, eps, noise: (
+                _mean(s, x_t, t, _guess(s, x_t, t, noise)) + (0.0 if t == 1 else s.beta[t].sqrt() * noise)
+            )
         ),
         "It looks as if the guess takes off eps itself: the image holds sigma_t times eps.": (
             _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, ((x_t - eps) / s.sqrt_alpha_bar[t]).clamp(-1, 1)))
@@ -147,6 +160,25 @@ Exercise(
                 lambda s, x_t, t, eps: (
                     s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2 * _guess(s, x_t, t, eps)
                     + s.alpha[t] * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2 * x_t
+                )
+            )
+        ),
+        "It looks as if the weight of x_t has the root of alpha_bar_t: take that of alpha_t, of this step alone.": (
+            _with_mean(
+                lambda s, x_t, t, eps: (
+                    s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2 * _guess(s, x_t, t, eps)
+                    + s.sqrt_alpha_bar[t] * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2 * x_t
+                )
+            )
+        ),
+        "It looks as if alpha_bar stands in both lines where its root belongs: the table is schedule.sqrt_alpha_bar.": (
+            _with_mean(
+                lambda s, x_t, t, eps: (
+                    s.alpha_bar[t - 1]
+                    * s.beta[t]
+                    / s.sigma[t] ** 2
+                    * ((x_t - s.sigma[t] * eps) / s.alpha_bar[t]).clamp(-1, 1)
+                    + s.alpha[t].sqrt() * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2 * x_t
                 )
             )
         ),
@@ -231,6 +263,21 @@ Exercise(
                 _remix(schedule, x_t, s, _guess(schedule, x_t, t, eps)),
             )
         ),
+        "It looks as if the noise is clipped: only the clean image has the range [-1, 1].": (
+            _ddim_with(lambda schedule, t, s, x0_hat, eps: _ddim_from(schedule, s, x0_hat, eps.clamp(-1, 1)))
+        ),
+        "It looks as if the network's noise is clipped: noise has no range. Compute the noise that fits the clipped "
+        "guess, from x_t.": (
+            lambda schedule, x_t, t, s, eps: _ddim_from(schedule, s, _guess(schedule, x_t, t, eps), eps.clamp(-1, 1))
+        ),
+        "It looks as if the noise has the weight 1 - sqrt_alpha_bar: the squares of the two weights add up to 1, take "
+        "schedule.sigma.": (
+            _ddim_with(
+                lambda schedule, t, s, x0_hat, eps: (
+                    schedule.sqrt_alpha_bar[s] * x0_hat + (1 - schedule.sqrt_alpha_bar[s]) * eps
+                )
+            )
+        ),
         "It looks as if the noise is not divided by sigma_t.": (
             _ddim_with(lambda schedule, t, s, x0_hat, eps: _ddim_from(schedule, s, x0_hat, schedule.sigma[t] * eps))
         ),
@@ -274,7 +321,9 @@ Exercise(
 Exercise(
     tag="7.3",
     reference=ddim_steps,
-    cases=lambda: [(1000, 4), (50, 7), (100, 30), (10, 1), (40, 40)],
+    # In the last four, floats fall below the integer that is meant, and are cut off to 1 less: those of arange, of
+    # linspace, of T / steps * i, and of i / steps * T.
+    cases=lambda: [(1000, 4), (50, 7), (100, 30), (10, 1), (1000, 30), (1000, 60), (30, 22), (100, 100)],
     mistakes={
         "It looks as if the first step is below T: the start is pure noise, and that is step T.": (
             lambda T, steps: [T * i // steps for i in range(steps - 1, -1, -1)]
@@ -289,6 +338,26 @@ Exercise(
         "step by itself.": lambda T, steps: list(range(T, 0, -(T // steps))),
         "It looks as if the stride is rounded, and the list cut off: the last steps then lie far above 0. Round each "
         "step by itself.": lambda T, steps: list(range(T, 0, -(T // steps)))[:steps],
+        "It looks as if one stride, rounded up, is used throughout: where T / steps is no integer, round each step by "
+        "itself.": lambda T, steps: list(range(T, 0, -T // steps)),
+        "It looks as if you return a range, with one stride: return a list, and where T / steps is no integer, round "
+        "each step by itself.": lambda T, steps: range(T, 0, -T // steps),
+        "It looks as if 0 is one of the n steps: take n + 1 points from T to 0 and leave out the last.": (
+            lambda T, steps: torch.linspace(T, 0, steps).long().tolist()
+        ),
+        "Nearly. linspace makes floats, and one that should be 500 can come out as 499.99997; cut off, that is 499. "
+        "Integers keep their value: T * i // steps.": (
+            lambda T, steps: torch.linspace(T, 0, steps + 1).long().tolist()[:-1]
+        ),
+        "Nearly. Return a list, with .tolist(). And linspace makes floats: one that should be 500 can come out as "
+        "499.99997; cut off, that is 499. Integers keep their value: T * i // steps.": (
+            lambda T, steps: torch.linspace(T, 0, steps + 1).long()[:-1]
+        ),
+        "Nearly. T / steps is a float, and times i it can lie below the integer that is meant. Multiply and divide "
+        "integers: T * i // steps.": lambda T, steps: [int(T / steps * i) for i in range(steps, 0, -1)],
+        "The steps are right, but in a tensor: .tolist() makes a list of it.": (
+            lambda T, steps: torch.tensor([T * i // steps for i in range(steps, 0, -1)])
+        ),
         "It looks as if the stride is rounded before it is multiplied: the first step is below T then. Multiply first, "
         "then divide.": lambda T, steps: [T // steps * i for i in range(steps, 0, -1)],
         "It looks as if the steps are rounded to the nearest integer: round down, // does.": (
@@ -332,7 +401,7 @@ def _arc_on_last_axis(x, y, amount):
 Exercise(
     tag="7.4",
     reference=slerp,
-    cases=lambda: [_pair(5, 3, 4, 2), _pair(3, 1, 2, 5), _pair(4, 1, 4, 4)],
+    cases=lambda: [_pair(5, 3, 4, 2), _pair(3, 1, 2, 5), _pair(4, 1, 2, 3)],
     mistakes={
         "It looks as if this is the straight line: it loses length in the middle.": (
             lambda x, y, amount: per_image(1 - amount, x) * x + per_image(amount, x) * y
@@ -379,6 +448,14 @@ Exercise(
         "It looks as if cosine_similarity compared the channels, its axis 1: flatten the images first.": (
             lambda x, y, amount: _channelwise(x, y, amount)
         ),
+        "It looks as if the cosine was taken over the channels, axis 1, and amount then met its last axis: .flatten(1) "
+        "first, one long vector for each image.": (
+            lambda x, y, amount: _arc(x, y, amount, torch.acos(torch.cosine_similarity(x, y)))
+        ),
+        "It looks as if X @ Y.T stands where X * Y belongs: it pairs every image with every other, (X * Y).sum(1) each "
+        "with its own.": lambda x, y, amount: _all_pairs(x, y, amount, (-1, 1, 1, 1)),
+        "It looks as if X @ Y.T was taken, shape (B, B), every image with every other: take (X * Y).sum(1), shape "
+        "(B,).": lambda x, y, amount: _all_pairs(x, y, amount, (len(x), 1, 1, 1, len(x))),
         "It looks as if the weights, shape (B,), met the last axis of the images. Give them three more axes: "
         "weight.reshape(-1, 1, 1, 1).": _arc_on_last_axis,
     },
@@ -388,3 +465,11 @@ Exercise(
 def _channelwise(x, y, amount):
     angle, amount = torch.acos(torch.cosine_similarity(x, y))[:, None], amount.reshape(-1, 1, 1, 1)
     return ((1 - amount) * angle).sin() / angle.sin() * x + (amount * angle).sin() / angle.sin() * y
+
+
+def _all_pairs(x, y, amount, shape):
+    """The arc where `x.flatten(1) @ y.flatten(1).T` was taken, the weights reshaped as they were for (B,)."""
+    norms = x.flatten(1).norm(dim=1) * y.flatten(1).norm(dim=1)
+    angle = torch.acos(x.flatten(1) @ y.flatten(1).T / norms)  # (B, B)
+    of_x, of_y = ((1 - amount) * angle).sin() / angle.sin(), (amount * angle).sin() / angle.sin()
+    return of_x.reshape(shape) * x + of_y.reshape(shape) * y

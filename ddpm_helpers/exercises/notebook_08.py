@@ -23,6 +23,15 @@ def _similar() -> tuple:
     return a, 1.001 * a.flip(0) + 0.01
 
 
+def _flat(seed: int, rows: int) -> torch.Tensor:
+    """Features that fill 3 of 20 dimensions, as few images would: 17 eigenvalues are 0, and by rounding below it.
+
+    There are more rows than columns, so that the reference need not warn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return _features(seed, rows, 3) @ torch.randn(3, 20, generator=generator)
+
+
 def _moments(x):
     return x.mean(0), x.T.cov()
 
@@ -30,6 +39,15 @@ def _moments(x):
 def _root(matrix):
     values, vectors = torch.linalg.eigh(matrix)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+def _of_entries(cov_a, cov_b):
+    return (cov_a.sqrt() @ cov_b @ cov_a.sqrt()).sqrt().trace()
+
+
+def _of_positive_entries(cov_a, cov_b):
+    root = cov_a.clamp(min=0).sqrt()
+    return (root @ cov_b @ root).clamp(min=0).sqrt().trace()
 
 
 def _overlap(cov_a, cov_b):
@@ -68,10 +86,22 @@ def _of_the_wrong_axis(x):
     return x.mean(0), x.cov()
 
 
+def _added_covariances_of_the_wrong_axis(a, b):
+    """The same with the matrices added before the trace: sets of two sizes stop it elsewhere."""
+    cov_a, cov_b = a.double().cov(), b.double().cov()
+    spread = (cov_a + cov_b - 2 * _root(_root(cov_a) @ cov_b @ _root(cov_a))).trace()
+    return ((a.double().mean(0) - b.double().mean(0)).square().sum() + spread).item()
+
+
 Exercise(
     tag="8.1",
     reference=frechet_distance,
-    cases=lambda: [(_features(0, 40, 6), _features(1, 50, 6)), (_features(2, 30, 3), _features(3, 20, 3)), _similar()],
+    cases=lambda: [
+        (_features(0, 40, 6), _features(1, 50, 6)),
+        (_features(2, 30, 3), _features(3, 20, 3)),
+        _similar(),
+        (_flat(7, 30), _flat(8, 40)),
+    ],
     mistakes={
         "It looks as if the root of the distance of the means is missing its square: the formula has the sum of the "
         "squared differences.": _distance(mean=lambda d: d.square().sum().sqrt()),
@@ -86,6 +116,17 @@ Exercise(
         ),
         "It looks as if the root is missing: the eigenvalues of A B are squares, take the root of each before you add "
         "them.": _distance(overlap=lambda a, b: (a @ b).trace()),
+        "Nearly. An eigenvalue that should be 0 comes out a little below it, and its root is NaN. Take the symmetric "
+        "form of (8.4), whose eigenvalues are real, and .clamp(min=0) before the root.": (
+            _distance(overlap=lambda a, b: torch.linalg.eigvals(a @ b).real.sqrt().sum())
+        ),
+        "It looks as if eigh was given A B, which is not symmetric: it reads one triangle only. Take the root of "
+        "A^(1/2) B A^(1/2).": _distance(overlap=lambda a, b: _root(a @ b).trace()),
+        "It looks as if the roots were taken number by number: the root of a matrix takes those of its eigenvalues.": (
+            _distance(overlap=_of_entries)
+        ),
+        "It looks as if the numbers were clamped, and the roots taken number by number: the root of a matrix takes "
+        "those of its eigenvalues.": _distance(overlap=_of_positive_entries),
         "It looks as if you took the root of every entry of A B. A root of a matrix is another thing: multiplied by "
         "itself it gives the matrix.": _distance(overlap=lambda a, b: (a @ b).clamp(min=0).sqrt().trace()),
         "It looks as if you multiplied the roots of A and of B. That is right only where A B = B A.": (
@@ -106,6 +147,8 @@ Exercise(
         ),
         "It looks as if .cov() was given rows where it wants columns: for torch each row is one variable, so "
         "transpose the features first.": _distance(moments=_of_the_wrong_axis),
+        "It looks as if .cov() was given rows, so that A and B have sizes that do not fit: for torch each row is one "
+        "variable, so transpose the features first.": _added_covariances_of_the_wrong_axis,
         "It looks as if you compute in float32. Between similar sets the distance is a small difference of large "
         "numbers: start with .double().": _distance(dtype=torch.float32),
         "It looks as if the result is the root of the distance: the formula ends with the squared length.": (
@@ -115,7 +158,11 @@ Exercise(
 )
 
 
-def _nearest(pairs=torch.cdist, scale=lambda images: math.sqrt(images[0].numel()), axis=1):
+def _root_of_size(images):
+    return math.sqrt(images[0].numel())
+
+
+def _nearest(pairs=torch.cdist, scale=_root_of_size, axis=1):
     """A `nearest_images` with another distance (N, M) of the flat images, another divisor, or another axis."""
 
     def wrong(samples, images):
@@ -131,7 +178,7 @@ def _squares(a, b):
 
 def _farthest(samples, images):
     found = torch.cdist(samples.flatten(1), images.flatten(1)).max(1)
-    return found.indices, found.values / math.sqrt(images[0].numel())
+    return found.indices, found.values / _root_of_size(images)
 
 
 def _swapped(samples, images):
@@ -163,6 +210,18 @@ Exercise(
         ),
         "It looks as if you took the farthest image: the nearest is the smallest distance.": _farthest,
         "It looks as if the two results are swapped: indices first, then distances.": _swapped,
+        "It looks as if the result of .min(1) is returned as it is: it holds distances first, then indices. Take it "
+        "apart, and return the indices first.": (
+            lambda samples, images: torch.cdist(samples.flatten(1), images.flatten(1)).div(_root_of_size(images)).min(1)
+        ),
+        "It looks as if the result of .min(1) is returned as it is, distances first, and not divided: take it apart, "
+        "divide, and return the indices first.": (
+            lambda samples, images: torch.cdist(samples.flatten(1), images.flatten(1)).min(1)
+        ),
+        "It looks as if torch.cdist was given images: it wants (N, D) and (M, D), so .flatten(1) both.": torch.cdist,
+        "It looks as if you divide by 28: other images have other sizes, so divide by the root of their C H W.": (
+            _nearest(scale=lambda images: 28.0)
+        ),
         "It looks as if the channels are left out of the number of pixels: count C H W.": (
             _nearest(scale=lambda images: math.sqrt(images[0, 0].numel()))
         ),
@@ -173,6 +232,10 @@ Exercise(
 def _prior(formula, unit=BIT):
     """A `prior_bits` with another divergence, a function of (schedule, images); its mean, divided by `unit`."""
     return lambda schedule, images: formula(schedule, images).mean().item() / unit
+
+
+def _with_log(s, x, log):
+    return 0.5 * (s.alpha_bar[-1] * x.square() - s.alpha_bar[-1] - log)
 
 
 def _nats(s, x, a_bar=lambda s: s.alpha_bar[-1]):
@@ -188,6 +251,15 @@ Exercise(
         (linear_schedule(300, rescale=False), _images(6, 3, 1, 5, 4)),
     ],
     mistakes={
+        "Right on paper. In 32 bits 1 - alpha_bar_T loses most digits of a small alpha_bar_T before the logarithm is "
+        "taken: torch.log1p(-a_bar) keeps them.": _prior(lambda s, x: _with_log(s, x, torch.log(1 - s.alpha_bar[-1]))),
+        "Right on paper. In 32 bits sigma_T has lost most digits of a small alpha_bar_T before the logarithm is taken: "
+        "torch.log1p(-a_bar) keeps them.": _prior(lambda s, x: _with_log(s, x, 2 * torch.log(s.sigma[-1]))),
+        "The value is right, but in a tensor: .item() makes a number of it.": lambda s, x: _nats(s, x).mean() / BIT,
+        "Nearly. In 32 bits 1 - alpha_bar_T loses most digits of a small alpha_bar_T: torch.log1p(-a_bar) keeps them. "
+        "And .item() makes a number of the tensor.": (
+            lambda s, x: _with_log(s, x, torch.log(1 - s.alpha_bar[-1])).mean() / BIT
+        ),
         "It looks as if the result is in nats: divide by log 2 to get bits.": _prior(_nats, unit=1.0),
         "It looks as if you multiplied by log 2: a bit is log 2 nats, so divide.": _prior(_nats, unit=1 / BIT),
         "It looks as if the factor 1/2 is missing.": _prior(lambda s, x: 2 * _nats(s, x)),
@@ -203,6 +275,9 @@ Exercise(
         ),
         "It looks as if the logarithm of the variance is left out.": (
             _prior(lambda s, x: 0.5 * (s.alpha_bar[-1] * x.square() - s.alpha_bar[-1]))
+        ),
+        "It looks as if the mean is squared: square the pixels first, then take the mean.": (
+            lambda s, x: _nats(s, x.mean()).item() / BIT
         ),
         "It looks as if x_0 is not squared.": (
             _prior(lambda s, x: 0.5 * (s.alpha_bar[-1] * x - s.alpha_bar[-1] - torch.log1p(-s.alpha_bar[-1])))

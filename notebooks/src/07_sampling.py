@@ -154,8 +154,8 @@ ddpm_step = check(ddpm_step)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `x0_hat.clamp(-1, 1)` clips. The weights of (7.2) are two cells above, for the tables in 64 bits. A variance is added as
-# its square root times the noise. At `t == 1` return the mean.
+# `x0_hat.clamp(-1, 1)` clips. The weights of (7.2) are in the cell that checks it, for the tables in 64 bits. A
+# variance is added as its square root times the noise. At `t == 1` return the mean.
 #
 # </details>
 #
@@ -181,7 +181,8 @@ verify("7.4", samples=moments, expected=[mean.item(), beta[t].item()])
 # | 4: $x_{t-1}$ from $x_t$, $\epsilon_\theta(x_t, t)$ and $z$ | `eps = model(x, at)`, then `ddpm_step` |
 # | 5, 6: end, return $x_0$ | `x`, after the loop |
 #
-# In addition we keep every $x$ and every guess, to look at them. (A quick run makes two images instead of 32.)
+# In addition we keep every $x$ and every guess, to look at them: a `Step` is a tuple with the names `t`, `x` and
+# `x0_hat`. (A quick run makes two images instead of 32.)
 
 # %%
 longest = budget(gpu=1000, cpu=1000, quick=100)  # the longest walk of the comparisons further down
@@ -212,12 +213,12 @@ for i in range(min(3, n)):
 viz.image_rows(rows, titles=[str(t) for t in ends], alt="Three images at twelve steps, each above the clean image guessed there")
 
 # %% [markdown]
-# *For each image: where it is at step $t$, and below it the clean image that the network guessed one step before. At
-# 999 the guess is black and white dirt: (7.1) divides by almost nothing there, and clipping stops the rest. Then it is
-# a grey cloud, as in [notebook 01](01_corrupt_and_predict.ipynb), and for the same reason: much is still open, and the
-# answer is a mean. By the time that you find a digit in the upper row, the guess below has had it for a hundred steps
-# or more. What is decided late is the edge of the stroke. (The third image ends as a stroke that is hard to read. Such
-# samples come, too.)*
+# *For each image: where it is at step $t$, and below it the clean image that the network guessed at $t + 1$, on the way
+# there. At 999 the guess is black and white dirt: (7.1) divides by almost nothing there, and clipping stops the rest.
+# Then it is a grey cloud, as in [notebook 01](01_corrupt_and_predict.ipynb), and for the same reason: much is still
+# open, and the answer is a mean. By the time that you find a digit in the upper row, the guess below has had it for a
+# hundred steps or more. What is decided late is the edge of the stroke. (The third image ends as a stroke that is hard
+# to read. Such samples come, too.)*
 #
 # The walk once more, in one picture that moves, and in one that you move. (On a page that cannot run Python, the strip
 # above has to do.)
@@ -292,11 +293,12 @@ print(f"mean distance between two images: {spread(clean):.1f} with noise, {sprea
 viz.image_rows({"with noise": clean, "without": walks["no noise"]}, alt="Eight different digits; below, almost the same stroke eight times")
 
 # %% [markdown]
-# *Clean, and all the same: whatever the start, the walk ends at the same thin stroke. A mean forgets where it came from.
-# For data that are $\mathcal{N}(0, 1)$ we can see it in the formula: the ideal mean is $\sqrt{\alpha_t}\, x_t$, and without
-# noise $T$ such steps leave $\sqrt{\bar\alpha_T}\, x_T$, which is almost 0 for every start. The noise of each step puts
-# back the variance that the mean takes away. So leaving out the noise is not a way to a deterministic sampler. Remember
-# this when you meet one below.*
+# *Clean, and all the same: whatever the start, the walk ends at the same thin stroke. A mean forgets where it came
+# from. For data that are $\mathcal{N}(0, 1)$ we can see it in the formula: $x_t$ has variance 1, the share $\sigma_t^2$
+# of it is noise, so the best guess of $\sigma_t\, \epsilon$ is $\sigma_t^2\, x_t$, and (7.3) becomes
+# $\sqrt{\alpha_t}\, x_t$. Without noise $T$ such steps leave $\sqrt{\bar\alpha_T}\, x_T$, which is almost 0 for every
+# start. The noise of each step puts back the variance that the mean takes away. So leaving out the noise is not a way
+# to a deterministic sampler. Remember this when you meet one below.*
 #
 # ### Clipping
 #
@@ -474,7 +476,8 @@ ddim_steps = check(ddim_steps)
 #
 # </details>
 #
-# With these two functions the sampler is a short loop.
+# With these two functions the sampler is a short loop, for which `pairwise` makes the pairs (1000, 980), (980, 960),
+# ..., (20, 0).
 
 # %%
 chosen = ddim_steps(schedule.T, 50)

@@ -3,13 +3,13 @@
 #
 # ![Eight rows of ten images with a number each, rising from copies over noisy digits, samples with fresh noise, in 50, 10 and 5 steps, and blurred digits to noise](../figures/08_ranking.png)
 #
-# *Eight sets of images, ranked by the number that this notebook builds; smaller is better. The top row is the best by every
-# number but one. It is a thief. And would you have put the blurred digits below the broken ones?*
+# *Eight sets of images, ranked by the number that this notebook builds; smaller is better. The top row wins. It is a
+# thief, and of all other numbers only one tells. And would you have put the blurred digits below the broken ones?*
 #
 # **You will** judge a generative model honestly: build a judge, compute a distance between sets of images and find its
-# floor and its bias, look for copies, and measure likelihood in bits. **You need** Gaussians and covariances;
-# [notebook 03](03_elbo_to_mse.ipynb) for the last part. **Time** 35 minutes of reading; the cells run in about 4
-# minutes on 2 CPU cores.
+# floor and its bias, look for copies, and measure likelihood in bits. **You need** Gaussians, and the eigenvalues of a
+# matrix; [notebook 03](03_elbo_to_mse.ipynb) for the last part. **Time** 35 minutes of reading; the cells run in about
+# 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -184,16 +184,21 @@ cost = ((1.0 + 2.0 * x).sort().values - (2.5 + 0.5 * y).sort().values).square().
 verify("8.2", cost, (1.0 - 2.5) ** 2 + (2.0 - 0.5) ** 2, tol=5e-3)
 
 # %% [markdown]
-# In 64 dimensions a Gaussian has a mean $\mu$ (64 numbers) and a covariance, a 64 x 64 matrix; call them $A$ and $B$. In
-# place of $\sigma_b / \sigma_a$ stands a matrix $M$. It must turn the cloud $A$ into the cloud $B$, which means
-# $M A M^\top = B$. Many matrices do, since one may turn the cloud on the way. The cheapest one is the one without
-# turning, which means symmetric and without negative eigenvalues (Dowson & Landau 1982):
+# In 64 dimensions a Gaussian has a mean $\mu$ (64 numbers) and a **covariance**, a 64 x 64 matrix: entry $(i, j)$ is
+# the mean product of the deviations of features $i$ and $j$ from their means. Call the two matrices $A$ and $B$. In
+# place of $\sigma_b / \sigma_a$ stands a matrix $M$. It must turn the cloud $A$ into the cloud $B$; as $M x$ has the
+# covariance $M A M^\top$, that means $M A M^\top = B$. Many matrices do, since one may turn the cloud on the way. The
+# cheapest one is the one without turning, which means symmetric and without negative eigenvalues (Dowson & Landau
+# 1982):
 #
 # $$M = A^{-1/2} \big(A^{1/2} B A^{1/2}\big)^{1/2} A^{-1/2}, \qquad M A M = B \tag{8.3}$$
 #
 # $A^{1/2}$ is the **root** of $A$, the symmetric matrix without negative eigenvalues whose product with itself is $A$.
 # The root of a symmetric matrix is had by taking the roots of its eigenvalues. For one dimension (8.3) says
-# $M = \sigma_b / \sigma_a$. Now the mean cost of $y = \mu_b + M(x - \mu_a)$ is
+# $M = \sigma_b / \sigma_a$. And the cost of $y = \mu_b + M(x - \mu_a)$? $x - y$ has the covariance $A + B - M A - A M$.
+# The mean of a squared length is the squared length of the mean plus the sum of the variances, the diagonal of the
+# covariance: that sum is its **trace**, tr. In a trace factors may go round, so $M A$ and $A M$ both have that of the
+# middle root of (8.3), and the mean cost is
 #
 # $$d^2 = \lVert \mu_a - \mu_b \rVert^2 + \mathrm{tr}\Big(A + B - 2 \big(A^{1/2} B A^{1/2}\big)^{1/2}\Big) \tag{8.4}$$
 #
@@ -233,8 +238,9 @@ for _ in range(20):
 verify("8.5", Y.trace(), torch.linalg.eigvals(A @ B).real.sqrt().sum(), tol=1e-9)
 
 # %% [markdown]
-# Then why the longer form? $A B$ is not symmetric. Its eigenvalues are not negative in theory; let us see in practice, for
-# covariances of 40 real images each. (40 images cannot fill 64 dimensions, so at least 25 eigenvalues are 0.)
+# Then why the longer form? $A B$ is not symmetric. Its eigenvalues are not negative in theory; let us see in practice,
+# for covariances of 40 real images each. (40 images fill at most 39 of the 64 dimensions, since their mean is taken
+# off, so at least 25 eigenvalues are 0.)
 
 # %%
 few_a, few_b = (seen.features[i : i + 40].T.cov() for i in (0, 40))  # (64, 64) each, float32 as usual
@@ -366,14 +372,16 @@ viz.image_rows(rows, titles=["0", *"1234"], alt="One digit under growing blur, n
 #
 # ## The floor, and a trap with n
 #
-# Two sets of real images have the same distribution, so their distance should be 0. It is not: each of the two means is off by
-# chance. For $n$ images each, the first term of (8.4) alone has the expectation
+# Two sets of real images have the same distribution, so their distance should be 0. It is not: each of the two means is
+# off by chance. A mean of $n$ draws has $1/n$ of the variance of one, and the trace adds up the variances of all
+# features, so the first term of (8.4) alone has the expectation
 #
 # $$\mathbb{E}\, \lVert m_a - m_b \rVert^2 = \frac{2\, \mathrm{tr}\, A}{n} \tag{8.6}$$
 #
 # where $m_a, m_b$ are the means of the two sets and $A$ the covariance of all. The covariances add as much again and
-# more. All of it has one sign: a distance cannot be negative, so chance pushes it up. Estimates of it are **biased**.
-# We run (8.6) with 1,000 random pairs of sets of 50.
+# more. Here the true distance is 0 and no estimate is below it, so their mean is above it: estimates are **biased**.
+# (For samples, too: the first term gains $\mathrm{tr}\, A / n + \mathrm{tr}\, B / n$, whatever the true distance.) We
+# run (8.6) with 1,000 random pairs of sets of 50.
 
 # %% tags=["nbval-check-output"]
 features = seen.features.double()
@@ -401,8 +409,8 @@ for k in sizes:
 #
 # If the bias is $a / n$, then the distance $d(n) \approx d_\infty + a / n$ is a straight line over $1/n$, and where it
 # meets the axis we can read off the distance of infinitely many samples (Chong & Forsyth 2020, for FID). Multiplied by
-# $n$ it is $n\, d(n) \approx d_\infty\, n + a$, which weighs the sizes about as they deserve; a least-squares line does
-# it.
+# $n$ it is $n\, d(n) \approx d_\infty\, n + a$. The scatter of $d(n)$ falls about like $1/n$, as the brackets above
+# show, so that of $n\, d(n)$ is about the same for all $n$, as a least-squares line wants it.
 
 # %%
 def extrapolate(found):
@@ -483,7 +491,8 @@ nearest_images = check(nearest_images)
 #
 # </details>
 #
-# Below ten samples and, under each, the training image that is nearest to it of all.
+# Below ten samples and, under each, the training image that is nearest to it of all. (The cell also asks for as many
+# `held-out` images, test images drawn with the shuffled numbers in `chosen`; we need them next.)
 
 # %%
 library, k = to_float(train.images), n // 5
@@ -572,8 +581,10 @@ verify("8.8", samples=((log_q - log_p) / math.log(2)).flatten(), expected=bound)
 #
 # ### Exercise 8.3 - `prior_bits`
 #
-# Return the mean of (8.9) over all pixels of `images` (N, C, H, W), in bits: a number. `schedule.alpha_bar` has $T + 1$
-# entries, the last one is $\bar\alpha_T$. One nat is $1 / \log 2$ bits.
+# Return the mean of (8.9) over all pixels of `images` (N, C, H, W), in bits: a Python number. `schedule.alpha_bar` has
+# $T + 1$ entries, the last one is $\bar\alpha_T$. One nat is $1 / \log 2$ bits. Our $\bar\alpha_T$ is so small that
+# $1 - \bar\alpha_T$, in 32 bits, is rounded to 1, and (8.9) would come out negative: take `torch.log1p(-a_bar)`, which
+# is $\log(1 - \bar\alpha_T)$ without that rounding.
 
 # %% tags=["exercise", "nbval-check-output"]
 def prior_bits(schedule, images):
@@ -587,7 +598,8 @@ prior_bits = check(prior_bits)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `torch.log1p(-a_bar)` is $\log(1 - \bar\alpha_T)$, exact where $\bar\alpha_T$ is tiny. `.mean().item()` makes a number.
+# `a_bar` is `schedule.alpha_bar[-1]`, one number. `images.square()` squares each pixel, `.mean().item()` makes a
+# number.
 #
 # </details>
 
@@ -650,8 +662,9 @@ verify("8.11", log_p.double().exp().sum(), 1.0)
 #
 # Four sets of images: test digits; the same with 0 or 1 grey level of 255 added to each pixel by the throw of a coin, a
 # change that no eye sees; our samples; and black images. Guess before you run: which set does the model find most
-# probable, and by how much does the coin change the price? Beside it stands what zlib, the method inside PNG and ZIP
-# files, needs for the same bytes.
+# probable, and by how much does the coin change the price? `steps=count` computes at most that many of the 999 step
+# terms, each for a stretch of steps, short ones where $t$ is small: an estimate of the whole bound, not the bound of a
+# walk with fewer steps. Beside it stands what zlib, the method inside PNG and ZIP files, needs for the same bytes.
 
 # %%
 few, count = (64, 50) if n == 1000 else (16, 20)
@@ -691,7 +704,8 @@ print(f"decoder, the mean exactly at black:        {-certain.item() / math.log(2
 # ### Where the bits are, and where the loss looks
 #
 # Now the steps one by one. We trained with $L_{simple}$: (8.10) with $w_t$ replaced by 1. So a step has two shares: one
-# in the bound, and one in the loss that the network was trained on.
+# in the bound, and one in the loss that the network was trained on. (`b.steps` are the steps that were computed,
+# `b.per_step` their terms; `b.middle` estimates the sum of all.)
 
 # %%
 b = bounds["test digits"]
@@ -744,8 +758,8 @@ viz.image_rows({f"{score[name]:,.0f} {name}": contest[name][:10] for name in ord
 # recognisable and varied, and only the last column of the table, where it has 0, gives it away. Noisy real digits are
 # about as far as our best samples, blurred real digits farther than the samples of 5 steps, many of which you would
 # send back: the distance has its taste. The steps: [notebook 07](07_sampling.ipynb) could not say by eye whether 10
-# steps are worse than 50. They are. And the noise, which should surprise: the same network in the same 50 steps is much
-# better with $\eta = 1$.*
+# steps are worse than 50. They are. And the fresh noise, which should surprise: the same network in the same 50 steps
+# is much better with $\eta = 1$.*
 #
 # *Song, Meng & Ermon (2021, table 1) found the opposite, for a network that was trained for far longer. A likely
 # reason: a network makes errors, and without fresh noise each of them stays in the image, and all later steps build on
