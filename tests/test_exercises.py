@@ -141,6 +141,20 @@ def test_other_mistakes_are_described(wrong, says, capsys):
     assert "goes on with the course's own corrupt" in text
 
 
+def test_a_tensor_where_a_list_or_a_number_is_asked(capsys):
+    def ddim_steps(T, steps):
+        return torch.tensor(EXERCISES["ddim_steps"].reference(T, steps))
+
+    def frechet_distance(a, b):
+        return torch.tensor(EXERCISES["frechet_distance"].reference(a, b), dtype=torch.float32)
+
+    check(ddim_steps)
+    check(frechet_distance)
+    text = capsys.readouterr().out
+    assert ".tolist() makes a list" in text
+    assert "Expected a number, got a tensor" in text
+
+
 def test_sizes_that_do_not_fit_are_named_in_either_order(capsys):
     assert said(lambda x, a, n: (1 - a) * x + a * n, capsys) == said(lambda x, a, n: x * (1 - a) + n * a, capsys)
 

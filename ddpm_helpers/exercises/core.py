@@ -241,19 +241,24 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return "It ran."
     if isinstance(expected, tuple | list):
         if type(actual) is not type(expected) or len(actual) != len(expected):
-            return f"Expected a {type(expected).__name__} of {len(expected)} values, got {_summary(actual)}."
+            advice = (
+                "; .tolist() makes a list of it" if isinstance(actual, Tensor) and isinstance(expected, list) else ""
+            )
+            return f"Expected a {type(expected).__name__} of {len(expected)} values, got {_summary(actual)}{advice}."
         parts = (_difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
         return next((part for part in parts if part), None)
     if actual is None:
         return None if expected is None else "It returned None: is there a return in front of the result?"
-    if not isinstance(expected, Tensor):
+    number = not isinstance(expected, Tensor)
+    if number:
         expected, actual = _as_number(expected), _as_number(actual)
         if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
             return None if expected == actual else f"Expected {expected!r}, got {actual!r}."
     if not isinstance(actual, Tensor):
         return f"Expected {_summary(expected)}, got {_summary(actual)}."
     if (actual.shape, actual.dtype, actual.device) != (expected.shape, expected.dtype, expected.device):
-        return f"Expected {_summary(expected)}, got {_summary(actual)}."
+        wanted, advice = ("a number", "; .item() makes one of it") if number else (_summary(expected), "")
+        return f"Expected {wanted}, got {_summary(actual)}{advice if actual.numel() == 1 else ''}."
     if not expected.numel():
         return None
     actual, expected = actual.double(), expected.double()
@@ -276,7 +281,7 @@ HINTS = {  # part of an error, or of the line that raised it -> what else to say
     "np.": "NumPy's functions want arrays: torch has them for tensors: torch.sqrt, torch.log, x.mean(), x.sum().",
     "'astype'": "A tensor has no .astype: write .float().",
     "Could not infer sizes": "rearrange cannot split an axis into two unknown lengths: give it one, such as h=height.",
-    "must match the size of tensor b": "One number for each image, shape (B,), does not fit beside images (B, C, H, W) "
+    "at non-singleton dimension 3": "One number for each image, shape (B,), does not fit beside images (B, C, H, W) "
     "before per_image(numbers, images), or [:, None, None, None], has given it their axes.",
 }
 
