@@ -249,7 +249,7 @@ def _common_size(names: list[str], looks: list[_Look], good: list[int]) -> tuple
             first, other = ("x".join(map(str, looks[k].size)) for k in (good[0], i))
             raise DataError(
                 f"pictures differ in size: {names[good[0]]} is {first}, {names[i]} is {other}; "
-                "load_images(folder, size=32) crops and resizes them all"
+                "load_images(folder, size=32), or --size 32 in a terminal, crops and resizes them all"
             )
     return looks[good[0]].size[::-1] if good else (0, 0)
 

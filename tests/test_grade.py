@@ -133,6 +133,7 @@ def marks(tmp_path_factory) -> dict[str, dict[str, str]]:
         path = folder / "class" / f"{name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    (folder / "class" / "essay.docx").touch()
     command = [sys.executable, "-m", "ddpm_helpers.exercises", "grade", "class", "--csv", "marks.csv"]
     environment = os.environ | {"DDPM_STRICT": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])
@@ -141,6 +142,7 @@ def marks(tmp_path_factory) -> dict[str, dict[str, str]]:
     )
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr + result.stdout
+    assert "Passed over, no notebooks: essay.docx\n" in result.stderr
     assert "2.1 forward_step: " in result.stdout
     assert sorted(path.name for path in folder.iterdir()) == ["class", "marks.csv"], "a learner's cell wrote here"
     with open(folder / "marks.csv", encoding="utf-8-sig", newline="") as file:

@@ -138,7 +138,11 @@ def damaged(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fill", "says"),
-    [(lambda folder: None, "no images that load_images reads"), (damaged, "truncated")],
+    [
+        (lambda folder: None, "there is no such folder"),
+        (lambda folder: folder.mkdir(), "no images that load_images reads"),
+        (damaged, "truncated"),
+    ],
 )
 def test_bad_data_folder_is_refused_before_anything_is_written(fill, says, tmp_path, monkeypatch, capsys):
     fill(tmp_path / "images")

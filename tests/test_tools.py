@@ -1,6 +1,10 @@
 """The commands behind make: set-up happens once, progress bars shrink to their last line, formulas survive."""
 
+import ast
 import importlib.util
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,6 +47,50 @@ def test_set_up_runs_again_when_requirements_change(commands, tmp_path):
     (tmp_path / "pyproject.toml").write_text("two")
     course.set_up()
     assert len(commands) == 4
+
+
+def test_badges_and_other_tools_change_nothing_that_is_installed(commands, tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = []\n[tool.ddpm-course]\nrepo = ""\n')
+    course.set_up()
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = []\n[tool.ddpm-course]\nrepo = "a/b"\n')
+    course.set_up()
+    assert len(commands) == 2
+
+
+def test_two_set_ups_at_once_are_refused(commands, tmp_path):
+    lock = tmp_path / ".venv-setup"
+    lock.touch()
+    with pytest.raises(SystemExit, match="wait for it"):
+        course.set_up()
+    assert not commands
+    lock.unlink()
+    course.set_up()
+    assert not lock.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent to a group of processes")
+@pytest.mark.parametrize("status", [0, 2])
+def test_ctrl_c_waits_for_the_command(status):
+    """Jupyter asks a question then, and pytest stops its workers; neither may be killed under it."""
+    child = (
+        "import sys, time\ntry:\n    print('ready', flush=True); time.sleep(60)\n"
+        f"except KeyboardInterrupt:\n    time.sleep(0.5); print('tidied up', flush=True); sys.exit({status})"
+    )
+    parent = f"import course, sys; print(course.run([sys.executable, '-c', {child!r}]))"
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], cwd=ROOT / "tools", stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stdout.read().split("\n")
+    assert said == (["tidied up", "0", ""] if status == 0 else ["tidied up", ""])
+    assert process.returncode == (0 if status == 0 else 130)
+
+
+def test_an_old_python_is_told_so():
+    """What Python 3.7 cannot read in the file would hide the sentence that it is too old."""
+    tree = ast.parse((ROOT / "tools" / "course.py").read_text(encoding="utf-8"), feature_version=(3, 7))
+    assert "annotations" in [name.name for name in tree.body[1].names], "they are not evaluated"
 
 
 def test_failed_set_up_is_not_taken_for_done(commands, monkeypatch):

@@ -475,7 +475,7 @@ def test_ctrl_c_ends_the_step_and_saves(path, ten, capsys, step):
     with pytest.raises(KeyboardInterrupt):
         stop_at(make(), step).fit(path)
     assert signal.getsignal(signal.SIGINT) is before
-    told = f"Stopped after step {step} of 10; {path} holds all of it. fit goes on from here."
+    told = f"Stopped after step {step} of 10; {path} holds all of it. Run the same again to go on."
     assert told in capsys.readouterr().out.splitlines()
     assert load_checkpoint(path)["step"] == step
     trainer = make(start=77)
@@ -487,7 +487,7 @@ def test_ctrl_c_without_a_file_goes_on_in_memory(ten, capsys):
     trainer = stop_at(make(), 4)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    assert "Stopped after step 4 of 10. fit goes on from here." in capsys.readouterr().out
+    assert "Stopped after step 4 of 10. Run the same again to go on." in capsys.readouterr().out
     trainer.fit()
     assert differing(everything(trainer), ten) == []
 

@@ -247,6 +247,7 @@ def badges(rest: list[str]) -> int:
             old.source = new.source  # outputs stay
         nbformat.write(notebook, path)
     write_readme(repo)
+    print(f"badges: the notebooks link to {repo}; commit and push" if repo else "badges: removed, no REPO was given")
     return 0
 
 

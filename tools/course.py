@@ -14,6 +14,8 @@ Each sets up .venv first, once; with --current-env the packages of the running P
 makes an environment of its own in build/versions, anew each time.
 """
 
+from __future__ import annotations  # without it a Python that is too old fails before set_up can say so
+
 import argparse
 import hashlib
 import os
@@ -22,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,14 +42,29 @@ def set_up() -> str:
         sys.exit(f"The course needs Python 3.10 or newer; this is {sys.version.split()[0]} ({sys.executable}).")
     python = python_of(VENV)
     stamp = VENV / "installed-for"
-    # The folder belongs to the stamp too: a moved checkout must be installed anew.
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
+    # Not the tools' tables: they install nothing. The folder counts: a moved checkout must be installed anew.
+    needed = (ROOT / "pyproject.toml").read_bytes().partition(b"[tool.")[0]
+    wanted = hashlib.sha256(needed + str(ROOT).encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == wanted:
         return str(python)
-    print("Setting up .venv (once; PyTorch is large, so this takes a few minutes) ...", flush=True)
-    make_environment(VENV)
-    stamp.write_text(wanted)
+    with only_one(VENV.with_name(".venv-setup")):
+        print("Setting up .venv (once; PyTorch is large, so this takes a few minutes) ...", flush=True)
+        make_environment(VENV)
+        stamp.write_text(wanted)
     return str(python)
+
+
+@contextmanager
+def only_one(lock: Path):
+    """Two set-ups at once would delete each other's packages."""
+    try:
+        lock.touch(exist_ok=False)
+    except FileExistsError:
+        sys.exit(f"Another command is setting .venv up: wait for it. If none is (it was killed), delete {lock}")
+    try:
+        yield
+    finally:
+        lock.unlink()
 
 
 def python_of(environment: Path) -> Path:
@@ -64,7 +82,17 @@ def make_environment(folder: Path, *options: str) -> None:
 
 def run(command: list[str], **environment: str) -> int:
     """Run a command in the course's folder, output shown; its exit status."""
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
+    interrupted = False
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}) as process:
+        while True:
+            try:
+                status = process.wait()
+                break
+            except KeyboardInterrupt:  # the command got it, too: let it ask, or tidy up
+                interrupted = True
+    if interrupted and status:
+        sys.exit(130)
+    return status
 
 
 def lab(python: str, rest: list[str]) -> int:

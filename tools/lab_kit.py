@@ -62,8 +62,10 @@ def data_files(folder: Path) -> list[Path]:
     """The files in the folder that `load_images` would read, after reading them all.
 
     Raises:
-        DataError: if one is damaged, or there are none.
+        DataError: if there is no such folder, or a file in it is damaged, or none is there.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder")
     files: list[Path] = []
     for name, title in DATASETS.items():
         if all(_load_torchvision(name, folder, train) for train in (True, False)):
@@ -303,19 +305,23 @@ one kind does not work with the other.)
 
 ## On each machine, no network needed
 
-Copy `notebooks`, `figures` and `wheels` there. Beside `wheels`, in an environment (`python -m venv`) or not:
+Copy `notebooks`, `figures` and `wheels` there. Beside `wheels`:
 
 ```
+python -m venv env
+source env/bin/activate
 python -m pip install --no-index --find-links wheels "ddpm-helpers[lab]"
 ```
 
-Then, in the folder `notebooks`:
+(Windows: `env\\Scripts\\activate` in the second line. If pip finds no version of a package, the step above is missing,
+or was made for another system or Python.) Then, in the same terminal, in the folder `notebooks`:
 
 ```
-python -m jupyterlab 00_start_here.ipynb
+DDPM_BUDGET=quick python -m jupyterlab 00_start_here.ipynb
 ```
 
-With the environment variable `DDPM_BUDGET=quick` the notebooks train less: the pictures get worse, the lesson stays.
+(Windows: `set DDPM_BUDGET=quick`, then the rest.) Under the quick budget, which `LAB-PLAN.md` counts with, notebooks
+train less: the pictures get worse, the lesson stays. Without it they train for minutes.
 
 ## Images
 

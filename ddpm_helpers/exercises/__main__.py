@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .grading import grade, notebooks_in, summary, write_csv
+from .grading import grade, notebooks_in, others_in, summary, write_csv
 
 
 def main() -> int:
@@ -27,6 +27,8 @@ def main() -> int:
         grader.error(str(error))
     if options.csv and not options.csv.absolute().parent.is_dir():
         grader.error(f"{options.csv}: there is no such folder")
+    if others := others_in(options.files):
+        print(f"Passed over, no notebooks: {', '.join(others[:9])}{' ...' * (len(others) > 9)}", file=sys.stderr)
     if sys.platform != "linux":
         print("This system cannot limit the memory of a process; the time limit holds.", file=sys.stderr)
     bar = tqdm(notebooks.items(), unit="notebook", disable=None)

@@ -89,6 +89,12 @@ def notebooks_in(paths: list[Path]) -> dict[str, Path]:
     return {name: file for file, name in names.items()}
 
 
+def others_in(paths: list[Path]) -> list[str]:
+    """Names of what lies in the folders and is no notebook: perhaps somebody handed in a document."""
+    found = (file for path in paths if path.is_dir() for file in sorted(path.rglob("*")) if file.is_file())
+    return [file.name for file in found if file.suffix != ".ipynb" and not file.name.startswith(".")]
+
+
 def grade(path: Path, learner: str, seconds: float = 60, gigabytes: float = 4) -> Graded:
     """Mark one notebook. No cell, and no marking of an answer, may take longer than `seconds`.
 

@@ -399,7 +399,9 @@ class Trainer:
                 self.save(path)
             if stop:
                 where = f"; {path} holds all of it" if path is not None else ""
-                self._say(f"Stopped after step {self.step:,} of {self.config.steps:,}{where}. fit goes on from here.")
+                self._say(
+                    f"Stopped after step {self.step:,} of {self.config.steps:,}{where}. Run the same again to go on."
+                )
         return self.ema
 
     def save(self, path: str | Path) -> None:
