@@ -263,9 +263,10 @@ COLUMNS = {  # of `ladder_table`: key of a row -> title, width, format
 
 def ladder_table(rows: list[dict]) -> str:
     """Rows of a ladder as text, a line each below a line of titles; what a row does not have is left empty."""
-    lines = ["".join(f"{title:{width}}" for title, width, _ in COLUMNS.values())]
+    columns = {key: column for key, column in COLUMNS.items() if any(key in row for row in rows)}
+    lines = ["".join(f"{title:{width}}" for title, width, _ in columns.values())]
     for row in rows:
-        cells = (f"{format(row[key], how) if key in row else '':{width}}" for key, (_, width, how) in COLUMNS.items())
+        cells = (f"{format(row[key], how) if key in row else '':{width}}" for key, (_, width, how) in columns.items())
         lines.append("".join(cells).rstrip())
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@
 # **You will** write the training loop of a DDPM, measure what each of the usual improvements is worth, train a
 # network that draws digits, and kill a run without losing anything. **You need** a PyTorch training loop seen once, and
 # [notebook 03](03_elbo_to_mse.ipynb) for where the loss comes from. **Time** 30 minutes of reading; the cells run in about
-# 8 minutes on 2 CPU cores.
+# 10 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -694,12 +694,15 @@ rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in 
 viz.image_rows(rows, alt="Samples of three networks: the noise, the velocity, and the velocity with the weight of the smaller error")
 
 # %% [markdown]
-# CAPTION
+# *In a full run on a CPU the third network is worse at both ends, by a quarter at $t = 100$ and by a tenth at
+# $t = 950$, and better by a tenth in the middle, at $t = 500$, where the outline of the digit is settled. In the samples,
+# compare the last two rows: mostly the same figures, with smoother edges and fewer loose pixels in the lower row. But
+# twelve samples prove nothing. [Notebook 09](09_libraries.ipynb) puts a number on the three weights, over a thousand
+# samples, and another on chance.*
 #
 # The course goes on with the noise and its plain error, as the paper does. The weights shipped for
 # [notebook 10](10_colour_and_scale.ipynb) and [notebook 11](11_guidance.ipynb) predict the velocity; `--target velocity
-# --min-snr`, in the command at the end, asks for both. What the two are worth after three minutes of training, by a
-# number, is in [notebook 09](09_libraries.ipynb).
+# --min-snr`, in the command at the end, asks for it and for the weight of the smaller error.
 #
 # ## Kill it
 #
