@@ -260,7 +260,8 @@ def run(browser, lab):
         print(f"JupyterLab asked: {dialog.inner_text()!r}")
         dialog.locator(".jp-mod-accept").click()
 
-    page.add_locator_handler(page.locator(".jp-Dialog"), accept)  # a slow start may bring up one, over everything
+    # A slow start may bring up one over everything, and another after it: so look again, and do not wait for "none".
+    page.add_locator_handler(page.locator(".jp-Dialog").last, accept, no_wait_after=True)
 
     def run(number: str):
         page.goto(lab(next(name for name in NAMES if name.startswith(number))))
