@@ -86,7 +86,7 @@ def load_images(
             f"complete, then `tar -xzf {CIFAR10_URL.rpartition('/')[2]}` in that folder."
         )
     if strict:
-        raise DataError(f'{DATASETS[name]} cannot be had: {problem}. {advice} Digits are drawn without: "digits".')
+        raise DataError(f'{DATASETS[name]} cannot be had: {problem}. {advice} "digits" needs no files.')
     warnings.warn(f"Drawn digits stand in for {DATASETS[name]}: {problem}. {advice}", stacklevel=2)
     source = f"Drawn digits, standing in for {DATASETS[name]} ({problem})."
     return _drawn_digits(train, source, colour=name == "cifar10")

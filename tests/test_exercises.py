@@ -155,6 +155,13 @@ def test_a_tensor_where_a_list_or_a_number_is_asked(capsys):
     assert "Expected a number, got a tensor" in text
 
 
+def test_a_number_of_numpy_is_a_number(capsys):
+    def frechet_distance(a, b):
+        return np.float64(EXERCISES["frechet_distance"].reference(a, b))
+
+    assert check(frechet_distance) is frechet_distance
+
+
 def test_sizes_that_do_not_fit_are_named_in_either_order(capsys):
     assert said(lambda x, a, n: (1 - a) * x + a * n, capsys) == said(lambda x, a, n: x * (1 - a) + n * a, capsys)
 

@@ -207,9 +207,7 @@ def _run(function: Callable, case: tuple) -> Any:
     arguments = _copy(case)
     try:
         result = function(*arguments)
-        if any(
-            isinstance(part, np.ndarray | np.generic) for part in (result if isinstance(result, tuple) else [result])
-        ):
+        if _is_numpy(result):
             return TypeError("your function returns a NumPy array; return a tensor, with torch in place of np")
         again = function(*_copy(case))
         changed = [_difference(a, b, 0.0) for a, b in zip(case, arguments, strict=True) if isinstance(a, Tensor)]
@@ -223,6 +221,7 @@ def _run(function: Callable, case: tuple) -> Any:
 
 
 def _is_numpy(result: Any) -> bool:
+    """An array, or a number of NumPy's; float64 is a Python float as well, and stays one."""
     parts = result if isinstance(result, tuple) else (result,)
     return any(isinstance(part, np.ndarray | np.generic) and not isinstance(part, float) for part in parts)
 
@@ -241,9 +240,8 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return "It ran."
     if isinstance(expected, tuple | list):
         if type(actual) is not type(expected) or len(actual) != len(expected):
-            advice = (
-                "; .tolist() makes a list of it" if isinstance(actual, Tensor) and isinstance(expected, list) else ""
-            )
+            listed = isinstance(expected, list) and isinstance(actual, Tensor)
+            advice = "; .tolist() makes a list of it" if listed else ""
             return f"Expected a {type(expected).__name__} of {len(expected)} values, got {_summary(actual)}{advice}."
         parts = (_difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
         return next((part for part in parts if part), None)
@@ -278,7 +276,7 @@ def _as_number(value: Any) -> Any:
 
 
 HINTS = {  # part of an error, or of the line that raised it -> what else to say
-    "np.": "NumPy's functions want arrays: torch has them for tensors: torch.sqrt, torch.log, x.mean(), x.sum().",
+    "np.": "NumPy's functions want arrays; torch has them for tensors: torch.sqrt, torch.log, x.mean(), x.sum().",
     "'astype'": "A tensor has no .astype: write .float().",
     "Could not infer sizes": "rearrange cannot split an axis into two unknown lengths: give it one, such as h=height.",
     "at non-singleton dimension 3": "One number for each image, shape (B,), does not fit beside images (B, C, H, W) "
