@@ -2,10 +2,10 @@
 
     make soak                                       all parts
     make soak PARTS="kill=15 fuzz=20000"            these, so many times
-    make soak PARTS="--json build/soak.json lab"    and where the figures go
+    make soak PARTS="--json figures/soak.json lab"  and where the figures go; from there the README has its table
 
-Parts run one after another, each alone if asked for; a summary is printed and written as JSON. The exit status is 1 if
-a part failed.
+Parts run one after another, each alone if asked for; a summary is printed, and written as JSON beside the parts that
+the file holds of earlier runs on this machine. The exit status is 1 if a part failed.
 """
 
 import argparse
@@ -49,6 +49,19 @@ def part(text: str) -> tuple[str, int]:
     return name, int(count or PARTS[name][1])
 
 
+def report_in(path: Path) -> dict:
+    """The report on this machine, with the parts that `path` has of an earlier run here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    about = {
+        "machine": f"{platform.system()} {platform.machine()}, {cores} cores",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    same = all(before.get(name) == value for name, value in about.items())
+    return {**about, "parts": before["parts"] if same else {}}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="make soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -56,14 +69,8 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", type=part, metavar="PART[=COUNT]", help=", ".join(PARTS))
     parser.add_argument("--json", type=Path, default=Path("build/soak.json"), help="(default: %(default)s)")
     options = parser.parse_args()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.platform()}, {cores} cores",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "parts": {},
-    }
+    report = report_in(options.json)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
     for name, count in options.parts or [part(name) for name in PARTS]:
         print(f"---- {name}, {count:,}", flush=True)
         began = time.monotonic()
@@ -73,15 +80,15 @@ def main() -> int:
             result = {"ok": None, "result": str(reason)}
         except Exception:
             result = {"ok": False, "error": traceback.format_exc()}
-        report["parts"][name] = {"count": count, "minutes": round((time.monotonic() - began) / 60, 1), **result}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        minutes, today = round((time.monotonic() - began) / 60, 1), datetime.date.today().isoformat()
+        report["parts"][name] = {"count": count, "minutes": minutes, "date": today, **result}
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8", newline="\n")
         print(json.dumps({key: value for key, value in result.items() if key != "readers"}, indent=1), flush=True)
     failed = [name for name, result in report["parts"].items() if result["ok"] is False]
-    print(f"\n{report['date']}, {report['machine']}, Python {report['python']}, PyTorch {report['torch']}")
+    print(f"\n{report['machine']}, Python {report['python']}, PyTorch {report['torch']}")
     for name, result in report["parts"].items():
         state = {True: "ok", False: "FAILED", None: f"skipped: {result.get('result')}"}[result["ok"]]
-        print(f"{name:<10}{result['count']:>8,}  {result['minutes']:6.1f} min  {state}")
+        print(f"{name:<10}{result['count']:>8,}  {result['minutes']:6.1f} min  {result['date']}  {state}")
     print(f"Figures: {options.json}")
     return len(failed)
 

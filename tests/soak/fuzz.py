@@ -122,11 +122,16 @@ def altered(chance: random.Random, value: object) -> object:
         if kind == 1:
             return [*value, *value]
         return [*value[:place], altered(chance, value[place]), *value[place + 1 :]]
-    if isinstance(value, torch.Tensor) and chance.random() < 0.7:
+    if ordinary(value) and chance.random() < 0.7:
         other = [value.double(), value.long(), value[None], value.flatten()[:1], value * float("nan"), value.bool()]
         giant = value.new_zeros(1).expand(10**12)  # of one number
         return chance.choice([*other, value.new_zeros(0), giant, value.to_sparse()])
     return strange(chance)
+
+
+def ordinary(value: object) -> bool:
+    """A tensor that nothing was done to: a sparse or a giant one cannot be altered again."""
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.is_contiguous()
 
 
 def nested(chance: random.Random) -> str:

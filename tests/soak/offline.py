@@ -49,7 +49,7 @@ def whole_test_command(full: int) -> dict:
 
 def hosts(_: int) -> dict:
     """Hosts that are silent, answer 403, send half a file or a wrong one."""
-    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=8", "-k", "host or download"]
+    line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "host or download"]
     environment = {**os.environ, "DDPM_TEST_SILENCE": "5"}
     line.append(str(ROOT / "tests" / "test_data.py"))
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
