@@ -65,7 +65,7 @@ class Variant:
     eta: float = 1.0  # share of fresh noise in the DDIM steps
     sampler_steps: int = 50
     compiled: bool = False
-    timed: bool = True  # False: a step is the recipe's work, so its speed is taken
+    like: str | None = None  # another variant whose step is the same work, so its speed is taken; None: timed itself
     seed: int = 0  # of the first weights, and of what is drawn in training
     config: dict = field(default_factory=dict)  # of TrainConfig, beside steps
     instead: dict = field(default_factory=dict)  # what stands for a name in ddpm_helpers.training
@@ -90,7 +90,8 @@ def min_snr_5_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise:
     return (error * per_image((5 / snr(schedule)[t]).clamp(max=1), error)).mean()
 
 
-SAME = partial(Variant, timed=False)
+SAME = partial(Variant, like="the recipe")
+UNFOLDED = partial(Variant, net=partial(UNet, base=16, multipliers=(1, 2, 4), attention=0))
 VARIANTS = (
     Variant("the recipe"),
     SAME("the recipe, seed 1", seed=1),
@@ -112,7 +113,7 @@ VARIANTS = (
     SAME("independent steps", instead={"draw_steps": independent_steps}),
     Variant("batches of 128", config={"batch_size": 128}),
     Variant("batches of 32", config={"batch_size": 32}),
-    Variant("no folding; 16, 32, 64", net=partial(UNet, base=16, multipliers=(1, 2, 4), attention=0)),
+    UNFOLDED("no folding; 16, 32, 64"),
     Variant("attention at 7 x 7 too", net=partial(SMALL, attention=1)),
     Variant("base 24", net=partial(SMALL, base=24)),
     Variant("base 48", net=partial(SMALL, base=48)),
@@ -120,6 +121,10 @@ VARIANTS = (
     Variant("channels_last", instead={"fast_layout": lambda model, device: torch.channels_last}),
     Variant("one picture at a time", instead={"to_float": picture_by_picture}),
     Variant("torch.compile", compiled=True),
+    UNFOLDED("no folding, seed 1", like="no folding; 16, 32, 64", seed=1),
+    UNFOLDED("no folding, seed 2", like="no folding; 16, 32, 64", seed=2),
+    SAME("noise and its weights", velocity=False, objective=ddpm_loss),
+    SAME("noise, its weights, linear schedule", velocity=False, objective=ddpm_loss, schedule=LINEAR),
 )
 
 
@@ -148,7 +153,7 @@ def batch_size(variant: Variant) -> int:
 
 def measure_speed(images: Tensor) -> dict[str, dict[str, float]]:
     """Seconds of the first two steps, and then images trained on per second, the median of several turns."""
-    timed = [variant for variant in VARIANTS if variant.timed]
+    timed = [variant for variant in VARIANTS if not variant.like]
     loops, first, rates = {}, {}, {variant.name: [] for variant in timed}
     for variant in timed:
         # A learner's first run finds nothing compiled.
@@ -171,7 +176,7 @@ def measure_speed(images: Tensor) -> dict[str, dict[str, float]]:
 
 
 def speed_of(variant: Variant, speeds: dict[str, dict[str, float]]) -> dict[str, float]:
-    return speeds[variant.name if variant.timed else VARIANTS[0].name]
+    return speeds[variant.like or variant.name]
 
 
 def steps_in(seconds: float, variant: Variant, speeds: dict[str, dict[str, float]]) -> int:
