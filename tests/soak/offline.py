@@ -44,7 +44,11 @@ def whole_test_command(full: int) -> dict:
         command = [*pytest, "--nbval-lax", "--nbval-current-env", "notebooks/00_start_here.ipynb", "tests/test_data.py"]
     environment = {name: value for name, value in os.environ.items() if name != "DDPM_DATA"} | {"DDPM_BUDGET": "quick"}
     done = without_network(command, env=environment, capture_output=True, text=True)
-    return {"ok": not done.returncode, "result": done.stdout.strip().splitlines()[-5:]}
+    said = done.stdout.strip().splitlines()
+    return {
+        "ok": not done.returncode,
+        "result": [line for line in said if line.startswith(("FAILED ", "ERROR "))] + said[-5:],
+    }
 
 
 def hosts(_: int) -> dict:
