@@ -20,6 +20,7 @@ def notebooks(most: int) -> dict:
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(checkout), str(ROOT / "tests" / "offline")]),
+            "OMP_NUM_THREADS": "1",
             "DDPM_BUDGET": "quick",
             "DDPM_DATA": str(empty),
             "XDG_CACHE_HOME": str(empty),
