@@ -317,7 +317,7 @@ def test_bad_download_is_never_taken_for_data(mirror, behaviour):
 
 @pytest.mark.parametrize("behaviour", ["silent", "silent later", "stalls"])
 def test_a_host_that_falls_silent_is_not_waited_for(mirror, monkeypatch, behaviour):
-    """The length of a silence that is borne is 5 seconds; here 1, unless `make soak` wants it all."""
+    """A silence of 5 seconds is borne; here of 1, unless `make soak` wants it all. The host's own lasts 60."""
     from torchvision.datasets import MNIST
 
     monkeypatch.setattr(MNIST, "mirrors", MNIST.mirrors * 2)
@@ -327,7 +327,7 @@ def test_a_host_that_falls_silent_is_not_waited_for(mirror, monkeypatch, behavio
     began = time.monotonic()
     with pytest.warns(UserWarning, match="Drawn digits stand in"):
         assert "standing in" in load_images("mnist").source
-    assert time.monotonic() - began < silence + 4
+    assert time.monotonic() - began < silence + 20  # most of it for a machine that is busy otherwise
     assert not list((mirror / "cache").rglob("*ubyte*")), "nothing half done may stay"
 
 

@@ -272,7 +272,7 @@ def write_readme(repo: str) -> None:
         rows.append(row + (f" [open]({colab(name, repo)}) |" if repo else ""))
     address = f"https://github.com/{repo}" if repo else "ADDRESS-OF-THIS-REPOSITORY"
     parts = {"notebooks": "\n".join(rows), "clone": f"```\ngit clone {address} ddpm-course\ncd ddpm-course\n```"}
-    parts |= {"times": times_table(), "speed": speed_table()}
+    parts |= {"times": times_table(), "speed": speed_table(), "soak": soak_table()}
     for name, text in parts.items():
         edit(ROOT / "README.md", lambda readme, name=name, text=text: fill(readme, name, text))
 
@@ -306,6 +306,60 @@ def speed_table() -> str:
     rows += [f"| {name} | {rate:,.0f} |" for name, rate in result["loading"].items()]
     machine = f"{result['device']}, torch {result['torch']}, {result['date']}"
     return "\n".join([*rows, "", f"*{machine}; repeat with `{result['command']}`.*"])
+
+
+def passed(part: dict) -> str:
+    """Of pytest's last line, "19 passed, 184 deselected in 12.34s", its beginning."""
+    return part["result"][-1].partition(",")[0].partition(" in ")[0]
+
+
+def most(fuzzed: dict, column: str) -> float:
+    return max(reader[column] for reader in fuzzed["readers"].values())
+
+
+SOAK = {  # part -> what was done, with its count; the result in words
+    "kill": ("training killed {:,} times by SIGKILL, and resumed", lambda part: part["result"]),
+    "torchrun": ("one of two processes of torchrun killed, {} times", lambda part: part["result"]),
+    "kernel": ("a notebook's kernel killed in training, {} times", lambda part: part["result"]),
+    "disconnect": (
+        "notebook 06's own run in kernels like Colab's, {} of them killed",
+        lambda part: f"went on from steps {', '.join(map(str, part['and went on from step'][1:]))}",
+    ),
+    "files": ("disk full, folder read-only, two runs at one file", passed),
+    "fuzz": (
+        "{:,} damaged and made-up files, shared out among the readers",
+        lambda part: (
+            f"{len(part['failures'])} failures; at most {most(part, 'slowest, s')} s and {most(part, 'largest, MB')} MB"
+        ),
+    ),
+    "hosts": ("hosts that are silent, refuse, send half a file or a wrong one", passed),
+    "offline": ("the whole test command without any network", lambda part: part["result"][-1]),
+    "readonly": ("every notebook from a checkout that cannot be written to", lambda part: "all green"),
+    "flake": (
+        "every notebook {} times under nbval",
+        lambda part: f"{sum(part['failures'].values())} of {part['count'] * len(part['failures'])} runs failed",
+    ),
+    "lab": (
+        "{} kernels of notebook 07, started together",
+        lambda part: (
+            f"{part['finished']} finished, the last after {part['minutes until the last']:.0f} min; "
+            f"{part['all kernels together, GB']} GB all together"
+        ),
+    ),
+    "cache": ("images loaded by {} processes at once, from an empty cache", lambda part: f"answers {part['answers']}"),
+}
+
+
+def soak_table() -> str:
+    """What the long tests found when they were last run in full."""
+    report = json.loads((ROOT / "figures" / "soak.json").read_text(encoding="utf-8"))
+    rows = ["| what was done | result | minutes | date |", "|---|---|---|---|"]
+    for name, (done, result) in SOAK.items():
+        if part := report["parts"].get(name):
+            said = {True: result, False: lambda _: "**failed**", None: lambda part: part["result"]}[part["ok"]](part)
+            rows.append(f"| {done.format(part['count'])} | {said} | {part['minutes']} | {part['date']} |")
+    machine = f"{report['machine']}, Python {report['python']}, PyTorch {report['torch']}"
+    return "\n".join([*rows, "", f"*{machine}; repeat with `make soak`.*"])
 
 
 def measured(name: str) -> dict:

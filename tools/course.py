@@ -187,9 +187,10 @@ def versions(_: str, rest: list[str]) -> int:
 
 
 def oldest() -> list[str]:
-    """The lower bounds of pyproject.toml as pip's constraints: torch>=2.4 becomes torch==2.4.*"""
+    """The lower bounds of pyproject.toml as pip's constraints: torch>=2.4 becomes torch==2.4.*. An extra's count."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project]")[2]
-    return [f"{name}=={bound}.*" for name, bound in re.findall(r'"([\w-]+)>=([\d.]+)"', text)]
+    bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', text))
+    return [f"{name}=={bound}.*" for name, bound in bounds.items()]
 
 
 def build(command: str):
