@@ -279,6 +279,9 @@ HINTS = {  # part of an error, or of the line that raised it -> what else to say
     "np.": "NumPy's functions want arrays; torch has them for tensors: torch.sqrt, torch.log, x.mean(), x.sum().",
     "'astype'": "A tensor has no .astype: write .float().",
     "Could not infer sizes": "rearrange cannot split an axis into two unknown lengths: give it one, such as h=height.",
+    "Boolean value of Tensor": "Python's min, max and if want one number: for a tensor, min(1, x) is x.clamp(max=1).",
+    "imum(): argument": "torch.minimum and torch.maximum want two tensors: with a number, x.clamp(max=1).",
+    "torch.min(": "torch.min(x, 1) looks along axis 1; the smaller of x and the number 1 is x.clamp(max=1).",
     "at non-singleton dimension 3": "One number for each image, shape (B,), does not fit beside images (B, C, H, W) "
     "before per_image(numbers, images), or [:, None, None, None], has given it their axes.",
 }

@@ -284,7 +284,7 @@ Exercise(
         _training_batch(cosine_schedule(40), [2, 12], 2, 1, 3, 2),
     ],
     mistakes={
-        "It looks as if there is no weight: this is the error of the noise alone.": _weighted(
+        "It looks as if there is no weight, or one that is always 1: this is the error of the noise alone.": _weighted(
             lambda s, t: torch.ones_like(s.beta[t])
         ),
         "It looks as if this is the error of the clean image alone: where snr is below 1, take that of the noise.": (
@@ -310,12 +310,48 @@ Exercise(
         "It looks as if the weight is that of step t - 1: the table has a place for step 0.": _weighted(
             lambda s, t: (1 / snr(s)[t - 1]).clamp(max=1)
         ),
-        "It looks as if the weight is averaged over the batch first: each image has its own.": _weighted(
-            lambda s, t: (1 / snr(s)[t]).clamp(max=1).mean().expand(len(t))
-        ),
+        "It looks as if the errors, or the weights, are averaged over the batch first: multiply image by image, then "
+        "take the mean.": _weighted(lambda s, t: (1 / snr(s)[t]).clamp(max=1).mean().expand(len(t))),
         "It looks as if the mean error of the batch was multiplied by the weights: multiply the squared errors of each "
         "image by its weight, then take the mean.": (
             lambda m, s, x0, t, noise: ddpm_loss(m, s, x0, t, noise) * (1 / snr(s)[t]).clamp(max=1)
+        ),
+        "It looks as if F.mse_loss took the mean over the batch before the weights came in: keep the squared errors of "
+        "each image, multiply, then take the mean.": (
+            lambda m, s, x0, t, noise: ddpm_loss(m, s, x0, t, noise) * per_image((1 / snr(s)[t]).clamp(max=1), x0)
+        ),
+        "It looks as if the errors are not squared.": (
+            lambda m, s, x0, t, noise: (
+                (_predicted(m, s, x0, t, noise) - noise) * per_image((1 / snr(s)[t]).clamp(max=1), x0)
+            ).mean()
+        ),
+        "It looks as if the errors are taken without their sign, and not squared.": (
+            lambda m, s, x0, t, noise: (
+                (_predicted(m, s, x0, t, noise) - noise).abs() * per_image((1 / snr(s)[t]).clamp(max=1), x0)
+            ).mean()
+        ),
+        "It looks as if the root of the loss was taken: leave it squared.": (
+            lambda *batch: _smaller(*batch).mean().sqrt()
+        ),
+        "It looks as if the weight is snr: where the noise is weak, that is large. It is min(1, 1 / snr).": _weighted(
+            lambda s, t: snr(s)[t]
+        ),
+        "It looks as if the weight is the variance of the noise, 1 - alpha_bar: it is min(1, 1 / snr).": _weighted(
+            lambda s, t: s.sigma[t].square()
+        ),
+        "It looks as if the weight of the noise's error was put on the error of the clean image, which is that "
+        "of the noise divided by snr: multiply the error of the noise.": (
+            _weighted(lambda s, t: (1 / snr(s)[t]).clamp(max=1) / snr(s)[t])
+        ),
+        "It looks as if the errors are clamped: the 1 is a limit of the weight, before it multiplies the errors.": (
+            lambda m, s, x0, t, noise: (
+                ((_predicted(m, s, x0, t, noise) - noise).square() / per_image(snr(s)[t], x0)).clamp(max=1)
+            ).mean()
+        ),
+        "It looks as if the network is shown the clean images: it must see x_t.": (
+            lambda m, s, x0, t, noise: (
+                (m(x0, t) - noise).square() * per_image((1 / snr(s)[t]).clamp(max=1), x0)
+            ).mean()
         ),
         "It looks as if the sum was divided by the sum of the weights: take the plain mean.": (
             lambda m, s, x0, t, noise: _smaller(m, s, x0, t, noise).mean() / (1 / snr(s)[t]).clamp(max=1).mean()

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from ddpm_helpers import CheckpointError, TrainConfig, Trainer, TrainingError, UNet, VelocityNet, budget, check, checkpoint
-from ddpm_helpers import cosine_schedule, default_device, load_images, per_image, q_sample, sample, snr, to_float
+from ddpm_helpers import cosine_schedule, default_device, load_images, per_image, predict_x0, q_sample, sample, snr, to_float
 from ddpm_helpers import training, velocity_loss, verify, viz
 
 generator = torch.Generator().manual_seed(0)
@@ -610,7 +610,7 @@ def short_run(loss, dress=lambda net: net):
 def dressed(net):
     return VelocityNet(net, schedule)
 
-targets = {"noise": short_run(training.ddpm_loss), "velocity": short_run(velocity_loss, dressed)}
+targets = {"noise": short_run(ddpm_loss), "velocity": short_run(velocity_loss, dressed)}
 
 # %%
 curves = {name: by_step(model) / ratio for name, model in targets.items()}
@@ -623,6 +623,8 @@ viz.show(figure, alt="Error of the clean image by step, for two targets: equal e
 for t in (1, 100, 500, 900, 950):
     here = (places == t).nonzero()[0, 0]
     print(f"t = {t:3}: {curves['noise'][here]:.5f} noise, {curves['velocity'][here]:.5f} velocity")
+average = to_float(data.images).mean(0).to(device)  # of all digits
+print(f"the mean of all digits scores {(average - test[:64]).square().mean():.5f}, a grey image {test[:64].square().mean():.5f}")
 
 # %%
 rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in targets.items()}
@@ -630,10 +632,14 @@ viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of o
 
 # %% [markdown]
 # *In a full run on a CPU: up to $t = 400$ the two differ by little, and the noise network (blue) is ahead by a hair.
-# Beyond, its error runs away: at $t = 950$ it is about 1, which is worse than what a grey image would score (0.93, the
-# mean square of a pixel), and that of the velocity (orange) is a quarter of it. In the samples, compare column by
-# column. The noise network's strokes are fat and flow together: a late guess that is too bright is built upon by all
-# later steps. The rows have the same outlines, and most of the lower ones have the stroke width of handwriting.*
+# Beyond, its error runs away: at $t = 950$ it is above 1, worse than that of a grey image. The velocity network
+# (orange) ends at a quarter of it, which is what the mean of all digits scores: so late, nothing more is known. In the
+# samples, compare column by column. The noise network's strokes are fat and flow together: a late guess that is too
+# bright is built upon by all later steps. The rows have the same outlines, and most of the lower ones have the stroke
+# width of handwriting.*
+#
+# Beware: two things changed at once, what the output stands for, and the weight that each step has in the loss. Two
+# runs cannot tell which of them helped. Let us look at the weight alone.
 #
 # ### Another weight
 #
@@ -644,20 +650,23 @@ viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of o
 # $$\big\lVert v - \hat v \big\rVert^2 = \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 + \big\lVert x_0 - \hat x_0 \big\rVert^2 \tag{6.10}$$
 #
 # A sum looks at the larger part: early at the noise, which is too faint to see, late at the clean image, which is too
-# far away to guess. These errors are large whatever the network does. What if we look at the *smaller* part?
+# far away to guess. Both stay large whatever the network does, so there is little to learn from them; more can be won
+# between the two ends. The *smaller* part looks there:
 #
 # $$\min\!\Big(\big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2,\; \big\lVert x_0 - \hat x_0 \big\rVert^2\Big) = \min\!\Big(1,\; \frac{1}{\mathrm{SNR}_t}\Big)\, \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 \tag{6.11}$$
 #
 # Then both ends count little, early because the weight is small, late because the error of the noise is small by
-# itself, and the steps in the middle, where noise and image are about equally strong, count most. It is min-SNR
+# itself. The steps in the middle count most; here noise and image are equally strong at $t = 496$. (Is the digit not
+# decided late? It is, but of that $x_t$ tells so little after $t = 900$ that no network gets far.) This is min-SNR
 # weighting (Hang et al. 2023), whose weight is $\min(1, \gamma / \mathrm{SNR}_t)$, with $\gamma = 1$; they found 5
 # best for photos.
 #
 # ### Exercise 6.4 - `min_snr_loss`
 #
-# Return the loss of one batch, a scalar: the mean over images and pixels of (6.11). The arguments are those of
-# `ddpm_loss`, and `model(x, t)` returns the predicted noise. `snr(schedule)[t]` has shape (B,), `per_image(numbers, x0)`
-# makes of such numbers something that multiplies whole images.
+# Return the loss of one batch, a scalar: the mean over images and pixels of the weighted squared errors, so the right
+# side of (6.11) divided by the number of pixels. The arguments are those of `ddpm_loss`, and `model(x, t)` returns the
+# predicted noise. `snr(schedule)[t]` has shape (B,), `per_image(numbers, x0)` makes of such numbers something that
+# multiplies whole images.
 
 
 # %% tags=["exercise", "nbval-check-output"]
@@ -675,8 +684,10 @@ min_snr_loss = check(min_snr_loss)
 # </details>
 
 # %% tags=["nbval-check-output"]
-noise_error = (told(q_sample(schedule, test, test_t, test_noise), test_t) - test_noise).square().mean((1, 2, 3))  # (256,)
-image_error = noise_error / snr(schedule)[test_t]
+x_t = q_sample(schedule, test, test_t, test_noise)
+eps_hat = told(x_t, test_t)
+noise_error = (eps_hat - test_noise).square().mean((1, 2, 3))  # (256,)
+image_error = (predict_x0(schedule, x_t, test_t, eps_hat) - test).square().mean((1, 2, 3))
 verify("6.10", velocity_loss(told, schedule, test, test_t, test_noise), (noise_error + image_error).mean(), tol=1e-4)
 verify("6.11", min_snr_loss(told, schedule, test, test_t, test_noise), torch.minimum(noise_error, image_error).mean(), tol=1e-4)
 
@@ -694,15 +705,15 @@ rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in 
 viz.image_rows(rows, alt="Samples of three networks: the noise, the velocity, and the velocity with the weight of the smaller error")
 
 # %% [markdown]
-# *In a full run on a CPU the third network is worse at both ends, by a quarter at $t = 100$ and by a tenth at
-# $t = 950$, and better by a tenth in the middle, at $t = 500$, where the outline of the digit is settled. In the samples,
-# compare the last two rows: mostly the same figures, with smoother edges and fewer loose pixels in the lower row. But
-# twelve samples prove nothing. [Notebook 09](09_libraries.ipynb) puts a number on the three weights, over a thousand
-# samples, and another on chance.*
+# *In a full run on a CPU the third network is worse by a quarter at $t = 100$ and by a tenth at $t = 950$, and better
+# by a tenth in the middle, at $t = 500$, where the outline of the digit is settled. In the samples, compare the last two
+# rows: mostly the same figures, a little smoother below. But one short run of each and twelve samples prove nothing.
+# [Notebook 09](09_libraries.ipynb) puts a number on output and weights, one at a time, over a thousand samples, and
+# another on chance: what costs is the weight of the noise's error; the other two cannot be told apart.*
 #
 # The course goes on with the noise and its plain error, as the paper does. The weights shipped for
-# [notebook 10](10_colour_and_scale.ipynb) and [notebook 11](11_guidance.ipynb) predict the velocity; `--target velocity
-# --min-snr`, in the command at the end, asks for it and for the weight of the smaller error.
+# [notebook 10](10_colour_and_scale.ipynb) and [notebook 11](11_guidance.ipynb) predict the velocity, and were trained
+# with its error. Add `--target velocity --min-snr` to the command at the end to have the velocity, and the smaller error.
 #
 # ## Kill it
 #
@@ -934,7 +945,8 @@ if KEEP:
 # - Training a DDPM is five lines. A network that knows nothing has the loss 1.
 # - The mean loss is dominated by small $t$, and samples are decided at large $t$. Look at the loss by step, and look at
 #   samples, always from the same noise.
-# - Average the weights, let the learning rate end at zero, and sample with the average.
+# - Average the weights, let the learning rate end at zero, and sample with the average. (Both calm the end of a run;
+#   [notebook 09](09_libraries.ipynb) takes them away, one at a time.)
 # - A run that can be resumed needs weights, average, optimizer, and the place in its random numbers; and a file that is
 #   replaced, never overwritten.
 #
