@@ -100,7 +100,7 @@ BREAKS["06_train_ddpm"] = {
     "6.7": [("ramps.min(0)", "ramps.max(0)"), ("0, -1) / 750", "0, -1) / 3000")],
     "6.8": [("min(1, 1 / g", "min(1, 2 / g"), (".square().sum().sqrt()", ".square().sum()")],
     "6.9": [("sigma * test - guess", "sigma * test + guess"), ("root * test_noise -", "root * test_noise +")],
-    "6.10": [("(noise_error + image", "(noise_error - image"), ("noise_error / snr", "noise_error * snr")],
+    "6.10": [("(noise_error + image", "(noise_error - image"), ("test_t, eps_hat)", "test_t, -eps_hat)")],
     "6.11": [("torch.minimum(noise", "torch.maximum(noise"), ("min_snr_loss(told", "velocity_loss(told")],
 }
 
