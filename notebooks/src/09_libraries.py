@@ -635,8 +635,8 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 # still be chance, and that is true of most. Of those this picture cannot say whether they help or harm. Farther right,
 # from the worst on: the plain error of the noise as loss; twice the learning rate, while half of it costs nothing; noise
 # as output together with the linear schedule; float32, which leaves time for a third fewer steps; no fresh noise; and,
-# just so, the linear schedule alone and a wider network. Farther left: drawing in all 1000 steps, at 20 times the price;
-# and, just so, a network without folding, on 28x28 pixels, although it got a third fewer steps.*
+# barely, the linear schedule alone and a wider network. Farther left: drawing in all 1000 steps, at 20 times the price;
+# and, barely, a network without folding, on 28x28 pixels, although it got a third fewer steps.*
 #
 # *So of the three weights of [notebook 06](06_train_ddpm.ipynb) that of the noise is the worst, at 305, and the other
 # two, 232 and the band, cannot be told apart; nor can $\gamma = 5$, at 228. The target hardly matters once the loss has
