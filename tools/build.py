@@ -351,7 +351,7 @@ SOAK = {  # part -> what was done, with its count; the result in words
 
 
 def soak_table() -> str:
-    """What the long tests found when they were last run in full."""
+    """What the long tests found, each part when it was last run; a part that was not yet run has no row."""
     report = json.loads((ROOT / "figures" / "soak.json").read_text(encoding="utf-8"))
     rows = ["| what was done | result | minutes | date |", "|---|---|---|---|"]
     for name, (done, result) in SOAK.items():

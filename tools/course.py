@@ -187,7 +187,7 @@ def versions(_: str, rest: list[str]) -> int:
 
 
 def oldest() -> list[str]:
-    """The lower bounds of pyproject.toml as pip's constraints: torch>=2.4 becomes torch==2.4.*. An extra's count."""
+    """The lower bounds of pyproject.toml as pip's constraints: torch>=2.4 becomes torch==2.4.*; an extra's win."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project]")[2]
     bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', text))
     return [f"{name}=={bound}.*" for name, bound in bounds.items()]

@@ -40,6 +40,11 @@ def _weighted(weight):
     return loss
 
 
+def _right_weight(schedule, t):
+    """Of the noise's error at each step, (B,): min(1, 1 / snr)."""
+    return (1 / snr(schedule)[t]).clamp(max=1)
+
+
 def _smaller(model, schedule, x0, t, noise):
     """For each pixel, the smaller of the two errors: (B, C, H, W)."""
     error = (_predicted(model, schedule, x0, t, noise) - noise).square()
@@ -305,29 +310,29 @@ Exercise(
             lambda s, t: 1 / s.alpha_bar[t]
         ),
         "It looks as if the weight was multiplied before the square: it is a weight of the squared error.": _weighted(
-            lambda s, t: (1 / snr(s)[t]).clamp(max=1).square()
+            lambda s, t: _right_weight(s, t).square()
         ),
         "It looks as if the weight is that of step t - 1: the table has a place for step 0.": _weighted(
             lambda s, t: (1 / snr(s)[t - 1]).clamp(max=1)
         ),
         "It looks as if the errors, or the weights, are averaged over the batch first: multiply image by image, then "
-        "take the mean.": _weighted(lambda s, t: (1 / snr(s)[t]).clamp(max=1).mean().expand(len(t))),
+        "take the mean.": _weighted(lambda s, t: _right_weight(s, t).mean().expand(len(t))),
         "It looks as if the mean error of the batch was multiplied by the weights: multiply the squared errors of each "
         "image by its weight, then take the mean.": (
-            lambda m, s, x0, t, noise: ddpm_loss(m, s, x0, t, noise) * (1 / snr(s)[t]).clamp(max=1)
+            lambda m, s, x0, t, noise: ddpm_loss(m, s, x0, t, noise) * _right_weight(s, t)
         ),
         "It looks as if F.mse_loss took the mean over the batch before the weights came in: keep the squared errors of "
         "each image, multiply, then take the mean.": (
-            lambda m, s, x0, t, noise: ddpm_loss(m, s, x0, t, noise) * per_image((1 / snr(s)[t]).clamp(max=1), x0)
+            lambda m, s, x0, t, noise: ddpm_loss(m, s, x0, t, noise) * per_image(_right_weight(s, t), x0)
         ),
         "It looks as if the errors are not squared.": (
             lambda m, s, x0, t, noise: (
-                (_predicted(m, s, x0, t, noise) - noise) * per_image((1 / snr(s)[t]).clamp(max=1), x0)
+                (_predicted(m, s, x0, t, noise) - noise) * per_image(_right_weight(s, t), x0)
             ).mean()
         ),
         "It looks as if the errors are taken without their sign, and not squared.": (
             lambda m, s, x0, t, noise: (
-                (_predicted(m, s, x0, t, noise) - noise).abs() * per_image((1 / snr(s)[t]).clamp(max=1), x0)
+                (_predicted(m, s, x0, t, noise) - noise).abs() * per_image(_right_weight(s, t), x0)
             ).mean()
         ),
         "It looks as if the root of the loss was taken: leave it squared.": (
@@ -341,7 +346,7 @@ Exercise(
         ),
         "It looks as if the weight of the noise's error was put on the error of the clean image, which is that "
         "of the noise divided by snr: multiply the error of the noise.": (
-            _weighted(lambda s, t: (1 / snr(s)[t]).clamp(max=1) / snr(s)[t])
+            _weighted(lambda s, t: _right_weight(s, t) / snr(s)[t])
         ),
         "It looks as if the errors are clamped: the 1 is a limit of the weight, before it multiplies the errors.": (
             lambda m, s, x0, t, noise: (
@@ -349,12 +354,10 @@ Exercise(
             ).mean()
         ),
         "It looks as if the network is shown the clean images: it must see x_t.": (
-            lambda m, s, x0, t, noise: (
-                (m(x0, t) - noise).square() * per_image((1 / snr(s)[t]).clamp(max=1), x0)
-            ).mean()
+            lambda m, s, x0, t, noise: ((m(x0, t) - noise).square() * per_image(_right_weight(s, t), x0)).mean()
         ),
         "It looks as if the sum was divided by the sum of the weights: take the plain mean.": (
-            lambda m, s, x0, t, noise: _smaller(m, s, x0, t, noise).mean() / (1 / snr(s)[t]).clamp(max=1).mean()
+            lambda m, s, x0, t, noise: _smaller(m, s, x0, t, noise).mean() / _right_weight(s, t).mean()
         ),
         "It looks as if the mean errors of the whole batch were compared: each image has its own smaller one.": (
             lambda m, s, x0, t, noise: torch.minimum(
@@ -364,7 +367,7 @@ Exercise(
         ),
         "It looks as if the prediction is compared with the clean images: this network predicts the noise.": (
             lambda m, s, x0, t, noise: (
-                (_predicted(m, s, x0, t, noise) - x0).square() * per_image((1 / snr(s)[t]).clamp(max=1), x0)
+                (_predicted(m, s, x0, t, noise) - x0).square() * per_image(_right_weight(s, t), x0)
             ).mean()
         ),
         "It looks as if the squared errors are summed, not averaged: then the loss grows with the batch.": (

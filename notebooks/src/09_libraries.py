@@ -616,7 +616,7 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # | `learning rate stays up` | it falls to 0 | it stays at 0.002 after the warm-up |
 # | `last weights, no average` | samples come from the averaged weights | from the last ones |
 # | `independent steps` | stratified $t$ ([notebook 06](06_train_ddpm.ipynb)) | each image's $t$ by itself |
-# | `channels_last` | the layout that suits GroupNorm on a CPU | the other one |
+# | `channels_last` | the numbers of one channel lie together, which suits GroupNorm on a CPU | those of one pixel |
 # | `no fresh noise` | $\eta = 1$ ([notebook 07](07_sampling.ipynb)) | $\eta = 0$ |
 #
 # Guess before you run: of the learning rate, the average of the weights, the noise schedule, the weights in the loss
