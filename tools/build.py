@@ -308,58 +308,47 @@ def speed_table() -> str:
     return "\n".join([*rows, "", f"*{machine}; repeat with `{result['command']}`.*"])
 
 
-def passed(part: dict) -> str:
-    """Of pytest's last line, "19 passed, 184 deselected in 12.34s", its beginning."""
-    return part["result"][-1].partition(",")[0].partition(" in ")[0]
-
-
-def most(fuzzed: dict, column: str) -> float:
-    return max(reader[column] for reader in fuzzed["readers"].values())
-
-
-SOAK = {  # part -> what was done, with its count; the result in words
-    "kill": ("training killed {:,} times by SIGKILL, and resumed", lambda part: part["result"]),
-    "torchrun": ("one of two processes of torchrun killed, {} times", lambda part: part["result"]),
-    "kernel": ("a notebook's kernel killed in training, {} times", lambda part: part["result"]),
-    "disconnect": (
-        "notebook 06's own run in kernels like Colab's, {} of them killed",
-        lambda part: f"went on from steps {', '.join(map(str, part['and went on from step'][1:]))}",
-    ),
-    "files": ("disk full, folder read-only, two runs at one file", passed),
-    "fuzz": (
-        "{:,} damaged and made-up files, shared out among the readers",
-        lambda part: (
-            f"{len(part['failures'])} failures; at most {most(part, 'slowest, s')} s and {most(part, 'largest, MB')} MB"
-        ),
-    ),
-    "hosts": ("hosts that are silent, refuse, send half a file or a wrong one", passed),
-    "offline": ("the whole test command without any network", lambda part: part["result"][-1]),
-    "readonly": ("every notebook from a checkout that cannot be written to", lambda part: "all green"),
-    "flake": (
-        "every notebook {} times under nbval",
-        lambda part: f"{sum(part['failures'].values())} of {part['count'] * len(part['failures'])} runs failed",
-    ),
-    "lab": (
-        "{} kernels of notebook 07, started together",
-        lambda part: (
-            f"{part['finished']} finished, the last after {part['minutes until the last']:.0f} min; "
-            f"{part['all kernels together, GB']} GB all together"
-        ),
-    ),
-    "cache": ("images loaded by {} processes at once, from an empty cache", lambda part: f"answers {part['answers']}"),
+SOAK = {  # part -> what was done, with its count
+    "kill": "training killed {:,} times by SIGKILL, and resumed",
+    "torchrun": "one of two processes of torchrun killed, {} times",
+    "kernel": "a notebook's kernel killed in training, {} times",
+    "disconnect": "notebook 06's own run in kernels like Colab's, {} of them killed",
+    "files": "disk full, folder read-only, two runs at one file",
+    "fuzz": "{:,} damaged and made-up files, shared out among the readers",
+    "hosts": "hosts that are silent, refuse, send half a file or a wrong one",
+    "offline": "the whole test command without any network",
+    "readonly": "every notebook from a checkout that cannot be written to",
+    "flake": "every notebook {} times under nbval",
+    "lab": "{} kernels of notebook 07, started together",
+    "cache": "images loaded by {} processes at once, from an empty cache",
 }
 
 
 def soak_table() -> str:
     """What the long tests found, each part when it was last run; a part that was not yet run has no row."""
     report = json.loads((ROOT / "figures" / "soak.json").read_text(encoding="utf-8"))
+    parts = report["parts"] | {"flake": every_notebook(report["parts"])}
     rows = ["| what was done | result | minutes | date |", "|---|---|---|---|"]
-    for name, (done, result) in SOAK.items():
-        if part := report["parts"].get(name):
-            said = {True: result, False: lambda _: "**failed**", None: lambda part: part["result"]}[part["ok"]](part)
+    for name, done in SOAK.items():
+        if part := parts.get(name):
+            said = "**failed**" if part["ok"] is False else part["result"]
             rows.append(f"| {done.format(part['count'])} | {said} | {part['minutes']} | {part['date']} |")
     machine = f"{report['machine']}, Python {report['python']}, PyTorch {report['torch']}"
     return "\n".join([*rows, "", f"*{machine}; repeat with `make soak`.*"])
+
+
+def every_notebook(parts: dict[str, dict]) -> dict | None:
+    """The rounds of all notebooks as one part; None as long as one was not yet run."""
+    runs = [parts.get(f"flake-{path.stem[:2]}") for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    if not all(runs):
+        return None
+    return {
+        "ok": all(run["ok"] for run in runs),
+        "count": min(run["count"] for run in runs),
+        "minutes": round(sum(run["minutes"] for run in runs), 1),
+        "date": max(run["date"] for run in runs),
+        "result": f"{sum(run['failures'] for run in runs)} of {sum(run['count'] for run in runs)} runs failed",
+    }
 
 
 def measured(name: str) -> dict:

@@ -15,6 +15,7 @@ import os
 import platform
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import flake
@@ -36,7 +37,7 @@ PARTS = {  # name -> function of a count, and the count of a full run
     "hosts": (offline.hosts, 1),
     "offline": (offline.whole_test_command, 1),
     "readonly": (read_only_checkout.notebooks, 99),
-    "flake": (flake.flake, 20),
+    **{f"flake-{number}": (partial(flake.flake, number), 20) for number in flake.NOTEBOOKS},
     "lab": (lab.kernels, 30),
     "cache": (lab.cold_cache, 30),
 }

@@ -569,7 +569,15 @@ def fuzz(count: int, seed: int = 0) -> dict:
             print(
                 f"  FAILURE {failure['input']} seed {seed} (kept in {KEEP}): {failure['problem'][-1500:]}", flush=True
             )
-    return {"ok": not failures, "inputs": total, "seed": seed, "readers": summary, "failures": failures[:100]}
+    slowest, largest = (max(reader[column] for reader in summary.values()) for column in ("slowest, s", "largest, MB"))
+    return {
+        "ok": not failures,
+        "result": f"{len(failures)} failures; at most {slowest} s and {largest} MB",
+        "inputs": total,
+        "seed": seed,
+        "readers": summary,
+        "failures": failures[:100],
+    }
 
 
 def again(which: str, seed: int) -> int:

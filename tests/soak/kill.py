@@ -17,6 +17,7 @@ from pathlib import Path
 
 import jupytext
 from jupyter_client import BlockingKernelClient, KernelManager
+from outcome import of_pytest
 
 from ddpm_helpers.checkpoint import load_checkpoint
 
@@ -144,7 +145,13 @@ def disconnect(kills: int) -> dict:
                 client.stop_channels()
                 manager.shutdown_kernel(now=True)
         ok = ended == "ok" and went_on == saved and step_in(drive / "mnist.pt") == steps
-    return {"ok": ok, "kernels found a file of step": saved, "and went on from step": went_on, "the last ended": ended}
+    return {
+        "ok": ok,
+        "result": f"went on from steps {', '.join(map(str, went_on[1:]))}",
+        "kernels found a file of step": saved,
+        "and went on from step": went_on,
+        "the last ended": ended,
+    }
 
 
 def cells_of_own_run(folder: Path, steps: int) -> tuple[str, str, str]:
@@ -176,7 +183,7 @@ def files(_: int) -> dict:
     line = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "-k", words]
     line += [str(TESTS / "test_checkpoint.py"), str(TESTS / "test_training.py")]
     done = subprocess.run(line, env=ENVIRONMENT, cwd=TESTS.parent, capture_output=True, text=True, check=False)
-    return {"ok": done.returncode == 0, "result": done.stdout.strip().splitlines()[-3:]}
+    return of_pytest(done)
 
 
 def lines(path: Path) -> list[str]:

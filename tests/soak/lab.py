@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -49,7 +48,6 @@ def kernels(count: int) -> dict:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    began = time.monotonic()
     try:
         results = asyncio.run(run_all(count))
     finally:
@@ -58,11 +56,9 @@ def kernels(count: int) -> dict:
     failures = [repr(result)[-500:] for result in results if isinstance(result, BaseException)]
     return {
         "ok": not failures,
-        "finished": count - len(failures),
-        "minutes until the last": round((time.monotonic() - began) / 60, 1),
+        "result": f"{count - len(failures)} finished; {together[0] / 1e9:.1f} GB all together",
         "a kernel's own share of memory (PSS), GB, median and most": middle_and_most(pss),
         "a kernel's memory with what it shares (RSS), GB, median and most": middle_and_most(rss),
-        "all kernels together, GB": round(together[0] / 1e9, 1),
         "failures": failures[:3],
     }
 
@@ -124,7 +120,7 @@ def cold_cache(count: int) -> dict:
     answers = [sorted({tuple(line for line in out.splitlines() if len(line) == 64) for out in each}) for each in rounds]
     equal = len(answers[0]) == 1 and answers[0] == answers[1] and len(answers[0][0]) == 3
     ok = equal and max(asked.values()) == 2  # one fetched (torchvision asks for each twice), the others waited
-    return {"ok": ok, "answers": "all equal" if equal else answers, "requests of each file": dict(asked)}
+    return {"ok": ok, "result": "answers all equal" if equal else str(answers), "requests of each file": dict(asked)}
 
 
 class Counting(http.server.SimpleHTTPRequestHandler):

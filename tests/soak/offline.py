@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from outcome import of_pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK_UP = (
     "import fcntl, socket, struct; s = socket.socket(); fcntl.ioctl(s, 0x8914, struct.pack('16sh22x', b'lo', 1))"
@@ -47,7 +49,8 @@ def whole_test_command(full: int) -> dict:
     said = done.stdout.strip().splitlines()
     return {
         "ok": not done.returncode,
-        "result": [line for line in said if line.startswith(("FAILED ", "ERROR "))] + said[-5:],
+        "result": said[-1],
+        "output": [line for line in said if line.startswith(("FAILED ", "ERROR "))] + said[-5:],
     }
 
 
@@ -57,4 +60,4 @@ def hosts(_: int) -> dict:
     environment = {**os.environ, "DDPM_TEST_SILENCE": "5"}
     line.append(str(ROOT / "tests" / "test_data.py"))
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    return {"ok": not done.returncode, "result": done.stdout.strip().splitlines()[-12:]}
+    return of_pytest(done)

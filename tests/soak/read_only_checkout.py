@@ -5,6 +5,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from outcome import of_pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 from read_only import copy_of_the_checkout, run_read_only  # noqa: E402
@@ -25,7 +27,7 @@ def notebooks(most: int) -> dict:
             "DDPM_DATA": str(empty),
             "XDG_CACHE_HOME": str(empty),
         }
-        line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *course.NBVAL]
+        line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *course.NBVAL]
         line += [path.name for path in sorted((checkout / "notebooks").glob("*.ipynb"))[:most]]
         done = run_read_only(checkout, line, checkout / "notebooks", env=environment, capture_output=True, text=True)
-    return {"ok": not done.returncode, "result": done.stdout.strip().splitlines()[-5:]}
+    return of_pytest(done)
