@@ -25,6 +25,7 @@ import lab
 import offline
 import pytest
 import read_only_checkout
+import same
 import torch
 
 PARTS = {  # name -> function of a count, and the count of a full run
@@ -38,6 +39,7 @@ PARTS = {  # name -> function of a count, and the count of a full run
     "offline": (offline.whole_test_command, 1),
     "readonly": (read_only_checkout.notebooks, 99),
     **{f"flake-{number}": (partial(flake.flake, number), 20) for number in flake.NOTEBOOKS},
+    "same": (same.pictures, 99),
     "lab": (lab.kernels, 30),
     "cache": (lab.cold_cache, 30),
 }

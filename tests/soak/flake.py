@@ -1,9 +1,8 @@
-"""A notebook under nbval, quick budget, again and again: how often does it fail?"""
+"""A notebook under nbval, quick budget, again and again: does it ever fail?"""
 
-import os
+import shutil
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,9 +13,11 @@ NOTEBOOKS = {path.stem[:2]: path for path in sorted(course.NOTEBOOKS.glob("*.ipy
 
 
 def flake(number: str, rounds: int) -> dict:
-    """The notebook with this number, so many times, as many at a time as there are processors."""
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        python = course.colab_python(Path(folder), sys.executable)
-        statuses = list(pool.map(lambda _: course.nbval(python, [NOTEBOOKS[number]]), range(rounds)))
-    failures = sum(map(bool, statuses))
-    return {"ok": not failures, "result": f"{failures} of {rounds} runs failed", "failures": failures}
+    """The notebook with this number, so many copies of it, two at a time."""
+    with tempfile.TemporaryDirectory() as name:
+        python = course.colab_python(Path(name), sys.executable)
+        copies = [Path(name) / f"{number}_{i:03}.ipynb" for i in range(rounds)]
+        for copy in copies:
+            shutil.copy(NOTEBOOKS[number], copy)
+        failed = course.nbval(python, copies)
+    return {"ok": not failed, "result": "some failed" if failed else "all green"}
