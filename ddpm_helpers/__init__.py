@@ -73,12 +73,14 @@ from .training import (
     drop_labels,
     ema_update,
     environment_report,
+    middle_weight,
     min_snr_loss,
     naive_loss,
     random_flip,
     share_of_batch,
     stratified_steps,
     velocity_loss,
+    weighted_steps,
 )
 
 __version__ = "0.1.0"
@@ -137,6 +139,7 @@ __all__ = [
     "load_feature_net",
     "load_images",
     "load_pretrained",
+    "middle_weight",
     "min_snr_loss",
     "multiply_adds",
     "naive_loss",
@@ -164,4 +167,5 @@ __all__ = [
     "to_uint8",
     "velocity_loss",
     "verify",
+    "weighted_steps",
 ]

@@ -102,6 +102,7 @@ BREAKS["06_train_ddpm"] = {
     "6.9": [("sigma * test - guess", "sigma * test + guess"), ("root * test_noise -", "root * test_noise +")],
     "6.10": [("(noise_error + image", "(noise_error - image"), ("test_t, eps_hat)", "test_t, -eps_hat)")],
     "6.11": [("torch.minimum(noise", "torch.maximum(noise"), ("min_snr_loss(told", "velocity_loss(told")],
+    "6.12": [("samples=weight.mean() * exact", "samples=exact"), ("expected=(weight * exact)", "expected=exact")],
 }
 
 BREAKS["04_time_conditioning"] = {

@@ -30,9 +30,14 @@ from ddpm_helpers import (
     guide,
     linear_schedule,
     load_pretrained,
+    middle_weight,
+    min_snr_loss,
     sample,
+    stratified_steps,
     training,
+    velocity_loss,
     viz,
+    weighted_steps,
 )
 from ddpm_helpers.checkpoint import load_checkpoint, save_checkpoint
 from ddpm_helpers.training import __main__ as command
@@ -144,6 +149,61 @@ def test_draw_steps_are_uniform(length, count):
     chi_square = ((found - expected) ** 2 / expected).sum().item()
     assert chi_square < length + 5 * math.sqrt(2 * length), found
     assert drawn.float().mean().item() == pytest.approx((length + 1) / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("count", [4, 7])
+def test_weighted_steps_come_as_often_as_they_weigh(count):
+    weight, generator = torch.tensor([1.0, 3.0, 0.5, 2.0, 4.0, 0.25]), torch.Generator().manual_seed(0)
+    drawn = torch.stack([weighted_steps(torch.rand(count, generator=generator), weight) for _ in range(3000)])
+    assert drawn.dtype == torch.int64
+    assert (drawn.diff(dim=1) >= 0).all()
+    expected = drawn.numel() * weight / weight.sum()
+    chi_square = ((drawn.flatten().bincount(minlength=7)[1:] - expected) ** 2 / expected).sum().item()
+    assert chi_square < 6 + 5 * math.sqrt(2 * 6), drawn.flatten().bincount()
+    ends = weight.cumsum(0) / weight.sum()
+    for i in range(count):  # the stretch of image i touches that of its step
+        begin, end = torch.cat([torch.zeros(1), ends])[drawn[:, i] - 1], ends[drawn[:, i] - 1]
+        assert (begin < (i + 1) / count + 1e-6).all()
+        assert (end > i / count - 1e-6).all()
+
+
+@pytest.mark.parametrize("last", [0.0, 0.5, 1 - 2**-24])
+def test_weighted_steps_stay_in_range(last):
+    for length in (1, 3, 1000):
+        t = weighted_steps(
+            torch.full((64,), last), torch.rand(length, generator=torch.Generator().manual_seed(0)) + 0.1
+        )
+        assert t.min() >= 1
+        assert t.max() <= length
+
+
+def test_equal_weights_are_stratified_steps():
+    u = torch.rand(64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(weighted_steps(u, torch.full((1000,), 0.25)), stratified_steps(u, 1000))
+
+
+@pytest.mark.parametrize("schedule", [linear_schedule(100), cosine_schedule(T)], ids=["linear", "cosine"])
+def test_the_velocity_drawn_by_weight_is_the_smaller_error_on_average(schedule):
+    x0, noise = torch.randn((2, 5, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight, losses = middle_weight(schedule).double(), {velocity_loss: [], min_snr_loss: []}
+    for t in range(1, schedule.T + 1):
+        for loss, values in losses.items():
+            values.append(loss(lambda x, t: 0.3 * x, schedule, x0, torch.full((5,), t), noise).item())
+    drawn = (weight / weight.sum() * torch.tensor(losses[velocity_loss])).sum()
+    assert weight.mean() * drawn == pytest.approx(sum(losses[min_snr_loss]) / schedule.T, rel=1e-5)
+
+
+def test_a_trainer_can_draw_its_steps_in_the_middle():
+    drawn = {middle: [] for middle in (False, True)}
+    for middle, seen in drawn.items():
+        for step in range(100):
+            trainer = make(batch_size=10, middle=middle)
+            trainer.step = step
+            seen.append(trainer._batch()[1])
+    share = {middle: torch.cat(seen).bincount(minlength=T + 1)[1:] / 1000 for middle, seen in drawn.items()}
+    weight = middle_weight(cosine_schedule(T))
+    torch.testing.assert_close(share[False], torch.full((T,), 1 / T), rtol=0, atol=0.02)
+    torch.testing.assert_close(share[True], weight / weight.sum(), rtol=0, atol=0.02)
 
 
 def test_learning_rate():
@@ -283,8 +343,19 @@ def test_what_a_checkpoint_holds_is_fixed(path):
     assert list(state) == [*names, "random"]
     assert state["format"] == 1
     names = ["steps", "batch_size", "learning_rate", "warmup", "clip_norm", "ema_decay", "seed", "label_dropout"]
-    assert list(state["config"]) == [*names, "flip"]
+    assert list(state["config"]) == [*names, "flip", "middle"]
     assert state["images"].startswith("10 x 1 x 8 x 8, checksum ")
+
+
+def test_goes_on_from_a_file_that_does_not_say_how_steps_were_drawn(five, ten):
+    state = {name: value for name, value in load_checkpoint(five).items() if name != "format"}
+    del state["config"]["middle"]
+    save_checkpoint(five, state)
+    trainer = make(start=77)
+    trainer.resume(five)
+    assert differing(everything(steps(trainer, 5)), ten) == []
+    with pytest.raises(CheckpointError, match="its middle is False, and True here"):
+        make(middle=True).resume(five)
 
 
 # ---- fit ------------------------------------------------------------------------------------------------------------
@@ -562,6 +633,7 @@ def test_killed_at_twenty_moments(tmp_path):
         ({"learning_rate": 0.1}, "its learning_rate is 0.002, and 0.1 here"),
         ({"batch_size": 5}, "its batch_size is 4, and 5 here"),
         ({"seed": 3}, "its seed is 0, and 3 here"),
+        ({"middle": True}, "its middle is False, and True here"),
         ({"steps": 4}, "it has 5 steps behind it, more than the 4 asked for"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,

@@ -1,10 +1,10 @@
-"""Exercises of notebook 06: the loss of Algorithm 1, steps for a batch, the moving average, a loss with weights."""
+"""Exercises of notebook 06: the loss of Algorithm 1, steps for a batch, the moving average, weights of steps."""
 
 import torch
 import torch.nn.functional as F
 
 from ..schedule import cosine_schedule, linear_schedule, per_image, q_sample, snr
-from ..training import ddpm_loss, ema_update, min_snr_loss, stratified_steps
+from ..training import ddpm_loss, ema_update, middle_weight, min_snr_loss, stratified_steps, weighted_steps
 from .core import Exercise
 
 HALF = torch.tensor(0.5, requires_grad=True)
@@ -55,6 +55,17 @@ def _uniforms(count: int, T: int, last: float) -> tuple:
     u = torch.rand(count, generator=torch.Generator().manual_seed(count))
     u[-1] = last
     return u, T
+
+
+def _line(count: int, weight: list[float] | torch.Tensor, first: float, last: float) -> tuple:
+    u, _ = _uniforms(count, 0, last)
+    u[0] = first
+    return u, torch.as_tensor(weight)
+
+
+def _owner(place, weight):
+    """The step that owns each place in [0, 1] of the line, (B,)."""
+    return torch.searchsorted(weight.cumsum(0), place * weight.sum()) + 1
 
 
 def _places(u):
@@ -382,6 +393,70 @@ Exercise(
         "It looks as if the squared errors are returned as they are: return their mean, a scalar.": _smaller,
         "It looks as if .item() made a plain number of the loss: return the tensor, or no gradient can flow.": (
             lambda *batch: _smaller(*batch).mean().item()
+        ),
+    },
+)
+
+Exercise(
+    tag="6.5",
+    reference=weighted_steps,
+    cases=lambda: [
+        _line(5, [1.0, 3.0, 0.5, 2.0, 4.0, 0.25, 1.5], 0.4, 0.7),
+        _line(9, middle_weight(cosine_schedule(40)), 0.2, 0.6),
+        _line(7, [0.01, 0.02, 0.005, 0.04], 0.0, 1 - 2**-24),
+        _line(3, [5.0, 0.5, 0.5, 0.5, 6.0], 0.3, 0.6),
+    ],
+    mistakes={
+        "It looks as if the weights are not used: every step owns a stretch of the same length.": (
+            lambda u, weight: stratified_steps(u, len(weight))
+        ),
+        "It looks as if the line has the length 1: it is as long as the sum of the weights. Multiply the places by it, "
+        "or divide the ends.": lambda u, weight: torch.searchsorted(weight.cumsum(0), _places(u)) + 1,
+        "It looks as if the steps are counted from 0: weight[0] belongs to step 1, so add 1.": (
+            lambda u, weight: weighted_steps(u, weight) - 1
+        ),
+        "It looks as if u is spread over the whole line: that is independent drawing. Image i lands at (i + u) / B of "
+        "its length.": lambda u, weight: _owner(u, weight),
+        "It looks as if u is sorted: draws in order are still independent. Image i lands at (i + u) / B of the length "
+        "of the line.": lambda u, weight: _owner(u.sort().values, weight),
+        "It looks as if u is not used, and every batch has the same steps.": (
+            lambda u, weight: _owner(_places(torch.full_like(u, 0.5)), weight)
+        ),
+        "It looks as if every image lands at the beginning of its share of the line: u says where in it.": (
+            lambda u, weight: _owner(_places(torch.zeros_like(u)), weight)
+        ),
+        "It looks as if u is not divided by B: image i lands at (i + u) / B of the length of the line.": (
+            lambda u, weight: _owner(torch.arange(len(u)) / len(u) + u, weight)
+        ),
+        "Nearly. Where u is close to 1, rounding takes the place of the last image to the very end of the line, and "
+        "its step to T + 1: leave right=True out, or clamp.": (
+            lambda u, weight: torch.searchsorted(weight.cumsum(0), _places(u) * weight.sum(), right=True) + 1
+        ),
+        "It looks as if you search among the weights themselves: their running sum says where the stretches end.": (
+            lambda u, weight: torch.searchsorted(weight, _places(u) * weight.sum()) + 1
+        ),
+        "It looks as if you search among the beginnings of the stretches and then add 1: a place lies behind the "
+        "beginning of its own stretch, so it counts already.": (
+            lambda u, weight: torch.searchsorted(weight.cumsum(0) - weight, _places(u) * weight.sum()) + 1
+        ),
+        "Nearly. You search among the beginnings of the stretches: a place at 0 lies behind none, and gets step 0. "
+        "Search among the ends and add 1.": (
+            lambda u, weight: torch.searchsorted(weight.cumsum(0) - weight, _places(u) * weight.sum())
+        ),
+        "It looks as if the places are multiplied by T: the line is as long as the sum of the weights.": (
+            lambda u, weight: torch.searchsorted(weight.cumsum(0), _places(u) * len(weight)) + 1
+        ),
+        "It looks as if a step with a large weight comes seldom: its stretch is the weight long, not 1 / weight.": (
+            lambda u, weight: _owner(_places(u), 1 / weight)
+        ),
+        "It looks as if the places themselves were returned: return the steps that own them.": (
+            lambda u, weight: _places(u) * weight.sum()
+        ),
+        "The numbers are right, but they are floats, and steps are indices: .long() makes integers.": (
+            lambda u, weight: weighted_steps(u, weight).float()
+        ),
+        "The numbers are right, but they are int32: .long() makes int64.": (
+            lambda u, weight: weighted_steps(u, weight).int()
         ),
     },
 )

@@ -171,9 +171,40 @@ def stratified_steps(u: Tensor, T: int) -> Tensor:
     return (place * T).long().clamp(max=T - 1) + 1
 
 
-def draw_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator) -> Tensor:
-    """Random `stratified_steps` (count,) on the generator's device."""
-    return stratified_steps(torch.rand(count, generator=generator, device=generator.device), schedule.T)
+def weighted_steps(u: Tensor, weight: Tensor) -> Tensor:
+    """Steps of a batch, each drawn as often as it weighs, and spread like `stratified_steps`.
+
+    A step with twice the weight comes twice as often, so the loss needs no weight, and few images are spent on steps
+    that hardly count: importance sampling.
+
+    Args:
+        u: (B,) in [0, 1), uniform.
+        weight: (T,), the weights of the steps 1 ... T, all positive; they need not add up to 1.
+
+    Returns:
+        (B,) int64 in 1 ... T, rising.
+
+    >>> weighted_steps(torch.zeros(4), torch.tensor([1.0, 3.0]))
+    tensor([1, 2, 2, 2])
+    """
+    place = (torch.arange(len(u), device=u.device) + u) / len(u)  # in [0, 1], rising
+    reached = weight.cumsum(0)  # (T,), the weight of the steps up to each
+    return torch.searchsorted(reached, place * reached[-1]) + 1
+
+
+def middle_weight(schedule: NoiseSchedule) -> Tensor:
+    """(T,): min(alpha_bar_t, 1 - alpha_bar_t) for t = 1 ... T, large where image and noise are both strong.
+
+    At the two ends there is little to learn: there is hardly any noise to see, or hardly any image. With this weight
+    the error of the velocity is the smaller of the two errors in `min_snr_loss`.
+    """
+    return torch.minimum(schedule.alpha_bar, schedule.sigma.square())[1:]
+
+
+def draw_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator, middle: bool = False) -> Tensor:
+    """Random steps (count,) on the generator's device: `stratified_steps`, or `weighted_steps` by `middle_weight`."""
+    u = torch.rand(count, generator=generator, device=generator.device)
+    return weighted_steps(u, middle_weight(schedule)) if middle else stratified_steps(u, schedule.T)
 
 
 def random_flip(x: Tensor, chance: Tensor) -> Tensor:
@@ -240,6 +271,7 @@ class TrainConfig:
     seed: int = 0  # of the order of the images, the steps, the noise and what else is drawn
     label_dropout: float = 0.1  # share of labels, where there are any, that the network is not told
     flip: bool = False  # mirror half of the images, left to right: not for digits
+    middle: bool = False  # draw a step as often as `middle_weight` says, instead of all equally often
 
     def __post_init__(self):
         whole = {"steps": 1, "batch_size": 1, "warmup": 0, "seed": 0}
@@ -503,7 +535,7 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed(seed)
         whole = (  # drawn by every process, so that the batch does not depend on how many share it
             shuffled_indices(len(self.images), size, self.step, self.config.seed).to(self.device),
-            draw_steps(self.schedule, size, generator),
+            draw_steps(self.schedule, size, generator, self.config.middle),
             torch.randn((size, *self.images.shape[1:]), generator=generator, device=self.device),
             torch.rand((2, size), generator=generator, device=self.device).T,
         )
@@ -561,9 +593,10 @@ class Trainer:
             return f"it was trained with other labels: {state['labels']} there, {labels} here"
         if state["objective"] != self.objective.__name__:
             return f"its objective is {state['objective']}, and {self.objective.__name__} here"
+        theirs = {"middle": False, **state["config"]}  # older files do not say
         for name, value in asdict(self.config).items():
-            if name != "steps" and state["config"][name] != value:
-                return f"its {name} is {state['config'][name]!r}, and {value!r} here"
+            if name != "steps" and theirs[name] != value:
+                return f"its {name} is {theirs[name]!r}, and {value!r} here"
         losses = state["losses"]
         if type(state["step"]) is not int or losses.shape != (state["step"],) or not losses.is_floating_point():
             raise ValueError("it counts other steps than losses")

@@ -30,7 +30,6 @@ from . import (
     ddpm_loss,
     default_device,
     device_name,
-    min_snr_loss,
     velocity_loss,
 )
 
@@ -58,7 +57,7 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
         default="noise",
         help="what the network predicts (default: %(default)s)",
     )
-    add("--min-snr", action="store_true", help="the ends of the schedule weigh less; needs few steps to draw well")
+    add("--middle", action="store_true", help="draw middle steps more often, velocity's error; learns to draw sooner")
     add("--base", type=int, default=32, help="width of the U-Net's first level (default: %(default)s)")
     add("--multipliers", type=positive, nargs="+", default=[1, 2], help="width of each level, in --base (default: 1 2)")
     add("--patch", type=positive, default=2, help="side of the squares folded into channels (default: %(default)s)")
@@ -103,14 +102,14 @@ def train(options: argparse.Namespace) -> None:
         ema_decay=options.ema_decay,
         seed=options.seed,
         flip=options.flip,
+        middle=options.middle,
     )
     labels = data.labels if options.labels else None
     schedule = SCHEDULES[options.schedule](options.T)
-    model, objective = NETS["UNet"](**net), ddpm_loss
+    model = NETS["UNet"](**net)
     if options.target == "velocity":
-        model, objective = VelocityNet(model, schedule), velocity_loss
-    if options.min_snr:
-        objective = min_snr_loss
+        model = VelocityNet(model, schedule)
+    objective = velocity_loss if options.middle or options.target == "velocity" else ddpm_loss
     trainer = Trainer(model, schedule, data.images, config, device, objective, labels)
     model = trainer.fit(options.checkpoint)
     if trainer.rank:

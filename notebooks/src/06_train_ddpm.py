@@ -19,6 +19,7 @@ except ImportError:
     assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
     get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
 
+import copy
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ import torch.nn.functional as F
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from ddpm_helpers import CheckpointError, TrainConfig, Trainer, TrainingError, UNet, VelocityNet, budget, check, checkpoint
-from ddpm_helpers import cosine_schedule, default_device, load_images, per_image, predict_x0, q_sample, sample, snr, to_float
+from ddpm_helpers import cosine_schedule, default_device, load_images, middle_weight, per_image, predict_x0, q_sample, sample, snr, to_float
 from ddpm_helpers import training, velocity_loss, verify, viz
 
 generator = torch.Generator().manual_seed(0)
@@ -280,15 +281,15 @@ print(f"the variance is more than {variance / (variance - between) // 1000 * 100
 # scatters, too. Guess before you run: how much does each gain?
 
 # %%
-def scatter(choose, tries):
+def scatter(net, objective, choose, tries):
     """Loss and gradient of several batches: how far they lie from their mean (root mean square)."""
     losses, total, power = [], 0, 0
     for _ in range(tries):
         x0, _, noise = draw(64)
-        plain.zero_grad()
-        loss = ddpm_loss(plain, schedule, x0, choose().to(device), noise)
+        net.zero_grad()
+        loss = objective(net, schedule, x0, choose().to(device), noise)
         loss.backward()
-        gradient = torch.cat([p.grad.flatten() for p in plain.parameters()])  # (parameters,)
+        gradient = torch.cat([p.grad.flatten() for p in net.parameters()])  # (parameters,)
         losses.append(loss.detach())
         total, power = total + gradient, power + gradient.square().sum()
     spread = power / tries - (total / tries).square().sum()  # mean squared length, minus squared length of the mean
@@ -301,7 +302,7 @@ ways = {
     "stratified": lambda: stratified_steps(torch.rand(64, generator=generator), 1000),
 }
 for name, choose in ways.items():
-    loss_scatter, gradient_scatter = scatter(choose, tries)
+    loss_scatter, gradient_scatter = scatter(plain, ddpm_loss, choose, tries)
     print(f"{name:12} loss scatters by {loss_scatter:.4f}, gradient by {gradient_scatter:.3f}")
 
 # %% [markdown]
@@ -711,9 +712,78 @@ viz.image_rows(rows, alt="Samples of three networks: the noise, the velocity, an
 # [Notebook 09](09_libraries.ipynb) puts a number on output and weights, one at a time, over a thousand samples, and
 # another on chance: what costs is the weight of the noise's error; the other two cannot be told apart.*
 #
-# The course goes on with the noise and its plain error, as the paper does. The weights shipped for
+# ### A weight without a factor
+#
+# By (6.9) and (6.10) the errors of the noise and of the clean image are $\bar\alpha_t$ and $1 - \bar\alpha_t$ times
+# that of the velocity, so the smaller of them is the velocity's, times $w_t = \min(\bar\alpha_t, 1 - \bar\alpha_t)$.
+# Many steps have a $w_t$ close to 0, and a batch gives them as many images as the others:
+
+# %%
+weight = middle_weight(schedule).cpu().double()  # (1000,), of the steps 1 ... T
+print(f"{(weight < weight.max() / 5).double().mean():.0%} of the steps weigh less than a fifth of what the middle ones do")
+
+# %% [markdown]
+# To count a step half as much, we can halve its error. Or we can **draw it half as often**. Write $\ell(t)$ for the
+# mean error at step $t$, $\bar w$ for the mean of all weights, and draw step $t$ with the probability
+# $p_t = w_t / (T \bar w)$:
+#
+# $$\frac{1}{T} \sum_{t=1}^{T} w_t\, \ell(t) = \bar w \sum_{t=1}^{T} p_t\, \ell(t) = \bar w\; \mathbb{E}_{t \sim p}\big[\ell(t)\big] \tag{6.12}$$
+#
+# Left is the loss with a factor and uniform steps, right one without a factor: the same but for a constant, which AdamW
+# does not notice. What differs is the scatter. This is **importance sampling**. (Nichol & Dhariwal 2021 draw steps
+# by the size of their losses; Karras et al. 2022 draw noise levels from a bell curve in the middle.)
+#
+# ### Exercise 6.5 - `weighted_steps`
+#
+# Lay the weights on a line, end to end: step $t$ owns a stretch as long as `weight[t - 1]`. `u` is that of Exercise 6.2:
+# image `i` lands at $(i + u_i) / B$ of the whole length. Return the steps that own these places, (B,) int64 in
+# $1 \dots T$. `weight` has shape (T,); all weights are positive, and they need not add up to 1.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def weighted_steps(u, weight):
+    ends = ...  # (T,), where the stretch of each step ends
+    places = ...  # (B,), rising, on the line that is as long as the sum of the weights
+    return ...  # (B,) int64 in 1 ... T
+
+
+weighted_steps = check(weighted_steps)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `weight.cumsum(0)` adds up the weights from the first on. `torch.searchsorted(ends, places)` counts, for each place,
+# how many of the rising `ends` lie below it.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+drawn = torch.stack([weighted_steps(torch.rand(B, generator=generator), weight) for _ in range(4000)])  # (4000, B)
+verify("6.12", samples=weight.mean() * exact[drawn - 1].mean(1), expected=(weight * exact).mean())
+
+# %% [markdown]
+# Now the network of the last run. One loss, computed in two ways; guess how much less the gradient scatters.
+
+# %%
+net = copy.deepcopy(targets["velocity, smaller error"]).requires_grad_()
+ways = {
+    "uniform steps and a factor": (min_snr_loss, lambda: stratified_steps(torch.rand(64, generator=generator), 1000)),
+    "steps drawn by weight": (
+        lambda *batch: weight.mean().item() * velocity_loss(*batch),
+        lambda: weighted_steps(torch.rand(64, generator=generator), weight),
+    ),
+}
+for name, (objective, choose) in ways.items():
+    loss_scatter, gradient_scatter = scatter(net, objective, choose, tries)
+    print(f"{name:28} gradient scatters by {gradient_scatter:.4f}")
+
+# %% [markdown]
+# *CAPTION*
+#
+# The course goes on with the noise, its plain error and uniform steps, as the paper does. The weights shipped for
 # [notebook 10](10_colour_and_scale.ipynb) and [notebook 11](11_guidance.ipynb) predict the velocity, and were trained
-# with its error. Add `--target velocity --min-snr` to the command at the end to have the velocity, and the smaller error.
+# with its error. To have the velocity, and its steps drawn by weight, add `--target velocity --middle` to the command
+# at the end.
 #
 # ## Kill it
 #

@@ -91,6 +91,7 @@ def min_snr_5_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise:
 
 
 SAME = partial(Variant, like="the recipe")
+DRAWN = partial(SAME, objective=velocity_loss, config={"middle": True})  # the same loss on average
 UNFOLDED = partial(Variant, net=partial(UNet, base=16, multipliers=(1, 2, 4), attention=0))
 VARIANTS = (
     Variant("the recipe"),
@@ -125,6 +126,9 @@ VARIANTS = (
     UNFOLDED("no folding, seed 2", like="no folding; 16, 32, 64", seed=2),
     SAME("noise and its weights", velocity=False, objective=ddpm_loss),
     SAME("noise, its weights, linear schedule", velocity=False, objective=ddpm_loss, schedule=LINEAR),
+    DRAWN("steps drawn by weight"),
+    DRAWN("drawn by weight, seed 1", seed=1),
+    DRAWN("drawn by weight, seed 2", seed=2),
 )
 
 
