@@ -81,6 +81,11 @@ def ddpm_samples(model, schedule: NoiseSchedule, count: int, shape: tuple[int, .
     return sample(model, schedule, count, shape, steps)
 
 
+def fresh_noise_samples(model, schedule: NoiseSchedule, count: int, shape: tuple[int, ...], steps: int) -> Tensor:
+    """(count, *shape) in [-1, 1]: the steps of DDIM, with as much fresh noise as Algorithm 2 adds."""
+    return sample(model, schedule, count, shape, steps, eta=1.0)
+
+
 def unit_range_samples(model, schedule: NoiseSchedule, count: int, shape: tuple[int, ...], steps: None) -> Tensor:
     """(count, *shape) in [-1, 1]: Algorithm 2 as it is published with [0, 1] data: nothing is clipped on the way."""
     return sample(model, schedule, count, shape, steps, clip=False).clamp(0, 1) * 2 - 1
@@ -98,6 +103,7 @@ class System:
     steps: int | None = None  # of the sampler; None: all T of Algorithm 2
     batch_size: int = 128
     learning_rate: float = 1e-3
+    middle: bool = False  # as in `TrainConfig`
     border: int = 0  # black pixels added on each side of the images, and cut off the samples
 
 
@@ -133,7 +139,8 @@ FAULTS = (
 def make_trainer(system: System, images: Tensor, steps: int) -> Trainer:
     """A trainer of a system on images (N, 1, 28, 28) uint8; the weights start from seed 0."""
     torch.manual_seed(0)
-    config = TrainConfig(steps, system.batch_size, system.learning_rate, warmup=min(100, steps // 10))
+    warmup = min(100, steps // 10)
+    config = TrainConfig(steps, system.batch_size, system.learning_rate, warmup, middle=system.middle)
     images = nn.functional.pad(images, [system.border] * 4)
     return Trainer(system.net(), system.schedule, images, config, objective=system.objective)
 

@@ -83,6 +83,7 @@ from ddpm_helpers import cosine_schedule, linear_schedule, snr
 # |:--|:--|:--|:--|
 # | $\bar\theta_n$, $d$ | average of the weights after $n$ training steps, and its decay | `trainer.ema` | [(6.4)](06_train_ddpm.ipynb) |
 # | $\min(1, 1 / \mathrm{SNR}_t)$ | the weight of the smaller of two errors, noise and clean image | `min_snr_loss` | [(6.11)](06_train_ddpm.ipynb) |
+# | $w_t$, $p_t$ | in notebook 06 the weight of step $t$ in a loss, and the probability to draw it | `middle_weight`, `weighted_steps` | [(6.12)](06_train_ddpm.ipynb) |
 # | $\eta$ | in notebook 06 the learning rate | `learning_rate` | [(6.7)](06_train_ddpm.ipynb) |
 # | $\eta$, $\varphi$ | in notebook 07 the share of fresh noise in a step of DDIM, and its standard deviation | `eta` | [(7.7)](07_sampling.ipynb) |
 # | $z$ | fresh noise in a step of a sampler | `noise` | [(7.4)](07_sampling.ipynb) |
@@ -183,6 +184,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | held-out | Of images: not used in training. | [04](04_time_conditioning.ipynb) |
 # | hook | A function that PyTorch calls before or after a module runs. | [05](05_unet.ipynb) |
 # | ideal denoiser | The network that cannot be beaten: the mean over a data set small enough to list. | [12](12_debugging_clinic.ipynb) |
+# | importance sampling | To draw often what counts much, and to correct for it: by an importance weight, or, where the weight was in the loss before, by leaving it out. | [03](03_elbo_to_mse.ipynb), [06](06_train_ddpm.ipynb) |
 # | importance weight | What a draw counts if it was drawn from another density. | [03](03_elbo_to_mse.ipynb) |
 # | induction | A proof that goes from $t - 1$ to $t$. | [02](02_forward_process.ipynb) |
 # | intractable | Known as a formula, and out of reach of any computer. | [03](03_elbo_to_mse.ipynb) |
