@@ -57,7 +57,7 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
         default="noise",
         help="what the network predicts (default: %(default)s)",
     )
-    add("--middle", action="store_true", help="draw middle steps more often, velocity's error; learns to draw sooner")
+    add("--middle", action="store_true", help="draw the steps in the middle more often: learns faster")
     add("--base", type=int, default=32, help="width of the U-Net's first level (default: %(default)s)")
     add("--multipliers", type=positive, nargs="+", default=[1, 2], help="width of each level, in --base (default: 1 2)")
     add("--patch", type=positive, default=2, help="side of the squares folded into channels (default: %(default)s)")
@@ -69,6 +69,8 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(line)
     if options.export and not options.export.endswith(".safetensors"):
         parser.error(f"--export: the name must end in .safetensors, got {options.export}")
+    if options.middle and options.target == "noise":
+        parser.error("--middle takes the error of the velocity: add --target velocity")
     if options.samples and not options.samples.endswith((".png", ".jpg", ".jpeg")):
         parser.error(f"--samples: the name must end in .png, got {options.samples}")
     return options
@@ -106,10 +108,10 @@ def train(options: argparse.Namespace) -> None:
     )
     labels = data.labels if options.labels else None
     schedule = SCHEDULES[options.schedule](options.T)
-    model = NETS["UNet"](**net)
+    model, objective = NETS["UNet"](**net), ddpm_loss
     if options.target == "velocity":
         model = VelocityNet(model, schedule)
-    objective = velocity_loss if options.middle or options.target == "velocity" else ddpm_loss
+        objective = velocity_loss
     trainer = Trainer(model, schedule, data.images, config, device, objective, labels)
     model = trainer.fit(options.checkpoint)
     if trainer.rank:

@@ -610,6 +610,8 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # |---|---|---|
 # | `weights of the noise`, `weights of the velocity` | the smaller error of [(6.11)](06_train_ddpm.ipynb) | the error of the noise, of the velocity; the output stays the velocity |
 # | `noise as target` | the output stands for the velocity | for the noise; the weights stay |
+# | `noise, its weights, linear schedule` | velocity, the smaller error, cosine schedule | what the paper does: noise, its plain error, linear schedule |
+# | `steps drawn by weight` | all steps equally often, the weights in the loss | drawn as in [(6.12)](06_train_ddpm.ipynb), no weights in the loss: the same loss on average |
 # | `no folding; 16, 32, 64` | pixels folded 2 by 2, two levels of 32 and 64 channels | 28x28 pixels, three levels |
 # | `base 24`, `base 48` | 32 and 64 channels | 24 and 48; 48 and 96 |
 # | `attention at 7 x 7 too` | attention in the middle alone | at the coarser level, too; this is the network of the ladder |
@@ -620,7 +622,7 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # | `no fresh noise` | $\eta = 1$ ([notebook 07](07_sampling.ipynb)) | $\eta = 0$ |
 #
 # Guess before you run: of the learning rate, the average of the weights, the noise schedule, the weights in the loss
-# and bfloat16, which two matter most?
+# and bfloat16, which two matter most? And is there a change that makes the recipe better?
 
 # %% tags=["figure-09_levers"]
 viz.plot_levers(levers)
@@ -630,7 +632,7 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 
 # %% [markdown]
 # *Each dot is one training of three minutes. The recipe was trained from three seeds, and came out at 211, 224 and 234:
-# the grey band. (Real digits score 18. The ladder's 378 was measured with half as many samples, so it cannot be
+# the grey band. (Real digits score 21. The ladder's 378 was measured with half as many samples, so it cannot be
 # compared with these.) Chance goes farther than three tries show: a dot less than a band's width beside the band may
 # still be chance, and that is true of most. Of those this picture cannot say whether they help or harm. Farther right,
 # from the worst on: the plain error of the noise as loss; twice the learning rate, while half of it costs nothing; noise
