@@ -1056,7 +1056,6 @@ def test_bad_arguments(tmp_path, monkeypatch, few, line, says):
         ("--size 0", "argument --size: must be at least 1"),
         ("--schedule cubic", "argument --schedule: invalid choice: 'cubic'"),
         ("--export a.pt", r"--export: the name must end in \.safetensors, got a\.pt"),
-        ("--middle", "--middle takes the error of the velocity: add --target velocity"),
         ("--samples a.xyz", r"--samples: the name must end in \.png, got a\.xyz"),
     ],
 )

@@ -115,7 +115,8 @@ def velocity_loss(
     """Mean squared error of the velocity: `ddpm_loss` with each image's squared error divided by its alpha_bar.
 
     sqrt(alpha_bar) noise - sigma x0 is the velocity (Salimans & Ho 2022); notebook 03, equation 3.34, has the factor.
-    For a `VelocityNet`; a network that predicts the noise itself would hear of nothing but the last steps.
+    For a `VelocityNet`, or for steps drawn by `middle_weight`; with all steps equally often a network that predicts the
+    noise itself would hear of nothing but the last ones.
 
     Arguments, result and errors as `ddpm_loss`.
     """

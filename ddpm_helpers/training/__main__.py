@@ -69,8 +69,6 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(line)
     if options.export and not options.export.endswith(".safetensors"):
         parser.error(f"--export: the name must end in .safetensors, got {options.export}")
-    if options.middle and options.target == "noise":
-        parser.error("--middle takes the error of the velocity: add --target velocity")
     if options.samples and not options.samples.endswith((".png", ".jpg", ".jpeg")):
         parser.error(f"--samples: the name must end in .png, got {options.samples}")
     return options
@@ -111,6 +109,7 @@ def train(options: argparse.Namespace) -> None:
     model, objective = NETS["UNet"](**net), ddpm_loss
     if options.target == "velocity":
         model = VelocityNet(model, schedule)
+    if options.target == "velocity" or options.middle:
         objective = velocity_loss
     trainer = Trainer(model, schedule, data.images, config, device, objective, labels)
     model = trainer.fit(options.checkpoint)
