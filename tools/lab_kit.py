@@ -323,6 +323,9 @@ DDPM_BUDGET=quick python -m jupyterlab 00_start_here.ipynb
 (Windows: `set DDPM_BUDGET=quick`, then the rest.) Under the quick budget, which `LAB-PLAN.md` counts with, notebooks
 train less: the pictures get worse, the lesson stays. Without it they train for minutes.
 
+If one server runs the kernels of all, set `OMP_NUM_THREADS=1` there for everyone: threads of many kernels spend their
+time waiting for each other.
+
 ## Images
 
 {data}

@@ -68,6 +68,10 @@ def _owner(place, weight):
     return torch.searchsorted(weight.cumsum(0), place * weight.sum()) + 1
 
 
+def _clamped(step, weight):
+    return step.clamp(1, len(weight))
+
+
 def _places(u):
     return (torch.arange(len(u)) + u) / len(u)
 
@@ -405,10 +409,14 @@ Exercise(
         _line(9, middle_weight(cosine_schedule(40)), 0.2, 0.6),
         _line(7, [0.01, 0.02, 0.005, 0.04], 0.0, 1 - 2**-24),
         _line(3, [5.0, 0.5, 0.5, 0.5, 6.0], 0.3, 0.6),
+        _line(8, middle_weight(cosine_schedule(30)).double(), 0.7, 1 - 2**-24),
     ],
     mistakes={
         "It looks as if the weights are not used: every step owns a stretch of the same length.": (
             lambda u, weight: stratified_steps(u, len(weight))
+        ),
+        "It looks as if the weights are not used: (i + u) / B times T gives every step a stretch of the same length.": (
+            lambda u, weight: (_places(u) * len(weight)).long() + 1
         ),
         "It looks as if the line has the length 1: it is as long as the sum of the weights. Multiply the places by it, "
         "or divide the ends.": lambda u, weight: torch.searchsorted(weight.cumsum(0), _places(u)) + 1,
@@ -428,9 +436,22 @@ Exercise(
         "It looks as if u is not divided by B: image i lands at (i + u) / B of the length of the line.": (
             lambda u, weight: _owner(torch.arange(len(u)) / len(u) + u, weight)
         ),
-        "Nearly. Where u is close to 1, rounding takes the place of the last image to the very end of the line, and "
-        "its step to T + 1: leave right=True out, or clamp.": (
-            lambda u, weight: torch.searchsorted(weight.cumsum(0), _places(u) * weight.sum(), right=True) + 1
+        "Nearly. Where u is close to 1, rounding takes the last place to the last end, or beyond it, and its step to "
+        "T + 1: clamp, as in Exercise 6.2.": lambda u, weight: _owner(_places(u), weight),
+        "It looks as if the line has the length 1, and steps are clamped: it is as long as the sum of the weights.": (
+            lambda u, weight: _clamped(torch.searchsorted(weight.cumsum(0), _places(u)) + 1, weight)
+        ),
+        "It looks as if the places are multiplied by T, and the steps clamped: the line is as long as the sum of the "
+        "weights.": (
+            lambda u, weight: _clamped(torch.searchsorted(weight.cumsum(0), _places(u) * len(weight)) + 1, weight)
+        ),
+        "It looks as if u is not divided by B, and the steps are clamped: image i lands at (i + u) / B of the length "
+        "of the line.": lambda u, weight: _clamped(_owner(torch.arange(len(u)) / len(u) + u, weight), weight),
+        "It looks as if the images are counted from 1: image 0 has the first share of the line.": (
+            lambda u, weight: _clamped(_owner((torch.arange(len(u)) + 1 + u) / len(u), weight), weight)
+        ),
+        "It looks as if the line is as long as the largest weight: it is as long as their sum.": (
+            lambda u, weight: torch.searchsorted(weight.cumsum(0), _places(u) * weight.max()) + 1
         ),
         "It looks as if you search among the weights themselves: their running sum says where the stretches end.": (
             lambda u, weight: torch.searchsorted(weight, _places(u) * weight.sum()) + 1
@@ -446,7 +467,7 @@ Exercise(
         "It looks as if the places are multiplied by T: the line is as long as the sum of the weights.": (
             lambda u, weight: torch.searchsorted(weight.cumsum(0), _places(u) * len(weight)) + 1
         ),
-        "It looks as if a step with a large weight comes seldom: its stretch is the weight long, not 1 / weight.": (
+        "It looks as if a step with a large weight comes rarely: its stretch is the weight long, not 1 / weight.": (
             lambda u, weight: _owner(_places(u), 1 / weight)
         ),
         "It looks as if the places themselves were returned: return the steps that own them.": (

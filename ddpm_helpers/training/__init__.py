@@ -189,8 +189,8 @@ def weighted_steps(u: Tensor, weight: Tensor) -> Tensor:
     tensor([1, 2, 2, 2])
     """
     place = (torch.arange(len(u), device=u.device) + u) / len(u)  # in [0, 1], rising
-    reached = weight.cumsum(0)  # (T,), the weight of the steps up to each
-    return torch.searchsorted(reached, place * reached[-1]) + 1
+    ends = weight.cumsum(0)  # (T,): the stretches of the steps, end to end, are as long as their weights
+    return torch.searchsorted(ends, place * ends[-1]).clamp(max=len(weight) - 1) + 1  # beyond the end by rounding alone
 
 
 def middle_weight(schedule: NoiseSchedule) -> Tensor:

@@ -632,7 +632,7 @@ rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in 
 viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of one that predicts the velocity")
 
 # %% [markdown]
-# *In a full run on a CPU: up to $t = 400$ the two differ by little, and the noise network (blue) is ahead by a hair.
+# *In a full run on a CPU: up to $t = 400$ the noise network (blue) is ahead by a little.
 # Beyond, its error runs away: at $t = 950$ it is above 1, worse than that of a grey image. The velocity network
 # (orange) ends at a quarter of it, which is what the mean of all digits scores: so late, nothing more is known. In the
 # samples, compare column by column. The noise network's strokes are fat and flow together: a late guess that is too
@@ -640,7 +640,7 @@ viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of o
 # width of handwriting.*
 #
 # Beware: two things changed at once, what the output stands for, and the weight that each step has in the loss. Two
-# runs cannot tell which of them helped. Let us look at the weight alone.
+# runs cannot tell which of the two helped. Let us look at the weight alone.
 #
 # ### Another weight
 #
@@ -658,7 +658,7 @@ viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of o
 #
 # Then both ends count little, early because the weight is small, late because the error of the noise is small by
 # itself. The steps in the middle count most; here noise and image are equally strong at $t = 496$. (Is the digit not
-# decided late? It is, but of that $x_t$ tells so little after $t = 900$ that no network gets far.) This is min-SNR
+# decided late? It is, but after $t = 900$ the image $x_t$ tells so little about it that no network gets far.) This is min-SNR
 # weighting (Hang et al. 2023), whose weight is $\min(1, \gamma / \mathrm{SNR}_t)$, with $\gamma = 1$; they found 5
 # best for photos.
 #
@@ -706,44 +706,45 @@ rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in 
 viz.image_rows(rows, alt="Samples of three networks: the noise, the velocity, and the velocity with the weight of the smaller error")
 
 # %% [markdown]
-# *In a full run on a CPU the third network is worse by a quarter at $t = 100$ and by a tenth at $t = 950$, and better
-# by a tenth in the middle, at $t = 500$, where the outline of the digit is settled. In the samples, compare the last two
+# *In a full run on a CPU the third network is worse than the second by a quarter at $t = 100$ and by a tenth at
+# $t = 950$, and better by a tenth in the middle, at $t = 500$, where the outline of the digit is settled. In the samples, compare the last two
 # rows: mostly the same figures, a little smoother below. But one short run of each and twelve samples prove nothing.
-# [Notebook 09](09_libraries.ipynb) puts a number on output and weights, one at a time, over a thousand samples, and
-# another on chance: what costs is the weight of the noise's error; the other two cannot be told apart.*
+# [Notebook 09](09_libraries.ipynb) changes output and weights one at a time, judges a thousand samples of each, and says
+# how far chance goes: the weight of the noise's error costs a lot; the other two cannot be told apart.*
 #
 # ### A weight without a factor
 #
 # By (6.9) and (6.10) the errors of the noise and of the clean image are $\bar\alpha_t$ and $1 - \bar\alpha_t$ times
 # that of the velocity, so the smaller of them is the velocity's, times $w_t = \min(\bar\alpha_t, 1 - \bar\alpha_t)$.
-# Many steps have a $w_t$ close to 0, and a batch gives them as many images as the others:
+# Many steps weigh little, and a batch gives them as many images as the others:
 
 # %%
-weight = middle_weight(schedule).cpu().double()  # (1000,), of the steps 1 ... T
-print(f"{(weight < weight.max() / 5).double().mean():.0%} of the steps weigh less than a fifth of what the middle ones do")
+weight = middle_weight(schedule).cpu()  # (1000,), of the steps 1 ... T
+print(f"{(weight < weight.max() / 5).float().mean():.0%} of the steps weigh less than a fifth of what the middle ones do")
 
 # %% [markdown]
 # To count a step half as much, we can halve its error. Or we can **draw it half as often**. Write $\ell(t)$ for the
 # mean error at step $t$, $\bar w$ for the mean of all weights, and draw step $t$ with the probability
-# $p_t = w_t / (T \bar w)$:
+# $p_t = w_t / (T \bar w)$, which add up to 1:
 #
 # $$\frac{1}{T} \sum_{t=1}^{T} w_t\, \ell(t) = \bar w \sum_{t=1}^{T} p_t\, \ell(t) = \bar w\; \mathbb{E}_{t \sim p}\big[\ell(t)\big] \tag{6.12}$$
 #
-# Left is the loss with a factor and uniform steps, right one without a factor: the same but for a constant, which AdamW
-# does not notice. What differs is the scatter. This is **importance sampling**. (Nichol & Dhariwal 2021 draw steps
-# by the size of their losses; Karras et al. 2022 draw noise levels from a bell curve in the middle.)
+# Left is the loss with factors and uniform steps; right there is no factor but $\bar w$, a constant, and AdamW divides
+# constants out. What differs is the scatter. This is **importance sampling**. (Nichol & Dhariwal 2021 draw steps by the
+# size of their losses; Karras et al. 2022 draw noise levels from a bell curve in the middle.)
 #
 # ### Exercise 6.5 - `weighted_steps`
 #
-# Lay the weights on a line, end to end: step $t$ owns a stretch as long as `weight[t - 1]`. `u` is that of Exercise 6.2:
+# Lay the weights on a line, end to end: step $t$ owns a stretch as long as `weight[t - 1]`. `u` is as in Exercise 6.2:
 # image `i` lands at $(i + u_i) / B$ of the whole length. Return the steps that own these places, (B,) int64 in
-# $1 \dots T$. `weight` has shape (T,); all weights are positive, and they need not add up to 1.
+# $1 \dots T$. (Who owns the very point between two stretches does not matter.) `weight` has shape (T,); all weights are
+# positive, and they need not add up to 1.
 
 
 # %% tags=["exercise", "nbval-check-output"]
 def weighted_steps(u, weight):
-    ends = ...  # (T,), where the stretch of each step ends
-    places = ...  # (B,), rising, on the line that is as long as the sum of the weights
+    ends = ...  # (T,), where the stretch of each step ends; the last one is the length of the line
+    places = ...  # (B,), rising, where the images land
     return ...  # (B,) int64 in 1 ... T
 
 
@@ -753,16 +754,21 @@ weighted_steps = check(weighted_steps)
 # <details><summary>Hint</summary>
 #
 # `weight.cumsum(0)` adds up the weights from the first on. `torch.searchsorted(ends, places)` counts, for each place,
-# how many of the rising `ends` lie below it.
+# how many of the rising `ends` lie below it. As in Exercise 6.2, rounding may take the last place too far:
+# `.clamp(max=len(weight) - 1)` before you add 1.
 #
 # </details>
+#
+# (6.12) holds for any $\ell$. We take `exact`, the error of the noise at each step that the poor model of Lever 3 makes,
+# and 4,000 batches of $B = 50$ again.
 
 # %% tags=["nbval-check-output"]
 drawn = torch.stack([weighted_steps(torch.rand(B, generator=generator), weight) for _ in range(4000)])  # (4000, B)
 verify("6.12", samples=weight.mean() * exact[drawn - 1].mean(1), expected=(weight * exact).mean())
 
 # %% [markdown]
-# Now the network of the last run. One loss, computed in two ways; guess how much less the gradient scatters.
+# Now the network of the last run, and one loss in two ways. With $\bar w$ kept, both gradients have the same mean. Guess
+# before you run: how much less does the second one scatter?
 
 # %%
 net = copy.deepcopy(targets["velocity, smaller error"]).requires_grad_()

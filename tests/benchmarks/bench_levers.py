@@ -37,6 +37,7 @@ from ddpm_helpers import (
     ddpm_loss,
     linear_schedule,
     load_images,
+    middle_weight,
     min_snr_loss,
     sample,
     velocity_loss,
@@ -90,6 +91,11 @@ def min_snr_5_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise:
     return (error * per_image((5 / snr(schedule)[t]).clamp(max=1), error)).mean()
 
 
+def small_velocity_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """`velocity_loss` times the mean weight: with steps drawn by weight, on average `min_snr_loss` itself."""
+    return middle_weight(schedule).mean() * velocity_loss(model, schedule, x0, t, noise)
+
+
 SAME = partial(Variant, like="the recipe")
 DRAWN = partial(SAME, objective=velocity_loss, config={"middle": True})  # the same loss on average
 UNFOLDED = partial(Variant, net=partial(UNet, base=16, multipliers=(1, 2, 4), attention=0))
@@ -127,6 +133,7 @@ VARIANTS = (
     SAME("noise and its weights", velocity=False, objective=ddpm_loss),
     SAME("noise, its weights, linear schedule", velocity=False, objective=ddpm_loss, schedule=LINEAR),
     DRAWN("steps drawn by weight"),
+    DRAWN("drawn by weight, small gradient", objective=small_velocity_loss),
     DRAWN("drawn by weight, seed 1", seed=1),
     DRAWN("drawn by weight, seed 2", seed=2),
 )
