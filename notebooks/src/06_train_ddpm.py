@@ -785,9 +785,9 @@ for name, (objective, choose) in ways.items():
 
 # %% [markdown]
 # *In a full run the second gradient scatters by a seventh less. Scatter falls with the root of the batch size, so this is
-# worth as much as a batch a third larger, and costs nothing. In samples it is worth more than any other change that
-# [notebook 09](09_libraries.ipynb) tries at the price of three minutes: the same recipe, trained from three seeds,
-# comes closer to real digits by an eighth to a fifth.*
+# worth as much as a batch a third larger, and costs nothing. Of all changes that [notebook 09](09_libraries.ipynb) tries
+# in three minutes of training this one helps the samples most: from each of three seeds they come closer to real digits,
+# by an eighth to almost a fifth.*
 #
 # The course goes on with the noise, its plain error and uniform steps, as the paper does. The weights shipped for
 # [notebook 10](10_colour_and_scale.ipynb) and [notebook 11](11_guidance.ipynb) predict the velocity, and were trained

@@ -644,10 +644,11 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 # schedule alone and a wider network.*
 #
 # *Better: steps drawn by weight, at 172, 191 and 195. That is less than the recipe from the same seed each time, by 28
-# to 43, for the same work. SMALLGRADIENT Better, too, is the network without folding, on 28x28 pixels: 188, 196 and 203,
-# although its slower steps left time for a third fewer of them; but to draw samples with it takes longer. To draw in all
-# 1000 steps instead of 50 helps as much, 180 instead of 211, at 20 times the price. From what the paper does to steps
-# drawn by weight the distance is nearly halved, in the same three minutes.*
+# to 43, for the same work. (Without its weights the loss is larger, and so is the gradient, which the limit on its length
+# then cuts more often. Is it that? No: with the loss of the old size, 164.) Better, too, is the network without folding,
+# on 28x28 pixels: 188, 196 and 203, although its slower steps left time for a third fewer of them; but to draw samples
+# with it takes longer. To draw in all 1000 steps instead of 50 helps as much, 180 instead of 211, at 20 times the price.
+# From what the paper does to steps drawn by weight the distance is nearly halved, in the same three minutes.*
 #
 # *So of the three weights of [notebook 06](06_train_ddpm.ipynb) that of the noise is the worst, at 305, and the other
 # two, 232 and the band, cannot be told apart; nor can $\gamma = 5$, at 228. The output hardly matters: noise or velocity,
