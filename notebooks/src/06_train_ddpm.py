@@ -724,8 +724,8 @@ print(f"{(weight < weight.max() / 5).float().mean():.0%} of the steps weigh less
 
 # %% [markdown]
 # To count a step half as much, we can halve its error. Or we can **draw it half as often**. Write $\ell(t)$ for the
-# mean error at step $t$, $\bar w$ for the mean of all weights, and draw step $t$ with the probability
-# $p_t = w_t / (T \bar w)$, which add up to 1:
+# mean error at step $t$, $\bar w$ for the mean of all weights, and draw the steps with the
+# probabilities $p_t = w_t / (T \bar w)$, which add up to 1:
 #
 # $$\frac{1}{T} \sum_{t=1}^{T} w_t\, \ell(t) = \bar w \sum_{t=1}^{T} p_t\, \ell(t) = \bar w\; \mathbb{E}_{t \sim p}\big[\ell(t)\big] \tag{6.12}$$
 #
@@ -1024,6 +1024,7 @@ if KEEP:
 # - Training a DDPM is five lines. A network that knows nothing has the loss 1.
 # - The mean loss is dominated by small $t$, and samples are decided at large $t$. Look at the loss by step, and look at
 #   samples, always from the same noise.
+# - How much a step weighs in the loss can be said by a factor, or by how often it is drawn. The second scatters less.
 # - Average the weights, let the learning rate end at zero, and sample with the average. (Both calm the end of a run;
 #   [notebook 09](09_libraries.ipynb) takes them away, one at a time.)
 # - A run that can be resumed needs weights, average, optimizer, and the place in its random numbers; and a file that is
