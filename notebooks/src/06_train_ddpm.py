@@ -19,7 +19,6 @@ except ImportError:
     assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
     get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
 
-import copy
 import signal
 import subprocess
 import sys
@@ -771,7 +770,7 @@ verify("6.12", samples=weight.mean() * exact[drawn - 1].mean(1), expected=(weigh
 # before you run: how much less does the second one scatter?
 
 # %%
-net = copy.deepcopy(targets["velocity, smaller error"]).requires_grad_()
+net = targets["velocity, smaller error"].requires_grad_()
 ways = {
     "uniform steps and a factor": (min_snr_loss, lambda: stratified_steps(torch.rand(64, generator=generator), 1000)),
     "steps drawn by weight": (

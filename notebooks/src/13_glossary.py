@@ -184,7 +184,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | held-out | Of images: not used in training. | [04](04_time_conditioning.ipynb) |
 # | hook | A function that PyTorch calls before or after a module runs. | [05](05_unet.ipynb) |
 # | ideal denoiser | The network that cannot be beaten: the mean over a data set small enough to list. | [12](12_debugging_clinic.ipynb) |
-# | importance sampling | To draw often what counts much, and to correct for it: by an importance weight, or, where the weight was in the loss before, by leaving it out. | [03](03_elbo_to_mse.ipynb), [06](06_train_ddpm.ipynb) |
+# | importance sampling | To draw often what counts much, and to correct for it: by an importance weight, or, where the weight was in the loss before, by leaving it out. | [06](06_train_ddpm.ipynb) |
 # | importance weight | What a draw counts if it was drawn from another density. | [03](03_elbo_to_mse.ipynb) |
 # | induction | A proof that goes from $t - 1$ to $t$. | [02](02_forward_process.ipynb) |
 # | intractable | Known as a formula, and out of reach of any computer. | [03](03_elbo_to_mse.ipynb) |
