@@ -152,6 +152,18 @@ def test_bad_data_folder_is_refused_before_anything_is_written(fill, says, tmp_p
     assert not lab_kit.KIT.parent.exists()
 
 
+def test_a_solved_exercise_is_refused_and_every_skeleton_is_not():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        lab_kit.refuse_answers(notebook, path)
+        for cell, exercise, skeleton in lab_kit.exercise_cells(notebook):
+            before = cell.source
+            cell.source = before.replace(skeleton, lab_kit.solution(exercise, notebook), 1)
+            with pytest.raises(SystemExit, match=f"{path.name} holds an answer to exercise {exercise.tag}"):
+                lab_kit.refuse_answers(notebook, path)
+            cell.source = before
+
+
 def test_wheel_installs_without_network(kit, tmp_path):
     [wheel] = (kit / "wheels").glob("*.whl")
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(tmp_path)]

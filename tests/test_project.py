@@ -68,8 +68,8 @@ def test_pictures_come_from_notebook_cells():
 
 def test_readme_names_real_commands():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    assert set(re.findall(r"(?:^|`)make ([a-z]+)", readme, flags=re.M)) <= targets
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"(?:^|`)make ([a-z][\w-]*)", readme, flags=re.M)) <= targets
     for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme):
         assert (ROOT / link).exists(), link
 

@@ -159,7 +159,7 @@ def test_benchmarks_can_be_imported(path, monkeypatch):
 
 
 def test_tables_of_the_readme_come_from_the_benchmarks():
-    """What the README says is what the JSON holds; `make notebooks` writes it."""
+    """What the README says is what the JSON holds; `make readme` writes it."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, table in (
         ("times", build.times_table()),

@@ -263,8 +263,14 @@ def colab(name: str, repo: str) -> str:
     return f"https://colab.research.google.com/github/{repo}/blob/main/notebooks/{name}.ipynb"
 
 
+def readme(_: list[str]) -> int:
+    """Fill the README's generated parts anew."""
+    write_readme(setting())
+    return 0
+
+
 def write_readme(repo: str) -> None:
-    """Fill the README's generated parts: the table of notebooks and the clone address."""
+    """Fill the README's generated parts: the tables and the clone address."""
     rows = ["| | notebook | you will |" + (" Colab |" if repo else ""), "|---|---|---|" + ("---|" if repo else "")]
     for source in sorted(SOURCES.glob("*.py")):
         notebook, name = from_source(source), source.stem
@@ -367,4 +373,4 @@ def edit(path: Path, change) -> None:
 
 if __name__ == "__main__":
     command, *rest = sys.argv[1:]
-    sys.exit({"notebooks": notebooks, "course": course, "badges": badges}[command](rest))
+    sys.exit({"notebooks": notebooks, "course": course, "badges": badges, "readme": readme}[command](rest))

@@ -6,7 +6,8 @@
     python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
     python tools/course.py badges owner/name       Colab links and clone address for your fork ("" removes them)
     python tools/course.py lab-kit [DATA-FOLDER]   what an instructor needs, to build/lab-kit.zip
-    python tools/course.py bench                   measured comparisons
+    python tools/course.py bench                   hours of measurements, to figures/
+    python tools/course.py readme                  the README's tables from figures/, the notebooks and the setting
     python tools/course.py soak [kill=15 ...]      hours of kills, damaged files, no network, load: see tests/soak
     python tools/course.py versions oldest|newest  the tests with the oldest or newest packages that are allowed
 
@@ -39,7 +40,10 @@ NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", SANIT
 def set_up() -> str:
     """Make .venv and install the course in it, unless that was done for this pyproject.toml; its Python."""
     if sys.version_info < (3, 10):  # noqa: UP036 - older Pythons do read this line
-        sys.exit(f"The course needs Python 3.10 or newer; this is {sys.version.split()[0]} ({sys.executable}).")
+        sys.exit(
+            f"The course needs Python 3.10 or newer; this is {sys.version.split()[0]} ({sys.executable}). "
+            "If you have a newer one, name it: make lab PYTHON=python3.12, or python3.12 tools/course.py lab"
+        )
     python = python_of(VENV)
     stamp = VENV / "installed-for"
     # Not the tools' tables: they install nothing. The folder counts: a moved checkout must be installed anew.
@@ -207,6 +211,7 @@ COMMANDS = {
     "course": build("course"),
     "notebooks": build("notebooks"),
     "badges": build("badges"),
+    "readme": build("readme"),
 }
 
 

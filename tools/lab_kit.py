@@ -28,6 +28,7 @@ from ddpm_helpers.pictures import load_folder
 
 KIT = ROOT / "build" / "lab-kit.zip"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip file can hold, for all of its files
+UNWRITTEN = (ast.Expr, ast.Assign, ast.Return)  # where a skeleton has its `...`
 MINUTES = 90
 EXERCISE_MINUTES = 10  # a guess, and LAB-PLAN.md says so
 SESSIONS = {  # title -> notebook -> how many of its exercises, from the first on
@@ -89,6 +90,7 @@ def write_kit(folder: Path, data: list[Path], data_folder: Path | None) -> None:
     wheel = build_wheel(folder / "wheels")
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         learners = learner_edition(nbformat.read(path, as_version=4))
+        refuse_answers(learners, path)
         write(learners, folder / "notebooks" / path.name)
         write(answer_edition(learners), folder / "answers" / path.name)
         assignment = folder / "nbgrader" / "source" / path.stem
@@ -161,6 +163,17 @@ def learner_edition(notebook: NotebookNode) -> NotebookNode:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     return notebook
+
+
+def refuse_answers(learners: NotebookNode, path: Path) -> None:
+    """Stops if an exercise was done in the notebook that the kit is made from: the class would get the answer."""
+    for _, exercise, skeleton in exercise_cells(learners):
+        values = [node.value for node in ast.walk(ast.parse(skeleton)) if isinstance(node, UNWRITTEN)]
+        if not any(isinstance(value, ast.Constant) and value.value is ... for value in values):
+            sys.exit(
+                f"lab-kit: {path.name} holds an answer to exercise {exercise.tag}, which the learners would get. Put "
+                "the notebooks back (git restore notebooks), or make the kit in a fresh copy of the course."
+            )
 
 
 def answer_edition(learners: NotebookNode) -> NotebookNode:
@@ -265,6 +278,9 @@ def import_line(node: ast.Import | ast.ImportFrom, alias: ast.alias, package: st
 
 
 NBGRADER_CONFIG = """# nbgrader's settings for this folder; names and places of your own go here, too
+import os
+
+os.environ.setdefault("DDPM_BUDGET", "quick")  # every cell of a notebook is run, and training takes minutes
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "ddpm"
 c.ClearSolutions.code_stub = {"python": ""}  # the skeleton stands above the solution
@@ -286,35 +302,37 @@ def install_text(wheel: str, has_data: bool) -> str:
     return f"""# The lab kit
 
 - `notebooks`, `figures`: for the learners.
-- `wheels`: the course's helper module; here come all other packages, too.
+- `wheels`: the course's helper module. PyTorch and the other packages are not in the kit: they come here, too.
 - `answers`: the same notebooks with the course's own solutions. Read them, run them, keep them.
 - `nbgrader`: a course folder for nbgrader.
 - `LAB-PLAN.md`: what fits into {MINUTES} minutes.
 
 ## Once, on a machine with a network
 
-It needs the system and the Python version of the machines in the lab. In this folder:
+It needs the system and the Python version of the machines in the lab; for two systems do it on each. In this folder
+(Windows: `py` instead of `python3`, here and below):
 
 ```
-python -m pip download --dest wheels "./wheels/{wheel}[lab]"
+python3 -m pip download --dest wheels "./wheels/{wheel}[lab]"
 ```
 
-On Linux this fetches CUDA libraries of several GB. For a lab without GPUs add `--extra-index-url ADDRESS`, with the
-address of the CPU-only packages that PyTorch's site gives. (Take both torch and torchvision from there or neither: the
-one kind does not work with the other.)
+Write `[lab,compare]`, here and below, if notebook 09 is to compare with diffusers and deepinv; otherwise it leaves
+those cells out. On Linux the line fetches CUDA libraries of several GB. For a lab without GPUs add
+`--extra-index-url ADDRESS`, with the address of the CPU-only packages that PyTorch's site gives. (Take both torch and
+torchvision from there or neither: the one kind does not work with the other.)
 
 ## On each machine, no network needed
 
 Copy `notebooks`, `figures` and `wheels` there. Beside `wheels`:
 
 ```
-python -m venv env
+python3 -m venv env
 source env/bin/activate
 python -m pip install --no-index --find-links wheels "ddpm-helpers[lab]"
 ```
 
-(Windows: `env\\Scripts\\activate` in the second line. If pip finds no version of a package, the step above is missing,
-or was made for another system or Python.) Then, in the same terminal, in the folder `notebooks`:
+(Windows, in the Command Prompt: `env\\Scripts\\activate` in the second line. If pip finds no version of a package, the
+step above is missing, or was made for another system or Python.) Then, in the same terminal, in the folder `notebooks`:
 
 ```
 DDPM_BUDGET=quick python -m jupyterlab 00_start_here.ipynb
@@ -351,7 +369,8 @@ nbgrader autograde 02_forward_process
 ```
 
 Between the two lie handing out `release/02_forward_process` and collecting into
-`submitted/LEARNER/02_forward_process`. Each exercise is worth one point.
+`submitted/LEARNER/02_forward_process`. Each exercise is worth one point. `autograde` runs every cell, under the quick
+budget; `nbgrader_config.py` sets it.
 """
 
 

@@ -51,7 +51,7 @@ def check(answer: Callable) -> Callable:
     """Mark an exercise: returns `answer` if it is right, else the helper's own function, and prints why.
 
     The exercise is found by the function's name. The notebook always goes on; with the environment variable
-    DDPM_STRICT=1, which graders set, a wrong or missing answer raises instead.
+    DDPM_STRICT=1, which tests set, a wrong or missing answer raises instead.
 
     Raises:
         AnswerError: only under DDPM_STRICT=1.

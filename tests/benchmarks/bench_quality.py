@@ -4,21 +4,21 @@
 
 The unit is the naive model of notebook 01 after its published 3 epochs, sampled in 40 moves. Then come the shipped
 weights, always with 10,000 samples, and every system after each time. The trainer, the samplers and the judge are those
-of `ddpm_helpers.ladder`; the speeds are measured in turns, first of all. Writes figures/bench_quality.json and its
-chart, one row after the other; stopped and typed again, it goes on. With the defaults it takes about three hours on 2
-cores; `--minutes` without a number stops after the shipped weights.
+of `ddpm_helpers.ladder`. The speeds are measured in turns, first of all, each with all threads; from them follow the
+steps of each row. The rows are then trained side by side. Writes figures/bench_quality.json and its chart, a row when
+it is done; stopped and typed again, it goes on. With the defaults it takes about two hours on 2 cores; `--minutes`
+without a number stops after the shipped weights.
 """
 
 import argparse
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import matplotlib
 
 matplotlib.use("Agg")
 import torch
-from record import FIGURES, record
+from record import FIGURES, record, side_by_side
 from torch import Tensor
 
 from ddpm_helpers import UNet, VelocityNet, default_device, load_images, load_pretrained, sample
@@ -35,9 +35,21 @@ RECIPE = replace(  # what `bench_levers` found to be the best
     sampler=fresh_noise_samples,
     middle=True,
 )
-COMPARED = (RECIPE, LADDER["LayerNormUNet, repaired"], NAIVE, LADDER["UNet2DModel DDPM"])
+COMPARED = (LADDER["UNet2DModel DDPM"], LADDER["LayerNormUNet, repaired"], NAIVE, RECIPE)
+BY_NAME = {system.name: system for system in COMPARED}
+UNIT = f"{NAIVE.name}, 3 epochs"
 SHIPPED, SHIPPED_SAMPLES = ("mnist", "mnist_labels"), 10_000
 PATH = FIGURES / "bench_quality.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row: a system and its steps of training, or shipped weights."""
+
+    name: str
+    minutes: float | None
+    samples: int
+    steps: int | None = None
 
 
 def main() -> None:
@@ -49,28 +61,39 @@ def main() -> None:
     results = json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
     if results.get("samples", options.samples) != options.samples:
         parser.error(f"{PATH} holds results of {results['samples']} samples; move it away to start anew")
+    command = f"python tests/benchmarks/bench_quality.py --samples {options.samples}"
     if not results:
         results = {"samples": options.samples, "speed": measure_speed(COMPARED, images), "rows": []}
-
-    def add(name: str, minutes: float | None, make: Callable[[], dict]) -> None:
-        if any((row["name"], row["minutes"]) == (name, minutes) for row in results["rows"]):
-            return
-        results["rows"].append({**make(), "name": name, "minutes": minutes})
-        record("quality", f"python tests/benchmarks/bench_quality.py --samples {options.samples}", results)
-        print(f"{name:<28}{minutes or '':>5}   distance {results['rows'][-1]['frechet']:7.1f}", flush=True)
-
-    def trained(system, steps: int) -> Callable[[], dict]:
-        return lambda: climb(system, images, steps, options.samples)[0]
-
-    add(f"{NAIVE.name}, 3 epochs", None, trained(NAIVE, 3 * len(images) // NAIVE.batch_size))
-    for name in SHIPPED:
-        add(f"shipped weights {name}", None, lambda name=name: score(shipped_samples(name), images))
-    for system in COMPARED:
-        for minutes in options.minutes:
-            speed = results["speed"][system.name]["images_per_second"]
-            add(system.name, minutes, trained(system, round(60 * minutes * speed / system.batch_size)))
+        record("quality", command, results)
+    wanted = jobs(results["speed"], options.minutes, options.samples, len(images))
+    done = [(row["name"], row["minutes"]) for row in results["rows"]]
+    for row in side_by_side(trained, [job for job in wanted if (job.name, job.minutes) not in done]):
+        results["rows"].append(row)
+        record("quality", command, results)
+        print(f"{row['name']:<28}{row['minutes'] or '':>5}   distance {row['frechet']:7.1f}", flush=True)
     if options.minutes:
         draw(results)
+
+
+def jobs(speed: dict, minutes: list[float], samples: int, images: int) -> list[Job]:
+    """All rows; the longest come first, so that no core waits for one at the end."""
+    wanted = [
+        Job(system.name, m, samples, round(60 * m * speed[system.name]["images_per_second"] / system.batch_size))
+        for m in sorted(minutes, reverse=True)
+        for system in COMPARED
+    ]
+    wanted += [Job(name, None, SHIPPED_SAMPLES) for name in SHIPPED]
+    return [*wanted, Job(UNIT, None, samples, 3 * images // NAIVE.batch_size)]
+
+
+def trained(job: Job) -> dict:
+    """A row: what the judge says, beside what `ladder.climb` tells."""
+    images = load_images("mnist", strict=True).images
+    if job.name in SHIPPED:
+        row = score(shipped_samples(job.name), images)
+    else:
+        row, _ = climb(NAIVE if job.name == UNIT else BY_NAME[job.name], images, job.steps, job.samples)
+    return {**row, "name": job.name, "minutes": job.minutes, "samples": job.samples}
 
 
 def shipped_samples(name: str) -> Tensor:
@@ -85,15 +108,14 @@ def shipped_samples(name: str) -> Tensor:
 
 def draw(results: dict) -> None:
     """The chart: minutes of training against the distance, in units of the naive model's."""
-    unit = results["rows"][0]["frechet"]
+    unit = next(row for row in results["rows"] if row["name"] == UNIT)
+    timed = [row for row in results["rows"] if row["minutes"]]
     figure, axis = subplots(size=(7, 3.6))
     for system in COMPARED:
-        rows = sorted(
-            (row["minutes"], row["frechet"]) for row in results["rows"] if row["name"] == system.name and row["minutes"]
-        )
-        axis.loglog([m for m, _ in rows], [distance / unit for _, distance in rows], marker="o", label=system.name)
-    axis.axhline(results["rows"][0]["floor"] / unit, color="black", linestyle="--", linewidth=0.8, label="real digits")
-    minutes = sorted({row["minutes"] for row in results["rows"] if row["minutes"]})
+        rows = sorted((row["minutes"], row["frechet"]) for row in timed if row["name"] == system.name)
+        minutes, distances = zip(*rows, strict=True)
+        axis.loglog(minutes, [d / unit["frechet"] for d in distances], marker="o", label=system.name)
+    axis.axhline(unit["floor"] / unit["frechet"], color="black", linestyle="--", linewidth=0.8, label="real digits")
     axis.set_xticks(minutes, [f"{m:g}" for m in minutes])
     axis.minorticks_off()
     axis.set(xlabel="minutes of training", ylabel="distance, in units of\nthe naive model's after 3 epochs")

@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import sys
 import time
 import traceback
 from functools import partial
@@ -53,7 +54,7 @@ def part(text: str) -> tuple[str, int]:
 
 
 def report_in(path: Path) -> dict:
-    """The report on this machine, with the parts that `path` has of an earlier run here."""
+    """The report on this machine, with the parts that `path` has of earlier runs here; those of another are kept."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     about = {
         "machine": f"{platform.system()} {platform.machine()}, {cores} cores",
@@ -61,8 +62,9 @@ def report_in(path: Path) -> dict:
         "torch": torch.__version__,
     }
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    same = all(before.get(name) == value for name, value in about.items())
-    return {**about, "parts": before["parts"] if same else {}}
+    if before and (other := {name: before.get(name) for name in about}) != about:
+        sys.exit(f"{path} has the figures of {other}, and this is {about}. Move it away, or name another with --json.")
+    return {**about, "parts": before.get("parts", {})}
 
 
 def main() -> int:
@@ -93,7 +95,7 @@ def main() -> int:
         state = {True: "ok", False: "FAILED", None: f"skipped: {result.get('result')}"}[result["ok"]]
         print(f"{name:<10}{result['count']:>8,}  {result['minutes']:6.1f} min  {result['date']}  {state}")
     print(f"Figures: {options.json}")
-    return len(failed)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
