@@ -305,8 +305,8 @@ CASES = (
         settled="Near t = 1 a step changes the amount of noise by a large factor, near T by almost none. So being one "
         "off costs something at the smallest steps only.",
         wrong={
-            "The finest skip connection is not used": "Then blocks would show, and the curve would be worst at t = 1. "
-            "Here t = 1 is as good as ever.",
+            "The finest skip connection is not used": "Then blocks would show in the samples. "
+            "These are as sharp as the images.",
             "beta_1 is too small for this network": "Then the loss of the training loop would have the hump, too, "
             "and it has none.",
             "The network does not hear the time t": "Then the loss would be bad over most of the range.",

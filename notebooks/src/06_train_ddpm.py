@@ -305,9 +305,9 @@ for name, choose in ways.items():
     print(f"{name:12} loss scatters by {loss_scatter:.4f}, gradient by {gradient_scatter:.3f}")
 
 # %% [markdown]
-# *In a full run the loss scatters less than half as much, and the gradient nearly as much as before. Most of what the
-# gradient varies by comes from the images and the noise, at one and the same step. So do not expect stratified steps to
-# train much faster. They make the curve that you watch calmer, at no cost: you see sooner whether a change helps.*
+# *In a full run the loss scatters less than half as much, and the gradient a seventh less. Most of what the gradient
+# varies by comes from the images and the noise, at one and the same step. So do not expect stratified steps to train
+# much faster. They make the curve that you watch calmer, at no cost: you see sooner whether a change helps.*
 #
 # ## Lever 4: average the weights
 #
@@ -729,7 +729,7 @@ print(f"{(weight < weight.max() / 5).float().mean():.0%} of the steps weigh less
 # $$\frac{1}{T} \sum_{t=1}^{T} w_t\, \ell(t) = \bar w \sum_{t=1}^{T} p_t\, \ell(t) = \bar w\; \mathbb{E}_{t \sim p}\big[\ell(t)\big] \tag{6.12}$$
 #
 # Left is the loss with factors and uniform steps; right there is no factor but $\bar w$, a constant, and AdamW divides
-# constants out. What differs is the scatter. This is **importance sampling**. (Nichol & Dhariwal 2021 draw steps by the
+# constants out, where the limit (6.8) on the gradient does not cut. What differs is the scatter. This is **importance sampling**. (Nichol & Dhariwal 2021 draw steps by the
 # size of their losses; Karras et al. 2022 draw noise levels from a bell curve in the middle.)
 #
 # ### Exercise 6.5 - `weighted_steps`
@@ -783,10 +783,11 @@ for name, (objective, choose) in ways.items():
     print(f"{name:28} gradient scatters by {gradient_scatter:.4f}")
 
 # %% [markdown]
-# *In a full run the second gradient scatters by a seventh less. Scatter falls with the root of the batch size, so this is
-# worth as much as a batch a third larger, and costs nothing. Of all changes that [notebook 09](09_libraries.ipynb) tries
-# in three minutes of training this one helps the samples most: from each of three seeds they come closer to real digits,
-# by an eighth to almost a fifth.*
+# *In a full run the second gradient scatters by a seventh less, as much as stratified steps won in Lever 3. Scatter
+# falls with the root of the batch size, so this is worth as much as a batch a third larger, and costs nothing. Of all
+# changes that [notebook 09](09_libraries.ipynb) tries in three minutes of training this one helps the samples most: from
+# each of three seeds they come closer to real digits, by an eighth to almost a fifth. The scatter hardly explains that:
+# there, neither stratified steps nor a batch twice as large help more than chance.*
 #
 # The course goes on with the noise, its plain error and uniform steps, as the paper does. The weights shipped for
 # [notebook 10](10_colour_and_scale.ipynb) and [notebook 11](11_guidance.ipynb) predict the velocity, and were trained
@@ -915,7 +916,7 @@ print({name: numbers(value) for name, value in half.items()})
 # | `optimizer` | Adam keeps two moving averages for each weight, of its gradient and of the square: twice as many numbers as weights, and one count of steps for each tensor |
 # | `step` | the place in the learning rate, in the data, and in the random numbers: each step draws its images, its $t$ and its noise from generators that are seeded with the pair (seed, step) |
 # | `random` | PyTorch's own random state, for networks with dropout |
-# | `config`, `objective`, `beta`, `images` | to refuse the file of another run; of the objective (the loss that is minimised) its name, of the images a checksum |
+# | `config`, `objective`, `beta`, `images`, `labels` | to refuse the file of another run; of the objective (the loss that is minimised) its name, of images and labels a checksum |
 # | `losses` | so that the curve goes on, too |
 #
 # The entry that is most often forgotten is the optimizer. What does that cost? The weights, the average and the step of the
@@ -1031,7 +1032,7 @@ if KEEP:
 #
 # **What broke:** we have a network that predicts noise, and nothing here said how its predictions become an image. The
 # samples came from a function that took 25 steps. The derivation of [notebook 03](03_elbo_to_mse.ipynb) speaks of
-# $T = 1000$ steps, each of them a pass through the network and each with fresh noise: 40 times slower than what we did.
+# $T = 1000$ steps, each of them a pass through the network and each but the last with fresh noise: 40 times slower than what we did.
 # Does skipping 39 of 40 steps cost anything? And `sample` adds no fresh noise in its 25 steps: why may it leave that
 # out? [Notebook 07](07_sampling.ipynb) takes a step apart, and finds out how few are enough.
 #

@@ -703,9 +703,9 @@ print(f"decoder, the mean exactly at black:        {-certain.item() / math.log(2
 #
 # ### Where the bits are, and where the loss looks
 #
-# Now the steps one by one. We trained with $L_{simple}$: (8.10) with $w_t$ replaced by 1. So a step has two shares: one
-# in the bound, and one in the loss that the network was trained on. (`b.steps` are the steps that were computed,
-# `b.per_step` their terms; `b.middle` estimates the sum of all.)
+# Now the steps one by one. We trained with $L_{simple}$: (8.10) with $w_t$ replaced by 1. So a step has two shares, both
+# counted without $t = 1$, the decoder: one in the bound, and one in the loss that the network was trained on. (`b.steps`
+# are the steps that were computed, `b.per_step` their terms; `b.middle` estimates the sum of all.)
 
 # %%
 b = bounds["test digits"]

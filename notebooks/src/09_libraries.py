@@ -124,12 +124,12 @@ if diffusers:
 
 # %% [markdown]
 # *Both axes are logarithmic; each point is the worst of a stretch of steps, and exact agreement would be drawn at 1e-8. At most
-# steps the two agree to six or seven digits, about all that 32 bits hold. In the first few dozen they agree to four or five
-# only: the surprise is on the left.*
+# steps the two agree to six or seven digits, about all that 32 bits hold. In about the first ten (linear) or twenty
+# (cosine) they agree to four or five only: the surprise is on the left.*
 #
 # *It is no error in a formula but a loss of digits. Near $t = 1$ the table $\bar\alpha_t$ is almost 1. Stored in 32
-# bits it is rounded to steps of 6e-8, and $1 - \bar\alpha_t$, which is 1e-4 or less, inherits that rounding as an error
-# in its fourth digit. With their table recomputed in 64 bits the gap closes. This is why our schedule computes every
+# bits it is rounded to steps of 6e-8, and $1 - \bar\alpha_t$, which begins at 1e-4 (linear) or 4e-5 (cosine), inherits that
+# rounding as an error in its fourth digit. With their table recomputed in 64 bits the gap closes. This is why our schedule computes every
 # table in 64 bits and stores* $\sqrt{1 - \bar\alpha_t}$ *in a table of its own.*
 
 # %% tags=["nbval-check-output"]
@@ -444,7 +444,7 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 #   samples, beside the **floor**: the distance of two sets of real images of that size.
 #
 # What was not equal: the learning rate and the batch size, 0.001 and 128 for most, 0.0001 and 16 for `DiffUNet`, 0.002
-# and 64 for the course's `UNet`; and the sampler and its steps, in the table below. So training steps cannot be
+# and 64 for the course's `UNet`; the length of the warm-up, a tenth of the steps but at most 100; and the sampler and its steps, in the table below. So training steps cannot be
 # compared between designs, but images can: a design saw 180 times its images/s.
 #
 # In the names *naive* means that the network predicts the clean image, *published* that network, data range, noise
@@ -648,7 +648,7 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 # then cuts more often. Is it that? No: with the loss of the old size, 164.) Better, too, is the network without folding,
 # on 28x28 pixels: 188, 196 and 203, although its slower steps left time for a third fewer of them; but to draw samples
 # with it takes longer. To draw in all 1000 steps instead of 50 helps as much, 180 instead of 211, at 20 times the price.
-# From what the paper does to steps drawn by weight the distance is nearly halved, in the same three minutes.*
+# From what the paper does to steps drawn by weight the distance is about halved, in the same three minutes.*
 #
 # *So of the three weights of [notebook 06](06_train_ddpm.ipynb) that of the noise is the worst, at 305, and the other
 # two, 232 and the band, cannot be told apart; nor can $\gamma = 5$, at 228. The output hardly matters: noise or velocity,

@@ -598,10 +598,10 @@ if ran:
 
 # %% [markdown]
 # *(The loss that the program itself prints is a mean over its steps so far, at most the last 100: at step 12 it is that
-# of all twelve.) The first loss agrees to all the digits that the machine has (about seven in float32, two or three
-# where bfloat16 is fast): two sums of half the images are added up in another order than one sum of all. Such rounding
-# grows slowly from step to step, because each step starts from the last one's weights. The weight that differs most in
-# the run shown here is a bias right in front of a GroupNorm that takes each channel by itself, and so takes every bias
+# of all twelve.) The first loss agrees to about seven digits, in bfloat16 too: each image is computed by itself, and
+# only the mean over the images, in float32, is added up in another order. The gradients are such sums, too, and what they
+# differ by grows slowly from step to step, because each step starts from the last one's weights. The weight that differs
+# most in the run shown here is a bias right in front of a GroupNorm that takes each channel by itself, and so takes every bias
 # away: its true gradient is 0, the computed one is rounding, and Adam, which divides by the gradient's own size, makes
 # a full step of it. It does no harm, for what it shifts is taken away. So it is the same run, but for rounding. Was it
 # faster? Not here: two processes share two cores that one process would also use, and starting them takes longer than

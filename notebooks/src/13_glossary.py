@@ -137,7 +137,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | Bayes' rule | How to turn the density of $a$ given $b$ into that of $b$ given $a$. | [03](03_elbo_to_mse.ipynb) |
 # | bfloat16 | Numbers of 16 bits, with the range of float32 and about two and a half digits. | [06](06_train_ddpm.ipynb) |
 # | biased | Of an estimate: off on average. | [08](08_evaluation.ipynb) |
-# | bits per dimension | A likelihood as a code length, per number of the image; at most 8 for bytes. | [03](03_elbo_to_mse.ipynb) |
+# | bits per dimension | A likelihood as a code length, per number of the image; 8 for bytes that are not compressed at all, more for a model that is surprised. | [03](03_elbo_to_mse.ipynb) |
 # | bound | Short for evidence lower bound. | [03](03_elbo_to_mse.ipynb) |
 # | channel | One of the pictures that a layer takes or makes, such as the red of an image. | [04](04_time_conditioning.ipynb) |
 # | checkpoint | A file that holds all that is needed to go on training as if nothing had happened; [notebook 06](06_train_ddpm.ipynb) lists its entries. | [09](09_libraries.ipynb) |
