@@ -8,7 +8,7 @@
 #
 # **You will** train a network to repair damaged digits, turn it into a machine that invents new ones, and find out why
 # its first guess is always a blur. **You need** [notebook 00](00_start_here.ipynb); having seen a PyTorch training loop
-# once helps. **Time** 30 minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
+# once helps. **Time** 30 minutes of reading; the cells run in about 5 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in

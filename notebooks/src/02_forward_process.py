@@ -279,8 +279,8 @@ verify("2.10", forward_step(before, beta, noise_t), signal[t] * x0 + orange)
 #
 # $$b\,\epsilon_1 + c\,\epsilon_2 \sim \mathcal{N}(0,\; b^2 + c^2) \tag{2.11}$$
 #
-# This is the only place where we need the noise to be Gaussian; the density of a sum of two uniform noises is a
-# triangle or a trapezoid, not a box. To test (2.11), compare the averages of square and fourth power: a Gaussian of
+# Here, and at the start, where $\epsilon$ is $\epsilon_1$ itself, we need the noise to be Gaussian; mean and variance would
+# come out right without. The density of a sum of two uniform noises is a triangle or a trapezoid, not a box. To test (2.11), compare the averages of square and fourth power: a Gaussian of
 # mean 0 and variance $v$ has $\mathbb{E}[z^2] = v$ and $\mathbb{E}[z^4] = 3 v^2$.
 
 # %% tags=["nbval-check-output"]
@@ -515,7 +515,8 @@ viz.plot_histograms(panels, normal=normal, span=(-0.8, 0.3), alt=alt)
 # *Blue: the mean pixel of $x_T$, over 4,000 images. Orange: that of noise, where the sampler starts. Look at $T = 300$,
 # where the eye saw noise: the two histograms hardly overlap. A network trained with this schedule has hardly ever met
 # an image like the ones that the sampler hands it, and the loss shows nothing of this. Case 11 of
-# [notebook 12](12_debugging_clinic.ipynb) shows what becomes of the samples.*
+# [notebook 12](12_debugging_clinic.ipynb) shows what becomes of the samples of a perfect network at a $T$ that is even
+# shorter; [notebook 09](09_libraries.ipynb) trains a small one at $T = 300$, with a surprise.*
 #
 # ### The repair
 #

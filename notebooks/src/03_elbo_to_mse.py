@@ -1068,7 +1068,8 @@ for number in (100, 10_000, 400_000):
 verify("3.27", samples=draws, expected=wanted)
 
 # %% [markdown]
-# *A hundred times more draws make the standard error about ten times smaller. Training never needs the sum itself, only
+# *A hundred times more draws make the standard error ten times smaller, or nearly: from 100 draws it is itself a rough
+# estimate. Training never needs the sum itself, only
 # a direction that is right on average, and a batch of 128 images with a random step each is plenty.*
 #
 # Now everything is on the table. Draw an image, a step and noise; mix; ask the network for the noise; square the
@@ -1085,9 +1086,9 @@ verify("3.27", samples=draws, expected=wanted)
 #
 # ## 9. The same on images
 #
-# For 784 pixels the squared error becomes a squared length, summed over pixels, and the KL of two Gaussians with
-# variance $s_t^2$ in each pixel is the sum of the pixels' KLs, because the densities of independent pixels multiply,
-# and logarithms add. Nothing else changes. The likelihood is out of reach now, but the bound is not, and one kind of
+# For 784 pixels the squared error becomes a squared length, summed over pixels, and the KL of two Gaussians whose
+# pixels are independent, with variance $\tilde\beta_t$ each in the one and $s_t^2$ in the other, is the sum of the
+# pixels' KLs, because densities of independent pixels multiply, and logarithms add. Nothing else changes. The likelihood is out of reach now, but the bound is not, and one kind of
 # denoiser lets us compute it almost exactly without training anything: pretend that the images are *one*
 # 784-dimensional Gaussian, with the mean $m$ and the **covariance** of 10,000 of them (a table of 784 x 784 entries:
 # for each two pixels, the average product of their deviations from $m$). It is the best that a denoiser without any
@@ -1245,8 +1246,8 @@ viz.show(figure, "Cumulative shares of the loss over t; the bound's curve rises 
 print(f"steps up to t = 20: {share_bound[19]:.0%} of the bound, {share_simple[19]:.0%} of L_simple")
 
 # %% [markdown]
-# *The bound spends much of its attention on steps where the noise is too faint to see. $L_{simple}$ moves it to later
-# steps.* For a network of limited strength that is a trade: Ho et al. 2020 (table 1) measure on CIFAR-10 at most 3.70
+# *The bound spends most of its attention on steps where the noise is faint: at $t = 20$ it has a standard deviation of ten
+# of 255 grey levels, at $t = 1$ of one. $L_{simple}$ moves it to later steps.* For a network of limited strength that is a trade: Ho et al. 2020 (table 1) measure on CIFAR-10 at most 3.70
 # bits per dimension with the bound and 3.75 with $L_{simple}$, slightly worse, and an FID of 13.51 against 3.17, far
 # better samples. (FID, introduced by Heusel et al. 2017, is a distance between samples and data, so smaller is better;
 # [notebook 08](08_evaluation.ipynb) builds its like.) **The price of better samples is a slightly worse likelihood.**

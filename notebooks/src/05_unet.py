@@ -604,8 +604,8 @@ viz.plot_curves(curves, xlabel="waves across the picture", ylabel="correlation",
 # *In a full run: the upper three curves lie on each other, but for a gap at 0 waves. Without the finest skip the loss
 # is that of a network which knows nothing, about 1; of the noise's fine detail nothing is left, of the broad shapes a
 # little. Noise is different at every pixel, so predicting it needs what only the full size knows, and the shortest way
-# there is that skip. Without the skip at 14x14 the loss rises by more than a third, and what suffers most is the
-# brightness, at 0 waves. Cutting the skip at 7x7 changes next to nothing: after so short a training the lowest level
+# there is that skip. Without the skip at 14x14 the loss rises by more than a third. The correlation falls most at 0
+# waves, the brightness; but that is one of 784 numbers, and most of the rise need not come from it. Cutting the skip at 7x7 changes next to nothing: after so short a training the lowest level
 # has hardly been put to work. The network is not used to cut skips; one that was trained without them would find other
 # ways (the first experiment below).*
 #
@@ -651,8 +651,8 @@ verify("5.10", samples=noise.mean((1, 2, 3)) ** 2, expected=1 / 784)
 #
 # A step of the sampler (the mean in [(3.23)](03_elbo_to_mse.ipynb), and [notebook 07](07_sampling.ipynb)) takes a share
 # of the predicted noise $\hat\epsilon$ away, stretches what is left, and adds fresh noise $z$: $x_{t-1} = (x_t -
-# \frac{\beta_t}{\sigma_t}\, \hat\epsilon) / \sqrt{\alpha_t} + \sqrt{\beta_t}\, z$. Take the mean over all pixels on
-# both sides. With a network whose answers have mean 0, the brightness $m_t$ of $x_t$ follows
+# \frac{\beta_t}{\sigma_t}\, \hat\epsilon) / \sqrt{\alpha_t} + \sqrt{\beta_t}\, z$; the last step, to $x_0$, adds none
+# ($z = 0$ at $t = 1$). Take the mean over all pixels on both sides. With a network whose answers have mean 0, the brightness $m_t$ of $x_t$ follows
 #
 # $$m_{t-1} = \frac{m_t}{\sqrt{\alpha_t}} + {\color{#D55E00}{\sqrt{\beta_t}\; \bar z}} \tag{5.11}$$
 #
@@ -794,7 +794,7 @@ viz.image_rows(rows, alt=alt)
 #
 # **What broke:** time. Each network here was trained for a minute or two at most, on one machine, in a loop that
 # forgets everything when it stops. It shows: the digits are poor, and what is a small part of the loss is learned last.
-# A good model takes ten times as many images, and more. How is it trained well, fast, and so that nothing is lost when
+# A good model takes several times as many images. How is it trained well, fast, and so that nothing is lost when
 # the machine stops half-way? That is [notebook 06](06_train_ddpm.ipynb).
 #
 # ### Experiments to try
