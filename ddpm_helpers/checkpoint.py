@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .nets import LayerNormUNet, SimpleUNet, UNet, VelocityNet
 from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
 
-FORMAT = 1  # of both kinds of file; a newer one is refused
+FORMAT = 2  # of both kinds of file; a newer one is refused
 WEIGHTS = Path(__file__).parent / "weights"
 NETS = {"SimpleUNet": SimpleUNet, "LayerNormUNet": LayerNormUNet, "UNet": UNet}
 MADE_BY_US = re.compile(r"torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage")
@@ -111,9 +111,12 @@ def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedul
         recipe: plain values that say how the weights were made.
 
     Raises:
-        ValueError: if the net or the schedule is another, or `arguments` do not make this net: nobody could load it.
+        ValueError: if the net or the schedule is another, `arguments` do not make this net, or the name does not end in
+            .safetensors: nobody could load it.
         CheckpointError: if it cannot be written.
     """
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"save_pretrained: the name must end in .safetensors, got {path}")
     target = "velocity" if isinstance(model, VelocityNet) else "noise"
     model = model.net if target == "velocity" else model
     net = type(model).__name__

@@ -58,9 +58,13 @@ def load_images(
         `ImageData` with images (N, C, H, W) uint8 in 0 ... 255.
 
     Raises:
-        DataError: for an unknown name, a damaged file, a folder without usable pictures, or under `strict` where
-            the data cannot be had.
+        DataError: for an unknown name, a `size` for a named data set, a damaged file, a folder without usable
+            pictures, or under `strict` where the data cannot be had.
     """
+    if size is not None and (name == "digits" or name in DATASETS):
+        raise DataError(
+            f"load_images: size is for a folder of pictures, and {name} comes in one size; see F.interpolate"
+        )
     if name == "digits":
         return _drawn_digits(train, "Drawn digits made by ddpm_helpers.synthetic_digits; no download.")
     if name not in DATASETS:
@@ -74,11 +78,9 @@ def load_images(
         if name == "cifar10" and pictures.is_dir():
             return replace(load_folder(pictures), source=f"{DATASETS[name]}, {_half(train)} images, from {place}.")
     problem = _download(name)
-    if not problem:
-        return ImageData(
-            *_load_torchvision(name, cache_folder() / name, train),
-            f"{DATASETS[name]}, {_half(train)} images, downloaded by torchvision.",
-        )
+    if not problem and (found := _load_torchvision(name, cache_folder() / name, train)):
+        return ImageData(*found, f"{DATASETS[name]}, {_half(train)} images, downloaded by torchvision.")
+    problem = problem or f"files are missing in {cache_folder() / name}: delete that folder, then run this again"
     advice = f"To use the real images, put torchvision's {DATASETS[name]} files into {folder} or set DDPM_DATA."
     if name == "cifar10":
         advice += (
@@ -179,10 +181,10 @@ def to_float(images: Tensor) -> Tensor:
     """uint8 images 0 ... 255 -> float32 in [-1, 1], the range inside every diffusion model here.
 
     Raises:
-        TypeError: if `images` is not uint8.
+        TypeError: if `images` is not a uint8 tensor.
     """
-    if images.dtype != torch.uint8:
-        raise TypeError(f"to_float: expected uint8 images in 0 ... 255, got {images.dtype}")
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        raise TypeError(f"to_float: expected a uint8 tensor of images in 0 ... 255, got {_kind(images)}")
     return 2 * images.float() / 255 - 1
 
 
@@ -192,9 +194,13 @@ def to_uint8(x: Tensor) -> Tensor:
     Raises:
         TypeError: if `x` is not a float tensor.
     """
-    if not x.is_floating_point():
-        raise TypeError(f"to_uint8: expected float images in [-1, 1], got {x.dtype}")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"to_uint8: expected a float tensor of images in [-1, 1], got {_kind(x)}")
     return (255 / 2 * (x.float() + 1)).round().clamp(0, 255).to(torch.uint8)
+
+
+def _kind(value) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else f"{type(value).__name__}: torch.as_tensor makes one"
 
 
 def batches(images: Tensor, batch_size: int, steps: int, *, seed: int = 0, start: int = 0) -> Iterator[Tensor]:

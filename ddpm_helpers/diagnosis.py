@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .nets import check_step_batch
 from .schedule import NoiseSchedule, per_image, q_sample
 
 
@@ -31,11 +32,12 @@ def ideal_x0(images: Tensor, x_t: Tensor, signal: Tensor, sigma: Tensor) -> Tens
     Returns:
         (B, C, H, W).
     """
-    signal, sigma = signal.double()[:, None], sigma.double()[:, None]  # (B, 1)
-    flat = images.flatten(1).double()  # (N, D)
+    place = torch.device("cpu") if x_t.device.type == "mps" else x_t.device  # MPS has no float64
+    signal, sigma = signal.to(place).double()[:, None], sigma.to(place).double()[:, None]  # (B, 1)
+    flat, x = images.to(place).flatten(1).double(), x_t.to(place).flatten(1).double()  # (N, D), (B, D)
     # Of the squared distance to each image the part that all share is left out: the softmax does not see it.
-    closeness = signal * (x_t.flatten(1).double() @ flat.T) - signal**2 * flat.square().sum(1) / 2  # (B, N)
-    return ((closeness / sigma**2).softmax(1) @ flat).reshape(x_t.shape).to(x_t.dtype)
+    closeness = signal * (x @ flat.T) - signal**2 * flat.square().sum(1) / 2  # (B, N)
+    return ((closeness / sigma**2).softmax(1) @ flat).reshape(x_t.shape).to(x_t.device, x_t.dtype)
 
 
 class IdealDenoiser(nn.Module):
@@ -59,7 +61,8 @@ class IdealDenoiser(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """(B, C, H, W), steps (B,) in 1 ... T -> predicted noise (B, C, H, W)."""
+        """(B, C, H, W), steps (B,) in 1 ... T -> predicted noise (B, C, H, W). Errors as a `UNet` has for t."""
+        check_step_batch(t, x, T=len(self.signal) - 1, net="IdealDenoiser")
         x0_hat = ideal_x0(self.images, x, self.signal[t], self.sigma[t])
         return (x - per_image(self.signal[t], x) * x0_hat) / per_image(self.sigma[t], x)
 
@@ -316,8 +319,8 @@ def _look_at_samples(samples: Tensor, images: Tensor) -> list[Finding]:
                 "model trained?",
             )
         )
-    apart = torch.pdist(samples.flatten(1).double())
-    usual = torch.pdist(images[: len(samples)].flatten(1).double())
+    apart = torch.pdist(samples.flatten(1).cpu().double())  # MPS has neither pdist nor float64
+    usual = torch.pdist(images[: len(samples)].flatten(1).cpu().double())
     if apart.median() < 0.5 * usual.median():
         findings.append(
             Finding(

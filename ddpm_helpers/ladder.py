@@ -76,16 +76,6 @@ def naive_samples(model, schedule: NoiseSchedule, count: int, shape: tuple[int, 
     return torch.cat(batches).clamp(0, 1) * 2 - 1
 
 
-def ddpm_samples(model, schedule: NoiseSchedule, count: int, shape: tuple[int, ...], steps: int | None) -> Tensor:
-    """(count, *shape) in [-1, 1]: Algorithm 2 if `steps` is None, else DDIM."""
-    return sample(model, schedule, count, shape, steps)
-
-
-def fresh_noise_samples(model, schedule: NoiseSchedule, count: int, shape: tuple[int, ...], steps: int) -> Tensor:
-    """(count, *shape) in [-1, 1]: the steps of DDIM, with as much fresh noise as Algorithm 2 adds."""
-    return sample(model, schedule, count, shape, steps, eta=1.0)
-
-
 def unit_range_samples(model, schedule: NoiseSchedule, count: int, shape: tuple[int, ...], steps: None) -> Tensor:
     """(count, *shape) in [-1, 1]: Algorithm 2 as it is published with [0, 1] data: nothing is clipped on the way."""
     return sample(model, schedule, count, shape, steps, clip=False).clamp(0, 1) * 2 - 1
@@ -99,7 +89,7 @@ class System:
     net: Callable[[], nn.Module]
     schedule: NoiseSchedule
     objective: Callable[..., Tensor] = ddpm_loss
-    sampler: Callable[..., Tensor] = ddpm_samples
+    sampler: Callable[..., Tensor] = sample
     steps: int | None = None  # of the sampler; None: all T of Algorithm 2
     batch_size: int = 128
     learning_rate: float = 1e-3
@@ -198,7 +188,7 @@ def climb(system: System, images: Tensor, steps: int, count: int) -> tuple[dict,
         "sampler_steps": system.steps or system.schedule.T,
         **score(samples, images),
     }
-    if system.sampler is ddpm_samples:
+    if system.sampler is sample:
         noise = torch.randn(samples.shape, generator=torch.Generator().manual_seed(1))
         noisy = (samples + system.schedule.beta[1].sqrt() * noise).clamp(-1, 1)
         row["frechet_with_noise_at_the_last_step"] = score(noisy, images)["frechet"]

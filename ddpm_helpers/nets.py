@@ -62,7 +62,7 @@ class BasicUNet(nn.Module):
         Raises:
             ValueError: if `x` is not (B, C, H, W) with this net's C and with H and W divisible by 4.
         """
-        check_image_batch(x, channels=self.down[0].in_channels, multiple=4, net="BasicUNet")
+        check_image_batch(x, channels=self.down[0].in_channels, multiple=4, net="BasicUNet", weight=self.down[0].weight)
         full = F.silu(self.down[0](x))  # (B, 32, H, W)
         half = F.silu(self.down[1](F.max_pool2d(full, 2)))  # (B, 64, H/2, W/2)
         h = F.silu(self.down[2](F.max_pool2d(half, 2)))  # (B, 64, H/4, W/4)
@@ -159,7 +159,7 @@ class SimpleUNet(nn.Module):
             TypeError: if `t` is not an integer tensor.
             ValueError: if `x` is not (B, C, H, W) with this net's C and even H and W, or `t` does not suit it.
         """
-        check_image_batch(x, channels=self.channels, multiple=2, net="SimpleUNet")
+        check_image_batch(x, channels=self.channels, multiple=2, net="SimpleUNet", weight=self.out.weight)
         check_step_batch(t, x, T=self.T, net="SimpleUNet")
         full = F.silu(self.down(append_time(x, t, self.T)))  # (B, base, H, W)
         h = self.middle(F.max_pool2d(full, 2))  # (B, 2 base, H/2, W/2)
@@ -225,7 +225,9 @@ class LayerNormUNet(nn.Module):
             TypeError: if `t` is not an integer tensor.
             ValueError: if `x` has not this net's C and size, or `t` does not suit it.
         """
-        check_image_batch(x, channels=self.channels, multiple=1, net="LayerNormUNet", size=self.size)
+        check_image_batch(
+            x, channels=self.channels, multiple=1, net="LayerNormUNet", weight=self.out.weight, size=self.size
+        )
         check_step_batch(t, x, T=self.T, net="LayerNormUNet")
         time = self.table(t - 1)  # (B, 100)
         h, skips = x, []
@@ -332,7 +334,8 @@ class UNet(nn.Module):
             ValueError: if `x` has not this net's C or a size that its down-sampling divides; if `t` or `label` does
                 not suit `x`; if a label is missing, out of range, or given to a net without labels.
         """
-        check_image_batch(x, channels=self.channels, multiple=self.patch * 2 ** (len(self.down) - 1), net="UNet")
+        multiple = self.patch * 2 ** (len(self.down) - 1)
+        check_image_batch(x, channels=self.channels, multiple=multiple, net="UNet", weight=self.time[0].weight)
         known = self.embed(x, t, label)  # (B, 4 base)
         h = self.stem(x)  # (B, base, H, W), with H and W divided by patch
         return self.out(down_and_up(self, h, known))  # (B, C, H, W), at full size
@@ -400,6 +403,7 @@ class VelocityNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, *label: Tensor) -> Tensor:
         """(B, C, H, W), steps (B,), labels (B,) if the net has labels -> noise (B, C, H, W). Errors as `net`."""
+        check_step_batch(t, x, T=len(self.signal) - 1, net="VelocityNet")
         v = self.net(x, t, *label)  # (B, C, H, W)
         return per_image(self.signal[t], x) * v.float() + per_image(self.sigma[t], x) * x
 
@@ -529,10 +533,13 @@ def start_at_zero(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
-def check_image_batch(x: Tensor, *, channels: int, multiple: int, net: str, size: int | None = None) -> None:
+def check_image_batch(
+    x: Tensor, *, channels: int, multiple: int, net: str, weight: Tensor, size: int | None = None
+) -> None:
     """Raise a ValueError that says what to change if `x` does not suit a net.
 
-    It must be a float tensor (B, channels, H, W) whose H and W are divisible by `multiple`, or equal to `size`.
+    It must be a float tensor (B, channels, H, W) whose H and W are divisible by `multiple`, or equal to `size`; on the
+    device of `weight`, one of the net's, and not in float64 unless that is.
     """
     if not isinstance(x, Tensor) or x.ndim != 4:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -556,6 +563,11 @@ def check_image_batch(x: Tensor, *, channels: int, multiple: int, net: str, size
         )
     if not x.is_floating_point():
         raise ValueError(f"{net}: expected float images, got {x.dtype}; convert them first, e.g. x.float() / 255")
+    if x.device != weight.device or (x.dtype == torch.float64 != weight.dtype):
+        raise ValueError(
+            f"{net}: the images are {x.dtype} on {x.device}, the net is {weight.dtype} on {weight.device}; "
+            f"x.to({str(weight.device)!r}, {weight.dtype})"
+        )
 
 
 def check_step_batch(t: Tensor, x: Tensor, *, T: int | None, net: str) -> None:
@@ -569,7 +581,7 @@ def check_step_batch(t: Tensor, x: Tensor, *, T: int | None, net: str) -> None:
 def check_index_batch(index: Tensor, x: Tensor, *, low: int, high: int | None, name: str, net: str) -> None:
     """`index` is one integer in low ... high per image of `x`: a tensor (B,) on the device of `x`.
 
-    Where `high` is None any integer will do. On a GPU the values are not read: that would make the CPU wait.
+    Where `high` is None there is no upper limit. Values on a GPU are not read, for the CPU would have to wait for them.
     """
     if not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32):
         found = index.dtype if isinstance(index, Tensor) else type(index).__name__
@@ -581,7 +593,9 @@ def check_index_batch(index: Tensor, x: Tensor, *, low: int, high: int | None, n
         )
     if index.device != x.device:
         raise ValueError(f"{net}: {name} is on {index.device}, the images on {x.device}: {name}.to(x.device)")
-    if high is not None and index.device.type == "cpu" and len(index) and not low <= index.min() <= index.max() <= high:
-        raise ValueError(
-            f"{net}: {name} must lie in {low} ... {high}, got {index.min().item()} to {index.max().item()}"
-        )
+    if index.device.type != "cpu" or not len(index) or torch.compiler.is_compiling():
+        return
+    least, most = index.min().item(), index.max().item()
+    if least < low or (high is not None and most > high):
+        limits = f"lie in {low} ... {high}" if high is not None else f"be {low} or more"
+        raise ValueError(f"{net}: {name} must {limits}, got {least} to {most}")

@@ -221,11 +221,17 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
     """Reshape (B,) numbers to (B, 1, ..., 1) so that each multiplies its own image of `like` (B, ...).
 
     Raises:
+        TypeError: if `values` is not a tensor.
         ValueError: if `values` is not one-dimensional with as many entries as `like` has images.
 
     >>> per_image(torch.rand(5), torch.rand(5, 3, 28, 28)).shape
     torch.Size([5, 1, 1, 1])
     """
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"expected a tensor with one number per image, got {type(values).__name__}; "
+            f"the same for all: torch.full(({len(like)},), {values!r})"
+        )
     if values.ndim != 1 or like.ndim < 1 or len(values) != len(like):
         raise ValueError(
             f"expected one number per image, shape ({like.shape[0] if like.ndim else '?'},), "

@@ -132,6 +132,11 @@ class LiveLoss:
         self.bar = tqdm(total=steps, initial=self.count, unit="step", mininterval=1.0, ncols=88, file=sys.stdout)
 
     def __call__(self, loss: Tensor) -> None:
+        if self.count == self.steps:
+            raise ValueError(
+                f"LiveLoss was made for {self.steps} steps, and this is one more: make another for a new loop"
+            )
+        loss = torch.as_tensor(loss)
         if self._losses.device != loss.device:
             self._losses = self._losses.to(loss.device)
         self._losses[self.count] = loss.detach()
@@ -216,7 +221,7 @@ def plot_curves(
     figure, axis = subplots()
     for name, curve in curves.items():
         x, y = curve if isinstance(curve, tuple) else (range(len(curve)), curve)
-        axis.plot(x, y, label=name)
+        axis.plot(x, torch.as_tensor(y).detach().cpu(), label=name)
     if level is not None:
         axis.axhline(level, color="black", linewidth=0.8)
     axis.set(xlabel=xlabel, ylabel=ylabel, **{f"{name}scale": "log" for name in log})
@@ -231,7 +236,7 @@ def plot_panels(
     figure, axes = subplots(1, len(panels), size=(9, 3))
     for i, (axis, (title, curves)) in enumerate(zip(np.atleast_1d(axes), panels.items(), strict=True)):
         for name, (x, y) in curves.items():
-            axis.plot(x, y, label=name)
+            axis.plot(x, torch.as_tensor(y).detach().cpu(), label=name)
         axis.set(title=title, xlabel=xlabel, ylabel="" if i else ylabel)
         axis.sharey(np.atleast_1d(axes)[0])
     np.atleast_1d(axes)[0].legend(frameon=False)

@@ -28,6 +28,7 @@ from ddpm_helpers import (
 )
 from ddpm_helpers import checkpoint as checkpoint_module
 from ddpm_helpers.checkpoint import (
+    FORMAT,
     WEIGHTS,
     difference,
     load_checkpoint,
@@ -60,9 +61,9 @@ def path(tmp_path):
 def test_what_is_saved_comes_back(tmp_path):
     path = tmp_path / "new" / "folder" / "a.pt"
     save_checkpoint(path, STATE)
-    assert equal(load_checkpoint(str(path)), {"format": 1, **STATE})
+    assert equal(load_checkpoint(str(path)), {"format": FORMAT, **STATE})
     save_checkpoint(path, {"step": 4})
-    assert load_checkpoint(path) == {"format": 1, "step": 4}
+    assert load_checkpoint(path) == {"format": FORMAT, "step": 4}
     assert os.listdir(path.parent) == ["a.pt"], "nothing else is left"
 
 
@@ -97,7 +98,7 @@ def test_altered_anywhere(path):
         except CheckpointError:
             found += 1
         else:
-            assert equal(state, {"format": 1, **STATE}), f"byte {place}"
+            assert equal(state, {"format": FORMAT, **STATE}), f"byte {place}"
     assert found > 200
 
 
@@ -214,7 +215,7 @@ def test_names_that_no_file_can_have(tmp_path, name):
         ({"weights": torch.zeros(3)}, "a file of PyTorch's, but not a checkpoint of this course"),
         (torch.zeros(3), "a file of PyTorch's, but not a checkpoint of this course"),
         (torch.nn.Linear(2, 2), DAMAGED),
-        ({"format": 2}, "format 2, and this version of ddpm_helpers knows up to 1; update it"),
+        ({"format": 3}, "format 3, and this version of ddpm_helpers knows up to 2; update it"),
         ({"format": "new"}, "format 'new', and this"),
         ({"format": 0}, "format 0, and this"),
         ({"format": None}, "format None, and this"),
@@ -300,7 +301,7 @@ def test_read_only_folder(path):
     line = [sys.executable, "-c", code]
     done = run_read_only(path.parent, line, path.parent, env=environment, capture_output=True, text=True)
     assert re.search(r"CheckpointError: .*cannot be written .*(Permission denied|Read-only)", done.stderr), done.stderr
-    assert equal(load_checkpoint(path), {"format": 1, **STATE})
+    assert equal(load_checkpoint(path), {"format": FORMAT, **STATE})
     assert os.listdir(path.parent) == ["a.pt"]
 
 
@@ -361,6 +362,8 @@ def test_pretrained_and_back(tmp_path, name):
 
 def test_save_pretrained_refuses_what_cannot_be_loaded(tmp_path):
     path, net, arguments = tmp_path / "a.safetensors", make("UNet"), NETS["UNet"][1]
+    with pytest.raises(ValueError, match=r"must end in .safetensors, got runs/mine"):
+        save_pretrained("runs/mine", net, arguments, "cosine", T, {})
     with pytest.raises(ValueError, match=r"a net is one of SimpleUNet.*got Linear"):
         save_pretrained(path, torch.nn.Linear(2, 2), {}, "cosine", T, {})
     with pytest.raises(ValueError, match=r"a schedule one of linear, cosine; got UNet and 'cubic'"):
@@ -406,7 +409,7 @@ def test_foreign_weights(tmp_path, metadata):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format": 2}, "format 2, and this version"),
+        ({"format": 3}, "format 3, and this version"),
         ({"format": "1"}, "format '1', and this version"),
         ({"net": "BigNet"}, "does not fit its weights .*BigNet"),
         ({"net": ["UNet"]}, "does not fit its weights"),

@@ -109,6 +109,19 @@ def test_a_model_that_answers_nan():
     assert [f.check for f in found] == ["loss by t", "samples"]
 
 
+@pytest.mark.parametrize("t", [0, 101])
+def test_the_ideal_denoiser_knows_the_steps_of_its_schedule_alone(t):
+    with pytest.raises(ValueError, match=f"IdealDenoiser: t must lie in 1 ... 100, got {t} to {t}"):
+        IdealDenoiser(IMAGES, linear_schedule(100))(IMAGES, torch.full((len(IMAGES),), t))
+
+
+@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no Apple GPU here")
+def test_on_mps():
+    system = clinic.healthy(IMAGES)
+    model = IdealDenoiser(IMAGES, system.schedule).to("mps")
+    assert diagnose(model, system.schedule.to("mps"), IMAGES.to("mps"), system.samples.to("mps")) == []
+
+
 def test_an_image_that_sees_its_batch():
     ideal = IdealDenoiser(IMAGES, linear_schedule(100))
     mixed = clinic._Broken(lambda x, t: ideal(x, t) + 0.2 * x.mean(0))

@@ -305,6 +305,14 @@ def test_download_once_then_cache(mirror, capsys):
     assert torch.equal(first.images, second.images)
 
 
+def test_an_earlier_download_that_lost_its_files(mirror):
+    load_images("mnist", strict=True)
+    for file in (mirror / "cache" / "ddpm_helpers" / "mnist" / "MNIST" / "raw").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"files are missing in .*mnist: delete that folder"):
+        load_images("mnist", strict=True)
+
+
 @pytest.mark.parametrize("behaviour", ["403", "half", "wrong"])
 def test_bad_download_is_never_taken_for_data(mirror, behaviour):
     Mirror.behaviour = behaviour
@@ -372,10 +380,18 @@ def test_float_and_back_is_exact():
     assert to_float(greys).max() == 1
     assert torch.equal(to_uint8(to_float(greys)), greys)
     assert to_uint8(torch.tensor([-9.0, 9.0])).tolist() == [0, 255]
-    with pytest.raises(TypeError, match="expected uint8"):
-        to_float(greys.float())
-    with pytest.raises(TypeError, match="expected float"):
-        to_uint8(greys)
+    for bad, found in ((greys.float(), "torch.float32"), (greys.numpy(), "ndarray: torch.as_tensor makes one")):
+        with pytest.raises(TypeError, match=f"expected a uint8 tensor .*, got {found}"):
+            to_float(bad)
+    for bad, found in ((greys, "torch.uint8"), (greys.numpy() / 255, "ndarray: torch.as_tensor makes one")):
+        with pytest.raises(TypeError, match=f"expected a float tensor .*, got {found}"):
+            to_uint8(bad)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_size_is_for_folders(name):
+    with pytest.raises(DataError, match=f"size is for a folder of pictures, and {name} comes in one size"):
+        load_images(name, size=32)
 
 
 def test_batches_cover_each_epoch_and_resume_anywhere():

@@ -119,6 +119,20 @@ def test_nearest_images():
     torch.testing.assert_close(distance, torch.full((3,), 0.01), rtol=1e-2, atol=0)
     with pytest.raises(ValueError, match="do not fit together"):
         nearest_images(images, images[:, :1])
+    with pytest.raises(TypeError, match=r"torch.float32 and torch.uint8; see to_float"):
+        nearest_images(images, images.to(torch.uint8))
+
+
+def test_judge_takes_any_float():
+    images = torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    net = FeatureNet().eval()
+    assert torch.equal(judge(net, images.double()).features, judge(net, images).features)
+
+
+@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no Apple GPU here")
+def test_on_mps(grey):
+    judge(FeatureNet().eval().to("mps"), torch.rand(20, 1, 28, 28))
+    bits_per_dim(lambda x, t: x, linear_schedule(50).to("mps"), grey.to("mps"))
 
 
 @pytest.mark.parametrize("std", [1e-4, 0.01, 1.0])

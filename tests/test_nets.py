@@ -288,6 +288,8 @@ STEPS = torch.tensor([1, 20])
         (torch.zeros(2, 3, 28, 28), STEPS, ValueError, r"make it with \w+\(channels=3\)"),
         (X[0], STEPS, ValueError, r"expected images \(B, 1, H, W\), got \(1, 28, 28\)"),
         (X.to(torch.uint8), STEPS, ValueError, "expected float images, got torch.uint8"),
+        (X.double(), STEPS, ValueError, r"images are torch.float64 on cpu, .*; x.to\('cpu', torch.float32\)"),
+        (X.to("meta"), STEPS, ValueError, "images are torch.float32 on meta, the net is torch.float32 on cpu"),
         (X, STEPS / T, TypeError, "t must be an integer tensor, one per image, got torch.float32"),
         (X, 5, TypeError, "got int"),
         (X, STEPS[:1], ValueError, r"t must have shape \(2,\), one per image, got \(1,\)"),
@@ -306,6 +308,11 @@ def test_bad_images_and_steps(name, x, t, error, says):
 def test_steps_count_from_1_to_T(net, t):
     with pytest.raises(ValueError, match=f"t must lie in 1 ... 1000, got {min(t)} to {max(t)}"):
         net(X, torch.tensor(t))
+
+
+def test_steps_of_the_u_net_count_from_1():
+    with pytest.raises(ValueError, match="t must be 1 or more, got 0 to 5"):
+        UNet(base=8)(X, torch.tensor([0, 5]))
 
 
 @pytest.mark.parametrize(

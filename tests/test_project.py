@@ -115,3 +115,16 @@ def test_badges_change_one_setting_and_back(tmp_path):
     assert "git clone https://github.com/someone/course" in readme
     assert badges("").returncode == 0
     assert {path: path.read_bytes() for path in files} == files
+
+
+def test_examples_in_docstrings():
+    import doctest
+    import importlib
+    import pkgutil
+
+    import ddpm_helpers
+
+    for info in pkgutil.walk_packages(ddpm_helpers.__path__, "ddpm_helpers."):
+        if not info.name.endswith("__main__"):
+            result = doctest.testmod(importlib.import_module(info.name))
+            assert not result.failed, info.name

@@ -338,6 +338,8 @@ def test_images_that_do_not_fit():
         forward_step(x0, 0.1, noise[:, :1])
     with pytest.raises(ValueError, match="one number per image"):
         per_image(torch.rand(3), x0)
+    with pytest.raises(TypeError, match=r"got float; the same for all: torch.full\(\(5,\), 0.5\)"):
+        per_image(0.5, x0)
     with pytest.raises(ValueError, match="amounts must lie"):
         corrupt(x0, torch.full((5,), 1.5), noise)
 

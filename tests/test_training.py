@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import types
+from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def steps(trainer: Trainer, count: int) -> Trainer:
 
 
 def everything(trainer: Trainer) -> dict[str, bytes]:
-    """All of its state, to the bit; and what the next random number is."""
+    """All of its state, to the bit."""
     return flat(trainer._state())
 
 
@@ -340,22 +341,39 @@ def test_what_a_checkpoint_holds_is_fixed(path):
     steps(make(), 2).save(path)
     state = load_checkpoint(path)
     names = ["format", "config", "objective", "beta", "images", "labels", "model", "ema", "optimizer", "step", "losses"]
-    assert list(state) == [*names, "random"]
-    assert state["format"] == 1
+    assert list(state) == names
+    assert state["format"] == 2
     names = ["steps", "batch_size", "learning_rate", "warmup", "clip_norm", "ema_decay", "seed", "label_dropout"]
     assert list(state["config"]) == [*names, "flip", "middle"]
     assert state["images"].startswith("10 x 1 x 8 x 8, checksum ")
 
 
-def test_goes_on_from_a_file_that_does_not_say_how_steps_were_drawn(five, ten):
-    state = {name: value for name, value in load_checkpoint(five).items() if name != "format"}
-    del state["config"]["middle"]
-    save_checkpoint(five, state)
-    trainer = make(start=77)
-    trainer.resume(five)
-    assert differing(everything(steps(trainer, 5)), ten) == []
-    with pytest.raises(CheckpointError, match="its middle is False, and True here"):
-        make(middle=True).resume(five)
+def test_a_file_of_an_older_version_is_refused(five):
+    save_checkpoint(five, load_checkpoint(five) | {"format": 1})  # its images had another checksum
+    with pytest.raises(CheckpointError, match="an older version of ddpm_helpers wrote it"):
+        make().resume(five)
+
+
+def test_dropout_depends_on_the_arguments_alone(path):
+    torch.manual_seed(1)
+    whole = everything(steps(make(dropout=0.3), 10))
+    torch.manual_seed(2)
+    trainer = steps(make(dropout=0.3), 5)
+    torch.rand(3)  # what another cell of a notebook may do between two calls of fit
+    assert differing(everything(steps(trainer, 5)), whole) == []
+
+
+def test_images_of_another_orientation_are_other_images(five):
+    with pytest.raises(CheckpointError, match="it was trained on other images"):
+        make(images=IMAGES.mT.contiguous()).resume(five)
+
+
+def test_an_objective_that_a_checkpoint_cannot_name_is_refused_at_once():
+    config = TrainConfig(steps=1)
+    with pytest.raises(TypeError, match="a function made with def, got partial"):
+        Trainer(UNet(base=8, multipliers=(1,)), cosine_schedule(T), IMAGES, config, "cpu", partial(ddpm_loss))
+    with pytest.raises(TypeError, match=r"got list: torch.tensor\(labels\)"):
+        Trainer(UNet(base=8, multipliers=(1,), classes=10), cosine_schedule(T), IMAGES, config, "cpu", labels=[0] * 10)
 
 
 # ---- fit ------------------------------------------------------------------------------------------------------------
@@ -659,10 +677,10 @@ def put(state: dict, place: str, value) -> None:
 
 
 GARBLED = [
-    *[(name, ...) for name in ("config", "beta", "images", "model", "ema", "optimizer", "step", "losses", "random")],
-    *[(name, "text") for name in ("config", "beta", "model", "ema", "optimizer", "step", "losses", "random")],
-    *[(name, 7) for name in ("config", "beta", "model", "ema", "optimizer", "step", "losses", "random")],
-    *[(name, None) for name in ("config", "beta", "model", "ema", "optimizer", "step", "losses", "random")],
+    *[(name, ...) for name in ("config", "beta", "images", "model", "ema", "optimizer", "step", "losses")],
+    *[(name, "text") for name in ("config", "beta", "model", "ema", "optimizer", "step", "losses")],
+    *[(name, 7) for name in ("config", "beta", "model", "ema", "optimizer", "step", "losses")],
+    *[(name, None) for name in ("config", "beta", "model", "ema", "optimizer", "step", "losses")],
     *[(name, {}) for name in ("config", "optimizer")],
     ("step", 5.0),
     ("step", torch.tensor(5)),
@@ -670,8 +688,6 @@ GARBLED = [
     ("losses", torch.zeros(5, 2)),
     ("losses", torch.zeros(5, dtype=torch.int64)),
     ("losses", [1.0] * 5),
-    ("random", torch.zeros(3, dtype=torch.uint8)),
-    ("random", torch.zeros(5000)),
     ("config/seed", ...),
     ("model/time.0.weight", "text"),
     ("model/time.0.weight", torch.zeros(32, 8, dtype=torch.int64)),
@@ -721,8 +737,8 @@ def test_files_that_are_no_checkpoints(path):
             trainer.fit(path)
     with pytest.raises(CheckpointError, match="there is no such file"):
         trainer.resume(path.with_name("b.pt"))
-    torch.save({"format": 2, "step": 5}, path)
-    with pytest.raises(CheckpointError, match="format 2, and this version"):
+    torch.save({"format": 3, "step": 5}, path)
+    with pytest.raises(CheckpointError, match="format 3, and this version"):
         trainer.fit(path)
     assert differing(everything(trainer), before) == []
 
@@ -946,7 +962,6 @@ def test_two_processes_are_one(tmp_path, monkeypatch, capsys):
             # as large as any other: 2e-5 apart after these ten steps.
             torch.testing.assert_close(two[part][name], value, rtol=1e-5, atol=1e-4, msg=f"{part} {name}")
     assert without_steps(one["config"]) == without_steps(two["config"])
-    assert torch.equal(one["random"], two["random"])
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
@@ -989,6 +1004,17 @@ def test_the_command_from_end_to_end(tmp_path, monkeypatch, capsys, few):
         assert picture.size == (8 * 30 + 2, 8 * 30 + 2)
     command.main()
     assert "holds step 10 of 10: nothing is left to do" in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_made_is_told_before_training(tmp_path, monkeypatch, few):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(command, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(command, "load_images", lambda *_, **__: few)
+    monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("it trained"))
+    for option, name in (("--export", "x.safetensors"), ("--samples", "x.png")):
+        monkeypatch.setattr(sys, "argv", ["x", *LINE, option, str(tmp_path / "file" / name)])
+        with pytest.raises(SystemExit, match=rf"Error: .*{name}: cannot be written"):
+            command.main()
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,12 @@ def test_the_true_velocity_gives_the_true_noise_and_image(schedule, t):
     torch.testing.assert_close(predict_x0(schedule, x_t, t, eps), X0, rtol=0, atol=1e-2)
 
 
+@pytest.mark.parametrize("t", [0, -1, T + 1])
+def test_steps_count_from_1_to_T(t):
+    with pytest.raises(ValueError, match=f"VelocityNet: t must lie in 1 ... 1000, got {t} to {t}"):
+        VelocityNet(Answer(X0), cosine_schedule(T))(X0, torch.full((5,), t))
+
+
 @pytest.mark.parametrize("schedule", [linear_schedule(T), cosine_schedule(T)], ids=["linear", "cosine"])
 def test_the_loss_is_the_squared_error_of_the_velocity(schedule):
     t, guess = torch.tensor([1, 10, 500, 999, 1000]), torch.full_like(X0, 0.3)

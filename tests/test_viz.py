@@ -74,6 +74,19 @@ def test_live_loss(shown, capsys):
     assert not live.losses.requires_grad
 
 
+def test_live_loss_takes_numbers_and_no_step_too_many(shown):
+    live = viz.LiveLoss(1, seconds=1e9)
+    live(0.5)
+    with pytest.raises(ValueError, match="made for 1 steps, and this is one more"):
+        live(0.5)
+
+
+def test_curves_that_need_a_gradient(shown):
+    y = torch.rand(3, requires_grad=True)
+    viz.plot_curves({"a": y, "b": ([1, 2, 3], y)}, alt="")
+    viz.plot_panels({"a": {"b": ([1, 2, 3], y)}}, alt="")
+
+
 def test_live_loss_goes_on_where_a_run_stood(shown, capsys):
     before = torch.tensor([4.0, 2.0])
     live = viz.LiveLoss(4, losses=before, seconds=1e9)

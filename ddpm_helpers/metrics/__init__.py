@@ -83,11 +83,11 @@ def judge(net: FeatureNet, images: Tensor, batch_size: int = 500) -> Judgement:
             f"judge: images must lie in [-1, 1], found {low:.3g} to {high:.3g}: clip samples as you would to show them"
         )
     device = next(net.parameters()).device
-    features = torch.cat([net.features(batch.to(device)) for batch in images.split(batch_size)])
+    features = torch.cat([net.features(batch.to(device, torch.float32)) for batch in images.split(batch_size)])
     probability = net.head(features).softmax(1)  # (N, classes)
-    histogram = torch.bincount(probability.argmax(1), minlength=probability.shape[1]) / len(images)
+    histogram = torch.bincount(probability.argmax(1), minlength=probability.shape[1]).cpu() / len(images)
     entropy = torch.special.entr(histogram).sum().item()
-    return Judgement(features.cpu(), histogram.cpu(), entropy, (probability.amax(1) >= 0.95).float().mean().item())
+    return Judgement(features.cpu(), histogram, entropy, (probability.amax(1) >= 0.95).float().mean().item())
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -165,6 +165,10 @@ def nearest_images(samples: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """
     if samples.shape[1:] != images.shape[1:]:
         raise ValueError(f"nearest_images: shapes {tuple(samples.shape)} and {tuple(images.shape)} do not fit together")
+    if not samples.is_floating_point() or samples.dtype != images.dtype:
+        raise TypeError(
+            f"nearest_images: both must be floats in [-1, 1], got {samples.dtype} and {images.dtype}; see to_float"
+        )
     flat, best = images.flatten(1), []
     for batch in samples.flatten(1).split(200):
         best.append(torch.cdist(batch, flat).min(1))
@@ -265,9 +269,9 @@ def discretised_log_likelihood(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         std: the Gaussian's standard deviation, a scalar tensor.
 
     Returns:
-        same shape as `x`; the first and last bin reach to infinity, so the 256 probabilities add to 1.
+        same shape as `x`, on the CPU; the first and last bin reach to infinity, so the 256 probabilities add to 1.
     """
-    x, mean, std = x.double(), mean.double(), std.double()
+    x, mean, std = (value.cpu().double() for value in (x, mean, std))  # MPS has no float64
     upper = torch.where(x > 1 - 1 / 255, math.inf, (x + 1 / 255 - mean) / std)
     lower = torch.where(x < -1 + 1 / 255, -math.inf, (x - 1 / 255 - mean) / std)
     above = lower > 0  # there both probabilities are close to 1: in the mirror image no digit is lost

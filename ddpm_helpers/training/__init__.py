@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -186,7 +187,7 @@ def weighted_steps(u: Tensor, weight: Tensor) -> Tensor:
         (B,) int64 in 1 ... T, rising.
 
     >>> weighted_steps(torch.zeros(4), torch.tensor([1.0, 3.0]))
-    tensor([1, 2, 2, 2])
+    tensor([1, 1, 2, 2])
     """
     place = (torch.arange(len(u), device=u.device) + u) / len(u)  # in [0, 1], rising
     ends = weight.cumsum(0)  # (T,): the stretches of the steps, end to end, are as long as their weights
@@ -307,6 +308,7 @@ class Trainer:
 
     Each step draws its images, steps t and noise from generators seeded with (seed, step), so going on from a
     checkpoint needs no state of a loader, and several processes (torchrun) each take their share of the same batch.
+    PyTorch's global generator, from which dropout draws, is seeded anew in each step for the same reason.
     On hardware with bfloat16 the network computes in it (autocast); weights, optimizer and average stay float32.
 
     Args:
@@ -325,7 +327,7 @@ class Trainer:
         ema: a copy of the model with the moving average of its weights, in eval mode: sample with this one.
 
     Raises:
-        TypeError: if the images are not uint8.
+        TypeError: if the images are not uint8, or `objective` is no function with a name, which a checkpoint remembers.
         ValueError: if there are none, `batch_size` cannot be shared out evenly among the processes, or the labels do
             not fit the images and the network.
     """
@@ -347,6 +349,11 @@ class Trainer:
             )
         if not len(images):
             raise ValueError("Trainer: there are no images to train on")
+        if not hasattr(objective, "__name__"):
+            raise TypeError(
+                f"Trainer: objective must be a function made with def, got {type(objective).__name__}: a checkpoint "
+                "remembers its name"
+            )
         _check_labels(model, labels, len(images))
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         if config.batch_size % self.world:
@@ -470,9 +477,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         self._losses[: self.step] = state["losses"]
-        torch.set_rng_state(state["random"])  # dropout draws from it
-        if self.device.type == "cuda" and "cuda_random" in state:
-            torch.cuda.set_rng_state(state["cuda_random"], self.device)
         self._complete, self._finite = True, self.step
 
     def _check_fits(self, path: str | Path, state: dict) -> None:
@@ -508,14 +512,13 @@ class Trainer:
             for name in (ours.keys() & theirs.keys()) - {"params", "lr"}:
                 if ours[name] != theirs[name]:
                     raise ValueError(f"optimizer: {name} is {theirs[name]!r}")
-        torch.Generator().set_state(state["random"])
-        if self.device.type == "cuda" and "cuda_random" in state:
-            torch.Generator(self.device).set_state(state["cuda_random"])
 
     def _train_step(self) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.step)
         x0, t, noise, known = self._batch()
+        # Dropout draws from it, in each process for itself; another stream than the batch's.
+        torch.manual_seed(-1 - (self._seed() * self.world + self.rank) % 2**63)
         with fast_autocast(self.device):
             loss = self.objective(lambda x, t: self.parallel(x, t, *known).float(), self.schedule, x0, t, noise)
         self.optimizer.zero_grad(set_to_none=True)
@@ -530,10 +533,12 @@ class Trainer:
             loss /= self.world
         return loss
 
+    def _seed(self) -> int:
+        return (self.config.seed * 1_000_003 + self.step) % 2**63
+
     def _batch(self) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """This process's share of the batch of this step: clean images, steps, noise; and labels, if there are any."""
-        size, seed = self.config.batch_size, (self.config.seed * 1_000_003 + self.step) % 2**63
-        generator = torch.Generator(self.device).manual_seed(seed)
+        size, generator = self.config.batch_size, torch.Generator(self.device).manual_seed(self._seed())
         whole = (  # drawn by every process, so that the batch does not depend on how many share it
             shuffled_indices(len(self.images), size, self.step, self.config.seed).to(self.device),
             draw_steps(self.schedule, size, generator, self.config.middle),
@@ -558,7 +563,7 @@ class Trainer:
             average.copy_(value)
 
     def _state(self) -> dict:
-        state = {
+        return {
             "config": asdict(self.config),
             "objective": self.objective.__name__,
             "beta": self.schedule.beta.cpu(),
@@ -569,14 +574,12 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "losses": self.losses.cpu(),
-            "random": torch.get_rng_state(),
         }
-        if self.device.type == "cuda":
-            state["cuda_random"] = torch.cuda.get_rng_state(self.device)
-        return state
 
     def _mismatch(self, state: dict) -> str | None:
         """Why `state` cannot be gone on from, in words; None if it can."""
+        if state["format"] < 2:
+            return "an older version of ddpm_helpers wrote it"
         for name in ("model", "ema"):
             problem = difference(self.model.state_dict(), state[name])
             if problem:
@@ -594,10 +597,9 @@ class Trainer:
             return f"it was trained with other labels: {state['labels']} there, {labels} here"
         if state["objective"] != self.objective.__name__:
             return f"its objective is {state['objective']}, and {self.objective.__name__} here"
-        theirs = {"middle": False, **state["config"]}  # older files do not say
         for name, value in asdict(self.config).items():
-            if name != "steps" and theirs[name] != value:
-                return f"its {name} is {theirs[name]!r}, and {value!r} here"
+            if name != "steps" and state["config"][name] != value:
+                return f"its {name} is {state['config'][name]!r}, and {value!r} here"
         losses = state["losses"]
         if type(state["step"]) is not int or losses.shape != (state["step"],) or not losses.is_floating_point():
             raise ValueError("it counts other steps than losses")
@@ -711,6 +713,8 @@ def _check_labels(model: nn.Module, labels: Tensor | None, count: int) -> None:
         )
     if labels is None:
         return
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"Trainer: expected the labels as a tensor, got {type(labels).__name__}: torch.tensor(labels)")
     if labels.shape != (count,) or labels.dtype != torch.int64:
         raise ValueError(
             f"Trainer: expected one int64 label for each of {count} images, got {labels.dtype} {tuple(labels.shape)}"
@@ -722,9 +726,8 @@ def _check_labels(model: nn.Module, labels: Tensor | None, count: int) -> None:
 
 
 def _fingerprint(images: Tensor) -> str:
-    """Tells data sets apart: shape, and a sum in which the place of each image counts."""
-    place = torch.arange(1, len(images) + 1, device=images.device) % 9973
-    return f"{' x '.join(map(str, images.shape))}, checksum {int((images.flatten(1).sum(1) * place).sum())}"
+    """Tells data sets apart: shape, and a checksum of every byte."""
+    return f"{' x '.join(map(str, images.shape))}, checksum {zlib.crc32(images.cpu().contiguous().numpy()):08x}"
 
 
 @contextmanager

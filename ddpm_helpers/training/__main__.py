@@ -112,6 +112,11 @@ def train(options: argparse.Namespace) -> None:
     if options.target == "velocity" or options.middle:
         objective = velocity_loss
     trainer = Trainer(model, schedule, data.images, config, device, objective, labels)
+    for name in filter(None, (options.export, options.samples)):  # now, and not after hours of training
+        try:
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{name}: cannot be written ({error})") from error
     model = trainer.fit(options.checkpoint)
     if trainer.rank:
         return
@@ -122,7 +127,6 @@ def train(options: argparse.Namespace) -> None:
 
         labels = torch.arange(64, device=device) % model.classes if options.labels else None
         images = sample(model, trainer.schedule, 64, shape, steps=min(50, options.T), labels=labels)
-        Path(options.samples).parent.mkdir(parents=True, exist_ok=True)
         save_image(images.clamp(-1, 1) / 2 + 0.5, options.samples)
 
 

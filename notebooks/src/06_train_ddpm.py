@@ -915,7 +915,6 @@ print({name: numbers(value) for name, value in half.items()})
 # | `model`, `ema` | the weights and their average |
 # | `optimizer` | Adam keeps two moving averages for each weight, of its gradient and of the square: twice as many numbers as weights, and one count of steps for each tensor |
 # | `step` | the place in the learning rate, in the data, and in the random numbers: each step draws its images, its $t$ and its noise from generators that are seeded with the pair (seed, step) |
-# | `random` | PyTorch's own random state, for networks with dropout |
 # | `config`, `objective`, `beta`, `images`, `labels` | to refuse the file of another run; of the objective (the loss that is minimised) its name, of images and labels a checksum |
 # | `losses` | so that the curve goes on, too |
 #

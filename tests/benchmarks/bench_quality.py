@@ -13,6 +13,7 @@ without a number stops after the shipped weights.
 import argparse
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 
 import matplotlib
 
@@ -22,7 +23,7 @@ from record import FIGURES, record, side_by_side
 from torch import Tensor
 
 from ddpm_helpers import UNet, VelocityNet, default_device, load_images, load_pretrained, sample
-from ddpm_helpers.ladder import COSINE, SYSTEMS, climb, fresh_noise_samples, measure_speed, score
+from ddpm_helpers.ladder import COSINE, SYSTEMS, climb, measure_speed, score
 from ddpm_helpers.training import fast_model
 from ddpm_helpers.viz import subplots
 
@@ -32,7 +33,7 @@ RECIPE = replace(  # what `bench_levers` found to be the best
     LADDER["the course's UNet"],
     name="the course's recipe",
     net=lambda: VelocityNet(UNet(base=32, multipliers=(1, 2), patch=2, attention=0), COSINE),
-    sampler=fresh_noise_samples,
+    sampler=partial(sample, eta=1.0),
     middle=True,
 )
 COMPARED = (LADDER["UNet2DModel DDPM"], LADDER["LayerNormUNet, repaired"], NAIVE, RECIPE)
