@@ -5,18 +5,22 @@ wrong functions, each with the sentence that a learner who wrote it should read.
 """
 
 import ast
+import copy
 import difflib
 import inspect
 import os
+import re
 import textwrap
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..schedule import NoiseSchedule
 
 EXERCISES: dict[str, "Exercise"] = {}
 
@@ -193,7 +197,11 @@ def _problem(exercise: Exercise, answer: Callable) -> str | None:
     if same(expected):
         return None
     for sentence, mistake in exercise.mistakes.items():
-        if same([_run(mistake, case) for case in cases]):
+        results = [_run(mistake, case) for case in cases]
+        kinds = [isinstance(result, Tensor) for result in results]  # a number is another mistake than a tensor
+        if kinds != [isinstance(outcome, Tensor) for outcome in outcomes]:
+            continue
+        if same(results):
             return sentence
     for case, right, outcome in zip(cases, expected, outcomes, strict=True):
         difference = _difference(right, outcome, exercise.tolerance)
@@ -204,19 +212,33 @@ def _problem(exercise: Exercise, answer: Callable) -> str | None:
 
 def _run(function: Callable, case: tuple) -> Any:
     """The function's result on a case; an exception, or an argument changed in place, is a result too."""
-    arguments = _copy(case)
+    arguments, random, dtype = _copy(case), torch.get_rng_state(), torch.get_default_dtype()
     try:
         result = function(*arguments)
         if _is_numpy(result):
-            return TypeError("your function returns a NumPy array; return a tensor, with torch in place of np")
+            return TypeError(
+                "your function returns a NumPy array; return a tensor, or with .tolist() a list of numbers"
+            )
+        if hasattr(result, "__next__"):
+            return TypeError(
+                "your function returns an iterator, which is used up after one reading; list(...) makes a list"
+            )
+        changed = [name for name, a, b in _tensors(case, arguments) if _difference(a, b, 0.0)]
+        if changed:
+            return RuntimeError(
+                f"your function changes {changed[0]} in place (+=, []=, or a method whose name ends in _); make a new "
+                "tensor instead"
+            )
         again = function(*_copy(case))
-        changed = [_difference(a, b, 0.0) for a, b in zip(case, arguments, strict=True) if isinstance(a, Tensor)]
-        if any(changed):
-            return RuntimeError("your function changes its argument in place; make a new tensor instead")
         if result is not None and _difference(result, again, 0.0):
             return RuntimeError("two equal calls give two results; use the arguments instead of new random numbers")
+        if not torch.equal(random, torch.get_rng_state()) or dtype != torch.get_default_dtype():
+            return RuntimeError("your function changes settings of PyTorch: leave the seed and the default dtype alone")
     except Exception as error:
         return error
+    finally:
+        torch.set_rng_state(random)
+        torch.set_default_dtype(dtype)
     return result
 
 
@@ -227,7 +249,17 @@ def _is_numpy(result: Any) -> bool:
 
 
 def _copy(case: tuple) -> tuple:
-    return tuple(a.clone() if isinstance(a, Tensor) else a for a in case)
+    """Arguments that may be spoilt: tensors, and objects with tensors in them, such as a schedule or a network."""
+    return tuple(a.clone() if isinstance(a, Tensor) else copy.deepcopy(a) for a in case)
+
+
+def _tensors(case: tuple, arguments: tuple) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(what it is, before, after) of each tensor among the arguments, and of each table of a schedule."""
+    for before, after in zip(case, arguments, strict=True):
+        if isinstance(before, Tensor):
+            yield "its argument", before, after
+        elif isinstance(before, NoiseSchedule):
+            yield from ((f"schedule.{name}", table, vars(after)[name]) for name, table in vars(before).items())
 
 
 def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
@@ -238,52 +270,95 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return _explain(actual)
     if isinstance(expected, Exception):
         return "It ran."
-    if isinstance(expected, tuple | list):
-        if type(actual) is not type(expected) or len(actual) != len(expected):
-            listed = isinstance(expected, list) and isinstance(actual, Tensor)
-            advice = "; .tolist() makes a list of it" if listed else ""
-            return f"Expected a {type(expected).__name__} of {len(expected)} values, got {_summary(actual)}{advice}."
-        parts = (_difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
-        return next((part for part in parts if part), None)
     if actual is None:
-        return None if expected is None else "It returned None: is there a return in front of the result?"
+        return None if expected is None else "It returned None: is there a return, and in front of the result?"
+    if isinstance(expected, tuple | list):
+        return _difference_of_lists(expected, actual, tolerance)
     number = not isinstance(expected, Tensor)
+    wanted = "a number" if number else _summary(expected)
     if number:
-        expected, actual = _as_number(expected), _as_number(actual)
+        right, expected, actual = expected, _as_number(expected), _as_number(actual)
         if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
-            return None if expected == actual else f"Expected {expected!r}, got {actual!r}."
+            return None if expected == actual else f"Expected {right!r}, got {_summary(actual)}."
     if not isinstance(actual, Tensor):
-        return f"Expected {_summary(expected)}, got {_summary(actual)}."
+        return f"Expected {wanted}, got {_summary(actual)}."
     if (actual.shape, actual.dtype, actual.device) != (expected.shape, expected.dtype, expected.device):
-        wanted, advice = ("a number", "; .item() makes one of it") if number else (_summary(expected), "")
-        return f"Expected {wanted}, got {_summary(actual)}{advice if actual.numel() == 1 else ''}."
+        advice = ""
+        if number and actual.numel() == 1:
+            advice = "; .item() makes one of it"
+        elif actual.dtype == torch.float64 and expected.dtype == torch.float32 and actual.shape == expected.shape:
+            advice = "; .float() makes it float32"
+        return f"Expected {wanted}, got {_summary(actual)}{advice}."
     if not expected.numel():
         return None
-    actual, expected = actual.double(), expected.double()
-    alike = (actual == expected) | (actual.isnan() & expected.isnan())  # an infinity equals itself, NaN is NaN again
-    error = torch.where(alike, 0.0, (actual - expected).abs()).max().item()
-    if error <= tolerance * max(expected.nan_to_num(0, 0, 0).abs().max().item(), 1e-30):
-        if expected.requires_grad and not actual.requires_grad:
-            return "The values are right, but no gradient can flow: leave out torch.no_grad() and .detach() here."
+    wide = actual.dtype if actual.is_complex() else torch.float64
+    theirs, ours = actual.detach().to(wide), expected.detach().to(wide)
+    alike = (theirs == ours) | (theirs.isnan() & ours.isnan())  # an infinity equals itself, NaN is NaN again
+    error = torch.where(alike, 0.0, (theirs - ours).abs()).max().item()
+    if error <= tolerance * max(ours.nan_to_num(0, 0, 0).abs().max().item(), 1e-30):
+        if expected.grad_fn is not None and actual.grad_fn is None:
+            return (
+                "The values are right, but no gradient can flow: leave out torch.no_grad(), .detach() and .item() here."
+            )
         return None
-    if not actual.isfinite().all() and expected.isfinite().all():
-        return "The result contains NaN or infinity: is something divided by 0?"
+    if not theirs.isfinite().all() and ours.isfinite().all():
+        return (
+            "It contains NaN or infinity: is something divided by 0, or is it the root, logarithm or arc cosine of a "
+            "number that has none?"
+        )
+    if bool((infinite := ours.isinf() & ~alike).any()):
+        place = ", ".join(map(str, infinite.nonzero()[0].tolist()))
+        return f"At index {place} it should be {ours[infinite][0].item()}, and is {theirs[infinite][0].item():.3g}."
+    if number:
+        return f"Expected {right:.6g}, got {theirs.item():.6g}."
     return f"Shape and dtype are right, values are not: the largest error is {error:.3g}."
+
+
+def _difference_of_lists(expected: tuple | list, actual: Any, tolerance: float) -> str | None:
+    alike = type(actual) is type(expected) or (type(expected), type(actual)) == (tuple, list)  # it unpacks as well
+    if not alike or len(actual) != len(expected):
+        advice = "; .tolist() makes a list of it" if isinstance(expected, list) and isinstance(actual, Tensor) else ""
+        return f"Expected a {type(expected).__name__} of {len(expected)} values, got {_summary(actual)}{advice}."
+    numbers = all(isinstance(value, int | float) for value in [*expected, *actual])
+    if numbers and isinstance(expected, list) and expected != actual:
+        return f"Expected {expected!r}, got {_summary(actual)}."
+    if isinstance(expected, list) and any(
+        type(a) is not int for e, a in zip(expected, actual, strict=True) if type(e) is int
+    ):
+        return "The numbers are right, but not all are integers: int(...) makes one, and // divides without a rest."
+    parts = (_difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
+    return next((part for part in parts if part), None)
 
 
 def _as_number(value: Any) -> Any:
     return torch.tensor(value, dtype=torch.float64) if isinstance(value, int | float) else value
 
 
-HINTS = {  # part of an error, or of the line that raised it -> what else to say
-    "np.": "NumPy's functions want arrays; torch has them for tensors: torch.sqrt, torch.log, x.mean(), x.sum().",
+HINTS = {  # pattern in an error, or in the line that raised it -> what else to say
+    r"in the line: .*\bnp\.": "NumPy's functions want arrays; torch has them for tensors: torch.sqrt, torch.log, "
+    "x.mean(), x.sum().",
     "'astype'": "A tensor has no .astype: write .float().",
+    "can be converted to Python scalars|cannot be converted to Scalar": "float(), .item() and math's functions take "
+    "one number. For a tensor there are torch.sqrt(x), x.log(), x.acos(); and t itself, not t.item(), is an index.",
+    "must be Tensor, not (int|float)": "torch's functions want tensors. A number has ** 0.5, math.sqrt, math.log.",
+    "'(float|int)' object has no attribute": "A number has no methods of tensors: write b ** 0.5, or math.log(b).",
+    "'float' object cannot be interpreted as an integer": "// divides without a rest, and int(...) makes an integer.",
+    "must be tuple of Tensors, not Tensor": "The tensors go into one list: torch.cat([a, b], dim=1).",
+    "float division by zero": "A Python number stops there; a tensor gives inf, and goes on.",
+    "failed to converge": "Is there NaN in the matrix? Rounding can make an eigenvalue negative: "
+    ".clamp(min=0) before the root.",
+    "step must be greater than zero": "A tensor is turned round by x.flip(dim).",
     "Could not infer sizes": "rearrange cannot split an axis into two unknown lengths: give it one, such as h=height.",
-    "Boolean value of Tensor": "Python's min, max and if want one number: for a tensor, min(1, x) is x.clamp(max=1).",
-    "imum(): argument": "torch.minimum and torch.maximum want two tensors: with a number, x.clamp(max=1).",
-    "torch.min(": "torch.min(x, 1) looks along axis 1; the smaller of x and the number 1 is x.clamp(max=1).",
-    "at non-singleton dimension 3": "One number for each image, shape (B,), does not fit beside images (B, C, H, W) "
-    "before per_image(numbers, images), or [:, None, None, None], has given it their axes.",
+    r"Boolean value of Tensor[^$]*in the line: .*\bif\b": "if wants one answer: torch.where(condition, a, b) "
+    "chooses entry by entry.",
+    r"Boolean value of Tensor[^$]*in the line: .*\b(min|max)\(": "Python's min and max want one number: for a tensor, "
+    "min(1, x) is x.clamp(max=1).",
+    r"imum\(\): argument": "torch.minimum and torch.maximum want two tensors: with a number, x.clamp(max=1).",
+    r"torch\.min\(\w+, [\d.]+\)": "torch.min(x, 1) looks along axis 1; x.clamp(max=1) is the smaller of x "
+    "and the number 1.",
+    "at non-singleton dimension [0-3]": "Is one of the two a number for each image, shape (B,)? It fits beside images "
+    "(B, C, H, W) when [:, None, None, None], or per_image(numbers, images), has given it their axes. A whole table of "
+    "a schedule has T + 1 numbers: sigma[t] takes those of the steps t.",
 }
 
 
@@ -292,13 +367,15 @@ def _explain(error: Exception) -> str:
     if not frames:
         return f"It seems that {error}."
     text = f"It stopped with {type(error).__name__}: {error}\n  in the line: {frames[0].line}"
-    return "\n".join([text, *(hint for part, hint in HINTS.items() if part in text)])
+    return "\n".join([text, *(hint for pattern, hint in HINTS.items() if re.search(pattern, text))])
 
 
 def _summary(value: Any) -> str:
     if isinstance(value, Tensor):
         on = f" on {value.device}" if value.device.type != "cpu" else ""
         return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}{on}"
+    if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
+        return f"a {type(value).__name__} of {len(value)}: {'; '.join(_summary(part) for part in value)}"
     return f"{type(value).__name__} {value!r}"[:80]
 
 
