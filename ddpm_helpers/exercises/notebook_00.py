@@ -28,6 +28,11 @@ Exercise(
         "It looks as if you subtracted 1 before doubling: [0, 1] became [-2, 0].": (
             lambda images: 2 * (images.float() / 255 - 1)
         ),
+        "It looks as if you did not double: [0, 1] became [-1, 0].": lambda images: images.float() / 255 - 1,
+        "It looks as if the - 1 is missing: [0, 255] became [0, 2].": lambda images: 2 * images.float() / 255,
+        "It looks as if the sign is turned round: black must become -1 and white 1.": (
+            lambda images: 1 - 2 * images.float() / 255
+        ),
         "It looks as if the images were rescaled by their own smallest and largest value. "
         "A fixed scale is wanted: the same grey must become the same number in every image.": (
             lambda images: 2 * (images - images.min()).float() / (images.max() - images.min()).float() - 1

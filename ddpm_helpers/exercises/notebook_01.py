@@ -18,9 +18,15 @@ def _batch(*shape: int) -> tuple:
 HALF = torch.tensor(0.5, requires_grad=True)
 
 
-def half_and_a_bit(x, t=None):
+def half_and_a_bit(x):
     """Stands in for a network: cheap, with one parameter, and its output is neither its input nor the target."""
     return HALF * x + 0.1
+
+
+def _apart(*shape: int) -> tuple:
+    """Images, and a prediction that leaves [0, 1] at both ends, as a network's may; in 64 bits."""
+    x, _, noise = _batch(*shape)
+    return x.double(), 3 * noise.double() - 1
 
 
 Exercise(
@@ -83,6 +89,15 @@ Exercise(
         "It looks as if the length of the error is returned: (1.2) has its square, divided by the number of pixels.": (
             lambda model, x, amount, noise: torch.norm(model(corrupt(x, amount, noise)) - x)
         ),
+        "It looks as if the network is told the amount: it sees the corrupted images alone, model(corrupted).": (
+            lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise), amount), x)
+        ),
+        "It looks as if there is a factor 1/2, which F.smooth_l1_loss has, too: (1.2) has none.": (
+            lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), x) / 2
+        ),
+        "It looks as if you divided by B H W: an image has C H W numbers, so the channels count, too.": (
+            lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), x) * x.shape[1]
+        ),
         "It looks as if .item() made a number of the loss: no gradient can flow through that. Return the tensor.": (
             lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), x).item()
         ),
@@ -98,7 +113,10 @@ Exercise(
 Exercise(
     tag="1.3",
     reference=naive_step,
-    cases=lambda: [(*_batch(5, 3, 4, 2)[::2], i, 7) for i in (0, 3, 6)],
+    cases=lambda: [
+        *[(*_batch(5, 3, 4, 2)[::2], i, 7) for i in (0, 3, 6)],
+        *[(*_apart(4, 2, 3, 5), i, 3) for i in (0, 2)],
+    ],
     mistakes={
         "It looks as if every step moves the share 1 / steps: the last step would then stop short of the "
         "prediction. Divide by the steps that are left.": (lambda x, x0_hat, i, steps: x + (x0_hat - x) / steps),
@@ -124,6 +142,9 @@ Exercise(
         ),
         "It looks as if - x is missing: the step moves by a share of the difference x0_hat - x.": (
             lambda x, x0_hat, i, steps: x + x0_hat / (steps - i)
+        ),
+        "It looks as if the result is clipped to [0, 1]: (1.4) leaves it as it is.": (
+            lambda x, x0_hat, i, steps: (x + (x0_hat - x) / (steps - i)).clamp(0, 1)
         ),
         "It looks as if step i moves the share i / steps: step 0 would stand still. The share is 1 / (steps - i).": (
             lambda x, x0_hat, i, steps: x + (x0_hat - x) * i / steps

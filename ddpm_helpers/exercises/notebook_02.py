@@ -2,7 +2,16 @@
 
 import torch
 
-from ..schedule import cosine_schedule, forward_step, linear_beta, linear_schedule, per_image, q_sample, snr
+from ..schedule import (
+    NoiseSchedule,
+    cosine_schedule,
+    forward_step,
+    linear_beta,
+    linear_schedule,
+    per_image,
+    q_sample,
+    snr,
+)
 from .core import Exercise
 
 
@@ -33,6 +42,21 @@ def _shifted_jump(schedule, x0, t, noise):
 def _jump_with_three_axes(schedule, x0, t, noise):
     signal, sigma = schedule.sqrt_alpha_bar[t].reshape(-1, 1, 1), schedule.sigma[t].reshape(-1, 1, 1)
     return signal * x0 + sigma * noise
+
+
+def _mostly_noise() -> NoiseSchedule:
+    """So much noise from step 1 on that 1 / sigma ** 2 - 1 shows how few digits it has."""
+    return NoiseSchedule(torch.tensor([0, 1 - 2049 / 2**24, 0.25, 0.5]))
+
+
+def _kept_at(value):
+    """An `snr` whose entry 0 was made finite."""
+
+    def wrong(schedule):
+        ratio = snr(schedule)
+        return torch.cat([torch.full_like(ratio[:1], value), ratio[1:]])
+
+    return wrong
 
 
 def _betas_in_a_list(T, beta_1, beta_T):
@@ -67,6 +91,8 @@ Exercise(
         "It looks as if the two weights are swapped: a small beta adds little noise and keeps most of x.": (
             lambda x, beta, noise: beta**0.5 * x + (1 - beta) ** 0.5 * noise
         ),
+        "It looks as if the two weights add up to 1, as in notebook 01. Here their squares do: the noise has weight "
+        "sqrt(beta).": lambda x, beta, noise: (1 - beta) ** 0.5 * x + (1 - (1 - beta) ** 0.5) * noise,
         "It looks as if beta is taken for a standard deviation: it is a variance, and the weight is its root.": (
             lambda x, beta, noise: (1 - beta**2) ** 0.5 * x + beta * noise
         ),
@@ -85,6 +111,7 @@ Exercise(
     cases=lambda: [
         _jump(linear_schedule(50), [1, 50, 17, 3, 30], 5, 3, 4, 2),
         _jump(cosine_schedule(40), [20, 39, 8], 3, 1, 2, 5),
+        _jump(linear_schedule(50), [40, 12, 25, 5], 4, 1, 3, 4),  # B = W: a wrong broadcast runs through
     ],
     mistakes={
         "It looks as if the square roots are missing: alpha_bar and 1 - alpha_bar are variances, weights are their "
@@ -111,12 +138,22 @@ Exercise(
         "It looks as if alpha and beta stand where alpha_bar belongs: that is one step, not the jump over t of them.": (
             lambda s, x0, t, noise: _blend(s, x0, t, noise, s.alpha**0.5, s.beta**0.5)
         ),
+        "It looks as if the two weights are swapped: schedule.sqrt_alpha_bar belongs to the image, schedule.sigma to "
+        "the noise.": lambda s, x0, t, noise: _blend(s, x0, t, noise, s.sigma, s.sqrt_alpha_bar),
         "It looks as if the tables were read at t - 1: here step t stands at index t, index 0 is the clean image.": (
             _shifted_jump
         ),
-        "It looks as if schedule.sigma[t], shape (B,), met the last axis of the images: "
-        "per_image(schedule.sigma[t], x0) gives it shape (B, 1, 1, 1).": lambda s, x0, t, noise: (
+        "It looks as if the tables at t, shape (B,), met the last axis of the images: "
+        "per_image(schedule.sigma[t], x0) has shape (B, 1, 1, 1), and so for the other.": lambda s, x0, t, noise: (
             s.sqrt_alpha_bar[t] * x0 + s.sigma[t] * noise
+        ),
+        "It looks as if schedule.sqrt_alpha_bar[t] alone met the last axis of the images: "
+        "per_image(schedule.sqrt_alpha_bar[t], x0) gives it shape (B, 1, 1, 1).": lambda s, x0, t, noise: (
+            s.sqrt_alpha_bar[t] * x0 + per_image(s.sigma[t], x0) * noise
+        ),
+        "It looks as if schedule.sigma[t] alone met the last axis of the images: per_image(schedule.sigma[t], x0) "
+        "gives it shape (B, 1, 1, 1).": lambda s, x0, t, noise: (
+            per_image(s.sqrt_alpha_bar[t], x0) * x0 + s.sigma[t] * noise
         ),
         "It looks as if the weights have shape (B, 1, 1): broadcasting then lines them up with the channels. "
         "They need (B, 1, 1, 1).": _jump_with_three_axes,
@@ -126,12 +163,21 @@ Exercise(
 Exercise(
     tag="2.3",
     reference=snr,
-    cases=lambda: [(linear_schedule(1000),), (cosine_schedule(40),), (linear_schedule(300, rescale=False),)],
+    cases=lambda: [
+        (linear_schedule(1000),),
+        (cosine_schedule(40),),
+        (linear_schedule(300, rescale=False),),
+        (_mostly_noise(),),
+    ],
     mistakes={
         "Right on paper. But 1 - alpha_bar in 32-bit floats loses four of its seven digits at t = 1; "
         "schedule.sigma ** 2 is the same variance, and was computed in 64 bits.": (
             lambda s: s.alpha_bar / (1 - s.alpha_bar)
         ),
+        "Right on paper. But where there is much noise, 1 / sigma ** 2 is close to 1, and few digits are left when 1 "
+        "is taken away: alpha_bar is a table, take it.": lambda s: 1 / s.sigma**2 - 1,
+        "Right on paper. But where there is much noise, 1 - sigma ** 2 is a small difference of two numbers close to "
+        "1, and few of its digits are left: alpha_bar is a table, take it.": lambda s: (1 - s.sigma**2) / s.sigma**2,
         "It looks as if this is the ratio of the weights: square them, signal and noise are measured as variances.": (
             lambda s: s.sqrt_alpha_bar / s.sigma
         ),
@@ -148,6 +194,11 @@ Exercise(
         "It looks as if the logarithm was taken: it belongs in the plot, not in the function.": (
             lambda s: (s.alpha_bar / s.sigma**2).log()
         ),
+        **{
+            f"It looks as if something keeps entry 0 at {value:g}: guard nothing, the clean image has an infinite "
+            "ratio.": _kept_at(value)
+            for value in (0.0, 1e6, 1e8, 1e10, 1e12, 1e16, torch.finfo(torch.float32).max)
+        },
     },
 )
 

@@ -1,7 +1,5 @@
 """Exercises of notebook 03: the weight of a path, Gaussian KL, the posterior, x_0 from the noise, the loss weight."""
 
-import math
-
 import torch
 
 from ..schedule import cosine_schedule, linear_schedule, per_image, posterior, predict_x0
@@ -17,8 +15,8 @@ def _walk(T: int, paths: int) -> tuple:
     return ReverseModel(schedule, 0.5 * schedule.beta, lambda x, t: 0.7 * x + 0.05 * t), path
 
 
-def _sum(path, first, steps):
-    for t in range(1, len(path)):
+def _sum(path, first, steps, last=None):
+    for t in range(1, last or len(path)):
         first = first + steps(t, path[t - 1], path[t])
     return first
 
@@ -91,6 +89,28 @@ Exercise(
                 - log_forward(model.schedule, path[-2], path[-1], len(path) - 1)
             )
         ),
+        "It looks as if the ratios are upside down, though the prior is right: log_step minus log_forward.": (
+            lambda model, path: _sum(
+                path,
+                model.log_prior(path[-1]),
+                lambda t, a, b: log_forward(model.schedule, a, b, t) - model.log_step(a, b, t),
+            )
+        ),
+        "It looks as if the return stands inside the loop: only the step t = 1 was added.": (
+            lambda model, path: _sum(
+                path,
+                model.log_prior(path[-1]),
+                lambda t, a, b: model.log_step(a, b, t) - log_forward(model.schedule, a, b, t),
+                last=2,
+            )
+        ),
+        "It looks as if x_{t-1} and x_t are swapped in q's step: log_forward(schedule, x_prev, x_t, t).": (
+            lambda model, path: _sum(
+                path,
+                model.log_prior(path[-1]),
+                lambda t, a, b: model.log_step(a, b, t) - log_forward(model.schedule, b, a, t),
+            )
+        ),
         "It looks as if the paths were averaged: return one number per path, shape (N,).": (
             lambda model, path: log_weight(model, path).mean()
         ),
@@ -114,7 +134,7 @@ Exercise(
 
 def _images(schedule, *shape: int) -> tuple:
     generator = torch.Generator().manual_seed(shape[0])
-    x0, x_t = (torch.randn(shape, generator=generator) for _ in range(2))
+    x0, x_t = (torch.randn(shape, generator=generator).to(schedule.beta.dtype) for _ in range(2))
     return schedule, x0, x_t, torch.randint(2, schedule.T + 1, shape[:1], generator=generator)
 
 
@@ -161,13 +181,34 @@ Exercise(
         _images(cosine_schedule(9), 3, 1, 2, 6),
         _images(linear_schedule(50), 6),
         _images(linear_schedule(50), 4, 7),
-        (linear_schedule(50), torch.ones(2, 2, 3, 4), torch.zeros(2, 2, 3, 4), torch.tensor([1, 1])),
+        _images(double(linear_schedule(50)), 3, 2, 4, 5),
+        (linear_schedule(1000), torch.ones(4, 2, 3, 5), torch.zeros(4, 2, 3, 5), torch.tensor([1, 600, 1, 3])),
     ],
     mistakes={
         "It looks as if the weights, shape (B,), met the last axis of the images: per_image(weight, x0) gives them the "
         "axes that they lack.": _bare_posterior,
         "It looks as if the weights have four axes whatever the images have: per_image(weight, x0) gives them as many "
         "as x0.": _posterior_with_four_axes,
+        "Right on paper. But near t = 1, 1 - alpha_bar in 32-bit floats loses digits: schedule.sigma ** 2 is the same "
+        "variance, and was computed in 64 bits.": _posterior(
+            lambda s, t: s.sqrt_alpha_bar[t - 1] * s.beta[t] / (1 - s.alpha_bar[t]),
+            lambda s, t: s.alpha[t].sqrt() * (1 - s.alpha_bar[t - 1]) / (1 - s.alpha_bar[t]),
+            _variance,
+        ),
+        "It looks as if sigma_t stands in front of x_t, where that of the step before, sigma_{t-1}, belongs.": (
+            _posterior(_of_x0, lambda s, t: s.alpha[t].sqrt(), _variance)
+        ),
+        "It looks as if two square roots are missing: sqrt(alpha_bar_{t-1}) in front of x_0, sqrt(alpha_t) in front "
+        "of x_t.": _posterior(
+            lambda s, t: s.alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2,
+            lambda s, t: s.alpha[t] * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2,
+            _variance,
+        ),
+        "It looks as if sigma was not squared in the mean: 1 - alpha_bar is sigma^2.": _posterior(
+            lambda s, t: s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t],
+            lambda s, t: s.alpha[t].sqrt() * s.sigma[t - 1] / s.sigma[t],
+            _variance,
+        ),
         "It looks as if the weights of x_0 and x_t are swapped: near t = 1 the mean must be close to x_0.": (
             _posterior(_of_x_t, _of_x0, _variance)
         ),
@@ -213,10 +254,24 @@ def _gaussians(*shape: int) -> tuple:
     return means[0], variances[0], means[1], variances[1]
 
 
+SHAPES = (3, 1), (), (4,), ()
+
+
+def _of_several(*lengths: int) -> list:
+    """Means and variances as `_gaussians` has them, each of another length."""
+    return [_gaussians(length)[i] for i, length in enumerate(lengths)]
+
+
 Exercise(
     tag="3.3",
     reference=gaussian_kl,
-    cases=lambda: [_gaussians(5), _gaussians(3, 2), _gaussians(4, 1, 2)],
+    cases=lambda: [
+        _gaussians(5),
+        _gaussians(3, 2),
+        _gaussians(4, 1, 2),
+        tuple(number[0] for number in _gaussians(1)),
+        tuple(numbers.reshape(shape) for numbers, shape in zip(_of_several(3, 1, 4, 1), SHAPES, strict=True)),
+    ],
     mistakes={
         "It looks as if the two Gaussians are swapped: KL(q || p) weighs with q, the first one.": (
             lambda m1, v1, m2, v2: gaussian_kl(m2, v2, m1, v1)
@@ -226,8 +281,17 @@ Exercise(
             lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - torch.log(v1 / v2) + (m1 - m2) ** 2 / v1)
         ),
         "It looks as if the factor 1/2 is missing.": lambda m1, v1, m2, v2: 2 * gaussian_kl(m1, v1, m2, v2),
-        "math.log takes one number: write torch.log(ratio) or ratio.log().": (
-            lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - math.log(v1 / v2) + (m1 - m2) ** 2 / v2)
+        "It looks as if the ratio of the variances is upside down: v_1 / v_2, both times.": (
+            lambda m1, v1, m2, v2: 0.5 * (v2 / v1 - 1 - torch.log(v2 / v1) + (m1 - m2) ** 2 / v2)
+        ),
+        "It looks as if the squared distance of the means is not divided: it counts in units of v_2.": (
+            lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - torch.log(v1 / v2) + (m1 - m2) ** 2)
+        ),
+        "It looks as if the factor 1/2 misses the distance of the means: put the whole sum in parentheses.": (
+            lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - torch.log(v1 / v2)) + (m1 - m2) ** 2 / v2
+        ),
+        "It looks as if the factor 1/2 meets the first term alone: put the whole sum in parentheses.": (
+            lambda m1, v1, m2, v2: 0.5 * v1 / v2 - 1 - torch.log(v1 / v2) + (m1 - m2) ** 2 / v2
         ),
         "It looks as if parentheses are missing: (m_1 - m_2)^2 is divided by 2 v_2, which is / (2 * variance_2).": (
             lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - torch.log(v1 / v2)) + (m1 - m2) ** 2 / 2 * v2
@@ -263,6 +327,7 @@ Exercise(
         _noisy(cosine_schedule(9, max_beta=0.9), 3, 1, 2, 6),
         _noisy(linear_schedule(50), 4, 1, 4, 4),
         _noisy(linear_schedule(50), 4, 7),
+        _noisy(double(linear_schedule(50)), 2, 3, 5, 4),
     ],
     mistakes={
         "It looks as if the noise is added: take it away.": (
@@ -288,6 +353,13 @@ Exercise(
         ),
         "It looks as if alpha_t, of one step, stands where alpha_bar_t, of all t steps, belongs.": (
             lambda s, x_t, t, eps: (x_t - per_image(s.sigma[t], x_t) * eps) / per_image(s.alpha[t].sqrt(), x_t)
+        ),
+        "It looks as if alpha and beta, of one step, stand where alpha_bar belongs: take sqrt_alpha_bar and sigma, of "
+        "all t steps.": lambda s, x_t, t, eps: (
+            (x_t - per_image(s.beta[t].sqrt(), x_t) * eps) / per_image(s.alpha[t].sqrt(), x_t)
+        ),
+        "It looks as if the two weights are swapped: in x_t the noise has sigma, the image sqrt_alpha_bar.": (
+            lambda s, x_t, t, eps: (x_t - per_image(s.sqrt_alpha_bar[t], x_t) * eps) / per_image(s.sigma[t], x_t)
         ),
         "It looks as if the tables, shape (B,), met the last axis of the images: per_image(sigma[t], x_t) gives "
         "them three more axes.": (lambda s, x_t, t, eps: (x_t - s.sigma[t] * eps) / s.sqrt_alpha_bar[t]),

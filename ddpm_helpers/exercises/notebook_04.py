@@ -18,10 +18,10 @@ def _with_channel(x, values, first=False):
     return torch.cat([time, x] if first else [x, time], dim=1)
 
 
-def _waves(t, dim, power=lambda i, half: -i / half, order="sin cos", values=None, base=10_000.0):
+def _waves(t, dim, power=lambda k, half: -k / half, order="sin cos", values=None, base=10_000.0):
     half = dim // 2
-    i = torch.arange(half, dtype=torch.float32)
-    frequency = torch.exp(math.log(base) * power(i, half))
+    k = torch.arange(half, dtype=torch.float32)
+    frequency = torch.exp(math.log(base) * power(k, half))
     angle = (t.float() if values is None else values)[:, None] * frequency
     sin, cos = angle.sin(), angle.cos()
     if order == "interleaved":
@@ -34,6 +34,13 @@ def _features(*shape: int) -> tuple:
     h = torch.randn(shape, generator=generator)
     scale, shift = torch.randn((2, *shape[:2]), generator=generator)
     return h, scale, shift
+
+
+def _learning(which: int, *shape: int) -> tuple:
+    """The same, and a gradient is asked for one of the three."""
+    features = _features(*shape)
+    features[which].requires_grad_()
+    return features
 
 
 def _wide(values):
@@ -78,7 +85,7 @@ Exercise(
         "It looks as if the step itself was appended: divide it by T, so that the channel lies in [0, 1].": (
             lambda x, t, T: _with_channel(x, t.reshape(-1, 1, 1, 1))
         ),
-        "It looks as if you divided with //, which leaves only 0 and 1: use /.": (
+        "It looks as if only whole numbers are left: by //, or because t / T was written into an integer tensor.": (
             lambda x, t, T: _with_channel(x, (t // T).reshape(-1, 1, 1, 1))
         ),
         "It looks as if time is the first channel: the images come first, time last.": (
@@ -102,20 +109,20 @@ Exercise(
     cases=lambda: [(torch.tensor([1, 2, 50, 999, 1000]), 8), (torch.tensor([0, 3, 700]), 32)],
     tolerance=2e-4,  # an angle of 1000 in float32 is off by 6e-5 at most, and by that much between two right ways
     mistakes={
-        "It looks as if the exponent is doubled: i counts the waves, and there are dim/2 of them, so i / (dim/2) runs "
-        "from 0 to almost 1. Writing 2 i there as well makes half of the waves stand still.": (
-            lambda t, dim: _waves(t, dim, lambda i, half: -2 * i / half)
+        "It looks as if the exponent is doubled: k counts the waves, and there are dim/2 of them, so k / (dim/2) runs "
+        "from 0 to almost 1. Writing 2 k there as well makes half of the waves stand still.": (
+            lambda t, dim: _waves(t, dim, lambda k, half: -2 * k / half)
         ),
-        "It looks as if the exponent is halved: i / dim ends at 1/2, so slow waves are missing. Divide i by dim/2.": (
-            lambda t, dim: _waves(t, dim, lambda i, half: -i / (2 * half))
+        "It looks as if the exponent is halved: k / dim ends at 1/2, so slow waves are missing. Divide k by dim/2.": (
+            lambda t, dim: _waves(t, dim, lambda k, half: -k / (2 * half))
         ),
         "It looks as if the sign of the exponent is missing: the waves must get slower, not faster.": (
-            lambda t, dim: _waves(t, dim, lambda i, half: i / half)
+            lambda t, dim: _waves(t, dim, lambda k, half: k / half)
         ),
-        "It looks as if i was divided by dim/2 - 1. Some libraries do, so that the last wave has frequency 1/10000; "
-        "here i is divided by dim/2.": lambda t, dim: _waves(t, dim, lambda i, half: -i / (half - 1)),
-        "It looks as if i starts at 1: the first wave has frequency 1, which is i = 0.": (
-            lambda t, dim: _waves(t, dim, lambda i, half: -(i + 1) / half)
+        "It looks as if k was divided by dim/2 - 1. Some libraries do, so that the last wave has frequency 1/10000; "
+        "here k is divided by dim/2.": lambda t, dim: _waves(t, dim, lambda k, half: -k / (half - 1)),
+        "It looks as if k starts at 1: the first wave has frequency 1, which is k = 0.": (
+            lambda t, dim: _waves(t, dim, lambda k, half: -(k + 1) / half)
         ),
         "Right numbers, another order: sines and cosines alternate. Here all sines come first, then all cosines.": (
             lambda t, dim: _waves(t, dim, order="interleaved")
@@ -132,10 +139,10 @@ Exercise(
             lambda t, dim: _waves(t, dim, base=math.e)
         ),
         "It looks as if the power was taken before the division: 10000.0 ** -k / n is (10000.0 ** -k) / n. Put the "
-        "whole exponent in brackets.": lambda t, dim: _waves(t, dim, lambda i, half: -i - math.log(half, 10_000)),
+        "whole exponent in brackets.": lambda t, dim: _waves(t, dim, lambda k, half: -k - math.log(half, 10_000)),
         "It looks as if the power was taken before the division: 10000 ** -k / n is (10000 ** -k) / n, and among whole "
         "numbers 10000 ** -k is 0. Put the whole exponent in brackets.": (
-            lambda t, dim: _waves(t, dim, lambda i, half: torch.where(i == 0, -math.log(half, 10_000), -math.inf))
+            lambda t, dim: _waves(t, dim, lambda k, half: torch.where(k == 0, -math.log(half, 10_000), -math.inf))
         ),
         "It looks as if the minus is missing in 10000 ** (-k / n): the waves must get slower, not faster.": (
             lambda t, dim: (lambda angle: torch.cat([angle.sin(), angle.cos()], dim=1))(
@@ -143,10 +150,10 @@ Exercise(
             )
         ),
         "It looks as if you divided with //, which leaves only whole exponents: use /.": (
-            lambda t, dim: _waves(t, dim, lambda i, half: -i // half)
+            lambda t, dim: _waves(t, dim, lambda k, half: -k // half)
         ),
-        "It looks as if i was divided by dim and then by 2: put dim / 2 in brackets.": (
-            lambda t, dim: _waves(t, dim, lambda i, half: -i / (4 * half))
+        "It looks as if k was divided by dim and then by 2: put dim / 2 in brackets.": (
+            lambda t, dim: _waves(t, dim, lambda k, half: -k / (4 * half))
         ),
         "It looks as if there is a factor 2 pi: here the frequencies are in radians a step, and the first is 1.": (
             lambda t, dim: _waves(t, dim, values=2 * math.pi * t.float())
@@ -165,7 +172,12 @@ Exercise(
 Exercise(
     tag="4.3",
     reference=film,
-    cases=lambda: [_features(5, 3, 4, 2), _features(3, 2, 6, 5), _features(4, 6, 4, 6)],  # the last: (B, C) = (H, W)
+    cases=lambda: [
+        _features(5, 3, 4, 2),
+        _features(3, 2, 6, 5),
+        _features(4, 6, 4, 6),  # (B, C) = (H, W): a wrong broadcast runs through
+        *[_learning(i, 3, 2, 6, 5) for i in range(3)],
+    ],
     mistakes={
         "It looks as if the 1 is missing: scale 0 must leave the features as they are, and here it wipes them out.": (
             lambda h, scale, shift: h * _wide(scale) + _wide(shift)

@@ -16,6 +16,14 @@ def _features(groups: int, scale: float, *shape: int) -> tuple:
     return scale * (torch.randn(shape, generator=generator) + 0.7), groups
 
 
+def _double(first, rest) -> tuple:
+    return first.double(), rest
+
+
+def _learning(first, rest) -> tuple:
+    return first.requires_grad_(), rest
+
+
 def _normalise(grouped, shape, correction=0, eps=1e-5):
     """Mean 0 and variance 1 over the last axis, then back to `shape`."""
     mean, variance = grouped.mean(-1, keepdim=True), grouped.var(-1, keepdim=True, correction=correction)
@@ -60,12 +68,20 @@ def _divided_by(divisor):
 Exercise(
     tag="5.1",
     reference=group_norm,
-    cases=lambda: [_features(3, 1.0, 5, 12, 4, 2), _features(2, 0.01, 3, 8, 2, 5), _features(4, 20.0, 2, 4, 3, 5)],
+    cases=lambda: [
+        _features(3, 1.0, 5, 12, 4, 2),
+        _features(2, 0.01, 3, 8, 2, 5),
+        _features(4, 20.0, 2, 4, 3, 5),
+        _double(*_features(2, 1.0, 3, 8, 2, 5)),
+        _learning(*_features(2, 1.0, 3, 8, 2, 5)),
+    ],
     mistakes={
         "It looks as if the variance divides by n - 1, as torch.var does: say correction=0.": (
             lambda x, groups: _normalise(_grouped(x, groups), x.shape, correction=1)
         ),
         "It looks as if one mean is taken over all images of the batch: each image has its own.": _batch_norm,
+        "It looks as if each channel is normalised over the whole batch: that is a batch norm. Here each image has "
+        "groups of its own.": lambda x, groups: _batch_norm(x, x.shape[1]),
         "It looks as if each channel is normalised by itself: a group has C / groups channels.": (
             lambda x, groups: _normalise(x.flatten(2), x.shape)
         ),
@@ -81,9 +97,8 @@ Exercise(
         "It looks as if you divide by the variance: its square root is what makes the variance 1.": (
             _divided_by(lambda variance, grouped: variance + 1e-5)
         ),
-        "It looks as if eps is missing: a group that is all one value would be divided by 0.": (
-            _divided_by(lambda variance, grouped: variance.sqrt())
-        ),
+        "It looks as if eps is missing, or far smaller than 1e-5: a group that is all one value would be divided by "
+        "0.": (_divided_by(lambda variance, grouped: variance.sqrt())),
         "It looks as if eps is added to the standard deviation: it belongs under the root, beside the variance.": (
             _divided_by(lambda variance, grouped: variance.sqrt() + 1e-5)
         ),
@@ -121,6 +136,23 @@ def _block(c_in: int, c_out: int, *shape: int) -> tuple:
         block.last[-1].reset_parameters()
         batch, height, width = shape
         return block, torch.randn(batch, c_in, height, width), torch.randn(batch, 6)
+
+
+def _bare_block(learns: str, *shape: int) -> tuple:
+    """Five parts and no block that could be called; a gradient is asked for `x` or for `known`."""
+    generator = torch.Generator().manual_seed(shape[0])
+    first, last, wire = torch.randn(3, 2, 2, 1, 1, generator=generator)
+    weight = torch.randn(4, 6, generator=generator)
+    block = SimpleNamespace(
+        first=lambda x: F.conv2d(torch.tanh(F.group_norm(x, 1)), first),
+        norm=lambda h: F.group_norm(h, 1),
+        film=lambda known: F.linear(torch.tanh(known), weight),
+        last=lambda h: F.conv2d(torch.tanh(h), last),
+        wire=lambda x: F.conv2d(x, wire),
+    )
+    batch, height, width = shape
+    x, known = torch.randn(batch, 2, height, width, generator=generator), torch.randn(batch, 6, generator=generator)
+    return block, x.requires_grad_(learns == "x"), known.requires_grad_(learns == "known")
 
 
 def _parts(block, x, known):
@@ -174,7 +206,14 @@ def _film_first(block, x, known):
 Exercise(
     tag="5.2",
     reference=residual_block,
-    cases=lambda: [_block(8, 16, 5, 4, 2), _block(16, 16, 3, 2, 5), _block(24, 8, 2, 3, 4)],
+    cases=lambda: [
+        _block(8, 16, 5, 4, 2),
+        _block(16, 16, 3, 2, 5),
+        _block(24, 8, 4, 3, 2),
+        tuple(part.double() for part in _block(16, 8, 3, 2, 5)),
+        _bare_block("x", 5, 4, 3),
+        _bare_block("known", 3, 5, 4),
+    ],
     mistakes={
         "It looks as if the features are multiplied by scale instead of 1 + scale: scale 0 would erase them.": (
             _combined(lambda block, wire, h, scale, shift: wire + block.last(h * scale + shift))
@@ -192,6 +231,9 @@ Exercise(
         "It looks as if the wire ends before block.last: it must run past the whole branch.": (
             _combined(lambda block, wire, h, scale, shift: block.last(wire + h * (1 + scale) + shift))
         ),
+        "It looks as if the branch is added before block.wire: (5.4) adds it to block.wire(x).": (
+            lambda block, x, known: block.wire(x + residual_block(block, x, known) - block.wire(x))
+        ),
         "It looks as if block.norm comes after scale and shift: it would take most of them away again.": _film_first,
         "It looks as if block.norm is missing, or stands before block.first (which has a norm of its own): the "
         "features are normalised after block.first, then scaled and shifted.": (
@@ -208,6 +250,9 @@ Exercise(
         ),
         "It looks as if the scale multiplies the shift, too: first multiply by 1 + scale, then add the shift.": (
             _combined(lambda block, wire, h, scale, shift: wire + block.last((h + shift) * (1 + scale)))
+        ),
+        "It looks as if the whole block is called: write (5.4) with its five parts.": (
+            lambda block, x, known: block(x, known)
         ),
         "It looks as if block.last is missing: the branch ends with it.": (
             _combined(lambda block, wire, h, scale, shift: wire + h * (1 + scale) + shift)
@@ -232,7 +277,7 @@ Exercise(
         "It looks as if the shift is missing.": (
             _combined(lambda block, wire, h, scale, shift: wire + block.last(h * (1 + scale)))
         ),
-        "scale and shift have shape (B, c_out), the features (B, c_out, H, W): give them two more axes, "
+        "scale and shift have shape (B, C'), the features (B, C', H, W): give them two more axes, "
         "[:, :, None, None].": _no_axes,
     },
 )
@@ -311,12 +356,26 @@ def _scores_only(qkv, heads):
 Exercise(
     tag="5.3",
     reference=attention,
-    cases=lambda: [_qkv(2, 5, 18, 4, 3), _qkv(3, 3, 27, 2, 5), _qkv(1, 2, 12, 3, 4), _qkv(4, 4, 24, 3, 2)],
+    cases=lambda: [
+        _qkv(2, 5, 18, 4, 3),
+        _qkv(3, 3, 27, 2, 5),
+        _qkv(1, 2, 12, 3, 4),
+        _qkv(4, 4, 24, 3, 2),
+        _double(*_qkv(2, 3, 12, 2, 5)),
+        _learning(*_qkv(2, 3, 12, 2, 5)),
+    ],
     mistakes={
         "It looks as if the scores are not divided by the root of d.": _by_hand(scale=lambda d, channels: 1.0),
         "It looks as if you divide by d instead of its root.": _by_hand(scale=lambda d, channels: 1 / d),
         "It looks as if you divide by the root of C: each head has only d = C / heads channels.": (
             _by_hand(scale=lambda d, channels: channels**-0.5)
+        ),
+        "It looks as if you multiply by the root of d: divide by it.": _by_hand(scale=lambda d, channels: d**0.5),
+        "It looks as if d is three times too large: qkv has 3 C channels, and d is C / heads.": (
+            _by_hand(scale=lambda d, channels: (3 * d) ** -0.5)
+        ),
+        "It looks as if you divide by the root of 3 C, all channels of qkv: d is C / heads, the length of a query.": (
+            _by_hand(scale=lambda d, channels: (3 * channels) ** -0.5)
         ),
         "It looks as if you divide by the root of the number of pixels: d is C / heads, the length of a query.": (
             _by_pixels
@@ -369,19 +428,24 @@ def _roll(steps: int, axis: int) -> Callable:
     return lambda h: h.roll(steps, dims=axis)
 
 
-def _flat_net() -> tuple:
-    """Stands in for a net: nothing changes size in it, so only the values tell which skip went where."""
+def _flat_net(learns: bool = False) -> tuple:
+    """Stands in for a net: nothing changes size in it, so only the values tell which skip went where.
+
+    Where it learns, the middle lets no gradient through: it must come by the skips.
+    """
     generator = torch.Generator().manual_seed(0)
     weights = iter(torch.randn(7, 2, 4, 1, 1, generator=generator))
 
-    def level(width: int):
+    def level(width: int, cut: bool = False):
         weight = next(weights)[:, :width]
-        return lambda h, known: torch.tanh(F.conv2d(h, weight) + known[:, :2, None, None])
+        return lambda h, known: torch.tanh(F.conv2d(h.detach() if cut else h, weight) + known[:, :2, None, None])
 
-    net = SimpleNamespace(down=[level(2) for _ in range(3)], middle=level(2), up=[level(4) for _ in range(3)])
+    down, middle, up = [level(2) for _ in range(3)], level(2, cut=learns), [level(4) for _ in range(3)]
+    net = SimpleNamespace(down=down, middle=middle, up=up)
     net.shrink = [_roll(i + 1, axis=2) for i in range(3)]
     net.grow = [_roll(i + 1, axis=3) for i in range(3)]
-    return net, torch.randn(3, 2, 5, 7, generator=generator), torch.randn(3, 8, generator=generator)
+    h, known = torch.randn(3, 2, 5, 7, generator=generator), torch.randn(3, 8, generator=generator)
+    return net, h.requires_grad_(learns), known
 
 
 def _walk(
@@ -422,6 +486,22 @@ def _replaced(**parts) -> Callable:
 
 _backwards = _replaced(up=lambda levels: list(levels)[::-1], grow=lambda layers: list(layers)[::-1])
 _unshrunk = _replaced(shrink=lambda layers: [lambda h: h for _ in layers])
+_unsized = _replaced(
+    shrink=lambda layers: [lambda h: h for _ in layers], grow=lambda layers: [lambda h: h for _ in layers]
+)
+_grown_but_once = _replaced(grow=lambda layers: [*list(layers)[:-1], lambda h: h])
+
+
+def _skips_forgotten(net, h, known):
+    return [].pop()
+
+
+def _first_level_up(net, h, known):
+    skips = []
+    for level, shrink in zip(net.down, net.shrink, strict=True):
+        skips.append(level(h, known))
+        h = shrink(skips[-1])
+    return net.grow[0](net.up[0](torch.cat([net.middle(h, known), skips[-1]], dim=1), known))
 
 
 def _unlevelled(net, h, known):
@@ -438,7 +518,7 @@ def _unlevelled(net, h, known):
 Exercise(
     tag="5.4",
     reference=down_and_up,
-    cases=lambda: [_flat_net(), _net((1, 2, 3), 3, 8, 4), _net((1,), 4, 3, 5)],
+    cases=lambda: [_flat_net(), _net((1, 2, 3), 3, 8, 4), _net((1,), 4, 3, 5), _flat_net(learns=True)],
     mistakes={
         "It looks as if the first skip is taken first: the last one down is the first one needed, skips.pop().": (
             _walk(take=lambda skips: skips.pop(0))
@@ -464,6 +544,24 @@ Exercise(
             _unlevelled
         ),
         "It looks as if nothing shrinks on the way down: h = shrink(h) after each level.": _unshrunk,
+        "It looks as if nothing shrinks and nothing grows: h = shrink(h) after each level on the way down, h = grow(h) "
+        "after each on the way up.": _unsized,
+        "A skip is missing: on the way down skips.append(h) after each level, and on the way up one skips.pop() for "
+        "each.": _skips_forgotten,
+        "level(h, known) has two arguments, also on the way up: the skip goes into the first, "
+        "torch.cat([h, skip], dim=1).": _walk(
+            rise=lambda level, grow, join, h, skip, known: grow(level(h, skip, known))
+        ),
+        "It looks as if the skip stands where `known` belongs: level(torch.cat([h, skip], dim=1), known).": (
+            _walk(rise=lambda level, grow, join, h, skip, known: grow(level(h, skip)))
+        ),
+        "It looks as if a return stands inside the first loop: only the finest level of net.down was asked.": (
+            lambda net, h, known: net.shrink[0](net.down[0](h, known))
+        ),
+        "It looks as if the return stands inside the loop: only the lowest level of net.up was asked.": _first_level_up,
+        "It looks as if the last grow is left out: whatever it is, it belongs to its level like the others.": (
+            _grown_but_once
+        ),
         "It looks as if the skip is kept after shrink and taken after grow: keep it before shrink, and put it beside h "
         "before the level, with grow last.": (
             _walk(

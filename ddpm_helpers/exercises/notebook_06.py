@@ -15,14 +15,24 @@ def half_and_a_bit(x, t):
     return HALF * x + per_image(0.01 * t, x)
 
 
-def _training_batch(schedule, steps: list[int], *shape: int) -> tuple:
+def seven_tenths(x, t):
+    """Another one, without a parameter, as in the notebook: its loss has no gradient."""
+    return 0.7 * x
+
+
+def _training_batch(schedule, steps: list[int], *shape: int, model=half_and_a_bit) -> tuple:
     generator = torch.Generator().manual_seed(shape[0])
     x0, noise = torch.randn((2, *shape), generator=generator)
-    return half_and_a_bit, schedule, x0, torch.tensor(steps), noise
+    return model, schedule, x0, torch.tensor(steps), noise
 
 
 def _predicted(model, schedule, x0, t, noise):
     return model(q_sample(schedule, x0, t, noise), t)
+
+
+def _followed_back(loss):
+    loss.backward()
+    return loss
 
 
 def _straight_blend(model, schedule, x0, t, noise):
@@ -91,6 +101,7 @@ Exercise(
     cases=lambda: [
         _training_batch(linear_schedule(50), [1, 50, 17, 3, 30], 5, 3, 4, 2),
         _training_batch(cosine_schedule(40), [20, 39, 8], 3, 1, 2, 5),
+        _training_batch(linear_schedule(30), [4, 25], 2, 1, 4, 3, model=seven_tenths),
     ],
     mistakes={
         "It looks as if the prediction is compared with the clean images: this network predicts the noise.": (
@@ -163,6 +174,9 @@ Exercise(
         "It looks as if .item() made a plain number of the loss: return the tensor, or no gradient can flow.": (
             lambda m, s, x0, t, noise: F.mse_loss(_predicted(m, s, x0, t, noise), noise).item()
         ),
+        "It looks as if .backward() is called inside: return the loss, and the training loop follows it back.": (
+            lambda *batch: _followed_back(ddpm_loss(*batch))
+        ),
     },
 )
 
@@ -218,6 +232,18 @@ Exercise(
         ),
         "It looks as if u is sorted: draws in order are still independent. Image i lands at (i + u) / B.": (
             lambda u, T: _steps(u.sort().values, T)
+        ),
+        "It looks as if 1 is added before the clamp to T - 1: then step T is never trained. Clamp first, then add 1.": (
+            lambda u, T: ((_places(u) * T).long() + 1).clamp(max=T - 1)
+        ),
+        "It looks as if only u is divided by B: (i + u) / B needs its brackets.": (
+            lambda u, T: _steps(torch.arange(len(u)) + u / len(u), T)
+        ),
+        "It looks as if only u is divided by B and multiplied by T: (i + u) / B * T needs its brackets.": (
+            lambda u, T: (torch.arange(len(u)) + u / len(u) * T).long().clamp(max=T - 1) + 1
+        ),
+        "It looks as if you divided by B - 1: there are B stretches, each of them 1 / B long.": (
+            lambda u, T: _steps((torch.arange(len(u)) + u) / (len(u) - 1), T)
         ),
         "It looks as if nothing was added to the fraction cut off: steps run from 1 to T, so add 1 (after a clamp to "
         "T - 1).": lambda u, T: (_places(u) * T).long(),
@@ -302,6 +328,7 @@ Exercise(
         _training_batch(linear_schedule(50), [1, 50, 17, 3, 30], 5, 3, 4, 2),
         _training_batch(cosine_schedule(40), [20, 39, 8], 3, 1, 2, 5),
         _training_batch(cosine_schedule(40), [2, 12], 2, 1, 3, 2),
+        _training_batch(linear_schedule(30), [4, 25], 2, 1, 4, 3, model=seven_tenths),
     ],
     mistakes={
         "It looks as if there is no weight, or one that is always 1: this is the error of the noise alone.": _weighted(
@@ -398,6 +425,9 @@ Exercise(
         "It looks as if .item() made a plain number of the loss: return the tensor, or no gradient can flow.": (
             lambda *batch: _smaller(*batch).mean().item()
         ),
+        "It looks as if .backward() is called inside: return the loss, and the training loop follows it back.": (
+            lambda *batch: _followed_back(min_snr_loss(*batch))
+        ),
     },
 )
 
@@ -409,7 +439,7 @@ Exercise(
         _line(9, middle_weight(cosine_schedule(40)), 0.2, 0.6),
         _line(7, [0.01, 0.02, 0.005, 0.04], 0.0, 1 - 2**-24),
         _line(3, [5.0, 0.5, 0.5, 0.5, 6.0], 0.3, 0.6),
-        _line(8, middle_weight(cosine_schedule(30)).double(), 0.7, 1 - 2**-24),
+        _line(8, middle_weight(cosine_schedule(30)), 0.7, 0.9),
     ],
     mistakes={
         "It looks as if the weights are not used: every step owns a stretch of the same length.": (
@@ -437,7 +467,7 @@ Exercise(
             lambda u, weight: _owner(torch.arange(len(u)) / len(u) + u, weight)
         ),
         "Nearly. Where u is close to 1, rounding takes the last place to the last end, or beyond it, and its step to "
-        "T + 1: clamp, as in Exercise 6.2.": lambda u, weight: _owner(_places(u), weight),
+        "T + 1: clamp, as in Exercise 6.2, to len(weight) - 1.": lambda u, weight: _owner(_places(u), weight),
         "It looks as if the line has the length 1, and steps are clamped: it is as long as the sum of the weights.": (
             lambda u, weight: _clamped(torch.searchsorted(weight.cumsum(0), _places(u)) + 1, weight)
         ),

@@ -1,5 +1,6 @@
 """Exercises of notebook 07: one step of Algorithm 2, one step of DDIM, which steps, and the arc between two starts."""
 
+import numpy as np
 import torch
 
 from ..sampling import ddim_step, ddim_steps, ddpm_step, slerp
@@ -60,12 +61,28 @@ Exercise(
         _ddpm(linear_schedule(50), 30, 5, 3, 4, 2),
         _ddpm(cosine_schedule(40), 2, 3, 1, 2, 5),
         _ddpm(linear_schedule(50), 1, 2, 3, 5, 4),
+        _ddpm(linear_schedule(1000), 1000, 4, 1, 3, 2),
     ],
     mistakes={
         "It looks as if noise is added at the last step, too: at t = 1 return the mean.": (
             lambda s, x_t, t, eps, noise: _mean(s, x_t, t, _guess(s, x_t, t, eps)) + s.beta[t].sqrt() * noise
         ),
         "It looks as if no noise is added at all: only the last step, t = 1, goes without.": _noisy(lambda s, t: 0.0),
+        "It looks as if T is taken for the last step, and goes without noise: sampling ends at t = 1, return the mean "
+        "there.": (
+            lambda s, x_t, t, eps, noise: (
+                _mean(s, x_t, t, _guess(s, x_t, t, eps)) + (0.0 if t == s.T else s.beta[t].sqrt() * noise)
+            )
+        ),
+        "It looks as if no noise is added at t = T: only the last step, t = 1, goes without.": (
+            _noisy(lambda s, t: 0.0 if t == s.T else s.beta[t].sqrt())
+        ),
+        "It looks as if the noise is subtracted: (7.4) adds it. (It would sample as well.)": (
+            _noisy(lambda s, t: -s.beta[t].sqrt())
+        ),
+        "It looks as if the noise has the variance beta_{t-1}: the step from t has beta_t.": (
+            _noisy(lambda s, t: s.beta[t - 1].sqrt())
+        ),
         "It looks as if the noise has weight beta: beta is a variance, take its square root.": (
             _noisy(lambda s, t: s.beta[t])
         ),
@@ -147,6 +164,17 @@ Exercise(
         "It looks as if the guess is clipped to [0, 1]: our images lie in [-1, 1].": (
             _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, _guess(s, x_t, t, eps, clip=False).clamp(0, 1)))
         ),
+        "It looks as if only the noise is divided by sqrt_alpha_bar_t: (7.1) divides x_t, too, so set brackets.": (
+            _with_mean(
+                lambda s, x_t, t, eps: _mean(s, x_t, t, (x_t - s.sigma[t] * eps / s.sqrt_alpha_bar[t]).clamp(-1, 1))
+            )
+        ),
+        "It looks as if the guess is clipped at 1 alone: .clamp(-1, 1) has two ends.": (
+            _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, _guess(s, x_t, t, eps, clip=False).clamp(max=1)))
+        ),
+        "It looks as if the guess is not divided: the jump shrank the image by sqrt_alpha_bar_t, so divide by that.": (
+            _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, (x_t - s.sigma[t] * eps).clamp(-1, 1)))
+        ),
         "It looks as if x_{t-1} is clipped: it holds noise and may lie outside of [-1, 1]. Clip the guess alone.": (
             lambda s, x_t, t, eps, noise: ddpm_step(s, x_t, t, eps, noise).clamp(-1, 1)
         ),
@@ -224,6 +252,16 @@ def _ddim_from(schedule, s, x0_hat, eps):
     return schedule.sqrt_alpha_bar[s] * x0_hat + schedule.sigma[s] * eps
 
 
+def _ddim_guessing(guess):
+    """A `ddim_step` with another guess, a function of (schedule, x_t, t, s, eps), and the noise that fits it."""
+
+    def wrong(schedule, x_t, t, s, eps):
+        x0_hat = guess(schedule, x_t, t, s, eps)
+        return _ddim_from(schedule, s, x0_hat, _remix(schedule, x_t, t, x0_hat))
+
+    return wrong
+
+
 def _ddim_unclipped(schedule, x_t, t, s, eps):
     return schedule.sqrt_alpha_bar[s] * _guess(schedule, x_t, t, eps, clip=False) + schedule.sigma[s] * eps
 
@@ -263,6 +301,30 @@ Exercise(
                 _remix(schedule, x_t, s, _guess(schedule, x_t, t, eps)),
             )
         ),
+        "It looks as if the guess is computed with the tables at s: x_t is the image of step t, so read them at t.": (
+            _ddim_guessing(lambda schedule, x_t, t, s, eps: _guess(schedule, x_t, s, eps))
+        ),
+        "It looks as if the guess adds the noise: the jump added it, (7.1) takes it off.": (
+            _ddim_guessing(lambda schedule, x_t, t, s, eps: _guess(schedule, x_t, t, -eps))
+        ),
+        "It looks as if only the noise is divided by sqrt_alpha_bar_t: (7.1) divides x_t, too, so set brackets.": (
+            _ddim_guessing(
+                lambda schedule, x_t, t, s, eps: (x_t - schedule.sigma[t] * eps / schedule.sqrt_alpha_bar[t]).clamp(
+                    -1, 1
+                )
+            )
+        ),
+        "It looks as if the guess is divided by alpha_bar_t: divide by its root, sqrt_alpha_bar_t.": (
+            _ddim_guessing(
+                lambda schedule, x_t, t, s, eps: ((x_t - schedule.sigma[t] * eps) / schedule.alpha_bar[t]).clamp(-1, 1)
+            )
+        ),
+        "It looks as if the guess is not divided: the jump shrank the image by sqrt_alpha_bar_t, so divide by that.": (
+            _ddim_guessing(lambda schedule, x_t, t, s, eps: (x_t - schedule.sigma[t] * eps).clamp(-1, 1))
+        ),
+        "It looks as if the guess is clipped to [0, 1]: our images lie in [-1, 1].": (
+            _ddim_guessing(lambda schedule, x_t, t, s, eps: _guess(schedule, x_t, t, eps, clip=False).clamp(0, 1))
+        ),
         "It looks as if the noise is clipped: only the clean image has the range [-1, 1].": (
             _ddim_with(lambda schedule, t, s, x0_hat, eps: _ddim_from(schedule, s, x0_hat, eps.clamp(-1, 1)))
         ),
@@ -275,6 +337,13 @@ Exercise(
             _ddim_with(
                 lambda schedule, t, s, x0_hat, eps: (
                     schedule.sqrt_alpha_bar[s] * x0_hat + (1 - schedule.sqrt_alpha_bar[s]) * eps
+                )
+            )
+        ),
+        "It looks as if the noise has the weight 1 - alpha_bar: that is a variance, its root is schedule.sigma.": (
+            _ddim_with(
+                lambda schedule, t, s, x0_hat, eps: (
+                    schedule.sqrt_alpha_bar[s] * x0_hat + (1 - schedule.alpha_bar[s]) * eps
                 )
             )
         ),
@@ -353,6 +422,18 @@ Exercise(
         "499.99997; cut off, that is 499. Integers keep their value: T * i // steps.": (
             lambda T, steps: torch.linspace(T, 0, steps + 1).long()[:-1]
         ),
+        "Nearly. np.linspace makes floats, and one can come out a little below the integer that is meant; cut off, it "
+        "is 1 less. Integers keep their value: T * i // steps.": (
+            lambda T, steps: np.linspace(T, 0, steps + 1).astype(int).tolist()[:-1]
+        ),
+        "Nearly. np.arange with the stride T / steps makes floats, and one can come out a little below the integer "
+        "that is meant; cut off, it is 1 less. Integers keep their value: T * i // steps.": (
+            lambda T, steps: np.arange(T, 0, -T / steps).astype(int).tolist()
+        ),
+        "Nearly. torch.arange with the stride T / steps makes floats, and one can come out a little below the integer "
+        "that is meant; cut off, it is 1 less. Integers keep their value: T * i // steps.": (
+            lambda T, steps: torch.arange(T, 0, -T / steps).long().tolist()
+        ),
         "Nearly. T / steps is a float, and times i it can lie below the integer that is meant. Multiply and divide "
         "integers: T * i // steps.": lambda T, steps: [int(T / steps * i) for i in range(steps, 0, -1)],
         "The steps are right, but in a tensor: .tolist() makes a list of it.": (
@@ -380,8 +461,9 @@ Exercise(
 
 
 def _pair(*shape: int) -> tuple:
+    """Images, and amounts from 0 to 1 in no order, unevenly spaced: an answer must read them."""
     x, y, _ = _images(*shape)
-    return x, y, torch.linspace(0, 1, shape[0])
+    return x, y, (torch.linspace(0, 1, shape[0]) ** 2).roll(2)
 
 
 def _arc(x, y, amount, angle):
@@ -391,6 +473,15 @@ def _arc(x, y, amount, angle):
 
 def _angle(x, y):
     return torch.acos(torch.cosine_similarity(x.flatten(1), y.flatten(1)))
+
+
+def _length(x):
+    return x.flatten(1).norm(dim=1)
+
+
+def _stretched_line(x, y, amount):
+    line = torch.lerp(x, y, per_image(amount, x))
+    return line * per_image(_length(x) / _length(line), x)
 
 
 def _arc_on_last_axis(x, y, amount):
@@ -408,6 +499,20 @@ Exercise(
         ),
         "It looks as if the two weights are swapped: amount 0 must return x.": (
             lambda x, y, amount: _arc(y, x, amount, _angle(x, y))
+        ),
+        "It looks as if amount is not used, and the way cut into equal parts: amount says how far each image goes.": (
+            lambda x, y, amount: _arc(x, y, torch.linspace(0, 1, len(x)), _angle(x, y))
+        ),
+        "It looks as if all images go as far as the first: each has its own amount.": (
+            lambda x, y, amount: _arc(x, y, amount[:1].expand(len(x)), _angle(x, y))
+        ),
+        "It looks as if x and y are divided by their lengths and then mixed: only the angle wants that. Mix x and y.": (
+            lambda x, y, amount: _arc(x / per_image(_length(x), x), y / per_image(_length(y), y), amount, _angle(x, y))
+        ),
+        "It looks as if the straight line is stretched to the length of x: it keeps another pace than the arc. Use the "
+        "sines of (7.11).": _stretched_line,
+        "It looks as if asin undoes the cosine: acos does.": (
+            lambda x, y, amount: _arc(x, y, amount, torch.asin(torch.cosine_similarity(x.flatten(1), y.flatten(1))))
         ),
         "It looks as if the division by sin(angle) is missing.": (
             lambda x, y, amount: (

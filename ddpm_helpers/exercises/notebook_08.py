@@ -18,18 +18,29 @@ def _features(seed: int, rows: int, columns: int, scale: float = 1.0) -> torch.T
 
 
 def _similar() -> tuple:
-    """Two sets of large features that hardly differ: the distance is a small difference of large numbers."""
-    a = _features(5, 60, 5, scale=30.0)
-    return a, 1.001 * a.flip(0) + 0.01
+    """Two sets that hardly differ: the distance is a small difference of large numbers, and in 32 bits it is 0.
+
+    It is 0 in whatever order one computes, so that the mistake can be told: the variances are 64^2 and (64 + 1/128)^2,
+    and 1/128^2 is all that rounding takes away.
+    """
+    a = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]])
+    return 64 * a, (64 + 1 / 128) * a
+
+
+def _alike(seed: int, rows: int, columns: int) -> torch.Tensor:
+    """Features that rise and fall together: all covariances are positive, so that each number has a root."""
+    shared, own = torch.randn(rows, columns + 1, generator=torch.Generator().manual_seed(seed)).split([1, columns], 1)
+    return 2 * shared + own
 
 
 def _flat(seed: int, rows: int) -> torch.Tensor:
     """Features that fill 3 of 20 dimensions, as few images would: 17 eigenvalues are 0, and by rounding below it.
 
-    There are more rows than columns, so that the reference need not warn.
+    There are more rows than columns, so that the reference need not warn. In 64 bits: what float() or double() returns
+    is the argument itself where it has that dtype already, and may not be changed.
     """
     generator = torch.Generator().manual_seed(seed)
-    return _features(seed, rows, 3) @ torch.randn(3, 20, generator=generator)
+    return (_features(seed, rows, 3) @ torch.randn(3, 20, generator=generator)).double()
 
 
 def _moments(x):
@@ -59,7 +70,7 @@ def _distance(mean=lambda d: d.square().sum(), overlap=_overlap, moments=_moment
     """A `frechet_distance` with one part replaced."""
 
     def wrong(a, b):
-        (mean_a, cov_a), (mean_b, cov_b) = (moments(x.to(dtype)) for x in (a, b))
+        (mean_a, cov_a), (mean_b, cov_b) = (moments(x.to(dtype or x.dtype)) for x in (a, b))
         spread = cov_a.trace() + cov_b.trace() - weight * overlap(cov_a, cov_b)
         return (mean(mean_a - mean_b) + spread).item()
 
@@ -68,6 +79,10 @@ def _distance(mean=lambda d: d.square().sum(), overlap=_overlap, moments=_moment
 
 def _biased(x):
     return x.mean(0), x.T.cov(correction=0)
+
+
+def _scatter(x):
+    return x.mean(0), (x - x.mean(0)).T @ (x - x.mean(0))
 
 
 def _variances(x):
@@ -86,6 +101,38 @@ def _of_the_wrong_axis(x):
     return x.mean(0), x.cov()
 
 
+def _between(left, right=None):
+    """An overlap with other roots of A at the sides of B, functions of (roots of the eigenvalues, eigenvectors)."""
+
+    def overlap(cov_a, cov_b):
+        values, vectors = torch.linalg.eigh(cov_a)
+        sides = [side(values.clamp(min=0).sqrt(), vectors) for side in (left, right or left)]
+        return torch.linalg.eigvalsh(sides[0] @ cov_b @ sides[1]).clamp(min=0).sqrt().sum()
+
+    return overlap
+
+
+def _sum_of_entries(a, b):
+    (mean_a, cov_a), (mean_b, cov_b) = (_moments(x.double()) for x in (a, b))
+    root = _root(_root(cov_a) @ cov_b @ _root(cov_a))
+    return ((mean_a - mean_b).square().sum() + (cov_a + cov_b - 2 * root).sum()).item()
+
+
+def _complex_distance(a, b):
+    (mean_a, cov_a), (mean_b, cov_b) = (_moments(x.double()) for x in (a, b))
+    overlap = torch.linalg.eigvals(cov_a @ cov_b).sqrt().sum()
+    return (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap
+
+
+class _AnyComplex(complex):
+    """Equal to any complex number: `check` compares all digits, and the last ones depend on the order of the sums."""
+
+    __hash__ = complex.__hash__
+
+    def __eq__(self, other):
+        return isinstance(other, complex)
+
+
 def _added_covariances_of_the_wrong_axis(a, b):
     """The same with the matrices added before the trace: sets of two sizes stop it elsewhere."""
     cov_a, cov_b = a.double().cov(), b.double().cov()
@@ -99,6 +146,7 @@ Exercise(
     cases=lambda: [
         (_features(0, 40, 6), _features(1, 50, 6)),
         (_features(2, 30, 3), _features(3, 20, 3)),
+        (_alike(4, 25, 4), 1.5 * _alike(9, 35, 4)),
         _similar(),
         (_flat(7, 30), _flat(8, 40)),
     ],
@@ -110,6 +158,14 @@ Exercise(
         ),
         "It looks as if the means are left out: two sets that lie far apart are not alike.": (
             _distance(mean=lambda d: 0.0 * d.sum())
+        ),
+        "It looks as if the means run along the features of a row: run over the rows, .mean(0).": (
+            lambda a, b: (
+                (a.double().mean(1) - b.double().mean(1)).square().sum() + _distance(mean=lambda d: 0.0 * d.sum())(a, b)
+            ).item()
+        ),
+        "It looks as if only the means are compared: (8.4) has the covariances, too.": (
+            lambda a, b: (a.double().mean(0) - b.double().mean(0)).square().sum().item()
         ),
         "It looks as if the factor 2 in front of the root is missing: then the distance of a set to itself is not 0.": (
             _distance(weight=1.0)
@@ -128,7 +184,26 @@ Exercise(
         "It looks as if the numbers were clamped, and the roots taken number by number: the root of a matrix takes "
         "those of its eigenvalues.": _distance(overlap=_of_positive_entries),
         "It looks as if you took the root of every entry of A B. A root of a matrix is another thing: multiplied by "
-        "itself it gives the matrix.": _distance(overlap=lambda a, b: (a @ b).clamp(min=0).sqrt().trace()),
+        "itself it gives the matrix.": _distance(overlap=lambda a, b: (a @ b).sqrt().trace()),
+        "It looks as if you clamped A B, and took the root of every entry. A root of a matrix is another thing: "
+        "multiplied by itself it gives the matrix.": (
+            _distance(overlap=lambda a, b: (a @ b).clamp(min=0).sqrt().trace())
+        ),
+        "The eigenvalues come out complex: take .real of them, or the symmetric form of (8.4).": (
+            lambda a, b: _AnyComplex(_complex_distance(a, b).item())
+        ),
+        "The eigenvalues come out complex, and the result is a tensor: take .real of them, or the symmetric form of "
+        "(8.4); .item() makes a number.": _complex_distance,
+        "It looks as if the eigenvectors stand on both sides as they are: a root is V sqrt(values) V.T, so transpose "
+        "the second one.": _distance(overlap=_between(lambda values, vectors: vectors * values @ vectors)),
+        "It looks as if the root ends too early: it is V sqrt(values) V.T, with `@ vectors.T` at its end.": (
+            _distance(overlap=_between(lambda values, vectors: vectors * values))
+        ),
+        "It looks as if the root is V sqrt(values), without V.T at its end: then its transpose stands on the left, "
+        "h.T @ B @ h.": _distance(
+            overlap=_between(lambda values, vectors: vectors * values, lambda values, vectors: (vectors * values).T)
+        ),
+        "It looks as if all entries of the matrix are added up: a trace adds those on the diagonal.": _sum_of_entries,
         "It looks as if you multiplied the roots of A and of B. That is right only where A B = B A.": (
             _distance(overlap=lambda a, b: (_root(a) @ _root(b)).trace())
         ),
@@ -139,6 +214,9 @@ Exercise(
             _distance(moments=_variances)
         ),
         "It looks as if the covariances divide by N: divide by N - 1, as .cov() does.": _distance(moments=_biased),
+        "It looks as if the covariances are not divided: they are sums over N rows, divided by N - 1.": (
+            _distance(moments=_scatter)
+        ),
         "It looks as if the means are not subtracted before the covariances are computed.": (
             _distance(moments=_second_moments)
         ),
@@ -150,7 +228,9 @@ Exercise(
         "It looks as if .cov() was given rows, so that A and B have sizes that do not fit: for torch each row is one "
         "variable, so transpose the features first.": _added_covariances_of_the_wrong_axis,
         "It looks as if you compute in float32. Between similar sets the distance is a small difference of large "
-        "numbers: start with .double().": _distance(dtype=torch.float32),
+        "numbers: start with .double().": _distance(dtype=None),
+        "It looks as if .float() takes you to 32 bits. Between similar sets the distance is a small difference of "
+        "large numbers: start with .double().": _distance(dtype=torch.float32),
         "It looks as if the result is the root of the distance: the formula ends with the squared length.": (
             lambda a, b: math.sqrt(_distance()(a, b))
         ),
@@ -176,6 +256,11 @@ def _squares(a, b):
     return torch.cdist(a, b).square()
 
 
+def _without_copies(a, b):
+    pairs = torch.cdist(a, b)
+    return pairs.masked_fill(pairs == 0, torch.inf)
+
+
 def _farthest(samples, images):
     found = torch.cdist(samples.flatten(1), images.flatten(1)).max(1)
     return found.indices, found.values / _root_of_size(images)
@@ -190,10 +275,20 @@ def _images(seed: int, *shape: int) -> torch.Tensor:
     return 2 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 1
 
 
+def _copies() -> tuple:
+    """Three samples, two of them copies, of values with few digits: their distance is 0 by (8.7), too."""
+    images = (2 * _images(4, 6, 1, 2, 4)).round() / 2
+    return torch.cat([images[[4, 1]], _images(5, 1, 1, 2, 4)]), images
+
+
 Exercise(
     tag="8.2",
     reference=nearest_images,
-    cases=lambda: [(_images(0, 5, 3, 4, 2), _images(1, 11, 3, 4, 2)), (_images(2, 7, 1, 3, 5), _images(3, 6, 1, 3, 5))],
+    cases=lambda: [
+        (_images(0, 5, 3, 4, 2), _images(1, 11, 3, 4, 2)),
+        (_images(2, 7, 1, 3, 5), _images(3, 6, 1, 3, 5)),
+        _copies(),
+    ],
     mistakes={
         "It looks as if the distance is not divided: torch.cdist adds up the squared differences of all pixels; divide "
         "its result by the root of their number.": _nearest(scale=lambda images: 1.0),
@@ -209,6 +304,9 @@ Exercise(
             _nearest(axis=0)
         ),
         "It looks as if you took the farthest image: the nearest is the smallest distance.": _farthest,
+        "It looks as if exact copies are left out: a copy is the nearest image there is, at the distance 0.": (
+            _nearest(pairs=_without_copies)
+        ),
         "It looks as if the two results are swapped: indices first, then distances.": _swapped,
         "It looks as if the result of .min(1) is returned as it is: it holds distances first, then indices. Take it "
         "apart, and return the indices first.": (

@@ -27,6 +27,9 @@ def answering_net(sample: Tensor, timestep: Tensor | int, class_labels: None = N
     return Answer(answer) if return_dict else (answer,)
 
 
+answering_net.forward = answering_net  # theirs are modules, and can be asked so as well
+
+
 def _case(*shape: int, t: list[int]) -> tuple:
     generator = torch.Generator().manual_seed(shape[0])
     return answering_net, torch.randn((len(t), *shape), generator=generator), torch.tensor(t)
@@ -51,6 +54,17 @@ Exercise(
         ),
         "One stride too high: i runs from steps - 1 down to 0, so that the last step is t = 1.": (
             lambda T, steps: [T // steps * i + 1 for i in range(steps, 0, -1)]
+        ),
+        "It looks as if the multiples of k are counted from k on: leading counts from timestep 0, so that the last "
+        "step is t = 1.": lambda T, steps: [T // steps * i for i in range(steps, 0, -1)],
+        "It looks as if / stands where // belongs: the stride is a whole number, k = T // steps.": (
+            lambda T, steps: [T / steps * i + 1 for i in range(steps - 1, -1, -1)]
+        ),
+        "It looks as if the steps go from T to 1: leading makes strides of k = T // steps, and its first step lies "
+        "below T.": lambda T, steps: torch.linspace(T, 1, steps).long().tolist(),
+        "It looks as if the timesteps go from T - 1 to 0, which diffusers calls linspace: leading makes strides of "
+        "k = T // steps, and its first timestep lies below T - 1.": (
+            lambda T, steps: (torch.linspace(0, T - 1, steps).round().long().flip(0) + 1).tolist()
         ),
         "Nearly. Where T / steps is no integer, counting by k up to T may give one step too many: stop after `steps` "
         "of them.": lambda T, steps: list(range(1, T + 1, T // steps))[::-1],
@@ -87,6 +101,9 @@ Exercise(
         ),
         "The numbers are right, but the trainer calls this line, and no gradient could flow: leave out torch.no_grad() "
         "and .detach().": lambda net, x, t: net(x, t - 1).sample.detach(),
+        "It looks as if the arguments are swapped: the network takes the images first, then the timesteps.": (
+            lambda net, x, t: net(t - 1, x).sample
+        ),
         "It looks as if all images are told the step of the first one: hand over the whole t.": (
             lambda net, x, t: net(x, t[0] - 1).sample
         ),

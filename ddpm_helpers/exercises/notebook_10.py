@@ -87,7 +87,7 @@ Exercise(
         "It looks as if an image and its mirror image are blended by the number: it is one or the other.": (
             lambda x, chance: torch.lerp(x.flip(-1), x, per_image(chance, x))
         ),
-        "It looks as if the numbers are rounded and the ones above 1/2 chosen: mirror those below 1/2.": (
+        "It looks as if the ones above 1/2 are chosen (by >, or by rounding): mirror those below 1/2.": (
             lambda x, chance: _each_mirrored(x, 1 - chance.round(), lambda image: image.flip(-1))
         ),
     },

@@ -42,6 +42,9 @@ Exercise(
         "It looks as if one coin decides for the whole batch: compare all of `chance`, each label has its own.": (
             _replaced(lambda chance, share: (chance[0] < share).expand(len(chance)))
         ),
+        "It looks as if the mean of the coins decides for the whole batch: each label has its own coin.": (
+            _replaced(lambda chance, share: (chance.mean() < share).expand(len(chance)))
+        ),
         "It looks as if no label is hidden: compare `chance` (not the labels) with `share`; return the new tensor.": (
             lambda labels, chance, share, none: labels.clone()
         ),
@@ -68,6 +71,13 @@ Exercise(
         ),
         "It looks as if the first labels of the batch are hidden, in a fixed number: let the coins decide.": (
             _replaced(_first)
+        ),
+        "It looks as if the first labels of the batch are hidden, int(share * B) of them: let the coins decide.": (
+            _replaced(lambda chance, share: torch.arange(len(chance)) < int(share * len(chance)))
+        ),
+        "It looks as if a fixed number of labels is hidden, those with the smallest coins: compare each coin with the "
+        "share, and leave the number to chance.": (
+            _replaced(lambda chance, share: chance.argsort().argsort() < round(share * len(chance)))
         ),
         "It looks as if the result is a float tensor: a row of a table has a whole number.": (
             lambda labels, chance, share, none: torch.where(chance < share, float(none), labels.float())
@@ -121,6 +131,14 @@ Exercise(
         "It looks as if the scale stops at 1: guidance goes past the label.": _clipped,
         "It looks as if the scale is not used: the result is the prediction with the label, at every scale.": (
             lambda eps, eps_label, scale: eps_label.clone()
+        ),
+        "It looks as if scale - 1 multiplies the difference: at scale 1 the network is taken at its word, so the "
+        "factor is the scale itself.": lambda eps, eps_label, scale: eps + (scale - 1) * (eps_label - eps),
+        "It looks as if the scale is fixed at 3: use the argument.": (
+            lambda eps, eps_label, scale: eps + 3 * (eps_label - eps)
+        ),
+        "It looks as if the scale is squared: it multiplies the difference once.": (
+            lambda eps, eps_label, scale: eps + scale**2 * (eps_label - eps)
         ),
         "It looks as if the result is clipped to [-1, 1]: that is for images; noise goes beyond.": (
             lambda eps, eps_label, scale: guided_eps(eps, eps_label, scale).clamp(-1, 1)

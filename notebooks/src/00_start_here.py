@@ -103,9 +103,9 @@ print(read_idx(path).shape, (read_idx(path) == three.numpy()).all())
 # stands first. You are told that the exercise is yours to write, and the notebook goes on with the course's own version.
 # So nothing breaks if you skip one.
 #
-# Then write it: turn uint8 images of any shape into floats by (0.1). One line is enough. (`images` is a **tensor**,
-# PyTorch's array: arithmetic, slices and methods like `.mean()` work as in NumPy, and `torch.sqrt` stands in for
-# `np.sqrt`.)
+# Then write it: turn uint8 images of any shape into 32-bit floats, float32, by (0.1). One line is enough. (`images` is a
+# **tensor**, PyTorch's array: arithmetic, slices and methods like `.mean()` work as in NumPy, and `torch.sqrt` stands in
+# for `np.sqrt`.)
 
 # %% tags=["exercise", "nbval-check-output"]
 def to_float(images):

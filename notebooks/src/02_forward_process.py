@@ -248,7 +248,7 @@ print("alpha_bar at steps 0, 1, 1000:", [f"{schedule.alpha_bar[i].item():.6f}" f
 x0 = images[:4]  # (4, 1, 28, 28)
 noise_1 = torch.randn(x0.shape, generator=generator)
 signal, sigma = schedule.sqrt_alpha_bar, schedule.sigma  # (1001,) each
-verify("2.9", forward_step(x0, schedule.beta[1], noise_1), signal[1] * x0 + sigma[1] * noise_1)
+verify("2.9", forward_step(x0, schedule.beta[1].item(), noise_1), signal[1] * x0 + sigma[1] * noise_1)
 
 # %% [markdown]
 # **From $t-1$ to $t$.** Suppose the claim holds for $t - 1$, with a noise $\bar\epsilon$ that is made of $\epsilon_1,
@@ -271,7 +271,7 @@ noise_bar, noise_t = torch.randn(2, *x0.shape, generator=generator)
 alpha, beta = schedule.alpha[t], schedule.beta[t]
 before = signal[t - 1] * x0 + sigma[t - 1] * noise_bar  # the claim for t - 1
 orange = alpha.sqrt() * sigma[t - 1] * noise_bar + beta.sqrt() * noise_t
-verify("2.10", forward_step(before, beta, noise_t), signal[t] * x0 + orange)
+verify("2.10", forward_step(before, beta.item(), noise_t), signal[t] * x0 + orange)
 
 # %% [markdown]
 # The orange part is a sum of two independent Gaussians. Such a sum is a Gaussian again (a fact that we borrow, and
@@ -434,8 +434,9 @@ print(
 #
 # ### Exercise 2.3 - `snr`
 #
-# Return the SNR of every step, shape (T+1,). Mind the digits: at $t = 1$, $1 - \bar\alpha_t$ is a small difference of
-# two 32-bit numbers close to 1. A table holds the same variance to more digits.
+# Return the SNR of every step, shape (T+1,), in float32, as the tables are. Mind the digits: at $t = 1$,
+# $1 - \bar\alpha_t$ is a small difference of two 32-bit numbers close to 1. A table holds the same variance to more
+# digits.
 
 
 # %% tags=["exercise", "nbval-check-output"]

@@ -487,7 +487,8 @@ nearest_images = check(nearest_images)
 # <details><summary>Hint</summary>
 #
 # `torch.cdist(a, b)` wants (N, D) and (M, D): `.flatten(1)`. It takes the root of a sum over D values; you want the root of
-# their mean. `.min(1)` returns values and indices, in this order.
+# their mean. `.min(1)` returns values and indices, in this order. If you take (8.7) instead: in 32 bits a copy can come
+# out a little below 0, so `.clamp(min=0)` before the root.
 #
 # </details>
 #
