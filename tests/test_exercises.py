@@ -1,10 +1,12 @@
 """check, verify, show_solution; and every exercise: its answer is accepted, its mistakes are named."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from ddpm_helpers import AnswerError, EquationError, check, corrupt, per_image, show_solution, verify
+from ddpm_helpers import AnswerError, EquationError, check, corrupt, naive_loss, per_image, show_solution, verify
 from ddpm_helpers.exercises import EXERCISES
 from ddpm_helpers.exercises.core import _run
 
@@ -109,6 +111,30 @@ def test_ellipsis_as_an_index_is_no_skeleton(capsys):
     assert check(answer) is answer
 
 
+def test_a_schedule_that_is_spoilt_is_seen(capsys):
+    def snr(schedule):
+        variance = schedule.sigma
+        variance **= 2
+        return schedule.alpha_bar / variance
+
+    check(snr)
+    assert "changes schedule.sigma in place" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "says"),
+    [
+        ("ddim_steps", lambda T, steps: [T * i / steps // 1 for i in range(steps, 0, -1)], "not all are integers"),
+        ("ddim_steps", lambda T, steps: list(range(T, 0, -1))[:steps], "Expected ["),
+        ("snr", lambda s: s.alpha_bar / (s.sigma**2 + 1e-5), "At index 0 it should be inf"),
+        ("naive_loss", lambda m, *batch: naive_loss(m, *batch).detach().requires_grad_(), "no gradient can flow"),
+    ],
+)
+def test_results_that_look_right(name, wrong, says, capsys):
+    check(named(wrong, name))
+    assert says in capsys.readouterr().out
+
+
 def test_checking_twice_is_not_an_answer(capsys):
     assert check(corrupt) is corrupt
     assert "is yours to write" in capsys.readouterr().out
@@ -133,6 +159,10 @@ def test_checking_twice_is_not_an_answer(capsys):
         (lambda x, a, n: a * n, "per_image(numbers, images)"),
         (lambda x, a, n: x.copy_(blend(x, a, n)), "changes its argument in place"),
         (lambda x, a, n: blend(x, a, n) * float("nan"), "contains NaN or infinity"),
+        (lambda x, a, n: blend(x, a, n) * 1j, "The result is complex"),
+        (lambda x, a, n: (torch.rand(1), blend(x, a, n))[1], "leave the seed and the default dtype alone"),
+        (lambda x, a, n: map(float, x), "returns an iterator"),
+        (lambda x, a, n: math.sqrt(x), "one number. For a tensor there are"),
     ],
 )
 def test_other_mistakes_are_described(wrong, says, capsys):

@@ -274,6 +274,9 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return None if expected is None else "It returned None: is there a return, and in front of the result?"
     if isinstance(expected, tuple | list):
         return _difference_of_lists(expected, actual, tolerance)
+    if _is_complex(actual):
+        wanted = "The result is complex, and a real one is wanted: take .real, or a form that stays real."
+        return None if _is_complex(expected) else wanted
     number = not isinstance(expected, Tensor)
     wanted = "a number" if number else _summary(expected)
     if number:
@@ -291,8 +294,7 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return f"Expected {wanted}, got {_summary(actual)}{advice}."
     if not expected.numel():
         return None
-    wide = actual.dtype if actual.is_complex() else torch.float64
-    theirs, ours = actual.detach().to(wide), expected.detach().to(wide)
+    theirs, ours = actual.detach().double(), expected.detach().double()
     alike = (theirs == ours) | (theirs.isnan() & ours.isnan())  # an infinity equals itself, NaN is NaN again
     error = torch.where(alike, 0.0, (theirs - ours).abs()).max().item()
     if error <= tolerance * max(ours.nan_to_num(0, 0, 0).abs().max().item(), 1e-30):
@@ -328,6 +330,10 @@ def _difference_of_lists(expected: tuple | list, actual: Any, tolerance: float) 
         return "The numbers are right, but not all are integers: int(...) makes one, and // divides without a rest."
     parts = (_difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
     return next((part for part in parts if part), None)
+
+
+def _is_complex(value: Any) -> bool:
+    return value.is_complex() if isinstance(value, Tensor) else isinstance(value, complex)
 
 
 def _as_number(value: Any) -> Any:

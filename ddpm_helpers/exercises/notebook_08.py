@@ -118,21 +118,6 @@ def _sum_of_entries(a, b):
     return ((mean_a - mean_b).square().sum() + (cov_a + cov_b - 2 * root).sum()).item()
 
 
-def _complex_distance(a, b):
-    (mean_a, cov_a), (mean_b, cov_b) = (_moments(x.double()) for x in (a, b))
-    overlap = torch.linalg.eigvals(cov_a @ cov_b).sqrt().sum()
-    return (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap
-
-
-class _AnyComplex(complex):
-    """Equal to any complex number: `check` compares all digits, and the last ones depend on the order of the sums."""
-
-    __hash__ = complex.__hash__
-
-    def __eq__(self, other):
-        return isinstance(other, complex)
-
-
 def _added_covariances_of_the_wrong_axis(a, b):
     """The same with the matrices added before the trace: sets of two sizes stop it elsewhere."""
     cov_a, cov_b = a.double().cov(), b.double().cov()
@@ -189,11 +174,6 @@ Exercise(
         "multiplied by itself it gives the matrix.": (
             _distance(overlap=lambda a, b: (a @ b).clamp(min=0).sqrt().trace())
         ),
-        "The eigenvalues come out complex: take .real of them, or the symmetric form of (8.4).": (
-            lambda a, b: _AnyComplex(_complex_distance(a, b).item())
-        ),
-        "The eigenvalues come out complex, and the result is a tensor: take .real of them, or the symmetric form of "
-        "(8.4); .item() makes a number.": _complex_distance,
         "It looks as if the eigenvectors stand on both sides as they are: a root is V sqrt(values) V.T, so transpose "
         "the second one.": _distance(overlap=_between(lambda values, vectors: vectors * values @ vectors)),
         "It looks as if the root ends too early: it is V sqrt(values) V.T, with `@ vectors.T` at its end.": (
