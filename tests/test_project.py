@@ -124,7 +124,8 @@ def test_examples_in_docstrings():
 
     import ddpm_helpers
 
+    public = {name: getattr(ddpm_helpers, name) for name in ddpm_helpers.__all__}  # what a learner has imported
     for info in pkgutil.walk_packages(ddpm_helpers.__path__, "ddpm_helpers."):
         if not info.name.endswith("__main__"):
-            result = doctest.testmod(importlib.import_module(info.name))
+            result = doctest.testmod(importlib.import_module(info.name), extraglobs=public)
             assert not result.failed, info.name
