@@ -189,25 +189,23 @@ def _problem(exercise: Exercise, answer: Callable) -> str | None:
     cases = exercise.cases()
     expected = [exercise.reference(*_copy(case)) for case in cases]
     outcomes = [_run(answer, case) for case in cases]
-
-    def same(results: list) -> bool:
-        pairs = zip(results, outcomes, strict=True)
-        return all(_difference(result, outcome, exercise.tolerance) is None for result, outcome in pairs)
-
-    if same(expected):
+    differences = [
+        _difference(right, outcome, exercise.tolerance) for right, outcome in zip(expected, outcomes, strict=True)
+    ]
+    if not any(differences):
         return None
+
+    def is_made_by(mistake: Callable, case: tuple, outcome: Any) -> bool:
+        result = _run(mistake, case)
+        if isinstance(result, Tensor) != isinstance(outcome, Tensor):  # a number is another mistake than a tensor
+            return False
+        return _difference(result, outcome, exercise.tolerance) is None
+
     for sentence, mistake in exercise.mistakes.items():
-        results = [_run(mistake, case) for case in cases]
-        kinds = [isinstance(result, Tensor) for result in results]  # a number is another mistake than a tensor
-        if kinds != [isinstance(outcome, Tensor) for outcome in outcomes]:
-            continue
-        if same(results):
+        if all(is_made_by(mistake, case, outcome) for case, outcome in zip(cases, outcomes, strict=True)):
             return sentence
-    for case, right, outcome in zip(cases, expected, outcomes, strict=True):
-        difference = _difference(right, outcome, exercise.tolerance)
-        if difference:
-            return f"{difference}\nThe call was {exercise.name}({_describe(exercise.reference, case)})."
-    return None
+    case, difference = next((case, found) for case, found in zip(cases, differences, strict=True) if found)
+    return f"{difference}\nThe call was {exercise.name}({_describe(exercise.reference, case)})."
 
 
 def _run(function: Callable, case: tuple) -> Any:
