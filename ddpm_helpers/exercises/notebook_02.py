@@ -49,16 +49,6 @@ def _mostly_noise() -> NoiseSchedule:
     return NoiseSchedule(torch.tensor([0, 1 - 2049 / 2**24, 0.25, 0.5]))
 
 
-def _kept_at(value):
-    """An `snr` whose entry 0 was made finite."""
-
-    def wrong(schedule):
-        ratio = snr(schedule)
-        return torch.cat([torch.full_like(ratio[:1], value), ratio[1:]])
-
-    return wrong
-
-
 def _betas_in_a_list(T, beta_1, beta_T):
     beta = torch.zeros(T + 1, dtype=torch.float64)
     beta[1:] = [beta_1] * T
@@ -194,11 +184,6 @@ Exercise(
         "It looks as if the logarithm was taken: it belongs in the plot, not in the function.": (
             lambda s: (s.alpha_bar / s.sigma**2).log()
         ),
-        **{
-            f"It looks as if something keeps entry 0 at {value:g}: guard nothing, the clean image has an infinite "
-            "ratio.": _kept_at(value)
-            for value in (0.0, 1e6, 1e8, 1e10, 1e12, 1e16, torch.finfo(torch.float32).max)
-        },
     },
 )
 
