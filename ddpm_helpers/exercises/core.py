@@ -353,9 +353,9 @@ HINTS = {  # pattern in an error, or in the line that raised it -> what else to 
     ".clamp(min=0) before the root.",
     "step must be greater than zero": "A tensor is turned round by x.flip(dim).",
     "Could not infer sizes": "rearrange cannot split an axis into two unknown lengths: give it one, such as h=height.",
-    r"Boolean value of Tensor[^$]*in the line: .*\bif\b": "if wants one answer: torch.where(condition, a, b) "
+    r"(?s)Boolean value of Tensor.*in the line: .*\bif\b": "if wants one answer: torch.where(condition, a, b) "
     "chooses entry by entry.",
-    r"Boolean value of Tensor[^$]*in the line: .*\b(min|max)\(": "Python's min and max want one number: for a tensor, "
+    r"(?s)Boolean value of Tensor.*in the line: .*\b(min|max)\(": "Python's min and max want one number: for a tensor, "
     "min(1, x) is x.clamp(max=1).",
     r"imum\(\): argument": "torch.minimum and torch.maximum want two tensors: with a number, x.clamp(max=1).",
     r"torch\.min\(\w+, [\d.]+\)": "torch.min(x, 1) looks along axis 1; x.clamp(max=1) is the smaller of x "
