@@ -489,7 +489,7 @@ _unshrunk = _replaced(shrink=lambda layers: [lambda h: h for _ in layers])
 _unsized = _replaced(
     shrink=lambda layers: [lambda h: h for _ in layers], grow=lambda layers: [lambda h: h for _ in layers]
 )
-_grown_but_once = _replaced(grow=lambda layers: [*list(layers)[:-1], lambda h: h])
+_last_not_grown = _replaced(grow=lambda layers: [*list(layers)[:-1], lambda h: h])
 
 
 def _skips_forgotten(net, h, known):
@@ -560,7 +560,7 @@ Exercise(
         ),
         "It looks as if the return stands inside the loop: only the lowest level of net.up was asked.": _first_level_up,
         "It looks as if the last grow is left out: whatever it is, it belongs to its level like the others.": (
-            _grown_but_once
+            _last_not_grown
         ),
         "It looks as if the skip is kept after shrink and taken after grow: keep it before shrink, and put it beside h "
         "before the level, with grow last.": (
