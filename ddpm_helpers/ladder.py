@@ -31,7 +31,7 @@ from .data import DataError, load_images, to_float, to_uint8
 from .libraries import DeepinvUNet, MissingLibrary, grey_unet2d
 from .metrics import frechet_distance, frechet_floor, judge, load_feature_net
 from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, VelocityNet, count_parameters
-from .sampling import image_noise, naive_trajectory, sample
+from .sampling import ddim_steps, image_noise, naive_trajectory, sample
 from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
 from .training import (
     TrainConfig,
@@ -90,13 +90,15 @@ class System:
     schedule: NoiseSchedule
     objective: Callable[..., Tensor] = ddpm_loss
     sampler: Callable[..., Tensor] = sample
-    steps: int | None = None  # of the sampler; None: all T of Algorithm 2
+    steps: int | list[int] | None = None  # of the sampler, how many or which; None: all T of Algorithm 2
     batch_size: int = 128
     learning_rate: float = 1e-3
     middle: bool = False  # as in `TrainConfig`
     border: int = 0  # black pixels added on each side of the images, and cut off the samples
 
 
+# Fifty steps, half of them above 700: there a step of the cosine schedule changes the signal-to-noise ratio most.
+NEAR_T = [round(1000 * (i / 50) ** 0.5) for i in range(50, 0, -1)]
 COSINE, LINEAR, SHORT = cosine_schedule(1000), linear_schedule(1000), linear_schedule(300, rescale=False)
 SIMPLE = partial(System, net=lambda: SimpleUNet(300), schedule=linear_schedule(300))
 SYSTEMS = (
@@ -185,7 +187,7 @@ def climb(system: System, images: Tensor, steps: int, count: int) -> tuple[dict,
         "learning_rate": system.learning_rate,
         "train_steps": steps,
         "loss": trainer.losses[-max(steps // 10, 1) :].mean().item(),
-        "sampler_steps": system.steps or system.schedule.T,
+        "sampler_steps": len(ddim_steps(system.schedule.T, system.steps or system.schedule.T)),
         **score(samples, images),
     }
     if system.sampler is sample:

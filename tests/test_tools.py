@@ -164,6 +164,7 @@ def test_tables_of_the_readme_come_from_the_benchmarks():
     for name, table in (
         ("times", build.times_table()),
         ("speed", build.speed_table()),
+        ("quality", build.quality_table()),
         ("soak", build.soak_table()),
     ):
         assert build.fill(readme, name, table) == readme, f"the table {name!r} is older than its JSON"

@@ -278,7 +278,7 @@ def write_readme(repo: str) -> None:
         rows.append(row + (f" [open]({colab(name, repo)}) |" if repo else ""))
     address = f"https://github.com/{repo}" if repo else "ADDRESS-OF-THIS-REPOSITORY"
     parts = {"notebooks": "\n".join(rows), "clone": f"```\ngit clone {address} ddpm-course\ncd ddpm-course\n```"}
-    parts |= {"times": times_table(), "speed": speed_table(), "soak": soak_table()}
+    parts |= {"times": times_table(), "speed": speed_table(), "quality": quality_table(), "soak": soak_table()}
     for name, text in parts.items():
         edit(ROOT / "README.md", lambda readme, name=name, text=text: fill(readme, name, text))
 
@@ -312,6 +312,32 @@ def speed_table() -> str:
     rows += [f"| {name} | {rate:,.0f} |" for name, rate in result["loading"].items()]
     machine = f"{result['device']}, torch {result['torch']}, {result['date']}"
     return "\n".join([*rows, "", f"*{machine}; repeat with `{result['command']}`.*"])
+
+
+def quality_table() -> str:
+    """What `bench_quality` measured: the distance after each time, and what part of the unit it is."""
+    result, by_name = measured("quality"), {}
+    for row in result["rows"]:
+        by_name.setdefault(row["name"], {})[row["minutes"]] = row
+    unit = by_name[result["unit"]][None]["frechet"]
+    minutes = sorted({row["minutes"] for row in result["rows"] if row["minutes"]})
+    heads = ["", "parameters", "images/s", *(f"{m:g} min" for m in minutes)]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, speed in result["speed"].items():
+        cells = [name, f"{by_name[name][minutes[0]]['parameters']:,}", f"{speed['images_per_second']:,.0f}"]
+        cells += [in_units(by_name[name][m]["frechet"], unit) for m in minutes]
+        rows.append(f"| {' | '.join(cells)} |")
+    rows += ["", "| | samples | distance | of real digits |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        if row["minutes"] is None:
+            cells = (row["name"], f"{row['samples']:,}", in_units(row["frechet"], unit), f"{row['floor']:.0f}")
+            rows.append(f"| {' | '.join(cells)} |")
+    machine = f"{result['device']}, torch {result['torch']}, {result['date']}"
+    return "\n".join([*rows, "", f"*{machine}; repeat with `{result['command']}`.*"])
+
+
+def in_units(distance: float, unit: float) -> str:
+    return f"{distance:.0f} = 1/{unit / distance:.1f}"
 
 
 SOAK = {  # part -> what was done, with its count

@@ -42,7 +42,8 @@ from ddpm_helpers import (
     sample,
     velocity_loss,
 )
-from ddpm_helpers.ladder import RESULTS, _write, score
+from ddpm_helpers.ladder import NEAR_T, RESULTS, _write, score
+from ddpm_helpers.sampling import ddim_steps
 from ddpm_helpers.schedule import NoiseSchedule, per_image, q_sample, snr
 from ddpm_helpers.training import fast_model
 
@@ -64,7 +65,7 @@ class Variant:
     objective: Callable[..., Tensor] = min_snr_loss
     averaged: bool = True  # sample with the average of the weights
     eta: float = 1.0  # share of fresh noise in the DDIM steps
-    sampler_steps: int = 50
+    sampler_steps: int | list[int] = 50
     compiled: bool = False
     like: str | None = None  # another variant whose step is the same work, so its speed is taken; None: timed itself
     seed: int = 0  # of the first weights, and of what is drawn in training
@@ -136,6 +137,10 @@ VARIANTS = (
     DRAWN("drawn by weight, small gradient", objective=small_velocity_loss),
     DRAWN("drawn by weight, seed 1", seed=1),
     DRAWN("drawn by weight, seed 2", seed=2),
+    SAME("more steps near T", sampler_steps=NEAR_T),
+    DRAWN("drawn by weight, near T", sampler_steps=NEAR_T),
+    DRAWN("drawn by weight, near T, seed 1", sampler_steps=NEAR_T, seed=1),
+    DRAWN("drawn by weight, near T, seed 2", sampler_steps=NEAR_T, seed=2),
 )
 
 
@@ -209,7 +214,7 @@ def train_and_judge(variant: Variant, images: Tensor, steps: int, count: int) ->
         "name": variant.name,
         "parameters": count_parameters(trainer.model),
         "train_steps": steps,
-        "sampler_steps": variant.sampler_steps,
+        "sampler_steps": len(ddim_steps(trainer.schedule.T, variant.sampler_steps)),
         **score(x.clamp(-1, 1).cpu(), images),
     }
 

@@ -23,7 +23,7 @@ from record import FIGURES, record, side_by_side
 from torch import Tensor
 
 from ddpm_helpers import UNet, VelocityNet, default_device, load_images, load_pretrained, sample
-from ddpm_helpers.ladder import COSINE, SYSTEMS, climb, measure_speed, score
+from ddpm_helpers.ladder import COSINE, NEAR_T, SYSTEMS, climb, measure_speed, score
 from ddpm_helpers.training import fast_model
 from ddpm_helpers.viz import subplots
 
@@ -34,9 +34,11 @@ RECIPE = replace(  # what `bench_levers` found to be the best
     name="the course's recipe",
     net=lambda: VelocityNet(UNet(base=32, multipliers=(1, 2), patch=2, attention=0), COSINE),
     sampler=partial(sample, eta=1.0),
+    steps=NEAR_T,
     middle=True,
 )
-COMPARED = (LADDER["UNet2DModel DDPM"], LADDER["LayerNormUNet, repaired"], NAIVE, RECIPE)
+DIFFUSERS = replace(LADDER["UNet2DModel DDPM"], sampler=partial(sample, eta=1.0))  # with fresh noise, as its scheduler
+COMPARED = (DIFFUSERS, LADDER["LayerNormUNet, repaired"], NAIVE, RECIPE)
 BY_NAME = {system.name: system for system in COMPARED}
 UNIT = f"{NAIVE.name}, 3 epochs"
 SHIPPED, SHIPPED_SAMPLES = ("mnist", "mnist_labels"), 10_000
@@ -64,7 +66,7 @@ def main() -> None:
         parser.error(f"{PATH} holds results of {results['samples']} samples; move it away to start anew")
     command = f"python tests/benchmarks/bench_quality.py --samples {options.samples}"
     if not results:
-        results = {"samples": options.samples, "speed": measure_speed(COMPARED, images), "rows": []}
+        results = {"samples": options.samples, "unit": UNIT, "speed": measure_speed(COMPARED, images), "rows": []}
         record("quality", command, results)
     wanted = jobs(results["speed"], options.minutes, options.samples, len(images))
     done = [(row["name"], row["minutes"]) for row in results["rows"]]
@@ -98,12 +100,12 @@ def trained(job: Job) -> dict:
 
 
 def shipped_samples(name: str) -> Tensor:
-    """(10000, 1, 28, 28) in [-1, 1]: 50 steps; a network with labels is asked for each digit equally often."""
+    """(10000, 1, 28, 28) in [-1, 1], in 50 steps; a network with labels is asked for each digit equally often."""
     device = default_device()
     net, schedule, _ = load_pretrained(name, device)
     count, model = SHIPPED_SAMPLES, fast_model(net, device)
     labels = None if net.classes is None else torch.arange(count, device=device) % net.classes
-    x = sample(model, schedule, count, (1, 28, 28), 50, labels=labels, eta=1.0)
+    x = sample(model, schedule, count, (1, 28, 28), NEAR_T, labels=labels, eta=1.0)
     return x.clamp(-1, 1).cpu()
 
 
