@@ -77,6 +77,16 @@ def test_skeleton_is_greeted(capsys):
         assert "not yet" not in text
 
 
+def test_what_is_left_of_an_answer_that_was_begun_is_named(capsys):
+    def begun(x, amount, noise):
+        weight = per_image(amount, x)
+        kept = ...
+        added = ...
+        return weight * (kept + added)
+
+    assert "is yours to write: kept and added are still `...`." in said(begun, capsys)
+
+
 def test_a_line_of_dots_left_over_is_no_skeleton(capsys):
     def answer(x, amount, noise):
         ...  # two lines

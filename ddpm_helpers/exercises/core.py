@@ -70,7 +70,7 @@ def check(answer: Callable) -> Callable:
     goes_on = f"Until then the notebook goes on with the course's own {name}."
     verdict = mark(exercise, answer)
     if not verdict.tried:
-        return _report(f"{title} is yours to write. {goes_on}", exercise.reference)
+        return _report(f"{title} is yours to write{verdict.problem}. {goes_on}", exercise.reference)
     if not verdict.right:
         return _report(f"{title}: not yet. {verdict.problem}\n{goes_on}", exercise.reference)
     print(f"{title}: correct.")
@@ -83,13 +83,15 @@ class Verdict:
 
     right: bool
     tried: bool = True  # False while the answer is the skeleton, or the course's own function
-    problem: str = ""  # what is wrong with an answer that was tried, in words
+    problem: str = ""  # what is wrong with an answer that was tried, in words; what is left of one that was begun
 
 
 def mark(exercise: Exercise, answer: Callable) -> Verdict:
     """Mark an answer; nothing is printed, and no exception of the answer comes through."""
-    if answer is exercise.reference or _is_skeleton(answer, exercise.cases()[0]):
+    if answer is exercise.reference:
         return Verdict(right=False, tried=False)
+    if _is_skeleton(answer, exercise.cases()[0]):
+        return Verdict(right=False, tried=False, problem=_left_open(answer))
     problem = _problem(exercise, answer)
     return Verdict(right=problem is None, problem=problem or "")
 
@@ -177,11 +179,24 @@ def _is_skeleton(answer: Callable, case: tuple) -> bool:
         isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) for line in function.body
     ):
         return True
-    unwritten = any(
-        isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is ...
-        for node in ast.walk(function)
-    )
+    unwritten = any(_is_unwritten(node) for node in ast.walk(function))
     return unwritten and "ellipsis" in repr(_run(answer, case)).lower()
+
+
+def _is_unwritten(node: ast.AST) -> bool:
+    values = ast.Assign | ast.Return
+    return isinstance(node, values) and isinstance(node.value, ast.Constant) and node.value.value is ...
+
+
+def _left_open(answer: Callable) -> str:
+    """Which names of a skeleton are still `...`, in words; nothing if no line beside them is written."""
+    lines = [
+        node for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(answer)))) if isinstance(node, ast.Assign)
+    ]
+    names = [ast.unparse(target) for line in lines if _is_unwritten(line) for target in line.targets]
+    if len(names) in (0, len(lines)):
+        return ""
+    return f": {' and '.join(names)} {'is' if len(names) == 1 else 'are'} still `...`"
 
 
 def _problem(exercise: Exercise, answer: Callable) -> str | None:
