@@ -36,9 +36,10 @@ generator = torch.Generator().manual_seed(0)
 # ## The network, and where it comes from
 #
 # [Notebook 06](06_train_ddpm.ipynb) trained networks that predict noise, and left it to a function to make images of
-# the predictions. This notebook opens that function. For the network, a U-Net ([notebook 05](05_unet.ipynb)) was
-# trained as in notebook 06, but wider (`--base 48`) and for 8,000 steps, and its weights lie beside the course's code.
-# Weights without their recipe are a riddle, so the file holds both.
+# the predictions. This notebook opens that function. For the network, a U-Net ([notebook 05](05_unet.ipynb)) learned
+# to predict the noise, on steps drawn by weight (`--middle`) as at the end of notebook 06, but wider (`--base 48`) and
+# for 10,000 steps. Its weights lie beside the course's code. Weights without their recipe are a riddle, so the file
+# holds both.
 
 # %%
 model, schedule, recipe = load_pretrained("mnist", device)
@@ -47,9 +48,10 @@ for name, value in recipe.items():
 print(schedule)
 
 # %% [markdown]
-# *The data, the number of steps, the loss it reached. The loss is the mean squared error of the predicted noise per
-# pixel: answering 0 would score 1. The last line is the schedule ([notebook 02](02_forward_process.ipynb)): sampling
-# must use the one that the network was trained with. The command, typed into a terminal, trains such a network again.*
+# *The data, the number of steps, the loss it reached: the mean squared error per pixel of the velocity that belongs to
+# the predicted noise, [(6.9)](06_train_ddpm.ipynb). The last line is the schedule
+# ([notebook 02](02_forward_process.ipynb)): sampling must use the one that the network was trained with. The command,
+# typed into a terminal, trains such a network again.*
 #
 # Does it work? Here are 16 images, with the method that the second half of this notebook derives.
 
@@ -217,8 +219,8 @@ viz.image_rows(rows, titles=[str(t) for t in ends], alt="Three images at twelve 
 # there. At 999 the guess is black and white dirt: (7.1) divides by almost nothing there, and clipping stops the rest.
 # Then it is a grey cloud, as in [notebook 01](01_corrupt_and_predict.ipynb), and for the same reason: much is still
 # open, and the answer is a mean. By the time that you find a digit in the upper row, the guess below has had it for a
-# hundred steps or more. What is decided late is the edge of the stroke. (The third image ends as a stroke that is hard
-# to read. Such samples come, too.)*
+# hundred steps or more. What is decided late is the edge of the stroke. (A guess can be wrong: the first image looked
+# like a 3 for a while, before it became a 4.)*
 #
 # The walk once more, in one picture that moves, and in one that you move. (On a page that cannot run Python, the strip
 # above has to do.)
@@ -315,9 +317,10 @@ rows |= {"50, clipped": grid[:few], "50, not": sample(model, schedule, few, step
 viz.image_rows(rows, alt="The same starts with and without clipping: in 1000 steps similar digits, in 50 steps digits and ruins")
 
 # %% [markdown]
-# *First the upper two rows; the second is the bare formula (7.3). In 1000 steps a first guess beyond a thousand does little
-# harm: the step takes 0.0016 of it, at most 2.6 beside noise of size 1, and a good network repairs that. (A weaker one does not: an
-# error that many pixels share is an error of brightness, and whole images end too bright or too dark.) Now the lower two
+# *First the upper two rows; the second is the bare formula (7.3). In 1000 steps a first guess beyond a thousand does some
+# harm, but not much: the step takes 0.0016 of it, at most 3.1 beside noise of size 1, and the network repairs most of
+# that. Which digits are not the same? (A weaker network repairs less: an error that many pixels share is an error of
+# brightness, and whole images end too bright or too dark.) Now the lower two
 # rows: eight images of the grid from the top, and their twins without clipping. (The starts are those of the upper rows; the
 # method, derived below, leads elsewhere.) The first of 50 steps goes down to 980 and takes the guess with the weight
 # $\sqrt{\bar\alpha_{980}}$, about 0.03. That is little for a guess within [-1, 1], but 0.03 times a thousand is not repaired
@@ -537,9 +540,9 @@ viz.show(figure, alt="Distance from the longest run against the number of steps,
 
 # %% [markdown]
 # *The time falls in proportion to the steps, because it is all spent in the network. The plot says how the result approaches
-# that of many steps. Compare slopes, not heights, since the dashed line starts at the first point by choice: the measured
-# line is steeper at first, then about as steep. (7.9) will explain why. But mind what is measured: the distance to another
-# run, and a digit that differs from it may be as good a digit. It is no measure of quality.*
+# that of many steps: the measured line is about as steep as the dashed one, which starts at the same point by choice.
+# (7.9) will explain why. But mind what is measured: the distance to another run, and a digit that differs from it may
+# be as good a digit. It is no measure of quality.*
 #
 # ### The first step is the dirtiest
 #
@@ -559,9 +562,11 @@ rows = {f"{counts[0]} steps": ends[counts[0]], "5 from 1000": ends[5], "5 from 9
 viz.image_rows(rows, alt="The same starts with many steps, with five steps from 1000, and with five from 950")
 
 # %% [markdown]
-# *Compare the second row and the third with the first: look for stains in the black, and for strokes and whole digits that
-# changed. The five steps from 950 stay closer. It matters where the steps lie, not only how many there are. Libraries differ
-# in that, which is one reason why two of them give different images from the same weights.*
+# *Compare the second row and the third with the first. The median says that the five steps from 950 stay closer: their
+# strokes are as bright and as thick as those of the first row. But look at columns 6, 7 and 12, where they end at another
+# digit and the five from 1000 do not. The small lie at the start has its price, too. It matters where the steps lie, not
+# only how many there are. Libraries differ in that, which is one reason why two of them give different images from the
+# same weights.*
 #
 # ### With some noise
 #
@@ -714,13 +719,13 @@ viz.image_rows(rows, alt="Real digits, the noise found for each, and what the wa
 # noise it came from, and on the way up there is nothing to make it from. Inversion finds **a** start that leads to the image,
 # not one that anybody would have drawn.*
 #
-# Now both tools together: find the noise of two real digits, walk along the arc, and come down.
+# Now both tools together: find the noise of two real digits, walk along the arc, and come down, again without clipping.
 
 # %%
 rows = {}
 for i in (0, 2):  # with the noise and the steps found last
     begin = slerp(found[i].expand(9, -1, -1, -1), found[i + 1].expand(9, -1, -1, -1), amount)
-    *_, last = ddim_trajectory(model, schedule, begin, steps)
+    *_, last = ddim_trajectory(model, schedule, begin, steps, clip=False)
     rows[f"pair {i // 2 + 1}"] = last.x
 viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="One real digit becomes another in nine images")
 
@@ -738,7 +743,7 @@ viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="One real digit be
 # - DDIM follows a path. Therefore the start decides, starts can be blended along arcs, and images can be led back to noise.
 #
 # **What broke:** nothing failed, and that is the trouble. We said that 50 steps look like 1000, that both variances
-# look alike, that five steps do better from 950, and that arcs keep variety. All that was measured is how far images
+# look alike, that five steps stay closer from 950, and that arcs keep variety. All that was measured is how far images
 # lie from each other, and that is not quality. Are the samples *good*? Are they *varied*, or is one digit missing? Are
 # they *new*, or copies of training images? By eye is not a measurement. [Notebook 08](08_evaluation.ipynb) measures.
 #
@@ -747,6 +752,6 @@ viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="One real digit be
 # - `load_pretrained("fashion")` at the top, and `load_images("fashion", train=False)` for the inversion. Which of the
 #   four details matters more for clothing, and which pictures change character?
 # - Give `ddim_trajectory` ten steps from 950 down that are not even: dense at the noisy end, or dense near 0. Which end
-#   deserves them?
+#   deserves them? ([Notebook 09](09_libraries.ipynb) shows one answer.)
 # - Turn around at $t = 999$ instead of 950 when inverting. Then clip on the way down.
 # - Start from $2\,x_T$ and from $x_T / 2$. What does too much noise do, if too little makes plain digits?

@@ -38,7 +38,7 @@ RECIPE = replace(  # what `bench_levers` found to be the best
     middle=True,
 )
 DIFFUSERS = replace(LADDER["UNet2DModel DDPM"], sampler=partial(sample, eta=1.0))  # with fresh noise, as its scheduler
-COMPARED = (DIFFUSERS, LADDER["LayerNormUNet, repaired"], NAIVE, RECIPE)
+COMPARED = (RECIPE, NAIVE, LADDER["LayerNormUNet, repaired"], DIFFUSERS)
 BY_NAME = {system.name: system for system in COMPARED}
 UNIT = f"{NAIVE.name}, 3 epochs"
 SHIPPED, SHIPPED_SAMPLES = ("mnist", "mnist_labels"), 10_000

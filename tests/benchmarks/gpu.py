@@ -35,7 +35,7 @@ from ddpm_helpers import (
     velocity_loss,
 )
 from ddpm_helpers.checkpoint import save_pretrained
-from ddpm_helpers.ladder import score
+from ddpm_helpers.ladder import NEAR_T, score
 from ddpm_helpers.training import default_device, fast_autocast, fast_model
 
 PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12), "T4": (65e12, 0.32e12)}
@@ -139,9 +139,10 @@ def train(run: Run, data, seconds: float, device: torch.device, out: Path, count
     shape = tuple(data.images.shape[1:])
     labels = torch.arange(count, device=device) % len(data.classes) if run.labels else None
     model = fast_model(trainer.ema, device)
-    for name, eta in (("", 0.0), ("_eta_1", 1.0)):  # which is better depends on how well the network was trained
+    # Which is best depends on how well the network was trained.
+    for name, which, eta in (("", 50, 0.0), ("_eta_1", 50, 1.0), ("_near_T", NEAR_T, 1.0)):
         start = time.perf_counter()
-        samples = sample(model, trainer.schedule, count, shape, 50, labels=labels, eta=eta).clamp(-1, 1).cpu()
+        samples = sample(model, trainer.schedule, count, shape, which, labels=labels, eta=eta).clamp(-1, 1).cpu()
         row |= {"samples": count, f"sample_seconds{name}": time.perf_counter() - start}
         save_image(samples[:64] / 2 + 0.5, out / f"{run.name}{name}.png")
         if run.data == "mnist" and 2 * count <= len(data.images):
