@@ -893,7 +893,8 @@ found = diagnose(good.model, schedule, images, good.samples.flip(3))
 # poor, or a model that could be better. And it trusts you on two points: that `images` are what the training loop has,
 # and that `samples` are what the sampler returned before anything was done to them. An empty list is no proof.*
 #
-# Last, a patient that was trained: the network that comes with this course.
+# Last, a patient that was trained: the network that comes with this course, whose samples you saw in
+# [notebook 07](07_sampling.ipynb). Guess before you run: is it well?
 
 # %%
 model, schedule_1000, _ = load_pretrained("mnist", device)
@@ -903,8 +904,12 @@ samples = sample(model, schedule_1000, n, steps=steps)
 found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), samples.to(device))
 
 # %% [markdown]
-# *In a full run on MNIST it says "Nothing found." (On the drawn digits that stand in where MNIST is not at hand, it may
-# rightly complain: the network has never seen those.)*
+# *In a full run on MNIST it finds two things. Both are true, and neither is a bug. The network learned from steps drawn
+# by weight ([notebook 06](06_train_ddpm.ipynb)), and $t = 1$ hardly ever came up, so there it is worse than a straight
+# line. What that leaves in the samples is a grain of one grey level, where the images have plain black. Notebook 08
+# charges it in bits, and finds the samples closer to real digits all the same. So a finding is a question: did you mean
+# that? (On the drawn digits that stand in where MNIST is not at hand, it may rightly find more: the network has never
+# seen those.)*
 #
 # ## The checklist for your own model
 #
