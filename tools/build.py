@@ -324,8 +324,8 @@ def quality_table() -> str:
     heads = ["", "parameters", "images/s", *(f"{m:g} min" for m in minutes)]
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, speed in result["speed"].items():
-        cells = [name, f"{by_name[name][minutes[0]]['parameters']:,}", f"{speed['images_per_second']:,.0f}"]
-        cells += [in_units(by_name[name][m]["frechet"], unit) for m in minutes]
+        cells = [name, f"{by_name[name][min(by_name[name])]['parameters']:,}", f"{speed['images_per_second']:,.0f}"]
+        cells += [in_units(by_name[name][m]["frechet"], unit) if m in by_name[name] else "" for m in minutes]
         rows.append(f"| {' | '.join(cells)} |")
     rows += ["", "| | samples | distance | of real digits |", "|---|---|---|---|"]
     for row in result["rows"]:

@@ -38,7 +38,7 @@ from ddpm_helpers.libraries import MissingLibrary, grey_unet2d
 from ddpm_helpers.training import fast_model
 
 ROUNDS, STEPS, BATCH = 3, 4, 64
-SMALL = partial(UNet, base=32, multipliers=(1, 2), patch=2, attention=0)  # attention in the middle alone
+SMALL = partial(UNet, base=32, multipliers=(1, 2), patch=2)
 NETS: dict[str, Callable[[], nn.Module]] = {
     "BasicUNet": BasicUNet,
     "SimpleUNet": partial(SimpleUNet, 1000),
