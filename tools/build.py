@@ -315,7 +315,7 @@ def speed_table() -> str:
 
 
 def quality_table() -> str:
-    """What `bench_quality` measured: the distance after each time, and what part of the unit it is."""
+    """What `bench_quality` measured: the distance after each time, and in brackets in units."""
     result, by_name = measured("quality"), {}
     for row in result["rows"]:
         by_name.setdefault(row["name"], {})[row["minutes"]] = row
@@ -330,14 +330,15 @@ def quality_table() -> str:
     rows += ["", "| | samples | distance | of real digits |", "|---|---|---|---|"]
     for row in result["rows"]:
         if row["minutes"] is None:
-            cells = (row["name"], f"{row['samples']:,}", in_units(row["frechet"], unit), f"{row['floor']:.0f}")
+            name = row["name"] if "train_steps" in row else f'`load_pretrained("{row["name"]}")`'
+            cells = (name, f"{row['samples']:,}", in_units(row["frechet"], unit), f"{row['floor']:.0f}")
             rows.append(f"| {' | '.join(cells)} |")
     machine = f"{result['device']}, torch {result['torch']}, {result['date']}"
     return "\n".join([*rows, "", f"*{machine}; repeat with `{result['command']}`.*"])
 
 
 def in_units(distance: float, unit: float) -> str:
-    return f"{distance:.0f} = 1/{unit / distance:.1f}"
+    return f"{distance:.0f} ({distance / unit:.2g})"
 
 
 SOAK = {  # part -> what was done, with its count
