@@ -172,7 +172,7 @@ def _is_skeleton(answer: Callable, case: tuple) -> bool:
     A `...` that was left beside an answer decides nothing: the answer is marked.
     """
     try:
-        function = ast.parse(textwrap.dedent(inspect.getsource(answer))).body[0]
+        function = _parsed(answer)
     except (OSError, TypeError, SyntaxError):
         return False
     if isinstance(function, ast.FunctionDef) and all(
@@ -183,16 +183,18 @@ def _is_skeleton(answer: Callable, case: tuple) -> bool:
     return unwritten and "ellipsis" in repr(_run(answer, case)).lower()
 
 
+def _parsed(answer: Callable) -> ast.stmt:
+    return ast.parse(textwrap.dedent(inspect.getsource(answer))).body[0]
+
+
 def _is_unwritten(node: ast.AST) -> bool:
-    values = ast.Assign | ast.Return
-    return isinstance(node, values) and isinstance(node.value, ast.Constant) and node.value.value is ...
+    has_value = isinstance(node, ast.Assign | ast.Return)
+    return has_value and isinstance(node.value, ast.Constant) and node.value.value is ...
 
 
 def _left_open(answer: Callable) -> str:
     """Which names of a skeleton are still `...`, in words; nothing if no line beside them is written."""
-    lines = [
-        node for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(answer)))) if isinstance(node, ast.Assign)
-    ]
+    lines = [node for node in ast.walk(_parsed(answer)) if isinstance(node, ast.Assign)]
     names = [ast.unparse(target) for line in lines if _is_unwritten(line) for target in line.targets]
     if len(names) in (0, len(lines)):
         return ""

@@ -275,7 +275,8 @@ for t in (1, 2, 3, 5, 10, 30, 100, 300, 900):
 # mistake. At the first few steps the noise level changes by a large share from one step to the next (look up
 # `schedule.sigma[1]` and `schedule.sigma[2]`), and there the loss of the first network grows, by a tenth at most. The
 # second does not even notice: it hardly ever saw those steps, and is so much worse there that a wrong step makes no
-# difference. An error that you cannot see in the loss is best kept out by a test. Ours gives `ask_diffusers` a network that notes what it was told.*
+# difference. An error that you cannot see in the loss is best kept out by a test. Ours gives `ask_diffusers` a network
+# that notes what it was told.*
 #
 # The other direction is worse. $t - 1$ for the clean image, $t = 0$, is timestep -1, and in Python the index -1 is the *last*
 # entry:
@@ -659,7 +660,7 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 # *And which fifty? [Notebook 07](07_sampling.ipynb) asked which end deserves more of them. It is the noisy one, and it
 # costs nothing: 203 instead of 211, and with steps drawn by weight 156, 174 and 178 instead of 172, 191 and 195. From
 # what the paper does to that the distance is halved, in the same three minutes. (The README shows this last recipe
-# beside three designs of the ladder after 3, 6 and 12 minutes.)*
+# after 3, 6 and 12 minutes, and three designs of the ladder after some of these.)*
 #
 # *So of the three weights of [notebook 06](06_train_ddpm.ipynb) that of the noise is the worst, at 305, and the other
 # two, 232 and the band, cannot be told apart; nor can $\gamma = 5$, at 228. The output hardly matters: noise or velocity,
