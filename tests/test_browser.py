@@ -261,18 +261,24 @@ def run(browser, lab):
         dialog.locator(".jp-mod-accept").click()
 
     # A slow start may bring up one over everything, and another after it: so look again, and do not wait for "none".
+    # Only actions and `expect` look, `wait_for` does not.
     page.add_locator_handler(page.locator(".jp-Dialog").last, accept, no_wait_after=True)
 
     def run(number: str):
         page.goto(lab(next(name for name in NAMES if name.startswith(number))))
-        page.locator("[data-status=idle].jp-Notebook-ExecutionIndicator").wait_for(timeout=120_000)
+        # Without a kernel the indicator says "idle", too.
+        playwright_api.expect(page.locator(".jp-KernelName")).to_contain_text("Python 3", timeout=120_000)
+        idle = page.locator("[data-status=idle].jp-Notebook-ExecutionIndicator")
+        playwright_api.expect(idle).to_be_visible(timeout=120_000)
         started = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[[*\d]")).first
         for _ in range(3):  # a click before all of JupyterLab is up may be lost
             page.locator(".lm-MenuBar-itemLabel").get_by_text("Run", exact=True).click()
             page.locator(".lm-Menu-itemLabel").get_by_text("Run All Cells", exact=True).click()
-            with contextlib.suppress(playwright_api.TimeoutError):
-                started.wait_for(timeout=20_000)
+            with contextlib.suppress(AssertionError):
+                playwright_api.expect(started).to_be_visible(timeout=20_000)
                 break
+        else:
+            pytest.fail(f"No cell ran. The kernel: {page.locator('.jp-KernelName').inner_text()}")
         page.wait_for_function(
             """() => document.querySelector("[data-mime-type='application/vnd.jupyter.error']") ||
                 [...document.querySelectorAll(".jp-CodeCell")].every(cell =>
