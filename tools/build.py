@@ -319,26 +319,27 @@ def quality_table() -> str:
     result, by_name = measured("quality"), {}
     for row in result["rows"]:
         by_name.setdefault(row["name"], {})[row["minutes"]] = row
-    unit = by_name[result["unit"]][None]["frechet"]
+    units = {row["samples"]: row["frechet"] for row in result["rows"] if row["name"] == result["unit"]}
     minutes = sorted({row["minutes"] for row in result["rows"] if row["minutes"]})
     heads = ["", "parameters", "images/s", *(f"{m:g} min" for m in minutes)]
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, speed in result["speed"].items():
         cells = [name, f"{by_name[name][min(by_name[name])]['parameters']:,}", f"{speed['images_per_second']:,.0f}"]
-        cells += [in_units(by_name[name][m]["frechet"], unit) if m in by_name[name] else "" for m in minutes]
+        cells += [in_units(by_name[name][m], units) if m in by_name[name] else "" for m in minutes]
         rows.append(f"| {' | '.join(cells)} |")
     rows += ["", "| | samples | distance | of real digits |", "|---|---|---|---|"]
     for row in result["rows"]:
         if row["minutes"] is None:
             name = row["name"] if "train_steps" in row else f'`load_pretrained("{row["name"]}")`'
-            cells = (name, f"{row['samples']:,}", in_units(row["frechet"], unit), f"{row['floor']:.0f}")
+            cells = (name, f"{row['samples']:,}", in_units(row, units), f"{row['floor']:.0f}")
             rows.append(f"| {' | '.join(cells)} |")
     machine = f"{result['device']}, torch {result['torch']}, {result['date']}"
     return "\n".join([*rows, "", f"*{machine}; repeat with `{result['command']}`.*"])
 
 
-def in_units(distance: float, unit: float) -> str:
-    return f"{distance:.0f} ({distance / unit:.2g})"
+def in_units(row: dict, units: dict[int, float]) -> str:
+    """A distance, and what part it is of the unit's at as many samples."""
+    return f"{row['frechet']:.0f} ({row['frechet'] / units[row['samples']]:.2g})"
 
 
 SOAK = {  # part -> what was done, with its count

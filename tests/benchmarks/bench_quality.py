@@ -3,11 +3,11 @@
     python tests/benchmarks/bench_quality.py [--minutes 3 6 12] [--samples 1000]
 
 The unit is the naive model of notebook 01 after its published 3 epochs, sampled in 40 moves. Then come the shipped
-weights, always with 10,000 samples, and every system after each time. The trainer, the samplers and the judge are those
-of `ddpm_helpers.ladder`. The speeds are measured in turns, first of all, each with all threads; from them follow the
-steps of each row. The rows are then trained side by side. Writes figures/bench_quality.json and its chart, a row when
-it is done; stopped and typed again, it goes on. With the defaults it takes about two hours on 2 cores; `--minutes`
-without a number stops after the shipped weights.
+weights, always with 10,000 samples (the unit is judged by as many, too), and every system after each time. The trainer,
+the samplers and the judge are those of `ddpm_helpers.ladder`. The speeds are measured in turns, first of all, each with
+all threads; from them follow the steps of each row. The rows are then trained side by side. Writes
+figures/bench_quality.json and its chart, a row when it is done; stopped and typed again, it goes on. With the defaults
+it takes about two hours on 2 cores; `--minutes` without a number stops after the shipped weights.
 """
 
 import argparse
@@ -69,8 +69,8 @@ def main() -> None:
         results = {"samples": options.samples, "unit": UNIT, "speed": measure_speed(COMPARED, images), "rows": []}
         record("quality", command, results)
     wanted = jobs(results["speed"], options.minutes, options.samples, len(images))
-    done = [(row["name"], row["minutes"]) for row in results["rows"]]
-    for row in side_by_side(trained, [job for job in wanted if (job.name, job.minutes) not in done]):
+    done = [(row["name"], row["minutes"], row["samples"]) for row in results["rows"]]
+    for row in side_by_side(trained, [job for job in wanted if (job.name, job.minutes, job.samples) not in done]):
         results["rows"].append(row)
         record("quality", command, results)
         print(f"{row['name']:<28}{row['minutes'] or '':>5}   distance {row['frechet']:7.1f}", flush=True)
@@ -80,7 +80,7 @@ def main() -> None:
 
 def jobs(speed: dict, minutes: list[float], samples: int, images: int) -> list[Job]:
     """All rows: the unit, and then the longest come first, so that no core waits for one at the end."""
-    wanted = [Job(UNIT, None, samples, 3 * images // NAIVE.batch_size)]
+    wanted = [Job(UNIT, None, n, 3 * images // NAIVE.batch_size) for n in sorted({samples, SHIPPED_SAMPLES})]
     wanted += [
         Job(system.name, m, samples, round(60 * m * speed[system.name]["images_per_second"] / system.batch_size))
         for m in sorted(minutes, reverse=True)
@@ -111,7 +111,7 @@ def shipped_samples(name: str) -> Tensor:
 
 def draw(results: dict) -> None:
     """The chart: minutes of training against the distance, in units of the naive model's."""
-    unit = next(row for row in results["rows"] if row["name"] == UNIT)
+    unit = next(row for row in results["rows"] if row["name"] == UNIT and row["samples"] == results["samples"])
     timed = [row for row in results["rows"] if row["minutes"]]
     figure, axis = subplots(size=(7, 3.6))
     for system in COMPARED:
