@@ -144,7 +144,7 @@ def diagnose(
         if samples is not None:
             findings += _look_at_samples(samples, images)
     for finding in findings:
-        print(f"{finding.check}: {finding.measured}. {finding.advice}.")
+        print(f"{finding.check}: {finding.measured}. {finding.advice}{'' if finding.advice.endswith('?') else '.'}")
     if not findings:
         print("Nothing found.")
     return findings

@@ -49,9 +49,9 @@ def ask_diffusers(net: Callable, x: Tensor, t: Tensor) -> Tensor:
 
 
 def leading_steps(T: int, steps: int) -> list[int]:
-    """The steps that diffusers' samplers take unless told otherwise, `timestep_spacing="leading"`, in our counting.
+    """The steps of diffusers' DDPM and DDIM unless told otherwise, `timestep_spacing="leading"`, in our counting.
 
-    They end at t = 1, and the first of them lies below T; compare `ddim_steps`, their "trailing".
+    They end at t = 1, and the first of them lies below T; compare `ddim_steps`, their "trailing" if `steps` divides T.
 
     Raises:
         ValueError: if `steps` is not in 1 ... T.

@@ -74,8 +74,9 @@ class BasicUNet(nn.Module):
 def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
     """Each step as `dim` numbers: waves from fast to slow, all sines first, then all cosines.
 
-    Wave i of dim/2 has frequency max_period ** (-i / (dim/2)) (Vaswani et al. 2017, section 3.5, as in Ho et al.
-    2020), so every frequency is used once: the first turns by one radian a step, the last hardly moves.
+    Wave i of dim/2 has frequency max_period ** (-i / (dim/2)) (Vaswani et al. 2017, section 3.5; in the order of Ho et
+    al. 2020, whose code divides by dim/2 - 1), so every frequency is used once: the first turns by one radian a step,
+    the last hardly moves.
 
     Args:
         t: (B,) integer steps.

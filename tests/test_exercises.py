@@ -9,6 +9,7 @@ import torch
 from ddpm_helpers import AnswerError, EquationError, check, corrupt, naive_loss, per_image, show_solution, verify
 from ddpm_helpers.exercises import EXERCISES
 from ddpm_helpers.exercises.core import _run
+from ddpm_helpers.exercises.solutions import solution
 
 MISTAKES = [
     pytest.param(exercise, sentence, mistake, id=f"{exercise.name}-{number}")
@@ -250,6 +251,16 @@ def test_show_solution(capsys):
     assert "def corrupt(" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no exercise called 'nothing'"):
         show_solution("nothing")
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_a_printed_solution_can_be_pasted(exercise):
+    names = {}
+    exec(solution(exercise.reference, given=()), names)
+    answers, expected = (
+        [_run(f, case) for case in exercise.cases()] for f in (names[exercise.name], exercise.reference)
+    )
+    assert str(answers) == str(expected)
 
 
 def test_verify_exact(capsys):

@@ -324,6 +324,8 @@ def quality_table() -> str:
     heads = ["", "parameters", "images/s", *(f"{m:g} min" for m in minutes)]
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, speed in result["speed"].items():
+        if name not in by_name:
+            continue  # the benchmark is under way
         cells = [name, f"{by_name[name][min(by_name[name])]['parameters']:,}", f"{speed['images_per_second']:,.0f}"]
         cells += [in_units(by_name[name][m], units) if m in by_name[name] else "" for m in minutes]
         rows.append(f"| {' | '.join(cells)} |")
@@ -338,8 +340,9 @@ def quality_table() -> str:
 
 
 def in_units(row: dict, units: dict[int, float]) -> str:
-    """A distance, and what part it is of the unit's at as many samples."""
-    return f"{row['frechet']:.0f} ({row['frechet'] / units[row['samples']]:.2g})"
+    """A distance, and what part it is of the unit's at as many samples, if that was measured."""
+    share = f" ({row['frechet'] / units[row['samples']]:.2g})" if row["samples"] in units else ""
+    return f"{row['frechet']:.0f}{share}"
 
 
 SOAK = {  # part -> what was done, with its count

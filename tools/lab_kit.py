@@ -6,14 +6,12 @@ a data folder is given, the images in it. Made twice from the same files, the zi
 
 import ast
 import copy
-import inspect
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +21,8 @@ from nbformat import NotebookNode
 
 from build import NOTEBOOKS, ROOT, in_words, measured, title_of
 from ddpm_helpers.data import DATASETS, DataError, _load_torchvision
-from ddpm_helpers.exercises import EXERCISES, Exercise
+from ddpm_helpers.exercises import EXERCISES
+from ddpm_helpers.exercises.solutions import names_in, solution
 from ddpm_helpers.pictures import load_folder
 
 KIT = ROOT / "build" / "lab-kit.zip"
@@ -34,7 +33,7 @@ EXERCISE_MINUTES = 10  # a guess, and LAB-PLAN.md says so
 SESSIONS = {  # title -> notebook -> how many of its exercises, from the first on
     "A first generative model": {"00": 1, "01": 3},
     "Noise, and the jump through it": {"02": 4},
-    "Training": {"06": 3},
+    "Training": {"06": 5},
     "Sampling": {"07": 4},
 }
 
@@ -180,7 +179,7 @@ def answer_edition(learners: NotebookNode) -> NotebookNode:
     """Each skeleton replaced by the course's own solution."""
     notebook = copy.deepcopy(learners)
     for cell, exercise, skeleton in exercise_cells(notebook):
-        cell.source = cell.source.replace(skeleton, solution(exercise, learners), 1)
+        cell.source = cell.source.replace(skeleton, solution(exercise.reference, given_names(learners)), 1)
     return notebook
 
 
@@ -196,7 +195,7 @@ def nbgrader_edition(learners: NotebookNode) -> NotebookNode:
         cells.append(cell)
         cell.metadata.pop("nbgrader", None)
         for _, exercise, skeleton in exercise_cells(notebook, [cell]):
-            hidden = f"### BEGIN SOLUTION\n{solution(exercise, learners)}\n### END SOLUTION"
+            hidden = f"### BEGIN SOLUTION\n{solution(exercise.reference, given_names(learners))}\n### END SOLUTION"
             cell.source = cell.source.replace(skeleton, f"{skeleton}\n\n\n{hidden}", 1)
             cell.metadata["nbgrader"] = marks(f"{exercise.name}-answer", solution=True)
             test = nbformat.v4.new_code_cell(
@@ -225,56 +224,11 @@ def exercise_cells(notebook: NotebookNode, cells: list[NotebookNode] | None = No
             yield cell, EXERCISES[function.name], skeleton
 
 
-def solution(exercise: Exercise, notebook: NotebookNode) -> str:
-    """The course's own function as a notebook would hold it: without annotations, without the checks of arguments
-    that only the helper module makes, and with the imports that the notebook's set-up cell does not have."""
-    text = textwrap.dedent(inspect.getsource(exercise.reference))
-    [function] = ast.parse(text).body
-    for argument in [*function.args.args, *function.args.kwonlyargs]:
-        argument.annotation = None
-    lines = text.splitlines()
-    for statement in function.body:
-        call = statement.value if isinstance(statement, ast.Expr) else None
-        if isinstance(call, ast.Call) and getattr(call.func, "id", "").startswith("_check"):
-            lines[statement.lineno - 1 : statement.end_lineno] = [None] * (statement.end_lineno - statement.lineno + 1)
-    first = function.body[0].lineno - 1
-    body = "\n".join(line for line in lines[first:] if line is not None)
-    text = f"def {function.name}({ast.unparse(function.args)}):\n{body}"
-    imports = imports_of(text, exercise, notebook)
-    return "\n".join(imports) + ("\n\n\n" if imports else "") + text
-
-
-def imports_of(text: str, exercise: Exercise, notebook: NotebookNode) -> list[str]:
-    """The import statements for the names in `text` that neither the set-up cell nor another exercise gives."""
+def given_names(notebook: NotebookNode) -> set[str]:
+    """What the set-up cell imports, and the names of the exercises."""
     [setup] = [cell for cell in notebook.cells if "setup" in cell.metadata.get("tags", [])]
     given = {alias.asname or alias.name for node in ast.walk(ast.parse(setup.source)) for alias in names_in(node)}
-    given |= {other.name for _, other, _ in exercise_cells(notebook)}
-    names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)} - given
-    module = inspect.getmodule(exercise.reference)
-    own = sorted(name for name in names if name in vars(module) and is_own(vars(module)[name], module))
-    # Whatever else it takes stands at the top of its module, and is imported as it is there.
-    found = []
-    for node in ast.parse(inspect.getsource(module)).body:
-        for alias in names_in(node):
-            if (alias.asname or alias.name) in names:
-                found.append(import_line(node, alias, module.__package__))
-    return sorted(found) + ([f"from {module.__name__} import {', '.join(own)}"] if own else [])
-
-
-def names_in(node: ast.AST) -> list[ast.alias]:
-    return node.names if isinstance(node, ast.Import | ast.ImportFrom) else []
-
-
-def is_own(value, module) -> bool:
-    return getattr(value, "__module__", None) == module.__name__
-
-
-def import_line(node: ast.Import | ast.ImportFrom, alias: ast.alias, package: str) -> str:
-    name = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
-    if isinstance(node, ast.Import):
-        return f"import {name}"
-    parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-    return f"from {'.'.join([*parts, node.module] if node.module else parts)} import {name}"
+    return given | {exercise.name for _, exercise, _ in exercise_cells(notebook)}
 
 
 NBGRADER_CONFIG = """# nbgrader's settings for this folder; names and places of your own go here, too
@@ -332,10 +286,11 @@ python -m pip install --no-index --find-links wheels "ddpm-helpers[lab]"
 ```
 
 (Windows, in the Command Prompt: `env\\Scripts\\activate` in the second line. If pip finds no version of a package, the
-step above is missing, or was made for another system or Python.) Then, in the same terminal, in the folder `notebooks`:
+step above is missing, or was made for another system or Python.) Then, in the same terminal, still beside `wheels`
+(started in `notebooks`, JupyterLab could not show the pictures in `figures`):
 
 ```
-DDPM_BUDGET=quick python -m jupyterlab 00_start_here.ipynb
+DDPM_BUDGET=quick python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 ```
 
 (Windows: `set DDPM_BUDGET=quick`, then the rest.) Under the quick budget, which `LAB-PLAN.md` counts with, notebooks
@@ -360,8 +315,8 @@ It runs each in a process of its own, with limits of time and memory, and writes
 the others made. The limits are against accidents: learners' code runs with your rights, so take an account or a
 container of its own if you do not trust it.
 
-With nbgrader (0.9 or newer; activate the environment that it is installed in), in the folder `nbgrader`, for each
-notebook that you want to hand out:
+With nbgrader (0.9 or newer; activate the environment that holds it and what is installed above), in the folder
+`nbgrader`, for each notebook that you want to hand out:
 
 ```
 nbgrader generate_assignment 02_forward_process

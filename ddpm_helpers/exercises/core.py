@@ -10,6 +10,7 @@ import difflib
 import inspect
 import os
 import re
+import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..schedule import NoiseSchedule
+from .solutions import solution
 
 EXERCISES: dict[str, "Exercise"] = {}
 
@@ -70,7 +72,8 @@ def check(answer: Callable) -> Callable:
     goes_on = f"Until then the notebook goes on with the course's own {name}."
     verdict = mark(exercise, answer)
     if not verdict.tried:
-        return _report(f"{title} is yours to write{verdict.problem}. {goes_on}", exercise.reference)
+        left_open = f": {verdict.problem}" if verdict.problem else ""
+        return _report(f"{title} is yours to write{left_open}. {goes_on}", exercise.reference)
     if not verdict.right:
         return _report(f"{title}: not yet. {verdict.problem}\n{goes_on}", exercise.reference)
     print(f"{title}: correct.")
@@ -99,13 +102,15 @@ def mark(exercise: Exercise, answer: Callable) -> Verdict:
 def show_solution(exercise: str | Callable) -> None:
     """Print the course's own solution of an exercise, given its name or its function.
 
+    It can be pasted into the notebook: what it needs and the notebook has not is imported above it.
+
     Raises:
         ValueError: if there is no such exercise.
     """
     name = exercise if isinstance(exercise, str) else exercise.__name__
     if name not in EXERCISES:
         raise ValueError(f"no exercise called {name!r}; there are: {', '.join(EXERCISES)}")
-    print(textwrap.dedent(inspect.getsource(EXERCISES[name].reference)))
+    print(solution(EXERCISES[name].reference, vars(sys.modules["__main__"])))
 
 
 def verify(
@@ -198,7 +203,7 @@ def _left_open(answer: Callable) -> str:
     names = [ast.unparse(target) for line in lines if _is_unwritten(line) for target in line.targets]
     if len(names) in (0, len(lines)):
         return ""
-    return f": {' and '.join(names)} {'is' if len(names) == 1 else 'are'} still `...`"
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} still `...`"
 
 
 def _problem(exercise: Exercise, answer: Callable) -> str | None:

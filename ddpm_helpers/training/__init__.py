@@ -306,10 +306,11 @@ class TrainingError(RuntimeError):
 class Trainer:
     """All the state of one training run. Where it stands after a step is a function of its arguments alone.
 
-    Each step draws its images, steps t and noise from generators seeded with (seed, step), so going on from a
-    checkpoint needs no state of a loader, and several processes (torchrun) each take their share of the same batch.
-    PyTorch's global generator, from which dropout draws, is seeded anew in each step for the same reason.
-    On hardware with bfloat16 the network computes in it (autocast); weights, optimizer and average stay float32.
+    The order of the images follows from the seed and the pass, the steps t and the noise from a generator seeded with
+    (seed, step), so going on from a checkpoint needs no state of a loader, and several processes (torchrun) each take
+    their share of the same batch. PyTorch's global generator, from which dropout draws, is seeded anew in each step for
+    the same reason. On hardware with bfloat16 the network computes in it (autocast); weights, optimizer and average
+    stay float32.
 
     Args:
         model: callable (x, t) -> predicted noise; it is moved to `device` and trained in place.
@@ -327,7 +328,8 @@ class Trainer:
         ema: a copy of the model with the moving average of its weights, in eval mode: sample with this one.
 
     Raises:
-        TypeError: if the images are not uint8, or `objective` is no function with a name, which a checkpoint remembers.
+        TypeError: if the images are not uint8, the labels no tensor, or `objective` no function with a name, which a
+            checkpoint remembers.
         ValueError: if there are none, `batch_size` cannot be shared out evenly among the processes, or the labels do
             not fit the images and the network.
     """

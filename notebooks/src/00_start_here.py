@@ -92,7 +92,7 @@ print(read_idx(path).shape, (read_idx(path) == three.numpy()).all())
 # ## Two forms of an image
 #
 # On disk and in memory an image is uint8: integers from 0 (black) to 255 (white). Inside a diffusion model it is a
-# float between -1 and 1, so that mid-grey is 0 and pixel values spread about as far as the noise that will be added.
+# float between -1 and 1, so that mid-grey is 0 and pixel values have a range like that of the noise that will be added.
 # With $u$ for the integer and $x$ for the float:
 #
 # $$x = \frac{2u}{255} - 1 \tag{0.1}$$
@@ -130,9 +130,10 @@ to_float = check(to_float)
 # %% [markdown]
 # ## Every equation is run
 #
-# Each equation with a number is *run*: a cell near it computes both sides, prints how far apart they are (relative to
-# the largest value on the right), and stops the notebook if that is too far. Here is (0.1) for 0, 102 and 255, with the
-# right-hand side worked out by hand.
+# Each equation with a number is *run*: a cell near it computes both sides, or something that must follow from it,
+# prints how far apart they are (relative to the largest value on the right, or in standard errors where draws are
+# averaged), and stops the notebook if that is too far. Here is (0.1) for 0, 102 and 255, with the right-hand side
+# worked out by hand.
 
 # %% tags=["nbval-check-output"]
 verify("0.1", to_float(torch.tensor([0, 102, 255], dtype=torch.uint8)), torch.tensor([-1.0, -0.2, 1.0]))

@@ -41,10 +41,9 @@ print(data.source)
 # learn, because we can make as many pairs (damaged, clean) as we like. And pure noise is only a very damaged image. So
 # hand the network pure noise, ask for a repair, and see what it invents.
 #
-# In this notebook, and only here, images lie in [0, 1], and the noise is **uniform**: each pixel is drawn on its own, every
-# value in [0, 1] equally likely.
-# To **corrupt** an image $x_0$ by the amount $a$, take the point that lies the fraction $a$ of the way from the image to
-# a noise image $\epsilon$:
+# In this notebook images lie in [0, 1] (later ones use [-1, 1]), and the noise is **uniform**: each pixel is drawn on
+# its own, every value in [0, 1] equally likely. To **corrupt** an image $x_0$ by the amount $a$, take the point that
+# lies the fraction $a$ of the way from the image to a noise image $\epsilon$:
 #
 # $$x_a = (1 - a)\, x_0 + a\, \epsilon, \qquad 0 \le a \le 1 \tag{1.1}$$
 #
@@ -338,10 +337,10 @@ euler = start - (1 / n) * (start - target) / a
 verify("1.5", naive_step(start, target, i, n), euler)
 
 # %% [markdown]
-# *So sampling means solving a differential equation whose right-hand side is a network. This view will return: the
-# sampler of [notebook 07](07_sampling.ipynb) is Euler's method, too, along another path. What is missing is any reason
-# why this straight path, and this noise, should be the right ones. (The straight path comes back at the end of
-# [notebook 12](12_debugging_clinic.ipynb), with a reason.)*
+# *So sampling means solving a differential equation whose right-hand side is a network. This view will return: one of
+# the samplers of [notebook 07](07_sampling.ipynb), DDIM, is Euler's method, too, along another path. What is missing is
+# any reason why this straight path, and this noise, should be the right ones. (The straight path comes back at the end
+# of [notebook 12](12_debugging_clinic.ipynb), with another noise.)*
 #
 # ## Why it works without being told the amount
 #
@@ -384,9 +383,9 @@ viz.show(figure, alt="Guessed against true amount: the points lie along the diag
 
 # %% [markdown]
 # *Every dot is one image that the guesser has never seen; on the black line the guess is right. Noise leaves its mark
-# on every pixel, so a network can read the amount from its input, and ours need not be told. The guesses are least sure
-# near 1, where sampling starts, and a little too low there. [Notebook 04](04_time_conditioning.ipynb) measures what
-# telling the amount is worth all the same.*
+# on every pixel, so a network can read the amount from its input, and ours need not be told. The guesses spread
+# farther above 0.5 than below, and towards 1, where sampling starts, they are a little too low.
+# [Notebook 04](04_time_conditioning.ipynb) measures what telling the amount is worth all the same.*
 #
 # ## One more limit, hidden in the last line of the network
 #
@@ -418,9 +417,9 @@ print(f"the output of this network cannot go below {-w:.4f}")
 #   uniform noise, and what it meets while sampling is not quite such a blend. Nothing in our recipe makes up for that.
 #
 # **What broke:** everything here was a choice without a reason: uniform noise, a straight line, amounts drawn evenly,
-# no noise added on the way. So we cannot say what distribution the samples have, and there is nothing to derive a
-# better sampler from. [Notebook 02](02_forward_process.ipynb) starts again, with many small random steps. Which noise
-# process ends in a known distribution, whatever the data, and is so well understood that the way back can be derived?
+# no noise added on the way. So we cannot say what distribution the samples have: nothing here was derived from one.
+# [Notebook 02](02_forward_process.ipynb) starts again, with many small random steps. Which noise process ends in a
+# known distribution, whatever the data, and is so well understood that the way back can be derived?
 #
 # ### Experiments to try
 #

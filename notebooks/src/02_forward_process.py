@@ -492,7 +492,7 @@ viz.image_rows(rows, alt=alt)
 #
 # $$\mathbb{E}[\,\mathrm{mean}(x_T)\,] = \sqrt{\bar\alpha_T}\; \mathrm{mean}(x_0) \tag{2.17}$$
 #
-# and pure noise has mean 0 with a standard deviation of $1/\sqrt{784} = 1/28$.
+# and for pure noise this mean over 784 pixels is 0 on average, with a standard deviation of $1/\sqrt{784} = 1/28$.
 
 # %% tags=["nbval-check-output"]
 short = linear_schedule(300, rescale=False)

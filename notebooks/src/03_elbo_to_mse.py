@@ -106,8 +106,8 @@ verify("3.1", density.sum() * dx, 1.0, tol=1e-9)
 # = \sum_k w_k\, \mathcal{N}\big(x_t;\; {\color{#0072B2}{\sqrt{\bar\alpha_t}\, m_k}},\;
 # {\color{#0072B2}{\bar\alpha_t d_k^2}} + {\color{#D55E00}{\sigma_t^2}}\big) \tag{3.2}$$
 #
-# Eight steps are enough here. `max_beta` makes the last of them a little gentler than the usual cosine schedule has it,
-# and `double` keeps the tables in 64 bits, so that we can ask for many equal digits.
+# Eight steps are enough here. `max_beta` makes the last of them gentler (it keeps 0.32 of the signal, that of the usual
+# cosine schedule 0.03), and `double` keeps the tables in 64 bits, so that we can ask for many equal digits.
 # `log_forward(schedule, x_prev, x_t, t)` and `log_jump(schedule, x0, x_t, t)` are the logarithms of step and jump. Given
 # a column `x[:, None]` and a row `x[None, :]`, they return a matrix with an entry for each pair.
 
@@ -180,7 +180,8 @@ def marginals(model, x):
 verify("3.4", paths.sum((1, 2)) * step**2, marginals(little, coarse)[0], tol=1e-9)
 
 # %% [markdown]
-# Guess before you run: how many grid points for eight steps, path by path, by matrices, and for images of 784 pixels?
+# Guess before you run. Eight steps from one $x_0$: how many paths on the grid? How many multiplications with matrices?
+# And how many entries does one vector of the second way have for images of 784 pixels?
 
 # %% tags=["nbval-check-output"]
 print(f"one pixel, path by path:  801^8 = {801.0**8:.0e} paths")
@@ -497,7 +498,7 @@ viz.show(figure, "Left: ELBO and likelihood rise as the guess improves. Right: t
 # variance is that of someone who *knows* $x_0$, too small there; and however many steps there are, some lie so close to
 # the clean image. We stay with $s_t^2 = \beta_t$ in this notebook.
 #
-# ## 4. From one path to T terms
+# ## 4. From one path to T + 1 terms
 #
 # The ELBO is an average over whole paths. To train we want terms that look at one step each. As written in (3.7), each
 # ratio compares a step down, $p_\theta(x_{t-1} \mid x_t)$, with a step up, $q(x_t \mid x_{t-1})$: densities of two
@@ -530,7 +531,8 @@ verify("3.11", log_back(4, x[here]).exp().sum(0)[inside] * dx, torch.ones(301, d
 verify("3.11", samples=path[3][near], expected=(log_back(4, x[here])[:, 450].exp() * x).sum() * dx)
 
 # %% [markdown]
-# Now the fractions at the right end of (3.11), one for each $t$, cancel each other: the product **telescopes**.
+# In (3.7) the forward step stands below the line, so the fraction at the right end of (3.11) enters upside down. There
+# is one for each $t$, and they cancel each other: the product **telescopes**.
 #
 # $$\prod_{t=2}^{T} \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)}
 # = \frac{q(x_1 \mid x_0)}{q(x_2 \mid x_0)} \cdot \frac{q(x_2 \mid x_0)}{q(x_3 \mid x_0)} \cdots \frac{q(x_{T-1} \mid x_0)}{q(x_T \mid x_0)}
@@ -699,8 +701,8 @@ axis.legend(frameon=False, fontsize=9)
 viz.show(figure, "Two bell curves and their normalised product, a narrower bell curve between them")
 
 # %% [markdown]
-# *The posterior sits between the two curves it is the product of, and is narrower than both. The grey area, from the
-# two formulas, fills the black line, from Bayes' rule on the grid.*
+# *The posterior is the product of the two curves, scaled to area 1. It sits between them, and is narrower than both.
+# The grey area, from the two formulas, fills the black line, from Bayes' rule on the grid.*
 #
 # ### Is it allowed to look at $x_0$?
 #
@@ -741,7 +743,8 @@ viz.show(figure, "The true backward step has two humps, an average of many bell 
 #
 # ## 6. The distance between two Gaussians
 #
-# Every $L_{t-1}$ in (3.13) is a KL of two Gaussians. With $q = \mathcal{N}(m_1, v_1)$ and $p = \mathcal{N}(m_2, v_2)$:
+# Every $L_{t-1}$ in (3.13) with $t \ge 2$ is an average of KLs of two Gaussians. With $q = \mathcal{N}(m_1, v_1)$ and
+# $p = \mathcal{N}(m_2, v_2)$:
 #
 # | line | because |
 # |:--|:--|
@@ -815,8 +818,9 @@ for name, model in models.items():
 # + \mathbb{E} \big(\bar\mu - {\color{#009E73}{\mu_\theta}}\big)^2 \tag{3.20}$$
 #
 # So the best answer is the average of the targets, and the loss of even the best network ends at a floor above 0.
-# Scaled by $1/(2 s_t^2)$, and with the constant of (3.19), it is what the bars of section 4 showed, averaged over the
-# data. So a loss that stays above 0 does not mean a bad network.
+# Scaled by $1/(2 s_t^2)$, and with the constant of (3.19), it is what the ideal model keeps of $L_{t-1}$, averaged over
+# the data; the bars of section 4 showed it at the one point $x_0 = 0.7$. So a loss that stays above 0 does not mean a
+# bad network.
 
 # %% tags=["nbval-check-output"]
 t = 4
@@ -1021,8 +1025,8 @@ viz.show(figure, "The bound's weight falls a hundredfold from t = 1 to t = 300; 
 # $$L_{simple} = \frac1T \sum_{t=1}^{T} \mathbb{E}_{\epsilon} \big({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}}\big)^2
 # = \frac1T \sum_{t=1}^{T} \frac{1}{w_t} \big(L_{t-1} - C_t\big) \tag{3.26}$$
 #
-# (for one $x_0$; then average over the data). The right side says what it is in terms of the bound: the same terms,
-# each multiplied by $1/w_t$.
+# (for one $x_0$; then average over the data). The right side says what it is in terms of the bound: the same terms
+# without their constants, each divided by $w_t$, and averaged over $t$.
 
 # %% tags=["nbval-check-output"]
 for name, model in models.items():
@@ -1078,7 +1082,7 @@ verify("3.27", samples=draws, expected=wanted)
 # | we wanted | we took instead | why that is allowed | what it cost |
 # |:--|:--|:--|:--|
 # | $\log p_\theta(x_0)$ | its lower bound (3.8) | Jensen | the gap (3.9) |
-# | an average over paths | $T + 1$ terms of one step each (3.13) | Markov, Bayes, telescoping | nothing |
+# | an average over paths | one term for each step, and one for the end (3.13) | Markov, Bayes, telescoping | nothing |
 # | KLs | squared distances of means (3.19) | all are Gaussians of fixed variance | nothing here; the Gaussian shape was chosen in (3.3) |
 # | distances of means | distances of noises (3.24) | $x_t$ is known to both | nothing |
 # | the bound's weights | none (3.26) | the best answer for each $t$ is the same | section 10 |
@@ -1197,8 +1201,8 @@ for name, values in parts.items():
 # $L_T$ is next to nothing, as [notebook 02](02_forward_process.ipynb) promised for a schedule that ends in noise. The
 # standard errors come from the choice of 500 images (and for $L_0$ from one draw of noise for each).
 #
-# Last, the random step of (3.27) on images: one random image, one random $t$, one noise, 20,000 times, against the
-# exact sum over all 999 middle steps and all 500 images. ($C_t$ is summed over the pixels here.)
+# Last, the random step of (3.27) on images: one random image, one random $t$ from 2 to $T$, one noise, 20,000 times,
+# against the exact sum over all 999 middle steps and all 500 images. ($C_t$ is summed over the pixels here.)
 #
 # $$\frac{1}{500} \sum_{x_0} \sum_{t=2}^{T} L_{t-1}(x_0) = (T - 1) \cdot \mathbb{E}_{x_0,\, t,\, \epsilon} \Big[ C_t + w_t \lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}} \rVert^2 \Big] \tag{3.30}$$
 
@@ -1226,8 +1230,8 @@ for name, values in {"bound": w_large[t] * errors, "L_simple": errors}.items():
 
 # %% [markdown]
 # *With the bound's weights a few draws at small $t$ carry most of the sum, as the few large weights did in section 3.
-# Without them the draws are more alike, and the gradient is calmer: a second reason to drop the weights (Nichol &
-# Dhariwal 2021, section 3.3, report the same and draw small $t$ more often instead).*
+# Without them the draws are more alike: a second reason to drop the weights (Nichol & Dhariwal 2021, section 3.3, see
+# the gradient of the bound scatter, too, and draw small $t$ more often instead).*
 #
 # ## 10. What is lost
 #
@@ -1243,14 +1247,17 @@ axis.plot(range(1, 1001), share_simple, color=PINK, label="$L_{simple}$")
 axis.set(xlabel="step t", ylabel="share from steps up to t", ylim=(0, 1.02), xlim=(0, 1000))
 axis.legend(frameon=False, loc="lower right")
 viz.show(figure, "Cumulative shares of the loss over t; the bound's curve rises far earlier than L simple's")
-print(f"steps up to t = 20: {share_bound[19]:.0%} of the bound, {share_simple[19]:.0%} of L_simple")
+for last in (1, 20):
+    print(f"steps up to t = {last:2}: {share_bound[last - 1]:4.0%} of the bound, {share_simple[last - 1]:4.0%} of L_simple")
 
 # %% [markdown]
-# *The bound spends most of its attention on steps where the noise is faint: at $t = 20$ it has a standard deviation of ten
-# of 255 grey levels, at $t = 1$ of one. $L_{simple}$ moves it to later steps.* For a network of limited strength that is a trade: Ho et al. 2020 (table 1) measure on CIFAR-10 at most 3.70
-# bits per dimension with the bound and 3.75 with $L_{simple}$, slightly worse, and an FID of 13.51 against 3.17, far
-# better samples. (FID, introduced by Heusel et al. 2017, is a distance between samples and data, so smaller is better;
-# [notebook 08](08_evaluation.ipynb) builds its like.) **The price of better samples is a slightly worse likelihood.**
+# *The bound spends most of its attention on steps where the noise is faint: at $t = 20$ it has a standard deviation of
+# ten of 255 grey levels, at $t = 1$ of one. (Here $t = 1$ counts as in (3.24), not as in (3.29).) $L_{simple}$ moves it
+# to later steps.* For a network of limited strength that is a trade: Ho et al. 2020 (table 1) measure on CIFAR-10 at
+# most 3.70 bits per dimension with the bound and 3.75 with $L_{simple}$, slightly worse, and an FID of 13.51 against
+# 3.17, far better samples. (FID, introduced by Heusel et al. 2017, is a distance between samples and data, so smaller
+# is better; [notebook 08](08_evaluation.ipynb) builds its like.) **The price of better samples is a slightly worse
+# likelihood.**
 #
 # You can see the price in our one-pixel world, with a network that is very limited: it knows one number,
 # $\epsilon_\theta(x_t) = \theta x_t$. It is not even told $t$. For any weights $u_t$ its loss is a parabola in
@@ -1373,9 +1380,9 @@ viz.show(figure, "Weight implied by a plain squared error in four coordinates, a
 # ## What to remember, and what broke
 #
 # - The likelihood of an image is an integral over paths that nobody can compute. The ELBO lies below it, and splits
-#   into one term for each step.
-# - Each term is a KL of two Gaussians. With fixed variances it is a squared distance of means, and in terms of the
-#   noise a squared error with a weight.
+#   into one term for each step, and one for the end.
+# - A term is an average of KLs of two Gaussians (the first one, $L_0$, only looks like that). With fixed variances it
+#   is a constant and a squared distance of means, and in terms of the noise a squared error with a weight.
 # - Drop the weight and draw one random step: that is the loss of a DDPM. It costs a little likelihood.
 # - The best answer is an average, so the best possible loss is not 0 but a floor (3.20).
 # - Noise, clean image, velocity and score are one prediction. A squared error in one of them is a weighted one in the

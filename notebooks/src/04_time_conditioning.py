@@ -180,9 +180,9 @@ class SameStep(nn.Module):
 # %% [markdown]
 # `Trainer` is the training loop of this course: it draws images, steps and noise, computes the loss, moves the weights.
 # ([Notebook 06](06_train_ddpm.ipynb) opens it.) Its run depends on nothing but its arguments: network, schedule,
-# images, configuration. With equal starting weights, both runs see the same images, in the same order, at the same
-# steps with the same noise. `ema` is a running average of the weights over the last steps, which is a little better
-# than the last weights.
+# images, configuration. So both runs see the same images, in the same order, at the same steps with the same noise, and
+# `manual_seed` gives them the same starting weights. `ema` is a running average of the weights over the last steps;
+# until a run ends, it is better than the weights of the moment.
 
 # %%
 config = TrainConfig(steps=budget(gpu=1000, cpu=1000, quick=20))
@@ -359,8 +359,9 @@ for step in (1, 2, 3, 10, 11, 500, 501):
 #
 # $$e(t) = \big(\sin \omega_0 t,\; \dots,\; \sin \omega_{d/2-1} t,\;\; \cos \omega_0 t,\; \dots,\; \cos \omega_{d/2-1} t\big), \qquad \omega_k = 10000^{-k/(d/2)} \tag{4.5}$$
 #
-# (Vaswani et al. 2017, section 3.5, made it for words in a sentence; Ho et al. 2020 took it over for steps.) The
-# fastest wave turns by one radian a step, the slowest by little more than a ten-thousandth of that if $d = 64$.
+# (Vaswani et al. 2017, section 3.5, made it for words in a sentence; Ho et al. 2020 took it over for steps, in their
+# code with $d/2 - 1$ in place of $d/2$.) The fastest wave turns by one radian a step, the slowest by little more than a
+# ten-thousandth of that if $d = 64$.
 #
 # ### Exercise 4.2 - `sinusoidal_embedding`
 #
@@ -397,7 +398,7 @@ viz.heat_maps({"all steps": E, "the first 50 steps": E[:50]}, alt=alt)
 # %% [markdown]
 # *Each column is one step, each row one dimension: 32 sines above, 32 cosines below, blue for 1, white for 0, red for
 # -1. Look at the top rows on the right: from one step to the next they change colour. The rows below change ever more
-# slowly. In the lowest rows of each half next to nothing happens in 1000 steps: 10000 was chosen for longer sequences.*
+# slowly. In the lowest rows of each half next to nothing happens: for 1000 steps a smaller number than 10000 would do.*
 #
 # How alike are two steps? Take the dot product of their embeddings. Guess before you run: what does it depend on?
 
@@ -585,8 +586,8 @@ viz.heat_maps({"right": E, "exponent doubled": doubled}, alt=alt)
 
 # %% [markdown]
 # *With the doubled exponent more than half of the rows have one colour from end to end: 35 of 64 dimensions carry next
-# to nothing. The other rows are an embedding by (4.5) with half as many waves. So it still tells neighbours apart, and
-# training goes on as if nothing had happened. You paid for 64 numbers and got 29.*
+# to nothing. The first 16 of the 32 waves are those of (4.5) with $d = 32$, the others stand still. So it still tells
+# neighbours apart, and training goes on as if nothing had happened. You paid for 64 numbers and got 29.*
 #
 # **An MLP that squeezes.** Some published code lets the width of the MLP follow the width of the layer that it feeds.
 # For the first level that is the number of colour channels: one. The time of 1000 steps then goes through one hidden

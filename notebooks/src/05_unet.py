@@ -248,12 +248,13 @@ verify("5.4", residual_block(block, x, known), torch.stack(one_by_one), tol=1e-9
 # %%
 torch.manual_seed(0)
 blocks = [wake(ResidualBlock(32, 32, known=10)) for _ in range(30)]
-known = torch.randn(32, 10)
+known = torch.randn(1, 10).expand(32, 10)  # all 32 are told the same
 through([lambda h, block=block: residual_block(block, h, known) for block in blocks], features)
 
 # %% [markdown]
-# *The same 32 inputs as before, through 30 residual blocks, which is 60 convolutions: they stay as different as they
-# were, and a little more. The wires carry the input through, and the norms keep the branches at one size.*
+# *The same 32 inputs as before, through 30 residual blocks, which is 60 convolutions, all told the same: their
+# differences do not fade. They double, and so does their size. The wires carry the input through, and the norms keep
+# the branches at one size.*
 #
 # ### Start at zero
 #
@@ -333,8 +334,8 @@ attention = check(attention)
 #
 # `"b (three heads c) h w -> three b heads (h w) c"` gives something that unpacks into q, k and v. After that, either
 # (5.7) with `@`, `.softmax(-1)` and `k.mT`, which swaps the last two axes only, or PyTorch's
-# `F.scaled_dot_product_attention(q, k, v)`, which is the same and never stores the weights. On the way back `rearrange`
-# must be told where to cut `(h w)`: `h=qkv.shape[2]`.
+# `F.scaled_dot_product_attention(q, k, v)`, which is the same and, where it can, does not store the weights. On the way
+# back `rearrange` must be told where to cut `(h w)`: `h=qkv.shape[2]`.
 #
 # </details>
 
@@ -390,8 +391,8 @@ for height in (7, 14, 28):
 # `net` has the lists `net.down` and `net.shrink`, one of each for a level, from the finest down; `net.middle`; and the
 # lists `net.up` and `net.grow`, from the lowest upwards. Levels and middle are called with features and what is known,
 # `level(h, known)`; `shrink` and `grow` with features alone. A level going up gets its skip beside its input, as more
-# channels: first what came up, then the skip. Return what the last `grow` gives. (The last `shrink` and the last `grow`
-# return what they get, so every level can be treated alike.)
+# channels: first what came up, then the skip. Return what the last `grow` gives. Call `shrink` and `grow` at every
+# level, the last one too. (In `UNet` the last ones return what they get, so every level can be treated alike.)
 
 # %% tags=["exercise", "nbval-check-output"]
 def down_and_up(net, h, known):
@@ -601,13 +602,13 @@ alt = "Correlation of predicted with true noise by spatial frequency, for the wh
 viz.plot_curves(curves, xlabel="waves across the picture", ylabel="correlation", alt=alt)
 
 # %% [markdown]
-# *In a full run: the upper three curves lie on each other, but for a gap at 0 waves. Without the finest skip the loss
-# is that of a network which knows nothing, about 1; of the noise's fine detail nothing is left, of the broad shapes a
-# little. Noise is different at every pixel, so predicting it needs what only the full size knows, and the shortest way
-# there is that skip. Without the skip at 14x14 the loss rises by more than a third. The correlation falls most at 0
-# waves, the brightness; but that is one of 784 numbers, and most of the rise need not come from it. Cutting the skip at 7x7 changes next to nothing: after so short a training the lowest level
-# has hardly been put to work. The network is not used to cut skips; one that was trained without them would find other
-# ways (the first experiment below).*
+# *In a full run on a CPU: the upper three curves lie on each other, but for a gap at 0 waves. Without the finest skip
+# the loss is that of a network which knows nothing, about 1; of the noise's fine detail nothing is left, of the broad
+# shapes a little. Noise is different at every pixel, so predicting it needs what only the full size knows, and the
+# shortest way there is that skip. Without the skip at 14x14 the loss rises by more than a third. The correlation falls
+# most at 0 waves, the brightness. Cutting the skip at 7x7 changes next to nothing: the same features reach this level a
+# second way, through the middle, along its wires. The network is not used to cut skips; one that was trained without
+# them would find other ways (the first experiment below).*
 #
 # ## A network that cannot see brightness
 #
@@ -718,9 +719,9 @@ for name in ("blind", "repaired"):
     print(f"{name}: mean loss of the last steps {trainer.losses[-200:].mean():.4f}")
 
 # %% [markdown]
-# *Two ordinary curves. In a full run the repaired network ends lower by about 0.01. That is a little more than the 1/144
-# (about 0.007) of (5.10); the norm hides the spread of the image and the first level's time as well. But who has the
-# other curve for comparison? A loss of 0.09 instead of 0.08 alarms nobody.*
+# *Two ordinary curves. In a full run on a CPU the repaired network ends lower by about 0.01. That is a little more than
+# the 1/144 (about 0.007) of (5.10); the norm hides the spread of the image and the first level's time as well. But who
+# has the other curve for comparison? A loss of 0.09 instead of 0.08 alarms nobody.*
 #
 # Now sample 16 images from each, all $T$ steps of the bare algorithm (`clip=False`: notebook 07 says what there is to
 # clip), with the same noise for both, and keep the brightness at every step.
@@ -773,11 +774,11 @@ alt = "Samples of the blind net, rescaled one by one and as they are, and sample
 viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
-# *In a full run: the second row is what the sampler returned, drawn on the scale of the data. Each picture is black or
-# white all over (and a white one is invisible on this page). The first row holds the same numbers, each picture
-# rescaled by itself, and most of it could pass for digits. In those the strokes were right all along, relative to each
-# other. Whoever draws only the first row never learns that the network has lost every pixel's value. The third row,
-# from the same noise, needs no rescaling. `viz` in this course clips and never rescales;
+# *In a full run on a CPU: the second row is what the sampler returned, drawn on the scale of the data. Each picture is
+# black or white all over (and a white one is invisible on this page). The first row holds the same numbers, each
+# picture rescaled by itself, and most of it could pass for digits. In those the strokes were right all along, relative
+# to each other. Whoever draws only the first row never learns that the network has lost every pixel's value. The third
+# row, from the same noise, needs no rescaling. `viz` in this course clips and never rescales;
 # [notebook 12](12_debugging_clinic.ipynb) has this bug among its cases.*
 #
 # Norms deeper in the network forget as well, but what they forget is not all there is: features have many channels, and

@@ -545,17 +545,18 @@ print(f"the first tenth of the steps makes up {errors[:25].sum() / errors.sum():
 # of the clean image. Now it is the other way round, over orders of magnitude: at large $t$ a tiny error of the noise is
 # a large one of the image.*
 #
-# In a full run the first tenth of the steps makes up a third of the mean, although the clean image is hardly off there: at
-# $t = 100$ by about 0.05, the root of the squared error printed above, where black is -1 and white is 1. The last half, where
-# it is decided which digit it will be, makes up a fifth. The mean loss looks at the grain, and samples are decided elsewhere.
+# In a full run on a CPU the first tenth of the steps makes up a third of the mean, although the clean image is hardly
+# off there: at $t = 100$ by about 0.05, the root of the squared error printed above, where black is -1 and white is 1.
+# The last half, where it is decided which digit it will be, makes up a fifth. The mean loss looks at the grain, and
+# samples are decided elsewhere.
 #
 # ### A low loss and bad samples
 #
 # So a mean loss can be low while what matters is wrong. Here is a controlled case. Take the trained network and add a
-# constant 0.1 to its answers: once at the late steps only ($t > 500$), once at the early ones only. Both faults add
-# $0.1^2 = 0.01$ to the squared error of half of the steps (and 0.2 times the network's mean error, which is close to
-# 0), so both raise the mean loss by about 0.005. Guess before you run: which row will you be able to tell from the
-# healthy one?
+# constant 0.1 to its answers: once at the late steps only ($t > 500$, where sampling begins), once at the early ones
+# only. Both faults add $0.1^2 = 0.01$ to the squared error of half of the steps (and 0.2 times the network's mean
+# error, which is close to 0), so both raise the mean loss by about 0.005. Guess before you run: which row will you be
+# able to tell from the healthy one?
 
 # %%
 def faulty(low, high):
@@ -566,9 +567,9 @@ rows = {f"{name}, {held_out(model):.4f}": sample(model, schedule, 12, steps=25) 
 viz.image_rows(rows, alt="Samples of the sound network, of one that is wrong early, of one that is wrong late")
 
 # %% [markdown]
-# *Beside each row stands its loss on the test images. Both faults cost the same. In a full run the row that is wrong
-# early can hardly be told from the sound one. In the row that is wrong late strokes get thin, break, or vanish, and
-# several digits have become other ones or none. A shift of 0.1 in the noise is a darker guess of the image, by
+# *Beside each row stands its loss on the test images. Both faults cost the same. In a full run on a CPU the row that is
+# wrong early can hardly be told from the sound one. In the row that is wrong late strokes get thin, break, or vanish,
+# and several digits have become other ones or none. A shift of 0.1 in the noise is a darker guess of the image, by
 # $0.1\, \sigma_t / \sqrt{\bar\alpha_t}$, and where there is little signal that is a lot; the next steps build on it. So
 # when the loss is low and the samples are bad, look at the loss of the late steps, and at the mean brightness of your
 # samples, before you train longer.*
@@ -631,12 +632,11 @@ rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in 
 viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of one that predicts the velocity")
 
 # %% [markdown]
-# *In a full run on a CPU: up to $t = 400$ the noise network (blue) is ahead by a little.
-# Beyond, its error runs away: at $t = 950$ it is above 1, worse than that of a grey image. The velocity network
-# (orange) ends at a quarter of it, which is what the mean of all digits scores: so late, nothing more is known. In the
-# samples, compare column by column. The noise network's strokes are fat and flow together: a late guess that is too
-# bright is built upon by all later steps. The rows have the same outlines, and most of the lower ones have the stroke
-# width of handwriting.*
+# *In a full run on a CPU: up to $t = 400$ the noise network (blue) is ahead by a little. Beyond, its error runs away:
+# at $t = 950$ it is above 1, worse than that of a grey image. The velocity network (orange) ends at a quarter of it,
+# which is what the mean of all digits scores: so late, nothing more is known. In the samples, compare column by column.
+# The noise network's strokes are fat and flow together: a guess at large $t$ that is too bright is built upon by all
+# steps that follow. The rows have the same outlines, and most of the lower ones have the stroke width of handwriting.*
 #
 # Beware: two things changed at once, what the output stands for, and the weight that each step has in the loss. Two
 # runs cannot tell which of the two helped. Let us look at the weight alone.
@@ -657,9 +657,9 @@ viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of o
 #
 # Then both ends count little, early because the weight is small, late because the error of the noise is small by
 # itself. The steps in the middle count most; here noise and image are equally strong at $t = 496$. (Is the digit not
-# decided late? It is, but after $t = 900$ the image $x_t$ tells so little about it that no network gets far.) This is min-SNR
-# weighting (Hang et al. 2023), whose weight is $\min(1, \gamma / \mathrm{SNR}_t)$, with $\gamma = 1$; they found 5
-# best for photos.
+# decided late? It is, but above $t = 900$ the image $x_t$ tells so little about it that no network gets far.) This is
+# min-SNR weighting (Hang et al. 2023), whose weight is $\min(1, \gamma / \mathrm{SNR}_t)$, with $\gamma = 1$; they
+# found 5 best for photos.
 #
 # ### Exercise 6.4 - `min_snr_loss`
 #
@@ -783,16 +783,17 @@ for name, (objective, choose) in ways.items():
     print(f"{name:28} gradient scatters by {gradient_scatter:.4f}")
 
 # %% [markdown]
-# *In a full run the second gradient scatters by a seventh less, as much as stratified steps won in Lever 3. Scatter
-# falls with the root of the batch size, so this is worth as much as a batch a third larger, and costs nothing. Of all
-# changes that [notebook 09](09_libraries.ipynb) tries in three minutes of training this one helps the samples most: from
-# each of three seeds they come closer to real digits, by an eighth to almost a fifth. The scatter hardly explains that:
-# there, neither stratified steps nor a batch twice as large help more than chance.*
+# *In a full run on a CPU the second gradient scatters by a seventh less, as much as stratified steps won in Lever 3.
+# Scatter falls with the root of the batch size, so this is worth as much as a batch larger by a third or more, and
+# costs nothing. Of all changes that [notebook 09](09_libraries.ipynb) tries in three minutes of training this one helps
+# the samples most: from each of three seeds they come closer to real digits, by an eighth to almost a fifth. The
+# scatter hardly explains that: there, stratified steps do not help more than chance (nor does a batch twice as large,
+# though it makes only half as many steps in the same time).*
 #
-# The course goes on with the noise, its plain error and uniform steps, as the paper does. The weights shipped for
-# [notebook 10](10_colour_and_scale.ipynb) and [notebook 11](11_guidance.ipynb) predict the velocity, and were trained
-# with its error. To have the velocity, and its steps drawn by weight, add `--target velocity --middle` to the command
-# at the end.
+# The network of notebooks [07](07_sampling.ipynb) and [08](08_evaluation.ipynb) predicts the noise, as the paper's
+# does, and was trained on steps drawn by weight. The weights shipped for [notebook 10](10_colour_and_scale.ipynb) and
+# [notebook 11](11_guidance.ipynb) predict the velocity, and were trained with its error on uniform steps. To have the
+# velocity, and its steps drawn by weight, add `--target velocity --middle` to the command at the end.
 #
 # ## Kill it
 #
@@ -914,7 +915,7 @@ print({name: numbers(value) for name, value in half.items()})
 # | `format` | a version number of this kind of file; a later version of the course can tell by it what it reads |
 # | `model`, `ema` | the weights and their average |
 # | `optimizer` | Adam keeps two moving averages for each weight, of its gradient and of the square: twice as many numbers as weights, and one count of steps for each tensor |
-# | `step` | the place in the learning rate, in the data, and in the random numbers: each step draws its images, its $t$ and its noise from generators that are seeded with the pair (seed, step) |
+# | `step` | the place in the learning rate, in the data, and in the random numbers: each step takes its images from an order that the pair (seed, pass) fixes, its $t$ and its noise from a generator that is seeded with (seed, step) |
 # | `config`, `objective`, `beta`, `images`, `labels` | to refuse the file of another run; of the objective (the loss that is minimised) its name, of images and labels a checksum |
 # | `losses` | so that the curve goes on, too |
 #

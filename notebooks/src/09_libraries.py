@@ -60,9 +60,9 @@ for library in (diffusers, deepinv):
 # | one step of Algorithm 2 | `ddpm_step(schedule, x_t, t, eps, noise)` | `DDPMScheduler.step(eps, t - 1, x_t).prev_sample` |
 # | its variance | `"beta"` (our default), `"posterior"` | `"fixed_large"`, `"fixed_small"` (their default) |
 # | clipped guess | `clip=True` | `clip_sample=True` |
-# | one step of DDIM | `ddim_step(schedule, x_t, t, s, eps)` | `DDIMScheduler.step(eps, t - 1, x_t)` |
+# | one step of DDIM | `ddim_step(schedule, x_t, t, s, eps)` | `DDIMScheduler.step(eps, t - 1, x_t).prev_sample`; its $s$ is always `T // n` lower, $n$ from `set_timesteps(n)` |
 # | after a clipped guess | the noise is made to fit it | `use_clipped_model_output=True` (not their default) |
-# | which steps | `ddim_steps(T, n)`, from T down | `timestep_spacing="trailing"` (their default is `"leading"`) |
+# | which steps | `ddim_steps(T, n)`, from T down | `timestep_spacing="trailing"`, if n divides T (the default of these two is `"leading"`) |
 # | cosine schedule | `cosine_schedule(T)` | `beta_schedule="squaredcos_cap_v2"` |
 # | a network's answer | `net(x, t)` | `net(x, t - 1).sample` |
 #
@@ -158,9 +158,10 @@ for name, ours in schedules.items() if diffusers else ():
     print(f"{name}: same steps: {same}; agreement to 1e-5 at each: {worst < 1e-5}")
 
 # %% [markdown]
-# So the steps agree. The *choice* of steps is another matter. `"trailing"` is ours: from $T$ down. Unless told
-# otherwise, diffusers counts from the other end: `"leading"` takes the $n$ timesteps $0, k, 2k, \dots, (n - 1)\, k$
-# with $k = \lfloor T / n \rfloor$, the largest first.
+# So the steps agree. The *choice* of steps is another matter. `"trailing"` is ours where $n$ divides $T$: from $T$
+# down. (Elsewhere we round down, and they round to the nearest.) Unless told otherwise, their `DDPMScheduler` and
+# `DDIMScheduler` count from the other end: `"leading"` takes the $n$ timesteps $0, k, 2k, \dots, (n - 1)\, k$ with
+# $k = \lfloor T / n \rfloor$, the largest first. (Several of their other samplers have a third way, `"linspace"`.)
 #
 # ### Exercise 9.1 - `leading_steps`
 #
@@ -533,12 +534,12 @@ viz.image_rows({row["name"]: drawn[row["name"]] for row in ladder["systems"]}, a
 
 # %% [markdown]
 # *One row for each design, in the order of the table. The two naive rows are digits, some of them broken. `SimpleUNet`
-# draws strokes without a plan: it cannot see farther than 18 pixels ([notebook 05](05_unet.ipynb)). Look at
-# `LayerNormUNet, published`: its digits have strokes, and each stands on a grey of its own, because this network cannot
-# see brightness and so the brightness walks. The repaired one sees it, has not yet learned to use it well, and leaves
-# noise; the judge puts it first of the two, and an eye may not. The brightness is one number of 784 in the loss and is
-# learned late: `UNet2DModel DDPM` and `DiffUNet`, with 68 steps of 128 images and 125 of 16 behind them, still return
-# whole squares of grey or noise.*
+# draws strokes without a plan: each of its pixels sees a square of 18x18, no more ([notebook 05](05_unet.ipynb)). Look
+# at `LayerNormUNet, published`: its digits have strokes, and each stands on a grey of its own, because this network
+# cannot see brightness and so the brightness walks. The repaired one sees it, has not yet learned to use it well, and
+# leaves noise; the judge puts it first of the two, and an eye may not. The brightness is one number of 784 in the loss
+# and is learned late: `UNet2DModel DDPM` and `DiffUNet`, with 68 steps of 128 images and 125 of 16 behind them, still
+# return whole squares of grey or noise.*
 #
 # ## What each fault costs
 #
@@ -585,11 +586,11 @@ viz.image_rows(rows, alt="Samples of the repaired network and of each fault alon
 # here: its samples are better than the repaired ones.*
 #
 # *How can a fault help? Both recipes get 300 steps. The short one never goes far into the noise, so all its steps fall
-# where strokes are formed, and the repaired one spends many where all is noise. This network sees 18 pixels and trained
-# for three minutes; it fails at drawing digits long before it fails at their brightness or their statistics. The fault
-# of theory is there (notebook 02 computes it, [notebook 12](12_debugging_clinic.ipynb) shows what it does to a perfect
-# network), but it is not what limits this system. A repair is worth something once nothing else is worse: measure
-# before you believe.*
+# where strokes are formed, and the repaired one spends many where all is noise. This network sees 18x18 pixels and
+# trained for three minutes; it fails at drawing digits long before it fails at their brightness or their statistics.
+# The fault of theory is there (notebook 02 computes it, [notebook 12](12_debugging_clinic.ipynb) shows what it does to
+# a perfect network), but it is not what limits this system. A repair is worth something once nothing else is worse:
+# measure before you believe.*
 #
 # *About the scaled gradient: AdamW divides each gradient by its own running size, so a constant factor would cancel.
 # What stays is that the loss is not constant: late in training each step is scaled by a smaller loss than those that
@@ -617,7 +618,7 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # | `weights of the noise`, `weights of the velocity` | the smaller error of [(6.11)](06_train_ddpm.ipynb) | the error of the noise, of the velocity; the output stays the velocity |
 # | `noise as target` | the output stands for the velocity | for the noise; the weights stay |
 # | `noise and its weights` | velocity, and the smaller error | noise, and its plain error |
-# | `noise, its weights, linear schedule` | the same with the cosine schedule | output, loss and schedule of the paper; the rest stays the recipe's |
+# | `noise, its weights, linear schedule` | velocity, the smaller error, the cosine schedule | output, loss and schedule of the paper; the rest stays the recipe's |
 # | `steps drawn by weight` | all steps equally often, the weights in the loss | drawn as in [(6.12)](06_train_ddpm.ipynb), no weights in the loss |
 # | `drawn by weight, small gradient` |  | the same, and the loss times the mean weight: on average the recipe's own loss |
 # | `more steps near T` | the 50 steps of the sampler are spaced evenly | they are $1000 \sqrt{i / 50}$, $i = 50, \dots, 1$: half of them above 700 |
@@ -625,7 +626,7 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # | `seed 1`, `seed 2` | seed 0: of the first weights, the images, the steps, the noise | another seed |
 # | `no folding; 16, 32, 64` | pixels folded 2 by 2, two levels of 32 and 64 channels | 28x28 pixels, three levels |
 # | `base 24`, `base 48` | 32 and 64 channels | 24 and 48; 48 and 96 |
-# | `attention at 7 x 7 too` | attention in the middle alone | at the coarser level, too; this is the network of the ladder |
+# | `attention at 7 x 7 too` | attention in the middle alone, at 7x7 | in the level beside it too, of the same size; this is the network of the ladder |
 # | `learning rate stays up` | it falls to 0 | it stays at 0.002 after the warm-up |
 # | `last weights, no average` | samples come from the averaged weights | from the last ones |
 # | `independent steps` | stratified $t$ ([notebook 06](06_train_ddpm.ipynb)) | each image's $t$ by itself |
@@ -652,10 +653,11 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 # schedule alone and a wider network.*
 #
 # *Better: steps drawn by weight, at 172, 191 and 195. That is less than the recipe from the same seed each time, by 28
-# to 43, for the same work. (Without its weights the loss is larger, and so is the gradient, which the limit on its length
-# then cuts more often. Is it that? No: with the loss of the old size, 164.) Better, too, is the network without folding,
-# on 28x28 pixels: 188, 196 and 203, although its slower steps left time for a third fewer of them; but to draw samples
-# with it takes longer. To draw in all 1000 steps instead of 50 helps as much, 180 instead of 211, at 20 times the price.*
+# to 43, for the same work. (Without its weights the loss is larger, and so is the gradient, which the limit on its
+# length then cuts more often. Is it that? No: with the loss of the old size, 164.) Better, too, is the network without
+# folding, on 28x28 pixels: 188, 196 and 203, again less than the recipe from the same seed, by 21 to 38, although its
+# slower steps left time for a third fewer of them; but to draw samples with it takes longer. To draw in all 1000 steps
+# instead of 50 helps as much, 180 instead of 211, at 20 times the price.*
 #
 # *And which fifty? [Notebook 07](07_sampling.ipynb) asked which end deserves more of them. It is the noisy one, and it
 # costs nothing: 203 instead of 211, and with steps drawn by weight 156, 174 and 178 instead of 172, 191 and 195. From
@@ -692,8 +694,9 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 #
 # - Run the ladder with `--seconds 20 --samples 200` on your machine. Does the order stay? Then think of what the order
 #   would be after a day.
-# - In `their_loop`, use `diffusers.DPMSolverMultistepScheduler` (Lu et al. 2022) instead, with 10 steps. It is the same
-#   path, followed by a better method than Euler's.
+# - In `their_loop`, use `diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", thresholding=True)`
+#   (Lu et al. 2022) instead, with 10 steps. It is the same path, followed by a better method than Euler's. Then leave
+#   `thresholding` out, which clips the guess: what does [notebook 10](10_colour_and_scale.ipynb) say about $t = T$?
 # - Ask `ask_diffusers` with `t` instead of `t - 1` *in training as well*. Is that a mistake at all?
 # - Feed `DeepinvUNet` 28x28 images, and look at its answer near the left and the right edge of a shirt from
 #   `load_images("fashion")`.

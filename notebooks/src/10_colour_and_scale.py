@@ -255,7 +255,7 @@ print(f"cosine: half of the photos are lost by t = {half} for 32x32, and so, by 
 #
 # $$\bar\alpha'_t = \frac{\bar\alpha_t}{\bar\alpha_t + d^2\, (1 - \bar\alpha_t)} \tag{10.4}$$
 #
-# and each $\beta$ follows, since $\bar\alpha'_t / \bar\alpha'_{t-1} = 1 - \beta_t$.
+# and each new $\beta'$ follows, since $\bar\alpha'_t / \bar\alpha'_{t-1} = 1 - \beta'_t$.
 
 # %%
 def shifted(schedule, d):
@@ -303,8 +303,8 @@ for target, objective in {"noise": ddpm_loss, "velocity": velocity_loss}.items()
     trained[target] = trainer.ema
 
 # %% [markdown]
-# *Two losses of two targets: their heights cannot be compared ([notebook 09](09_libraries.ipynb)). In a full run both
-# fall fast at first, and have not settled when it ends.*
+# *Two losses of two targets: their heights cannot be compared ([notebook 09](09_libraries.ipynb)). In a full run on a
+# CPU both fall fast at first, and have not settled when it ends.*
 #
 # ## Colour that runs away
 #
@@ -339,8 +339,8 @@ for name, schedule in {"linear": linear, "cosine": cosine}.items():
     print(f"{name}: sigma / sqrt(alpha_bar) at t = 100, 500, 900, 990, 1000:", [f"{factors[t]:,.1f}" for t in (100, 500, 900, 990, 1000)])
 
 # %% [markdown]
-# *The factor of (10.6) is never above 1. That of (10.5) goes from below one to a hundred or, with the cosine schedule,
-# to twenty thousand. A prediction that is off by 0.01 at $t = T$ misses the clean image by 1.6 with the linear schedule
+# *The factor of (10.6) is never above 1. That of (10.5) goes from below one to 157 or, with the cosine schedule, to
+# twenty thousand. A prediction that is off by 0.01 at $t = T$ misses the clean image by 1.6 with the linear schedule
 # and by 200 with the cosine one, where the whole range is from -1 to 1. And what kind of error will it be? One that
 # differs from pixel to pixel is grain; one that many pixels share is a tint, or a wrong brightness. At the noisy end
 # all that can be seen of a photo is what survives averaging over much of it: light and dark, and large areas of colour.
@@ -386,8 +386,9 @@ for name, x in kinds.items():
 # an end. Clipping is first aid, and the target is the cure. (A noise network that is trained for long needs both less.
 # But in any colour model that is too tinted or too loud, look here first.)*
 #
-# None of the rows looks like a photo, after so short a training. The losses did not say so: they count how well noise
-# is told from picture, and in a photo, where neighbours agree, that is easy. What a dog is adds next to nothing to it.
+# None of the samples looks like a photo, after so short a training. The losses did not say so: they count how well
+# noise is told from picture, and in a photo, where neighbours agree, that is easy. What a dog is adds next to nothing
+# to it.
 #
 # ## With more time
 #
@@ -419,8 +420,9 @@ for name, x in {"photos": photos[24:48], "samples": made}.items():
 # colours that go together, at the left of the last row, in the run shown here, something dark on blue water. What a
 # person does not see from near: a thing with a name. Bodies have no heads, edges fray, and a car, if it is one, melts
 # into its street. The printed numbers notice next to nothing: neighbours, tint and ends are as in photos, or nearly,
-# and only red and blue agree less. What can be said about a pixel and those around it comes first, and what a whole
-# picture has to agree on comes last. (For digits it came within minutes: a stroke is all there is to agree on.)*
+# and only the channels agree less, red and blue above all. What can be said about a pixel and those around it comes
+# first, and what a whole picture has to agree on comes last. (For digits it came within minutes: a stroke is all there
+# is to agree on.)*
 #
 # ## Your own pictures
 #
@@ -715,11 +717,11 @@ for name, (x, curves, _) in panels.items():
 # *On logarithmic axes a power is a straight line, and its exponent the slope; all curves begin at 1. Left: everything
 # is computed for every pixel, so work and memory grow in proportion to the pixels, four times for twice the side. The
 # time (green) does not follow at first: a step for a small picture is mostly overhead. Only the last stretch, whose
-# slope is printed, comes near. (Attention, where every place looks at every other, would have slope 2; in this network
-# it sits where the side is eight times smaller, and on a CPU its matrices are what lifts the activations above slope 1
-# in the last stretch.) Middle: each of twice as many features is computed from twice as many. Work and parameters grow
-# with the square, activations only in proportion, and the time, again, is late. Right: a sampling step is one pass
-# through the network, so the time is proportional to their number.*
+# slope is printed, comes near. (Attention, where every place looks at every other, is work of slope 2; in this network
+# it sits where the side is eight times smaller, so it hardly shows. Its matrices are not kept: PyTorch's fast kernel
+# computes them again on the way back.) Middle: each of twice as many features is computed from twice as many. Work and
+# parameters grow with the square, activations only in proportion, and the time, again, is late. Right: a sampling step
+# is one pass through the network, so the time is proportional to their number.*
 #
 # What that means for a real training, by these rules, from what is counted at 64x64:
 
@@ -733,7 +735,7 @@ for side, base in ((32, 32), (64, 64), (256, 128)):
 
 # %% [markdown]
 # *In 32 bits; bfloat16 halves the second number. For each weight five numbers are kept: the weight, its gradient,
-# Adam's two averages and the EMA. The attention's growth beyond slope 1 is left out. A picture of 256x256 costs as much
+# Adam's two averages and the EMA. A picture of 256x256 costs as much
 # as 64 of 32x32, before the network is any wider. That is why large pictures are made in two ways that avoid it: a
 # small picture first and networks that enlarge it (cascades, Ho et al. 2022), or diffusion in a space of fewer numbers,
 # into which another network has packed the picture (latent diffusion, Rombach et al. 2022). Our `patch` is the simplest

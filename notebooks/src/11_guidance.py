@@ -220,8 +220,9 @@ w = 2.0
 verify("11.5", guided_eps(eps, eps_y, 3.0), (1 + w) * eps_y - w * eps, tol=1e-9)
 
 # %% [markdown]
-# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (11.4) as it stands: a model trained without labels
-# (or with them, which went even better), a classifier trained on *noisy* images, and its gradient in every step. The
+# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (11.4) for DDIM (their algorithm 2); for steps with
+# fresh noise they moved the mean, by nearly as much (algorithm 1). That takes a model trained without labels (or with
+# them, which went even better), a classifier trained on *noisy* images, and its gradient in every step. The
 # advantage is that the diffusion model can do without labels, and a new classifier makes it answer new questions. The
 # price is a second network that must read images at every noise level (the judge of [notebook 08](08_evaluation.ipynb),
 # which knows clean digits only, will not do), and a backward pass per step. Classifier-free guidance costs two forward

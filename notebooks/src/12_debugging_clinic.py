@@ -52,8 +52,8 @@ images = to_float(data.images[:64])  # (64, 1, 28, 28) in [-1, 1]
 viz.show_cases(quiz.CASES, images)
 
 # %% [markdown]
-# *What the sixteen return. At the left, 8 looks as it should; at the right, 14 and 15 do. The white squares of 7 are no
-# gaps, and 16 is shown brighter than it is.*
+# *What the sixteen return. At the left, 8 looks as it should; at the right, 14 and 15 do, and 10 and 11 if you do not
+# count. The white squares of 7 are no gaps, and 16 is shown brighter than it is.*
 #
 # ## A patient that falls ill in a second
 #
@@ -77,7 +77,7 @@ viz.show_cases(quiz.CASES, images)
 
 # %% tags=["exercise", "nbval-check-output"]
 def ideal_x0(images, x_t, signal, sigma):
-    distance = ...  # (B, N): squared, from each x_t to each image times its signal
+    distance = ...  # (B, N): squared, from each x_t to each image times the signal of that x_t
     weight = ...  # (B, N): the softmax of (12.1)
     mean = ...  # (B, C, H, W)
     return mean
@@ -141,8 +141,9 @@ viz.image_grid(good.samples[:16], alt="Sixteen samples of the ideal denoiser: cl
 #
 # $$\min_{a, b}\; \mathbb{E} \big( \epsilon - a\, x_t - b \big)^2 = \frac{\bar\alpha_t\, v}{\bar\alpha_t\, v + \sigma_t^2} \tag{12.3}$$
 #
-# A network that does clearly worse than that at any $t$ is ill, whatever its mean loss. (Clearly: by more than a tenth
-# and 0.01. Close to $T$ the line itself goes to 0, and a healthy network that predicts the noise stays a hair above it.)
+# A network that does clearly worse than that at some $t$ is ill, whatever its mean loss, or was not meant to be good
+# there. (Clearly: by more than a tenth and 0.01. Close to $T$ the line itself goes to 0, and a healthy network that
+# predicts the noise stays a hair above it.)
 #
 # ### Exercise 12.2 - `straight_line_loss`
 #
@@ -251,8 +252,8 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *Read the curve from the right. It is a little too high at large $t$, touches the straight line in the middle, and
-# leaves the picture at small $t$. Decide before you go on.*
+# *Read the curve from the right. It is a little too high at large $t$, dips below the straight line around the middle,
+# and leaves the picture at small $t$. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
@@ -376,7 +377,8 @@ viz.ask(case)
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Look at the values before they become bytes: some lie below -1, by a hair. As a byte, 0 minus a hair is 255.
+# Look at the values before they become bytes: some lie below -1, by a hundredth or more. That makes -1 grey levels, and
+# as a byte -1 is 255.
 #
 # ```python
 # # before
@@ -565,8 +567,8 @@ for name, draw in {"torch.rand": torch.rand, "torch.randn": torch.randn}.items()
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *One letter. An image that is bright everywhere and hardly noisy is nearest to the digit with the most ink, and that
-# is the one you got.*
+# *One letter. An image that is bright everywhere and hardly noisy is nearest to the digits with the most ink, and those
+# are what you got.*
 
 # %% [markdown]
 # ### Case 10: too many zeros
@@ -987,7 +989,8 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # - Compare every number with one that you can compute: the straight line, the ideal denoiser, 0 where two answers must
 #   be equal.
 # - Put an ideal denoiser in place of the network, and the sampler is tested by itself.
-# - Look at samples as they are, in a fixed range. Pictures find less than you think: four of the sixteen looked right.
+# - Look at samples as they are, in a fixed range. Pictures find less than you think: six of the sixteen showed clean,
+#   varied digits.
 #
 # **What broke:** nothing in this notebook that was not meant to. What the course leaves broken is larger: pictures of a
 # few dozen pixels, networks that know no words, and a clinic that cannot tell a copy from an original. You have the
@@ -997,7 +1000,8 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 #
 # - Replace `images` at the top by 64 of one digit, or by `load_images("fashion")`. Which symptoms change so much that
 #   you would choose another diagnosis?
-# - Take 2 images instead of 64. For which faults are the samples still wrong?
+# - Show the cases with 2 images: `viz.show_case(quiz.case(4), images[:2])`. For which faults are the samples still
+#   wrong? (Some cases need 4.)
 # - Break two things at once: `clinic.off_by_one` asks with the wrong step, `clinic.unit_range` has the wrong images.
 #   Does `diagnose` report both?
 # - Write a seventeenth case: a fault that you have made. Which check finds it? If none does, what would a check have to

@@ -72,16 +72,16 @@ from ddpm_helpers import cosine_schedule, linear_schedule, snr
 # | $v$ | the velocity $\sqrt{\bar\alpha_t}\, \epsilon - \sigma_t x_0$ | `VelocityNet` | [(3.32)](03_elbo_to_mse.ipynb) |
 # | $\nabla \log q(x_t)$ | the score; $-\sigma_t$ times it is the ideal noise |  | [(3.33)](03_elbo_to_mse.ipynb) |
 # | $e(t)$ | the sinusoidal embedding of the time | `sinusoidal_embedding` | [(4.5)](04_time_conditioning.ipynb) |
-# | $\gamma$, $\delta$ | scale and shift of the features (FiLM) | `film` | [(4.7)](04_time_conditioning.ipynb) |
+# | $\gamma$, $\delta$ | scale and shift of the features (FiLM); in min-SNR weighting $\gamma$ is a limit | `film` | [(4.7)](04_time_conditioning.ipynb) |
 # | $y$, $\varnothing$ | a label; no label | `labels` | [(11.1)](11_guidance.ipynb) |
 # | $\tau(t)$, $e_y$ | in notebook 11 what the network makes of the time, and the learned row of the label $y$ | `net.label.weight[y]` is $e_y$ | [(11.1)](11_guidance.ipynb) |
-# | $h$ | share of the noise in the variance of $x_t$ |  | [(3.28)](03_elbo_to_mse.ipynb) |
+# | $h$ | share of the noise in the variance of $x_t$; in notebook 04 features |  | [(3.28)](03_elbo_to_mse.ipynb) |
 #
 # ### Training and sampling
 #
 # | symbol | meaning | in code | equation |
 # |:--|:--|:--|:--|
-# | $\bar\theta_n$, $d$ | average of the weights after $n$ training steps, and its decay | `trainer.ema` | [(6.4)](06_train_ddpm.ipynb) |
+# | $\bar\theta_n$, $d$ | average of the weights after $n$ training steps, and its decay; in (4.5) and (5.6) $d$ is a length | `trainer.ema` | [(6.4)](06_train_ddpm.ipynb) |
 # | $\min(1, 1 / \mathrm{SNR}_t)$ | the weight of the smaller of two errors, noise and clean image | `min_snr_loss` | [(6.11)](06_train_ddpm.ipynb) |
 # | $w_t$, $p_t$ | in notebook 06 the weight of step $t$ in a loss, and the probability to draw it | `middle_weight`, `weighted_steps` | [(6.12)](06_train_ddpm.ipynb) |
 # | $\eta$ | in notebook 06 the learning rate | `learning_rate` | [(6.7)](06_train_ddpm.ipynb) |
@@ -93,7 +93,7 @@ from ddpm_helpers import cosine_schedule, linear_schedule, snr
 #
 # | symbol | meaning | in code | equation |
 # |:--|:--|:--|:--|
-# | $\mathbb{E}$, $\operatorname{Var}$ | mean and variance over all that is random |  | [(1.2)](01_corrupt_and_predict.ipynb) |
+# | $\mathbb{E}$, $\operatorname{Var}$ | mean and variance over all that is random |  | [(1.2)](01_corrupt_and_predict.ipynb), [(2.2)](02_forward_process.ipynb) |
 # | $\lVert x \rVert^2$ | sum of the squared entries |  | [(1.2)](01_corrupt_and_predict.ipynb) |
 # | $\mathcal{N}(m, v)$ | Gaussian with mean $m$ and *variance* $v$ | `log_normal` | [(3.1)](03_elbo_to_mse.ipynb) |
 # | $\mathcal{N}(0, I)$ | pure noise: every pixel drawn from $\mathcal{N}(0, 1)$, independently |  | [(2.13)](02_forward_process.ipynb) |
@@ -149,11 +149,11 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | code length | The bits that a good code spends on something: minus the logarithm of its probability. | [08](08_evaluation.ipynb) |
 # | conditional density | The density of $a$ once $b$ is known, $q(a \mid b)$. | [03](03_elbo_to_mse.ipynb) |
 # | consistency models | Networks that name the end of a sampler's path at once. | [12](12_debugging_clinic.ipynb) |
-# | convolution | A layer: each output pixel is a weighted sum of the pixels around it, with the same learned weights everywhere. | [04](04_time_conditioning.ipynb) |
+# | convolution | A layer: each output pixel is a weighted sum of the pixels around it, with the same learned weights everywhere. | [01](01_corrupt_and_predict.ipynb) |
 # | corrupt | In notebook 01: to mix an image with uniform noise. | [01](01_corrupt_and_predict.ipynb) |
 # | cosine schedule | A schedule whose $\bar\alpha_t$ falls like a squared cosine. | [02](02_forward_process.ipynb) |
 # | covariance | For each two pixels or features, the mean product of their deviations from their means: a matrix with the variances on its diagonal. | [03](03_elbo_to_mse.ipynb) |
-# | DDIM | A sampler that may skip steps and adds no noise; Euler's method in $\rho_t$. | [07](07_sampling.ipynb) |
+# | DDIM | A sampler that may skip steps and adds no noise, unless $\eta$ asks for it; without, it is Euler's method in $\rho_t$. | [07](07_sampling.ipynb) |
 # | DDPM | Denoising diffusion probabilistic model: trained by Algorithm 1, sampled by Algorithm 2. | [06](06_train_ddpm.ipynb) |
 # | decay | What an exponential moving average keeps of itself in each training step. | [06](06_train_ddpm.ipynb) |
 # | decoder | The last term of the bound: what it costs to name the exact grey. | [08](08_evaluation.ipynb) |
@@ -379,7 +379,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #
 # ## What to remember, and what broke
 #
-# - One symbol, one meaning. The first table names the exceptions; a letter that serves for a few lines only is
+# - One symbol, one meaning. The tables of symbols name the exceptions; a letter that serves for a few lines only is
 #   explained there.
 # - Papers differ in notation more than in substance. Before you compare two, write down what each means by $t$,
 #   $\sigma$, and the scale of its images.
@@ -388,6 +388,6 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #
 # ### Experiments to try
 #
-# - Take a paper from the list, and write its notation beside the first table. Which of its symbols has no partner here?
-# - Print the table of numbers for `linear_schedule(50)` and for `linear_schedule(50, rescale=False)`. Which column
-#   shows the trap of [notebook 02](02_forward_process.ipynb) first?
+# - Take a paper from the list, and write its notation beside these tables. Which of its symbols has no partner here?
+# - Print the table of numbers for `linear_schedule(50)` and for `linear_schedule(50, rescale=False)`, at steps from 1
+#   to 50. Which column shows the trap of [notebook 02](02_forward_process.ipynb) first?
