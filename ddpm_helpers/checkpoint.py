@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -46,9 +46,25 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
     """Write `state`, a dictionary of tensors and plain values (numbers, text, lists, tuples, dictionaries), atomically.
 
     Raises:
+        TypeError: if it holds something else, which `load_checkpoint` would not read.
         CheckpointError: if it cannot be written; an older file at `path` stays as it was.
     """
+    _check_plain(state, "state")
     _replace(Path(path), lambda file: torch.save({"format": FORMAT, **state}, file))
+
+
+def _check_plain(value: Any, name: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_plain(key, f"a key of {name}")
+            _check_plain(inner, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for i, inner in enumerate(value):
+            _check_plain(inner, f"{name}[{i}]")
+    elif type(value) not in (Tensor, str, int, float, bool, type(None)):
+        raise TypeError(
+            f"save_checkpoint: {name} is a {type(value).__name__}; a checkpoint holds tensors and plain values"
+        )
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -111,13 +127,13 @@ def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedul
         recipe: plain values that say how the weights were made.
 
     Raises:
-        ValueError: if the net or the schedule is another, `arguments` do not make this net, or the name does not end in
-            .safetensors: nobody could load it.
+        ValueError: if the net or the schedule is another, `arguments` do not make this net, a weight is not finite, the
+            recipe is not plain, or the name does not end in .safetensors: nobody could load it.
         CheckpointError: if it cannot be written.
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"save_pretrained: the name must end in .safetensors, got {path}")
-    target = "velocity" if isinstance(model, VelocityNet) else "noise"
+    target, signal = ("velocity", model.signal.cpu()) if isinstance(model, VelocityNet) else ("noise", None)
     model = model.net if target == "velocity" else model
     net = type(model).__name__
     if net not in NETS or schedule not in SCHEDULES:
@@ -129,8 +145,14 @@ def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedul
         problem = difference(model.state_dict(), NETS[net](**arguments).state_dict())
     if problem:
         raise ValueError(f"save_pretrained: {arguments} do not make this {net}: {problem.replace('the file', 'that')}")
-    about = {"net": net, "target": target, "arguments": arguments, "schedule": schedule, "T": T}
-    write_weights(path, model, {**about, "recipe": recipe})
+    about = {"net": net, "target": target, "arguments": arguments, "schedule": schedule, "T": T, "recipe": recipe}
+    try:
+        again, _ = _schedule_and_recipe(json.loads(json.dumps(about)))
+    except Exception as error:  # whatever it is, loading would meet it, too
+        raise ValueError(f"save_pretrained: T = {T!r}, arguments or recipe do not suit a file: {error}") from error
+    if signal is not None and not torch.equal(signal, again.sqrt_alpha_bar):
+        raise ValueError(f"save_pretrained: the VelocityNet was made with another schedule than {schedule!r}, T = {T}")
+    write_weights(path, model, about)
 
 
 def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cpu") -> Pretrained:
@@ -151,11 +173,10 @@ def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cp
         raise CheckpointError(f"{path}: these are the weights of a judge, not of a diffusion model: load_feature_net")
     try:
         model = _make_net(about, weights)
-        schedule = SCHEDULES[about["schedule"]](about["T"])
+        schedule, recipe = _schedule_and_recipe(about)
         model.load_state_dict(weights)
         if {"noise": False, "velocity": True}[about.get("target", "noise")]:
             model = VelocityNet(model, schedule)
-        recipe = dict(about["recipe"])
     except Exception as error:  # what a file says can make a network fail in any way
         raise CheckpointError(f"{path}: its description does not fit its weights ({error})") from error
     return Pretrained(model.eval().to(device), schedule.to(device), recipe)
@@ -166,8 +187,8 @@ def _make_net(about: dict, weights: dict[str, Tensor]) -> nn.Module:
 
     Made without memory first: a description can ask for any width.
     """
-    if len(json.dumps(about["arguments"])) > 300 or about["T"] > 100_000:
-        raise ValueError("a network with more arguments, or a schedule with more steps, than any of this course")
+    if len(json.dumps(about["arguments"])) > 300:
+        raise ValueError("a network with more arguments than any of this course")
     make = partial(NETS[about["net"]], **about["arguments"])
     with torch.device("meta"):
         problem = difference(make().state_dict(), weights)
@@ -176,13 +197,23 @@ def _make_net(about: dict, weights: dict[str, Tensor]) -> nn.Module:
     return make()
 
 
+def _schedule_and_recipe(about: dict) -> tuple[NoiseSchedule, dict]:
+    """What a file says of its schedule, and the recipe; an error of any kind if it is none."""
+    if about["T"] > 100_000:
+        raise ValueError("a schedule with more steps than any of this course")
+    return SCHEDULES[about["schedule"]](about["T"]), dict(about["recipe"])
+
+
 def write_weights(path: str | Path, model: nn.Module, about: dict) -> None:
     """Write a network's weights in half precision, as safetensors, with `about` inside, atomically.
 
     Raises:
+        ValueError: if a weight is not finite, or too large for half precision.
         CheckpointError: if the file cannot be written.
     """
     weights = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
+    if wrong := next((name for name, value in weights.items() if not value.isfinite().all()), None):
+        raise ValueError(f"{path}: {wrong} holds NaN, or numbers too large for half precision (65,504)")
     about = {"format": FORMAT, **about}
     content = safetensors.torch.save(weights, metadata={"ddpm_helpers": json.dumps(about)})
     _replace(Path(path), lambda file: file.write(content))

@@ -61,6 +61,9 @@ def load_images(
         DataError: for an unknown name, a `size` for a named data set, a damaged file, a folder without usable
             pictures, or under `strict` where the data cannot be had.
     """
+    name = str(name) if str(name) in ("digits", *DATASETS) else name  # a Path of that name, too
+    if not isinstance(train, bool):
+        raise DataError(f"load_images: train is True (training images) or False (test images), got {train!r}")
     if size is not None and (name == "digits" or name in DATASETS):
         raise DataError(
             f"load_images: size is for a folder of pictures, and {name} comes in one size; see F.interpolate"
@@ -331,7 +334,7 @@ def _download(name: str) -> str | None:
             root.rename(target)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         where = f" into {target.parent}" if isinstance(error, PermissionError) else ""
-        return f"the download{where} failed ({str(error).splitlines()[0]})"
+        return f"the download{where} failed ({next(iter(str(error).splitlines()), type(error).__name__)})"
     finally:
         socket.setdefaulttimeout(timeout)
     return None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .nets import check_step_batch
-from .schedule import NoiseSchedule, per_image, q_sample
+from .schedule import NoiseSchedule, _check_images, per_image, q_sample
 
 
 class Finding(NamedTuple):
@@ -53,6 +53,7 @@ class IdealDenoiser(nn.Module):
 
     def __init__(self, images: Tensor, schedule: NoiseSchedule | tuple[Tensor, Tensor]):
         super().__init__()
+        _check_images(images=images)
         if isinstance(schedule, NoiseSchedule):
             schedule = schedule.sqrt_alpha_bar, schedule.sigma
         self.register_buffer("images", images)
@@ -105,7 +106,9 @@ def loss_by_t(
         steps = torch.full((len(images),), step, device=images.device)
         x_t = q_sample(schedule, images, steps, noise)
         told = (steps + asked).clamp(1, schedule.T)
-        losses.append((model(x_t, told) - noise).square().mean())
+        prediction = model(x_t, told)
+        _check_images(noise=noise, prediction=prediction)
+        losses.append((prediction - noise).square().mean())
     return torch.stack(losses)
 
 
@@ -197,7 +200,7 @@ def _look_at_model(model: nn.Module, schedule: NoiseSchedule, images: Tensor) ->
     size = answer.square().mean().sqrt()
 
     changed = (model(x, torch.ones_like(middle)) - answer).square().mean().sqrt() / size
-    if changed < 1e-4:
+    if middle[0] > 1 and changed < 1e-4:
         findings.append(
             Finding(
                 "time",
@@ -242,7 +245,7 @@ def _look_at_model(model: nn.Module, schedule: NoiseSchedule, images: Tensor) ->
 
 def _look_at_offset(model: nn.Module, schedule: NoiseSchedule, images: Tensor) -> list[Finding]:
     """Is the model better if it is told another step than the right one?"""
-    t = torch.arange(3, min(8, schedule.T), device=images.device)  # where a step changes the noise most
+    t = torch.tensor(range(3, min(8, schedule.T)), device=images.device)  # where a step changes the noise most
     if not len(t):
         return []
     losses = {asked: loss_by_t(model, schedule, images, t, asked).mean().item() for asked in (-1, 0, 1)}

@@ -358,7 +358,7 @@ def _add_picture(file: Path, samples: Tensor, row: int) -> None:
     if row > 1:
         picture.paste(Image.open(file))
     picture.paste(Image.fromarray(new.numpy()), (0, 28 * (row - 1)))
-    picture.save(file)
+    _replace(file, lambda opened: picture.save(opened, "png"))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ Steps `t` are integers counted from 1, as in `schedule`. Errors are raised by th
 
 import math
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .schedule import NoiseSchedule, per_image
+from .schedule import NoiseSchedule, _check_images, per_image
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -146,6 +147,7 @@ class SimpleUNet(nn.Module):
 
     def __init__(self, T: int, channels: int = 1, base: int = 64):
         super().__init__()
+        check_counts("SimpleUNet", T=T, channels=channels, base=base)
         self.T, self.channels = T, channels
         self.down = conv3x3(channels + 1, base)
         self.middle = nn.Sequential(conv3x3(base, 2 * base), nn.SiLU(), conv3x3(2 * base, 2 * base), nn.SiLU())
@@ -189,6 +191,7 @@ class LayerNormUNet(nn.Module):
 
     def __init__(self, T: int, channels: int = 1, size: int = 28, input_norm: bool = False):
         super().__init__()
+        check_counts("LayerNormUNet", T=T, channels=channels, size=size)
         if size % 4 or size < 8:
             raise ValueError(f"LayerNormUNet: size must be divisible by 4 and at least 8, got {size}")
         half, quarter = size // 2, size // 4
@@ -300,7 +303,9 @@ class UNet(nn.Module):
         patch: int = 1,
     ):
         super().__init__()
-        if base < 8 or base % 8:
+        check_counts("UNet", channels=channels, patch=patch, levels=len(multipliers))
+        check_counts("UNet", **{f"multipliers[{i}]": multiple for i, multiple in enumerate(multipliers)})
+        if not isinstance(base, Integral) or base < 8 or base % 8:
             raise ValueError(f"UNet: base must be divisible by 8, the number of norm groups, got {base}")
         self.channels, self.base, self.classes, self.patch = channels, base, classes, patch
         widths = [base * m for m in multipliers]
@@ -406,6 +411,7 @@ class VelocityNet(nn.Module):
         """(B, C, H, W), steps (B,), labels (B,) if the net has labels -> noise (B, C, H, W). Errors as `net`."""
         check_step_batch(t, x, T=len(self.signal) - 1, net="VelocityNet")
         v = self.net(x, t, *label)  # (B, C, H, W)
+        _check_images(x=x, velocity=v)
         return per_image(self.signal[t], x) * v.float() + per_image(self.sigma[t], x) * x
 
 
@@ -515,7 +521,12 @@ def group_norm(x: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
 
     Returns:
         (B, C, H, W).
+
+    Raises:
+        ValueError: if `groups` does not divide C.
     """
+    if x.shape[1] % groups:
+        raise ValueError(f"group_norm: {groups} groups do not divide {x.shape[1]} channels")
     grouped = x.reshape(len(x), groups, -1)  # (B, groups, C / groups * H * W)
     mean = grouped.mean(dim=2, keepdim=True)
     variance = grouped.var(dim=2, keepdim=True, correction=0)
@@ -540,7 +551,7 @@ def check_image_batch(
     """Raise a ValueError that says what to change if `x` does not suit a net.
 
     It must be a float tensor (B, channels, H, W) whose H and W are divisible by `multiple`, or equal to `size`; on the
-    device of `weight`, one of the net's, and not in float64 unless that is.
+    device of `weight`, one of the net's, and of its dtype (under autocast: not in float64 unless that is).
     """
     if not isinstance(x, Tensor) or x.ndim != 4:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -564,11 +575,21 @@ def check_image_batch(
         )
     if not x.is_floating_point():
         raise ValueError(f"{net}: expected float images, got {x.dtype}; convert them first, e.g. x.float() / 255")
-    if x.device != weight.device or (x.dtype == torch.float64 != weight.dtype):
+    double = torch.float64 in (x.dtype, weight.dtype)  # which autocast does not change
+    if x.device != weight.device or (
+        x.dtype != weight.dtype and (double or not torch.is_autocast_enabled(x.device.type))
+    ):
         raise ValueError(
             f"{net}: the images are {x.dtype} on {x.device}, the net is {weight.dtype} on {weight.device}; "
             f"x.to({str(weight.device)!r}, {weight.dtype})"
         )
+
+
+def check_counts(net: str, **counts: int) -> None:
+    """Raise a ValueError that names what of the arguments of a net is no whole number, 1 or more."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < 1:
+            raise ValueError(f"{net}: {name} must be a whole number, at least 1, got {count!r}")
 
 
 def check_step_batch(t: Tensor, x: Tensor, *, T: int | None, net: str) -> None:

@@ -251,6 +251,7 @@ def ddim_invert(
     x = x0
     for s, t in pairwise([0, *reversed(ddim_steps(schedule.T, steps))]):
         eps = model(x, _for_each(x, max(s, 1)))
+        _check_images(x=x, eps=eps)
         x = signal[t] * (x - sigma[s] * eps) / signal[s] + sigma[t] * eps
     return x
 
@@ -313,11 +314,17 @@ def sample(
 
     Raises:
         TypeError: if the labels are no tensor of integers.
-        ValueError: if `count` or `batch_size` is below 1, or there are not `count` labels, or the model has the
-            attribute `classes` and one lies outside of 0 ... classes; and as the trajectories do.
+        ValueError: if `count` or `batch_size` is below 1, or an option belongs to the other trajectory, or there are
+            not `count` labels, or the model has the attribute `classes` and one lies outside of 0 ... classes; and as
+            the trajectories do.
     """
-    if count < 1 or batch_size < 1:
-        raise ValueError(f"sample: count and batch_size must be at least 1, got {count} and {batch_size}")
+    if not all(isinstance(number, Integral) and number >= 1 for number in (count, batch_size)):
+        raise ValueError(f"sample: count and batch_size must be at least 1, and whole, got {count} and {batch_size}")
+    if wrong := options.keys() - {"clip", "variance" if steps is None else "eta"}:
+        raise ValueError(
+            f"sample: {', '.join(sorted(wrong))} is no option here; all T steps (steps=None) take variance, "
+            "DDIM (steps=50) takes eta, and both take clip"
+        )
     if labels is not None:
         _check_labels(labels, count, getattr(model, "classes", None))
     steps = None if steps is None else ddim_steps(schedule.T, steps)
@@ -369,6 +376,7 @@ def guided_eps(eps: Tensor, eps_label: Tensor, scale: float) -> Tensor:
     Returns:
         same shape as `eps`.
     """
+    _check_images(eps=eps, eps_label=eps_label)
     return eps + scale * (eps_label - eps)
 
 
@@ -406,8 +414,8 @@ def image_noise(
 ) -> Callable[[], Tensor]:
     """A source of standard normal noise in which every image has its own random stream, made from (seed, image).
 
-    So an image gets the same noise in any batch. All is drawn on the CPU, whose numbers are the same on every
-    machine, then moved: slower than one draw for the whole batch, and little beside what a net takes.
+    So an image gets the same noise in any batch. All is drawn on the CPU, whose numbers are the same on every machine
+    but for the last digits, then moved: slower than one draw for the whole batch, and little beside what a net takes.
 
     Args:
         seed: any integer.
@@ -450,6 +458,7 @@ def naive_step(x: Tensor, x0_hat: Tensor, i: int, steps: int) -> Tensor:
     """
     if not 0 <= i < steps:
         raise ValueError(f"naive_step: i counts 0 ... steps - 1, got i = {i} of {steps} steps")
+    _check_images(x=x, x0_hat=x0_hat)
     return x + (x0_hat - x) / (steps - i)
 
 

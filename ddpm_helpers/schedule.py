@@ -276,7 +276,7 @@ def _check_length(T: int) -> None:
 
 
 def _check_images(**images: Tensor) -> None:
-    """Float tensors of one shape: broadcasting between images is a bug that would pass silently."""
+    """Float tensors of one shape on one device: broadcasting between images is a bug that would pass silently."""
     (first, like), *_ = images.items()
     for name, image in images.items():
         if not isinstance(image, Tensor) or not image.is_floating_point():
@@ -284,6 +284,8 @@ def _check_images(**images: Tensor) -> None:
             raise TypeError(f"{name} must be a float tensor, got {found}; uint8 images: to_float(images)")
         if image.shape != like.shape:
             raise ValueError(f"{name} has shape {tuple(image.shape)}, {first} has {tuple(like.shape)}")
+        if image.device != like.device:
+            raise ValueError(f"{name} is on {image.device}, {first} on {like.device}: {name}.to({str(like.device)!r})")
 
 
 def _check_steps(schedule: NoiseSchedule, t: Tensor, **images: Tensor) -> None:

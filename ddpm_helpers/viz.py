@@ -221,7 +221,7 @@ def plot_curves(
     figure, axis = subplots()
     for name, curve in curves.items():
         x, y = curve if isinstance(curve, tuple) else (range(len(curve)), curve)
-        axis.plot(x, torch.as_tensor(y).detach().cpu(), label=name)
+        axis.plot(torch.as_tensor(x).detach().cpu(), torch.as_tensor(y).detach().cpu(), label=name)
     if level is not None:
         axis.axhline(level, color="black", linewidth=0.8)
     axis.set(xlabel=xlabel, ylabel=ylabel, **{f"{name}scale": "log" for name in log})
@@ -409,6 +409,8 @@ def explore_forward(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, *
         noise: same shape as `x0`.
         positions: of the slider, from step 1 to step T.
     """
+    if len({schedule.name for schedule in schedules}) < len(schedules):
+        raise ValueError(f"two schedules have one name: {', '.join(schedule.name for schedule in schedules)}")
     pictures = {}
     for schedule in schedules:
         steps = torch.linspace(1, schedule.T, positions).round().long()
@@ -680,6 +682,9 @@ def _enlarged(*rows: Tensor, times: int = 3) -> bytes:
 
 def _pixels(images: Tensor, value_range: tuple[float, float]):
     """(N, C, H, W) -> array (N, H, W) or (N, H, W, 3) of floats in [0, 1]."""
+    if not isinstance(images, Tensor) or not (images.is_floating_point() or images.dtype == torch.uint8):
+        found = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"expected images as a tensor of floats or of uint8, got {found}")
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"expected images (N, C, H, W) with 1 or 3 channels, got shape {tuple(images.shape)}")
     low, high = (0, 255) if images.dtype == torch.uint8 else value_range

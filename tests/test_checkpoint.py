@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -22,7 +23,9 @@ from ddpm_helpers import (
     LayerNormUNet,
     SimpleUNet,
     UNet,
+    VelocityNet,
     cosine_schedule,
+    linear_schedule,
     load_feature_net,
     load_pretrained,
 )
@@ -370,7 +373,32 @@ def test_save_pretrained_refuses_what_cannot_be_loaded(tmp_path):
         save_pretrained(path, net, arguments, "cubic", T, {})
     with pytest.raises(ValueError, match=r"do not make this UNet: 'label.weight' is \[4, 32\] here and \[11, 32\]"):
         save_pretrained(path, net, {**arguments, "classes": 10}, "cosine", T, {})
+    for steps, recipe in ((0, {}), (2.0, {}), (200_000, {}), (T, None), (T, {"loss": torch.tensor(1.0)})):
+        with pytest.raises(ValueError, match=f"T = {steps}, arguments or recipe do not suit a file"):
+            save_pretrained(path, net, arguments, "cosine", steps, recipe)
+    with pytest.raises(ValueError, match="made with another schedule than 'cosine', T = 20"):
+        save_pretrained(path, VelocityNet(net, linear_schedule(T, rescale=False)), arguments, "cosine", T, {})
+    with torch.no_grad():
+        net.stem[1].bias[0] = 1e6
+    with pytest.raises(ValueError, match=r"stem\.1\.bias holds NaN, or numbers too large for half precision"):
+        save_pretrained(path, net, arguments, "cosine", T, {})
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"rate": np.float64(0.1)}, r"state\['rate'\] is a float64"),
+        ({"all": [1, (2, {"x": Path("a")})]}, r"state\['all'\]\[1\]\[1\]\['x'\] is a \w*Path"),
+        ({"weight": torch.nn.Parameter(torch.ones(2))}, r"state\['weight'\] is a Parameter"),
+        ({(1, b"a"): 1}, r"a key of state\[1\] is a bytes"),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_read_again_is_not_written(tmp_path, value, says):
+    with pytest.raises(TypeError, match=f"save_checkpoint: {says}; a checkpoint holds"):
+        save_checkpoint(tmp_path / "a.pt", value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_save_pretrained_disk_full(weights, monkeypatch):

@@ -138,3 +138,10 @@ def test_samples_that_do_not_fit(samples):
 def test_too_few_images():
     with pytest.raises(ValueError, match="images must be"):
         diagnose(torch.nn.Identity(), linear_schedule(50), IMAGES[:5])
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 4])
+def test_diagnose_of_a_perfect_model_on_a_short_schedule(T, capsys):
+    images, schedule = to_float(synthetic_digits(64, seed=0)[0]), cosine_schedule(T)
+    diagnose(IdealDenoiser(images, schedule), schedule, images)
+    assert capsys.readouterr().out == "Nothing found.\n"

@@ -356,6 +356,21 @@ def test_full_disk_while_downloading(mirror, monkeypatch):
         load_images("mnist")
 
 
+def test_a_download_that_fails_without_a_word(mirror, monkeypatch):
+    def silent(*_, **__):
+        raise TimeoutError
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", silent)
+    with pytest.warns(UserWarning, match="TimeoutError"):
+        load_images("mnist")
+
+
+def test_a_path_is_a_name_too_and_train_is_no_word():
+    assert load_images(Path("digits"), train=False).source == load_images("digits", train=False).source
+    with pytest.raises(DataError, match=r"train is True .* got 'test'"):
+        load_images("mnist", train="test")
+
+
 def test_two_processes_at_once(mirror):
     """Both get the images; one downloads, the other waits for it."""
     from torchvision.datasets import MNIST

@@ -13,6 +13,7 @@ from ddpm_helpers import (
     linear_schedule,
     nearest_images,
     prior_bits,
+    synthetic_digits,
     to_float,
 )
 from ddpm_helpers.metrics import FeatureNet, discretised_log_likelihood
@@ -109,7 +110,29 @@ def test_judge_counts():
 )
 def test_judge_bad_input(images, message):
     with pytest.raises(ValueError, match=message):
-        judge(FeatureNet(), images)
+        judge(FeatureNet().eval(), images)
+
+
+def test_judge_in_train_mode():
+    with pytest.raises(ValueError, match=r"in train mode.*net.eval\(\)"):
+        judge(FeatureNet(), torch.zeros(5, 1, 28, 28))
+
+
+def test_the_nearest_of_two_near_copies():
+    """The other one differs by one grey level at one pixel."""
+    images = to_float(synthetic_digits(300, seed=0)[0])
+    other = images.clone()
+    other[:, 0, 14, 14] = torch.where(
+        other[:, 0, 14, 14] > 0, other[:, 0, 14, 14] - 2 / 255, other[:, 0, 14, 14] + 2 / 255
+    )
+    index, distance = nearest_images(images, torch.cat([other, images]))
+    assert index.tolist() == list(range(300, 600))
+    assert distance.tolist() == [0.0] * 300
+
+
+def test_prior_bits_refuses_bytes():
+    with pytest.raises(TypeError, match=r"must be a float tensor, got torch\.uint8"):
+        prior_bits(linear_schedule(100), torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
 
 
 def test_nearest_images():
@@ -121,6 +144,8 @@ def test_nearest_images():
         nearest_images(images, images[:, :1])
     with pytest.raises(TypeError, match=r"torch.float32 and torch.uint8; see to_float"):
         nearest_images(images, images.to(torch.uint8))
+    with pytest.raises(ValueError, match="no images to look among"):
+        nearest_images(images, images[:0])
 
 
 def test_judge_takes_any_float():

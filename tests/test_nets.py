@@ -1,5 +1,6 @@
 """The time-conditioned networks: sizes, what reaches the output, and what bad input is told."""
 
+import copy
 import math
 
 import pytest
@@ -353,3 +354,30 @@ def test_bad_construction():
 def test_bad_labels(classes, label, error, says):
     with pytest.raises(error, match=says):
         UNet(base=8, classes=classes)(X, STEPS, None if label is None else torch.tensor(label))
+
+
+def test_numbers_that_make_no_net():
+    for make, says in (
+        (lambda: SimpleUNet(0), "SimpleUNet: T must be a whole number, at least 1, got 0"),
+        (lambda: LayerNormUNet(None), "LayerNormUNet: T must be a whole number, at least 1, got None"),
+        (lambda: UNet(patch=0), "UNet: patch must be"),
+        (lambda: UNet(multipliers=()), "UNet: levels must be"),
+        (lambda: UNet(multipliers=(1, 0)), r"UNet: multipliers\[1\] must be"),
+        (lambda: UNet(base=32.0), "UNet: base must be divisible by 8"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            make()
+
+
+def test_images_of_another_precision():
+    single, t, x = UNet(base=8, multipliers=(1,)), torch.tensor([3, 4]), torch.zeros(2, 1, 8, 8)
+    for net, images in ((single, x.half()), (single, x.double()), (copy.deepcopy(single).double(), x)):
+        with pytest.raises(ValueError, match=r"the images are torch\.\w+ on cpu, the net is torch\.\w+ on cpu"):
+            net(images, t)
+    with torch.autocast("cpu", torch.bfloat16):
+        single(x.bfloat16(), t)
+
+
+def test_groups_that_do_not_divide_the_channels():
+    with pytest.raises(ValueError, match="8 groups do not divide 12 channels"):
+        group_norm(torch.zeros(2, 12, 4, 4), 8)

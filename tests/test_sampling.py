@@ -9,6 +9,7 @@ from diffusers_reference import error, images_at, library, normal
 
 from ddpm_helpers import (
     NoiseSchedule,
+    VelocityNet,
     cosine_schedule,
     ddim_invert,
     ddim_step,
@@ -16,8 +17,10 @@ from ddpm_helpers import (
     ddim_trajectory,
     ddpm_step,
     ddpm_trajectory,
+    guided_eps,
     image_noise,
     linear_schedule,
+    naive_step,
     per_image,
     posterior,
     predict_x0,
@@ -572,3 +575,23 @@ def test_on_cuda_without_waiting_for_it():
     options = {"count": 3, "shape": (1, 2, 2), "steps": 5, "eta": 1.0}
     on_gpu = sample(gaussian_model(schedule, 1.0), schedule, **options)
     assert torch.allclose(on_gpu.cpu(), sample(gaussian_model(SCHEDULE, 1.0), SCHEDULE, **options), atol=1e-5)
+
+
+def test_options_of_the_other_sampler():
+    for steps, option in ((None, "eta"), (5, "variance")):
+        with pytest.raises(ValueError, match=f"sample: {option} is no option here"):
+            sample(lambda x, t: x, cosine_schedule(10), 2, (1, 4, 4), steps, **{option: 1.0})
+    with pytest.raises(ValueError, match=r"and whole, got 2\.5 and 64"):
+        sample(lambda x, t: x, cosine_schedule(10), 2.5)
+
+
+def test_answers_of_another_shape_are_refused():
+    x, flat = torch.zeros(4, 1, 3, 3), torch.zeros(4, 3, 3)
+    for call in (
+        lambda: naive_step(x, flat, 0, 5),
+        lambda: ddim_invert(lambda x, t: flat, cosine_schedule(10), x, 5),
+        lambda: guided_eps(x, flat, 2.0),
+        lambda: VelocityNet(lambda x, t: flat, cosine_schedule(10))(x, torch.full((4,), 3)),
+    ):
+        with pytest.raises(ValueError, match=r"has shape \(4, 3, 3\), \w+ has \(4, 1, 3, 3\)"):
+            call()

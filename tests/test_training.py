@@ -13,6 +13,7 @@ from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -372,6 +373,8 @@ def test_an_objective_that_a_checkpoint_cannot_name_is_refused_at_once():
     config = TrainConfig(steps=1)
     with pytest.raises(TypeError, match="a function made with def, got partial"):
         Trainer(UNet(base=8, multipliers=(1,)), cosine_schedule(T), IMAGES, config, "cpu", partial(ddpm_loss))
+    with pytest.raises(TypeError, match="a function made with def, got <lambda>"):
+        Trainer(UNet(base=8, multipliers=(1,)), cosine_schedule(T), IMAGES, config, "cpu", lambda *all: ddpm_loss(*all))
     with pytest.raises(TypeError, match=r"got list: torch.tensor\(labels\)"):
         Trainer(UNet(base=8, multipliers=(1,), classes=10), cosine_schedule(T), IMAGES, config, "cpu", labels=[0] * 10)
 
@@ -878,6 +881,21 @@ def test_a_place_that_cannot_be_written_to_is_told_before_training(tmp_path):
 def test_bad_configuration(wrong, says):
     with pytest.raises(ValueError, match=f"^TrainConfig: {says}"):
         TrainConfig(**{"steps": 10, **wrong})
+
+
+def test_numbers_of_numpy_become_plain_ones(path):
+    config = TrainConfig(steps=np.int64(2), batch_size=2, learning_rate=np.float64(1e-3), flip=np.bool_(False))
+    assert [type(value) for value in (config.steps, config.learning_rate, config.flip)] == [int, float, bool]
+    for _ in range(2):  # the second time goes on from the file
+        Trainer(UNet(base=8, multipliers=(1,)), cosine_schedule(T), IMAGES, config, "cpu").fit(path)
+
+
+@pytest.mark.parametrize("loss", [ddpm_loss, velocity_loss, min_snr_loss])
+def test_an_answer_of_another_shape_is_refused(loss):
+    """Broadcasting would compare each image with all others."""
+    x0 = torch.zeros(4, 1, 6, 6)
+    with pytest.raises(ValueError, match=r"prediction has shape \(4, 6, 6\), noise has \(4, 1, 6, 6\)"):
+        loss(lambda x, t: x[:, 0], cosine_schedule(T), x0, torch.full((4,), 3), torch.randn(x0.shape))
 
 
 def test_the_largest_seed_works():

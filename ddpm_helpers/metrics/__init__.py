@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import WEIGHTS, read_weights
-from ..schedule import NoiseSchedule, posterior, predict_x0, q_sample
+from ..schedule import NoiseSchedule, _check_images, posterior, predict_x0, q_sample
 
 
 class FeatureNet(nn.Module):
@@ -69,8 +69,11 @@ def judge(net: FeatureNet, images: Tensor, batch_size: int = 500) -> Judgement:
     Values beyond [-1, 1] by more than 1e-3 are an error, not clipped: what a reader is shown is what must be judged.
 
     Raises:
-        ValueError: if there are fewer than 2 images, they have another shape, or hold NaN or values out of range.
+        ValueError: if there are fewer than 2 images, they have another shape, or hold NaN or values out of range; or
+            if `net` is in train mode.
     """
+    if not isinstance(images, Tensor):
+        raise ValueError(f"judge: expected a tensor of images, got {type(images).__name__}: torch.as_tensor makes one")
     if images.ndim != 4 or images.shape[1:] != (1, 28, 28):
         raise ValueError(f"judge: expected images (N, 1, 28, 28), got {tuple(images.shape)}: it reads grey digits")
     if len(images) < 2:
@@ -82,6 +85,8 @@ def judge(net: FeatureNet, images: Tensor, batch_size: int = 500) -> Judgement:
         raise ValueError(
             f"judge: images must lie in [-1, 1], found {low:.3g} to {high:.3g}: clip samples as you would to show them"
         )
+    if net.training:
+        raise ValueError("judge: the net is in train mode, where dropout is at work; call net.eval() first")
     device = next(net.parameters()).device
     features = torch.cat([net.features(batch.to(device, torch.float32)) for batch in images.split(batch_size)])
     probability = net.head(features).softmax(1)  # (N, classes)
@@ -161,7 +166,8 @@ def nearest_images(samples: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         indices (N,) into `images`, and distances (N,).
 
     Raises:
-        ValueError: if an image of the one has another shape than one of the other.
+        TypeError: if one of the two is not a float tensor, or of another dtype than the other.
+        ValueError: if an image of the one has another shape than one of the other, or there are no `images`.
     """
     if samples.shape[1:] != images.shape[1:]:
         raise ValueError(f"nearest_images: shapes {tuple(samples.shape)} and {tuple(images.shape)} do not fit together")
@@ -169,11 +175,16 @@ def nearest_images(samples: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         raise TypeError(
             f"nearest_images: both must be floats in [-1, 1], got {samples.dtype} and {images.dtype}; see to_float"
         )
-    flat, best = images.flatten(1), []
+    if not len(images):
+        raise ValueError("nearest_images: there are no images to look among")
+    flat, indices, distances = images.flatten(1), [], []
     for batch in samples.flatten(1).split(200):
-        best.append(torch.cdist(batch, flat).min(1))
-    distance = torch.cat([b.values for b in best]) / math.sqrt(flat.shape[1])
-    return torch.cat([b.indices for b in best]), distance
+        # cdist multiplies matrices, and near copies differ in its last digits: so take the first few, and subtract.
+        near = torch.cdist(batch, flat).topk(min(5, len(flat)), largest=False).indices  # (n, 5)
+        best = (batch[:, None] - flat[near]).square().mean(2).sqrt().min(1)
+        indices.append(near.gather(1, best.indices[:, None])[:, 0])
+        distances.append(best.values)
+    return torch.cat(indices), torch.cat(distances)
 
 
 class BitsPerDim(NamedTuple):
@@ -212,13 +223,15 @@ def bits_per_dim(
         clip: clip the predicted clean images to [-1, 1].
 
     Raises:
-        ValueError: if the images do not lie in [-1, 1], or steps is not in 1 ... T - 1.
+        ValueError: if the images do not lie in [-1, 1], or steps is not in 1 ... T - 1, or T is 1.
     """
     if not (images.min() >= -1.001 and images.max() <= 1.001):
         raise ValueError("bits_per_dim: images must lie in [-1, 1], on 256 grey levels: use to_float")
     T, generator = schedule.T, torch.Generator().manual_seed(seed)
     count = T - 1 if steps is None else steps
-    if not 1 <= count <= T - 1:
+    if T < 2:
+        raise ValueError(f"bits_per_dim: a schedule of 2 steps or more is needed, got T = {T}")
+    if not isinstance(count, int) or not 1 <= count <= T - 1:
         raise ValueError(f"bits_per_dim: steps must be in 1 ... T - 1 = {T - 1}, got {steps}")
     edges = torch.tensor(range(2, T + 2)) if steps is None else torch.logspace(1, math.log2(T + 1), count + 1, base=2)
     edges = edges.round().long().unique()  # each stretch edges[i] ... edges[i + 1] - 1 of steps is seen by one of them
@@ -254,7 +267,11 @@ def prior_bits(schedule: NoiseSchedule, images: Tensor) -> float:
     Args:
         schedule: on the device of the images.
         images: (N, C, H, W) in [-1, 1].
+
+    Raises:
+        TypeError: if the images are not floats.
     """
+    _check_images(images=images)
     a_bar = schedule.alpha_bar[-1]
     nats = 0.5 * (a_bar * images.square() - a_bar - torch.log1p(-a_bar)).mean()
     return nats.item() / math.log(2)

@@ -11,7 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..checkpoint import CheckpointError, difference, load_checkpoint, save_checkpoint
 from ..data import shuffled_indices, to_float
 from ..sampling import sample
-from ..schedule import NoiseSchedule, corrupt, per_image, q_sample, snr
+from ..schedule import NoiseSchedule, _check_images, corrupt, per_image, q_sample, snr
 
 
 def default_device() -> torch.device:
@@ -85,7 +85,9 @@ def naive_loss(model: Callable[[Tensor], Tensor], x: Tensor, amount: Tensor, noi
     Returns:
         a scalar tensor.
     """
-    return F.mse_loss(model(corrupt(x, amount, noise)), x)
+    prediction = model(corrupt(x, amount, noise))
+    _check_images(x=x, prediction=prediction)
+    return F.mse_loss(prediction, x)
 
 
 def ddpm_loss(
@@ -105,9 +107,16 @@ def ddpm_loss(
 
     Raises:
         as `q_sample` and the model do.
+        ValueError: if the model's answer has another shape than the noise.
     """
-    x_t = q_sample(schedule, x0, t, noise)
-    return F.mse_loss(model(x_t, t), noise)
+    return F.mse_loss(_prediction(model, q_sample(schedule, x0, t, noise), t, noise), noise)
+
+
+def _prediction(model: Callable[[Tensor, Tensor], Tensor], x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """What the model answers; it must have the shape of the noise, with which it is compared."""
+    prediction = model(x_t, t)
+    _check_images(noise=noise, prediction=prediction)
+    return prediction
 
 
 def velocity_loss(
@@ -122,7 +131,7 @@ def velocity_loss(
     Arguments, result and errors as `ddpm_loss`.
     """
     x_t = q_sample(schedule, x0, t, noise)
-    error = (model(x_t, t) - noise) / per_image(schedule.sqrt_alpha_bar[t], x_t)  # (B, C, H, W)
+    error = (_prediction(model, x_t, t, noise) - noise) / per_image(schedule.sqrt_alpha_bar[t], x_t)  # (B, C, H, W)
     return error.square().mean()
 
 
@@ -138,7 +147,7 @@ def min_snr_loss(
 
     Arguments, result and errors as `ddpm_loss`.
     """
-    error = (model(q_sample(schedule, x0, t, noise), t) - noise).square()  # (B, C, H, W)
+    error = (_prediction(model, q_sample(schedule, x0, t, noise), t, noise) - noise).square()  # (B, C, H, W)
     weight = (1 / snr(schedule)[t]).clamp(max=1)
     return (error * per_image(weight, error)).mean()
 
@@ -276,6 +285,9 @@ class TrainConfig:
     middle: bool = False  # draw a step as often as `middle_weight` says, instead of all equally often
 
     def __post_init__(self):
+        for field in fields(self):  # a NumPy number is no plain value, which is all that a checkpoint holds
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, value.item() if hasattr(value, "item") else value)
         whole = {"steps": 1, "batch_size": 1, "warmup": 0, "seed": 0}
         for name, least in whole.items():
             value = getattr(self, name)
@@ -351,10 +363,10 @@ class Trainer:
             )
         if not len(images):
             raise ValueError("Trainer: there are no images to train on")
-        if not hasattr(objective, "__name__"):
+        name = getattr(objective, "__name__", type(objective).__name__)
+        if not hasattr(objective, "__name__") or name == "<lambda>":
             raise TypeError(
-                f"Trainer: objective must be a function made with def, got {type(objective).__name__}: a checkpoint "
-                "remembers its name"
+                f"Trainer: objective must be a function made with def, got {name}: a checkpoint remembers its name"
             )
         _check_labels(model, labels, len(images))
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -407,8 +419,8 @@ class Trainer:
         """Train to the end, in sight: a live picture in a notebook, plain lines elsewhere.
 
         With a path, the run is saved there now and then, at the end, and when it is stopped (Jupyter's stop button,
-        Ctrl-C); and where the file exists already, the run goes on from it. So the answer to any interruption is to
-        run the same cell or command again.
+        Ctrl-C; not under torchrun, which stops its processes itself); and where the file exists already, the run goes
+        on from it. So the answer to any interruption is to run the same cell or command again.
 
         Args:
             path: of the checkpoint, NAME.pt.
