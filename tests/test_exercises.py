@@ -1,6 +1,7 @@
 """check, verify, show_solution; and every exercise: its answer is accepted, its mistakes are named."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +89,15 @@ def test_what_is_left_of_an_answer_that_was_begun_is_named(capsys):
     assert "is yours to write: kept and added are still `...`." in said(begun, capsys)
 
 
+def test_a_pair_and_a_result_that_are_left_are_named(capsys):
+    def begun(x, amount, noise):
+        weight = per_image(amount, x)  # noqa: F841
+        kept, added = ...  # noqa: RUF059
+        return ...
+
+    assert "is yours to write: kept and added and the result are still `...`." in said(begun, capsys)
+
+
 def test_a_line_of_dots_left_over_is_no_skeleton(capsys):
     def answer(x, amount, noise):
         ...  # two lines
@@ -136,7 +146,7 @@ def test_a_schedule_that_is_spoilt_is_seen(capsys):
     ("name", "wrong", "says"),
     [
         ("ddim_steps", lambda T, steps: [T * i / steps // 1 for i in range(steps, 0, -1)], "not all are integers"),
-        ("ddim_steps", lambda T, steps: list(range(T, 0, -1))[:steps], "Expected ["),
+        ("ddim_steps", lambda T, steps: list(range(T, 0, -1))[:steps], "At index 1 it should be 750, and is 999."),
         ("snr", lambda s: s.alpha_bar / (s.sigma**2 + 1e-5), "At index 0 it should be inf"),
         ("naive_loss", lambda m, *batch: naive_loss(m, *batch).detach().requires_grad_(), "no gradient can flow"),
     ],
@@ -158,6 +168,8 @@ def test_checking_twice_is_not_an_answer(capsys):
         (lambda x, a, n: blend(x, a, n)[0], "Expected a tensor of shape (5, 3, 4, 2), float32, got a tensor of shape"),
         (lambda x, a, n: blend(x, a, n).double(), "got a tensor of shape (5, 3, 4, 2), float64"),
         (lambda x, a, n: 3.0, "got float 3.0"),
+        (lambda x, a, n: {"image": x}, "Expected a tensor of shape (5, 3, 4, 2), float32, got dict {'image': tensor("),
+        (lambda x, a, n: {1}, "got set {1}"),
         (lambda x, a, n: list(blend(x, a, n)), "got a list of 5: a tensor of shape (3, 4, 2), float32; a tensor"),
         (lambda x, a, n: torch.empty_like(x, device="meta"), "meta"),
         (lambda x, a, n: blend(x, a, n) + 0.25, "the largest error is 0.25"),
@@ -168,7 +180,7 @@ def test_checking_twice_is_not_an_answer(capsys):
         (lambda x, a, n: np.mean(x, 0), "torch has them for tensors"),
         (lambda x, a, n: x.astype(float), "write .float()"),
         (lambda x, a, n: a * n, "per_image(numbers, images)"),
-        (lambda x, a, n: x.copy_(blend(x, a, n)), "changes its argument in place"),
+        (lambda x, a, n: x.copy_(blend(x, a, n)), "changes x in place"),
         (lambda x, a, n: blend(x, a, n) * float("nan"), "contains NaN or infinity"),
         (lambda x, a, n: blend(x, a, n) * 1j, "The result is complex"),
         (lambda x, a, n: (torch.rand(1), blend(x, a, n))[1], "leave the seed and the default dtype alone"),
@@ -219,6 +231,79 @@ def test_an_answer_without_gradient_is_not_right(capsys):
     assert "no gradient can flow" in capsys.readouterr().out
 
 
+def squared_in_place(model, x, amount, noise):
+    error = model(blend(x, amount, noise)) - x
+    error *= error
+    return error.mean()
+
+
+def norm_without_gradient_of_its_mean(x, groups):
+    grouped = x.reshape(len(x), groups, -1)
+    mean, variance = grouped.detach().mean(-1, keepdim=True), grouped.var(-1, keepdim=True, correction=0)
+    return ((grouped - mean) / (variance + 1e-5).sqrt()).reshape(x.shape)
+
+
+def norm_divided_in_place(x, groups):
+    grouped = x.reshape(len(x), groups, -1)
+    centred = grouped - grouped.mean(-1, keepdim=True)
+    centred /= (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    return centred.reshape(x.shape)
+
+
+def middle_without_gradient(net, h, known):
+    middle = torch.no_grad()(net.middle)
+    parts = {name: getattr(net, name) for name in ("down", "shrink", "up", "grow")}
+    return EXERCISES["down_and_up"].reference(SimpleNamespace(**parts, middle=middle), h, known)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "says"),
+    [
+        ("naive_loss", squared_in_place, "no gradient flows back: PyTorch says"),
+        ("group_norm", norm_divided_in_place, "Do not change in place"),
+        ("group_norm", norm_without_gradient_of_its_mean, "their gradient is not"),
+        ("down_and_up", middle_without_gradient, "their gradient is not"),
+    ],
+)
+def test_right_values_with_another_gradient(name, wrong, says, capsys):
+    check(named(wrong, name))
+    assert says in capsys.readouterr().out
+
+
+def test_a_network_that_is_taken_apart_is_seen(capsys):
+    def down_and_up(net, h, known):
+        answer = EXERCISES["down_and_up"].reference(net, h, known)
+        net.down.pop(0)
+        return answer
+
+    check(down_and_up)
+    assert "changes the length of net.down" in capsys.readouterr().out
+
+
+def test_64_bits_are_compared_to_more_digits(capsys):
+    def gaussian_kl(mean_1, variance_1, mean_2, variance_2):
+        return EXERCISES["gaussian_kl"].reference(mean_1, variance_1 + 1e-8, mean_2, variance_2 + 1e-8)
+
+    check(gaussian_kl)
+    assert "too much for 64 bits" in capsys.readouterr().out
+
+
+def test_the_wrong_one_of_two_values_is_named(capsys):
+    def posterior(schedule, x0, x_t, t):
+        mean, variance = EXERCISES["posterior"].reference(schedule, x0, x_t, t)
+        return mean, 3 * variance
+
+    check(posterior)
+    assert "The second of the two values: Shape and dtype are right" in capsys.readouterr().out
+
+
+def test_numbers_for_each_image_are_spoken_of_only_where_there_are_some(capsys):
+    check(named(lambda h, scale, shift: h * scale[:, None], "film"))
+    text = capsys.readouterr().out
+    assert "at non-singleton dimension" in text
+    assert "per_image" not in text
+
+
 def test_the_failing_call_is_shown(capsys):
     text = said(lambda x, a, n: blend(x, a, n) + 1, capsys)
     assert "The call was corrupt(x: [5, 3, 4, 2], amount: [5], noise: [5, 3, 4, 2])" in text
@@ -228,7 +313,17 @@ def test_unknown_name_suggests_the_nearest(capsys):
     def corrupts(x, amount, noise): ...
 
     assert check(corrupts) is corrupts
-    assert "did you mean 'corrupt'" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "did you mean 'corrupt'" in text
+    assert "It is not marked, and the notebook goes on with it." in text
+
+
+def test_what_has_no_name_is_not_marked(capsys):
+    check(lambda x, amount, noise: x)
+    assert "write it as `def corrupt(...):`" in capsys.readouterr().out
+    result = torch.zeros(2)
+    assert check(result) is result
+    assert "wants the function itself, without brackets: check(corrupt)" in capsys.readouterr().out
 
 
 def test_stop_button_is_not_swallowed():

@@ -13,8 +13,9 @@ import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class Exercise:
     cases: Callable[[], list[tuple]]  # argument tuples; make B, C, H and W all different
     mistakes: dict[str, Callable]  # sentence for the learner -> the wrong function that earns it
     tolerance: float = 1e-5  # largest error allowed, relative to the largest expected value
+    tolerance_64: float = 1e-5  # the same where the expected result is a float64 tensor
 
     def __post_init__(self):
         EXERCISES[self.name] = self
@@ -65,9 +67,7 @@ def check(answer: Callable) -> Callable:
     name = getattr(answer, "__name__", repr(answer))
     exercise = EXERCISES.get(name)
     if exercise is None:
-        near = difflib.get_close_matches(name, EXERCISES, n=1)
-        hint = f"; did you mean {near[0]!r}? Keep the name that the exercise gives" if near else ""
-        return _report(f"check knows no exercise called {name!r}{hint}.", answer)
+        return _report(f"{_unknown(answer)}\nIt is not marked, and the notebook goes on with it.", answer)
     title = f"Exercise {exercise.tag} ({name})"
     goes_on = f"Until then the notebook goes on with the course's own {name}."
     verdict = mark(exercise, answer)
@@ -78,6 +78,18 @@ def check(answer: Callable) -> Callable:
         return _report(f"{title}: not yet. {verdict.problem}\n{goes_on}", exercise.reference)
     print(f"{title}: correct.")
     return answer
+
+
+def _unknown(answer: Any) -> str:
+    """Why `check` finds no exercise for what it was given."""
+    if not callable(answer):
+        return f"check wants the function itself, without brackets: check(corrupt). It was given {_summary(answer)}."
+    name = getattr(answer, "__name__", "<no name>")
+    if name.startswith("<"):
+        return "check finds an exercise by the function's name, and this has none: write it as `def corrupt(...):`."
+    near = difflib.get_close_matches(name, EXERCISES, n=1)
+    hint = f"; did you mean {near[0]!r}? Keep the name that the exercise gives" if near else ""
+    return f"check knows no exercise called {name!r}{hint}."
 
 
 @dataclass(frozen=True)
@@ -198,11 +210,15 @@ def _is_unwritten(node: ast.AST) -> bool:
 
 
 def _left_open(answer: Callable) -> str:
-    """Which names of a skeleton are still `...`, in words; nothing if no line beside them is written."""
-    lines = [node for node in ast.walk(_parsed(answer)) if isinstance(node, ast.Assign)]
-    names = [ast.unparse(target) for line in lines if _is_unwritten(line) for target in line.targets]
-    if len(names) in (0, len(lines)):
+    """What of a skeleton is still `...`, in words; nothing if no line beside it is written."""
+    nodes = list(ast.walk(_parsed(answer)))
+    unwritten = [node for node in nodes if _is_unwritten(node)]
+    if not unwritten or not any(isinstance(node, ast.Assign) and node not in unwritten for node in nodes):
         return ""
+    targets = [target for node in unwritten if isinstance(node, ast.Assign) for target in node.targets]
+    parts = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    names = [ast.unparse(part) for part in parts]
+    names += ["the result"] if any(isinstance(node, ast.Return) for node in unwritten) else []
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} still `...`"
 
 
@@ -211,29 +227,40 @@ def _problem(exercise: Exercise, answer: Callable) -> str | None:
     cases = exercise.cases()
     expected = [exercise.reference(*_copy(case)) for case in cases]
     outcomes = [_run(answer, case) for case in cases]
-    differences = [
-        _difference(right, outcome, exercise.tolerance) for right, outcome in zip(expected, outcomes, strict=True)
-    ]
+    tolerances = [exercise.tolerance_64 if _is_double(right) else exercise.tolerance for right in expected]
+    differences = [_difference(*each) for each in zip(expected, outcomes, tolerances, strict=True)]
     if not any(differences):
         return None
 
-    def is_made_by(mistake: Callable, case: tuple, outcome: Any) -> bool:
+    def is_made_by(mistake: Callable, case: tuple, outcome: Any, tolerance: float) -> bool:
         result = _run(mistake, case)
         if isinstance(result, Tensor) != isinstance(outcome, Tensor):  # a number is another mistake than a tensor
             return False
-        return _difference(result, outcome, exercise.tolerance) is None
+        return _difference(result, outcome, tolerance) is None
 
     for sentence, mistake in exercise.mistakes.items():
-        if all(is_made_by(mistake, case, outcome) for case, outcome in zip(cases, outcomes, strict=True)):
+        if all(is_made_by(mistake, *each) for each in zip(cases, outcomes, tolerances, strict=True)):
             return sentence
     case, difference = next((case, found) for case, found in zip(cases, differences, strict=True) if found)
+    if "at non-singleton dimension" in difference and _has_numbers_per_image(case):
+        difference += f"\n{NUMBERS_PER_IMAGE}"
     return f"{difference}\nThe call was {exercise.name}({_describe(exercise.reference, case)})."
+
+
+def _is_double(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.float64
+
+
+def _has_numbers_per_image(case: tuple) -> bool:
+    shapes = [argument.shape for argument in case if isinstance(argument, Tensor)]
+    return any(len(one) == 1 and len(other) > 1 and one[0] == other[0] for one in shapes for other in shapes)
 
 
 def _run(function: Callable, case: tuple) -> Any:
     """The function's result on a case; an exception, or an argument changed in place, is a result too."""
-    arguments, random, dtype = _copy(case), torch.get_rng_state(), torch.get_default_dtype()
+    random, dtype = torch.get_rng_state(), torch.get_default_dtype()
     try:
+        arguments = _copy(case)
         result = function(*arguments)
         if _is_numpy(result):
             return TypeError(
@@ -243,7 +270,13 @@ def _run(function: Callable, case: tuple) -> Any:
             return TypeError(
                 "your function returns an iterator, which is used up after one reading; list(...) makes a list"
             )
-        changed = [name for name, a, b in _tensors(case, arguments) if _difference(a, b, 0.0)]
+        names = [*inspect.signature(function).parameters, *["its argument"] * len(case)]
+        if shortened := [name for name, a, b in _lists(names, case, arguments) if len(a) != len(b)]:
+            return RuntimeError(
+                f"your function changes the length of {shortened[0]}: the next call would find another network. Read "
+                "the list, with a loop or an index, instead of taking from it"
+            )
+        changed = [name for name, a, b in _tensors(names, case, arguments) if _difference(a, b, 0.0)]
         if changed:
             return RuntimeError(
                 f"your function changes {changed[0]} in place (+=, []=, or a method whose name ends in _); make a new "
@@ -269,17 +302,39 @@ def _is_numpy(result: Any) -> bool:
 
 
 def _copy(case: tuple) -> tuple:
-    """Arguments that may be spoilt: tensors, and objects with tensors in them, such as a schedule or a network."""
-    return tuple(a.clone() if isinstance(a, Tensor) else copy.deepcopy(a) for a in case)
+    """Arguments that may be spoilt: tensors, and objects with tensors in them, such as a schedule or a network.
+
+    What a gradient is asked for is the same in all copies, so that gradients can be compared.
+    """
+
+    def copied(argument: Any) -> Any:
+        if isinstance(argument, Tensor):
+            return argument.clone()
+        parameters = argument.parameters() if isinstance(argument, torch.nn.Module) else ()
+        return copy.deepcopy(argument, {id(parameter): parameter for parameter in parameters})
+
+    return tuple(copied(argument) for argument in case)
 
 
-def _tensors(case: tuple, arguments: tuple) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _tensors(names: list[str], case: tuple, arguments: tuple) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(what it is, before, after) of each tensor among the arguments, and of each table of a schedule."""
-    for before, after in zip(case, arguments, strict=True):
+    for name, before, after in zip(names, case, arguments, strict=False):
         if isinstance(before, Tensor):
-            yield "its argument", before, after
+            yield name, before, after
         elif isinstance(before, NoiseSchedule):
-            yield from ((f"schedule.{name}", table, vars(after)[name]) for name, table in vars(before).items())
+            yield from ((f"schedule.{table}", value, vars(after)[table]) for table, value in vars(before).items())
+
+
+def _lists(names: list[str], case: tuple, arguments: tuple) -> Iterator[tuple[str, Sized, Sized]]:
+    """(what it is, before, after) of each list of a network among the arguments, or of what stands in for one."""
+    for name, before, after in zip(names, case, arguments, strict=False):
+        if isinstance(before, torch.nn.Module | SimpleNamespace):
+            parts = vars(before) | vars(before).get("_modules", {})
+            yield from (
+                (f"{name}.{part}", value, getattr(after, part))
+                for part, value in parts.items()
+                if isinstance(value, list | torch.nn.ModuleList)
+            )
 
 
 def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
@@ -294,11 +349,13 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return None if expected is None else "It returned None: is there a return, and in front of the result?"
     if isinstance(expected, tuple | list):
         return _difference_of_lists(expected, actual, tolerance)
+    if not isinstance(actual, Tensor | tuple | list | int | float | complex):  # a dict, a set, some other object
+        return None if type(actual) is type(expected) else f"Expected {_wanted(expected)}, got {_summary(actual)}."
     if _is_complex(actual):
         wanted = "The result is complex, and a real one is wanted: take .real, or a form that stays real."
         return None if _is_complex(expected) else wanted
     number = not isinstance(expected, Tensor)
-    wanted = "a number" if number else _summary(expected)
+    wanted = _wanted(expected)
     if number:
         right, expected, actual = expected, _as_number(expected), _as_number(actual)
         if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
@@ -318,11 +375,7 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
     alike = (theirs == ours) | (theirs.isnan() & ours.isnan())  # an infinity equals itself, NaN is NaN again
     error = torch.where(alike, 0.0, (theirs - ours).abs()).max().item()
     if error <= tolerance * max(ours.nan_to_num(0, 0, 0).abs().max().item(), 1e-30):
-        if expected.grad_fn is not None and actual.grad_fn is None:
-            return (
-                "The values are right, but no gradient can flow: leave out torch.no_grad(), .detach() and .item() here."
-            )
-        return None
+        return _difference_of_gradients(expected, actual, tolerance) if tolerance else None  # 0: two equal calls
     if not theirs.isfinite().all() and ours.isfinite().all():
         return (
             "It contains NaN or infinity: is something divided by 0, or is it the root, logarithm or arc cosine of a "
@@ -333,7 +386,59 @@ def _difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return f"At index {place} it should be {ours[infinite][0].item()}, and is {theirs[infinite][0].item():.3g}."
     if number:
         return f"Expected {right:.6g}, got {theirs.item():.6g}."
-    return f"Shape and dtype are right, values are not: the largest error is {error:.3g}."
+    text = f"Shape and dtype are right, values are not: the largest error is {error:.3g}"
+    if _is_double(expected) and error <= 1e-5 * ours.abs().max().item():
+        return (
+            f"{text}. That is little, but too much for 64 bits: is a small number added against a division by 0, or "
+            "something computed in 32 bits?"
+        )
+    return f"{text}."
+
+
+def _difference_of_gradients(expected: Tensor, actual: Tensor, tolerance: float) -> str | None:
+    """How the gradients of two results with the same values differ, as a sentence; None if they do not."""
+    if expected.grad_fn is None:
+        return None
+    leave_out = "leave out torch.no_grad(), .detach() and .item() here."
+    if actual.grad_fn is None:
+        return f"The values are right, but no gradient can flow: {leave_out}"
+    leaves = _leaves(expected)
+    ours, theirs = _gradient(expected, leaves), _gradient(actual, leaves)
+    if isinstance(theirs, RuntimeError):
+        said = str(theirs).splitlines()[0].split(": [")[0].rstrip(".")
+        advice = "Do not change in place (+=, []=, or a method whose name ends in _) what a gradient still needs."
+        text = f"The values are right, but no gradient flows back: PyTorch says {said!r}."
+        if isinstance(ours, RuntimeError):
+            return None
+        return f"{text} {advice}" if "inplace" in said else text
+    if isinstance(ours, Tensor) and (ours - theirs).abs().max() <= 100 * tolerance * ours.abs().max():
+        return None  # a gradient has fewer digits than the values
+    return f"The values are right, but their gradient is not: {leave_out}"
+
+
+def _gradient(result: Tensor, leaves: list[Tensor]) -> Tensor | RuntimeError:
+    """Of a weighted sum of the result, with respect to all leaves, as one vector; or why there is none."""
+    weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(0), dtype=result.dtype)
+    try:
+        parts = torch.autograd.grad(
+            (result * weights).sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+    except RuntimeError as error:
+        return error
+    return torch.cat([part.flatten().double() for part in parts])
+
+
+def _leaves(result: Tensor) -> list[Tensor]:
+    """The tensors at which the gradient of `result` ends: arguments, or parameters of networks."""
+    found, todo, seen = [], [result.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        found += [node.variable] if hasattr(node, "variable") else []
+        todo += [before for before, _ in node.next_functions]
+    return found
 
 
 def _difference_of_lists(expected: tuple | list, actual: Any, tolerance: float) -> str | None:
@@ -343,13 +448,19 @@ def _difference_of_lists(expected: tuple | list, actual: Any, tolerance: float) 
         return f"Expected a {type(expected).__name__} of {len(expected)} values, got {_summary(actual)}{advice}."
     numbers = all(isinstance(value, int | float) for value in [*expected, *actual])
     if numbers and isinstance(expected, list) and expected != actual:
-        return f"Expected {expected!r}, got {_summary(actual)}."
+        place = next(i for i, (e, a) in enumerate(zip(expected, actual, strict=True)) if e != a)
+        return f"At index {place} it should be {expected[place]!r}, and is {actual[place]!r}."
     if isinstance(expected, list) and any(
         type(a) is not int for e, a in zip(expected, actual, strict=True) if type(e) is int
     ):
         return "The numbers are right, but not all are integers: int(...) makes one, and // divides without a rest."
     parts = (_difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
-    return next((part for part in parts if part), None)
+    place, part = next(((place, part) for place, part in enumerate(parts) if part), (0, None))
+    if part is None or len(expected) == 1:
+        return part
+    if isinstance(expected, list) or len(expected) > len(ORDINALS):
+        return f"At index {place}: {part}"
+    return f"The {ORDINALS[place]} of the {NUMERALS[len(expected)]} values: {part}"
 
 
 def _is_complex(value: Any) -> bool:
@@ -359,6 +470,9 @@ def _is_complex(value: Any) -> bool:
 def _as_number(value: Any) -> Any:
     return torch.tensor(value, dtype=torch.float64) if isinstance(value, int | float) else value
 
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
+NUMERALS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 HINTS = {  # pattern in an error, or in the line that raised it -> what else to say
     r"in the line: .*\bnp\.": "NumPy's functions want arrays; torch has them for tensors: torch.sqrt, torch.log, "
@@ -382,10 +496,13 @@ HINTS = {  # pattern in an error, or in the line that raised it -> what else to 
     r"imum\(\): argument": "torch.minimum and torch.maximum want two tensors: with a number, x.clamp(max=1).",
     r"torch\.min\(\w+, [\d.]+\)": "torch.min(x, 1) looks along axis 1; x.clamp(max=1) is the smaller of x "
     "and the number 1.",
-    "at non-singleton dimension [0-3]": "Is one of the two a number for each image, shape (B,)? It fits beside images "
-    "(B, C, H, W) when [:, None, None, None], or per_image(numbers, images), has given it their axes. A whole table of "
-    "a schedule has T + 1 numbers: sigma[t] takes those of the steps t.",
 }
+
+NUMBERS_PER_IMAGE = (  # said beside "at non-singleton dimension", where an argument has shape (B,)
+    "Is one of the two a number for each image, shape (B,)? It fits beside images (B, C, H, W) when "
+    "[:, None, None, None], or per_image(numbers, images), has given it their axes. A whole table of a schedule has "
+    "T + 1 numbers: sigma[t] takes those of the steps t."
+)
 
 
 def _explain(error: Exception) -> str:
@@ -396,13 +513,17 @@ def _explain(error: Exception) -> str:
     return "\n".join([text, *(hint for pattern, hint in HINTS.items() if re.search(pattern, text))])
 
 
+def _wanted(expected: Any) -> str:
+    return _summary(expected) if isinstance(expected, Tensor) else "a number"
+
+
 def _summary(value: Any) -> str:
     if isinstance(value, Tensor):
         on = f" on {value.device}" if value.device.type != "cpu" else ""
         return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}{on}"
     if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
         return f"a {type(value).__name__} of {len(value)}: {'; '.join(_summary(part) for part in value)}"
-    return f"{type(value).__name__} {value!r}"[:80]
+    return " ".join(f"{type(value).__name__} {value!r}".split())[:80]
 
 
 def _describe(reference: Callable, case: tuple) -> str:

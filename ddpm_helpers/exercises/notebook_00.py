@@ -8,7 +8,12 @@ from .core import Exercise
 
 def _images() -> list[tuple]:
     ramp = torch.arange(256, dtype=torch.uint8)  # every value once: nothing can hide
-    return [(ramp.reshape(4, 2, 32, 1),), (ramp[:120].reshape(5, 2, 3, 4),)]
+    return [
+        (ramp.reshape(4, 2, 32, 1),),
+        (ramp[:120].reshape(5, 2, 3, 4),),
+        (ramp[-3:],),
+        (ramp.repeat(4)[:784].reshape(28, 28),),
+    ]
 
 
 Exercise(

@@ -23,6 +23,11 @@ def half_and_a_bit(x):
     return HALF * x + 0.1
 
 
+def three_halves(x):
+    """Another one: its output leaves [0, 1] at both ends, as a network's may."""
+    return 3 * HALF * x - 0.3
+
+
 def _apart(*shape: int) -> tuple:
     """Images, and a prediction that leaves [0, 1] at both ends, as a network's may; in 64 bits."""
     x, _, noise = _batch(*shape)
@@ -55,7 +60,7 @@ Exercise(
 Exercise(
     tag="1.2",
     reference=naive_loss,
-    cases=lambda: [(half_and_a_bit, *_batch(5, 3, 4, 2)), (half_and_a_bit, *_batch(3, 1, 2, 5))],
+    cases=lambda: [(three_halves, *_batch(5, 3, 4, 2)), (half_and_a_bit, *_batch(3, 1, 2, 5))],
     mistakes={
         "It looks as if the prediction is compared with the corrupted images: the target is the clean x.": (
             lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), corrupt(x, amount, noise))
@@ -100,6 +105,10 @@ Exercise(
         ),
         "It looks as if .item() made a number of the loss: no gradient can flow through that. Return the tensor.": (
             lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), x).item()
+        ),
+        "It looks as if the prediction is clipped to [0, 1]: (1.2) takes it as it is, and no gradient would come from "
+        "the pixels outside.": (
+            lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)).clamp(0, 1), x)
         ),
         "It looks as if the root of the mean squared error was taken: leave it squared.": (
             lambda model, x, amount, noise: F.mse_loss(model(corrupt(x, amount, noise)), x).sqrt()

@@ -39,6 +39,11 @@ def _shifted_jump(schedule, x0, t, noise):
     return _blend(schedule, x0, t - 1, noise, schedule.sqrt_alpha_bar, schedule.sigma)
 
 
+def _jump_with_global_tables(schedule, x0, t, noise):
+    notebook = linear_schedule(1000)  # the notebook's `signal` and `sigma` are its tables
+    return _blend(schedule, x0, t, noise, notebook.sqrt_alpha_bar, notebook.sigma)
+
+
 def _jump_with_three_axes(schedule, x0, t, noise):
     signal, sigma = schedule.sqrt_alpha_bar[t].reshape(-1, 1, 1), schedule.sigma[t].reshape(-1, 1, 1)
     return signal * x0 + sigma * noise
@@ -64,7 +69,13 @@ def _betas(T, first, last, points=None):
 Exercise(
     tag="2.1",
     reference=forward_step,
-    cases=lambda: [_step(0.02, 5, 3, 4, 2), _step(0.3, 3, 1, 2, 5), _step(0.8, 2, 3, 5, 4)],
+    cases=lambda: [
+        _step(0.02, 5, 3, 4, 2),
+        _step(0.3, 3, 1, 2, 5),
+        _step(0.8, 2, 3, 5, 4),
+        _step(0.1, 5),
+        _step(0.5, 6, 1),
+    ],
     mistakes={
         "It looks as if x is not shrunk: the variance then grows by beta in every step. Weight x by sqrt(1 - beta).": (
             lambda x, beta, noise: x + beta**0.5 * noise
@@ -133,6 +144,8 @@ Exercise(
         "It looks as if the tables were read at t - 1: here step t stands at index t, index 0 is the clean image.": (
             _shifted_jump
         ),
+        "It looks as if the notebook's tables `signal` and `sigma` are used: read those of the argument, "
+        "schedule.sqrt_alpha_bar and schedule.sigma.": _jump_with_global_tables,
         "It looks as if the tables at t, shape (B,), met the last axis of the images: "
         "per_image(schedule.sigma[t], x0) has shape (B, 1, 1, 1), and so for the other.": lambda s, x0, t, noise: (
             s.sqrt_alpha_bar[t] * x0 + s.sigma[t] * noise

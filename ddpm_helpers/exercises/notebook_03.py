@@ -183,6 +183,7 @@ Exercise(
         _images(linear_schedule(50), 4, 7),
         _images(double(linear_schedule(50)), 3, 2, 4, 5),
         (linear_schedule(1000), torch.ones(4, 2, 3, 5), torch.zeros(4, 2, 3, 5), torch.tensor([1, 600, 1, 3])),
+        (*_images(linear_schedule(1000), 3, 2, 4, 5)[:3], torch.tensor([2, 1, 3])),  # no large variance beside theirs
     ],
     mistakes={
         "It looks as if the weights, shape (B,), met the last axis of the images: per_image(weight, x0) gives them the "
@@ -265,6 +266,7 @@ def _of_several(*lengths: int) -> list:
 Exercise(
     tag="3.3",
     reference=gaussian_kl,
+    tolerance_64=1e-11,  # the notebook verifies to 1e-9
     cases=lambda: [
         _gaussians(5),
         _gaussians(3, 2),
@@ -322,6 +324,7 @@ def _noisy(schedule, *shape: int) -> tuple:
 Exercise(
     tag="3.4",
     reference=predict_x0,
+    tolerance_64=1e-11,
     cases=lambda: [
         _noisy(linear_schedule(50), 5, 3, 4, 2),
         _noisy(cosine_schedule(9, max_beta=0.9), 3, 1, 2, 6),
@@ -377,6 +380,9 @@ Exercise(
         "It looks as if the noise has the weight of one step, the root of beta: after t steps it is sigma_t.": (
             lambda s, x_t, t, eps: (x_t - per_image(s.beta[t].sqrt(), x_t) * eps) / per_image(s.sqrt_alpha_bar[t], x_t)
         ),
+        "It looks as if the result is clipped to [-1, 1]: (3.21) leaves it as it is.": (
+            lambda s, x_t, t, eps: predict_x0(s, x_t, t, eps).clamp(-1, 1)
+        ),
         "It looks as if t counts from 0 here: index 0 is the clean image, so use t as it is.": (
             lambda s, x_t, t, eps: (
                 (x_t - per_image(s.sigma[t - 1], x_t) * eps) / per_image(s.sqrt_alpha_bar[t - 1], x_t)
@@ -400,13 +406,21 @@ def _weight(formula):
     return wrong
 
 
+def _weight_without_slices(s, variance):
+    weight = torch.zeros_like(s.beta)
+    weight[1:] = s.beta**2 / (2 * variance * s.alpha * s.sigma**2)
+    return weight
+
+
 Exercise(
     tag="3.5",
     reference=loss_weight,
+    tolerance_64=1e-11,
     cases=lambda: [
         _weights(linear_schedule(50), None),
         _weights(cosine_schedule(9), lambda s: s.beta * (1 + s.sigma)),
         _weights(linear_schedule(30), lambda s: 0.3 * s.beta),
+        _weights(linear_schedule(1000), None),
     ],
     mistakes={
         "It looks as if the factor 1/2 is missing; it comes from the Gaussian's exponent.": (
@@ -436,6 +450,8 @@ Exercise(
         "It looks as if entry 0 holds 0 / 0, or the table starts at t = 1: return (T+1,) with 0 in front.": (
             lambda s, v: s.beta**2 / (2 * v * s.alpha * s.sigma**2)
         ),
+        "weight[1:] has T entries, and the tables have T + 1: take the slices [1:] of beta, alpha, sigma and "
+        "variance.": _weight_without_slices,
         "It looks as if the first entry, of step 0, is missing: return (T+1,) with 0 in front.": (
             lambda s, v: loss_weight(s, v)[1:]
         ),

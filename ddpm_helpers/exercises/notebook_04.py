@@ -149,6 +149,8 @@ Exercise(
                 t[:, None] * 10_000.0 ** (torch.arange(dim // 2) / (dim // 2))
             )
         ),
+        "It looks as if you divided with //, which leaves only whole exponents, and among whole numbers 10000 ** -1 is "
+        "0: use /.": lambda t, dim: _waves(t, dim, lambda k, half: torch.where(k == 0, 0.0, -math.inf)),
         "It looks as if you divided with //, which leaves only whole exponents: use /.": (
             lambda t, dim: _waves(t, dim, lambda k, half: -k // half)
         ),

@@ -318,6 +318,12 @@ def _plain_reshape(qkv, heads):
     return answer.reshape(len(qkv), -1, *qkv.shape[2:])
 
 
+def _channels_last(qkv, heads):
+    q, k, v = rearrange(qkv, ORDER, three=3, heads=heads)
+    answer = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # (B, H W, heads, d)
+    return answer.reshape(len(qkv), -1, *qkv.shape[2:])
+
+
 def _divided_late(qkv, heads):
     q, k, v = rearrange(qkv, ORDER, three=3, heads=heads)
     weights = (q @ k.transpose(-2, -1)).softmax(-1) / q.shape[-1] ** 0.5
@@ -391,6 +397,8 @@ Exercise(
         ),
         "It looks as if a plain reshape joins the heads: pixels come before channels there, so swap these axes first, "
         "or let rearrange do both.": _plain_reshape,
+        "It looks as if .transpose(1, 2) puts the pixels in front of the heads: that order is for (B, H W, C). Here "
+        "channels come before pixels, so .transpose(2, 3), then reshape.": _channels_last,
         "It looks as if the softmax runs over the pixels that look: it runs over those that are looked at, the last "
         "axis.": _by_hand(axis=-2),
         "It looks as if the softmax is missing: the weights must be positive and add up to 1.": _scores_only,
@@ -489,6 +497,7 @@ _unshrunk = _replaced(shrink=lambda layers: [lambda h: h for _ in layers])
 _unsized = _replaced(
     shrink=lambda layers: [lambda h: h for _ in layers], grow=lambda layers: [lambda h: h for _ in layers]
 )
+_last_not_shrunk = _replaced(shrink=lambda layers: [*list(layers)[:-1], lambda h: h])
 _last_not_grown = _replaced(grow=lambda layers: [*list(layers)[:-1], lambda h: h])
 
 
@@ -502,6 +511,10 @@ def _first_level_up(net, h, known):
         skips.append(level(h, known))
         h = shrink(skips[-1])
     return net.grow[0](net.up[0](torch.cat([net.middle(h, known), skips[-1]], dim=1), known))
+
+
+def _grown_once(net, h, known):
+    return net.grow[-1](_replaced(grow=lambda layers: [lambda h: h for _ in layers])(net, h, known))
 
 
 def _unlevelled(net, h, known):
@@ -559,8 +572,14 @@ Exercise(
             lambda net, h, known: net.shrink[0](net.down[0](h, known))
         ),
         "It looks as if the return stands inside the loop: only the lowest level of net.up was asked.": _first_level_up,
+        "It looks as if the last shrink is left out: whatever it is, it belongs to its level like the others.": (
+            _last_not_shrunk
+        ),
         "It looks as if the last grow is left out: whatever it is, it belongs to its level like the others.": (
             _last_not_grown
+        ),
+        "It looks as if grow stands behind the loop, where it is called once: h = grow(h) after each level.": (
+            _grown_once
         ),
         "It looks as if the skip is kept after shrink and taken after grow: keep it before shrink, and put it beside h "
         "before the level, with grow last.": (

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from ..nets import check_step_batch
 from ..schedule import cosine_schedule, linear_schedule, per_image, q_sample, snr
 from ..training import ddpm_loss, ema_update, middle_weight, min_snr_loss, stratified_steps, weighted_steps
 from .core import Exercise
@@ -12,11 +13,13 @@ HALF = torch.tensor(0.5, requires_grad=True)
 
 def half_and_a_bit(x, t):
     """Stands in for a network: cheap, with one parameter, and its answer depends on the image and on the step."""
+    check_step_batch(t, x, T=None, net="the network")  # the real ones do so, too
     return HALF * x + per_image(0.01 * t, x)
 
 
 def seven_tenths(x, t):
     """Another one, without a parameter, as in the notebook: its loss has no gradient."""
+    check_step_batch(t, x, T=None, net="the network")
     return 0.7 * x
 
 
@@ -119,9 +122,8 @@ Exercise(
         "It looks as if the network is told t - 1: it sees x_t, and in this course steps count from 1.": (
             lambda m, s, x0, t, noise: F.mse_loss(m(q_sample(s, x0, t, noise), t - 1), noise)
         ),
-        "It looks as if the network is told t / T: the networks of this course take the step itself, an integer.": (
-            lambda m, s, x0, t, noise: F.mse_loss(m(q_sample(s, x0, t, noise), t / s.T), noise)
-        ),
+        "It looks as if the network is told floats, t.float() or t / T: the networks of this course take the step "
+        "itself, an integer.": (lambda m, s, x0, t, noise: F.mse_loss(m(q_sample(s, x0, t, noise), t / s.T), noise)),
         "It looks as if all images are at the step of the first one: each has its own.": (
             lambda m, s, x0, t, noise: F.mse_loss(_predicted(m, s, x0, t[:1].expand(len(t)), noise), noise)
         ),
@@ -189,6 +191,7 @@ Exercise(
         _uniforms(9, 300, 0.0),
         _uniforms(3, 10, 0.3),
         (torch.zeros(4), 20),  # every image at the beginning of its stretch
+        _uniforms(49, 1000, 0.4),  # torch.arange(0, 1, 1 / 49) has 50 entries
     ],
     mistakes={
         "It looks as if u is spread over all of 1 ... T: that is independent drawing. Image i has its own stretch, "
@@ -210,6 +213,9 @@ Exercise(
         ),
         "It looks as if u is not used, and every batch has the same steps: most steps would never be trained.": (
             lambda u, T: _steps(_places(torch.full_like(u, 0.5)), T)
+        ),
+        "It looks as if all images land at the same place of their stretches, u[0]: image i has its own, u[i].": (
+            lambda u, T: _steps(_places(u[:1].expand(len(u))), T)
         ),
         "It looks as if every image takes the first step of its stretch: u says where in it.": (
             lambda u, T: _steps(_places(torch.zeros_like(u)), T)
@@ -460,6 +466,8 @@ Exercise(
         "It looks as if u is not used, and every batch has the same steps.": (
             lambda u, weight: _owner(_places(torch.full_like(u, 0.5)), weight)
         ),
+        "It looks as if all images land at the same place of their shares of the line, u[0]: image i has its own, "
+        "u[i].": lambda u, weight: _owner(_places(u[:1].expand(len(u))), weight),
         "It looks as if every image lands at the beginning of its share of the line: u says where in it.": (
             lambda u, weight: _owner(_places(torch.zeros_like(u)), weight)
         ),

@@ -5,6 +5,7 @@ import torch
 
 from ..sampling import ddim_step, ddim_steps, ddpm_step, slerp
 from ..schedule import cosine_schedule, linear_schedule, per_image
+from ..toy import double
 from .core import Exercise
 
 
@@ -21,6 +22,12 @@ def _ddpm(schedule, t: int, *shape: int) -> tuple:
 def _ddim(schedule, t: int, s: int, *shape: int) -> tuple:
     x_t, eps, _ = _images(*shape)
     return schedule, x_t, t, s, eps
+
+
+def _exact(case: tuple) -> tuple:
+    """The same case in 64 bits, as the notebook's checks of equations have it."""
+    schedule, *rest = case
+    return double(schedule), *(a.double() if isinstance(a, torch.Tensor) else a for a in rest)
 
 
 def _guess(s, x_t, t, eps, clip=True):
@@ -62,6 +69,7 @@ Exercise(
         _ddpm(cosine_schedule(40), 2, 3, 1, 2, 5),
         _ddpm(linear_schedule(50), 1, 2, 3, 5, 4),
         _ddpm(linear_schedule(1000), 1000, 4, 1, 3, 2),
+        _exact(_ddpm(linear_schedule(50), 5, 6, 1, 1, 1)),
     ],
     mistakes={
         "It looks as if noise is added at the last step, too: at t = 1 return the mean.": (
@@ -231,6 +239,8 @@ Exercise(
             lambda s, x_t, t, eps, noise: s.sqrt_alpha_bar[t - 1] * _guess(s, x_t, t, eps) + s.sigma[t - 1] * noise
         ),
     },
+    tolerance=1e-4,  # in 32 bits 1 - alpha_bar is not sigma^2 to the last digits, and right on paper
+    tolerance_64=1e-9,
 )
 
 
@@ -262,6 +272,16 @@ def _ddim_guessing(guess):
     return wrong
 
 
+def _ddim_remixing(remix):
+    """A `ddim_step` with other noise for the guess, a function of (schedule, x_t, t, clipped guess)."""
+
+    def wrong(schedule, x_t, t, s, eps):
+        x0_hat = _guess(schedule, x_t, t, eps)
+        return _ddim_from(schedule, s, x0_hat, remix(schedule, x_t, t, x0_hat))
+
+    return wrong
+
+
 def _ddim_unclipped(schedule, x_t, t, s, eps):
     return schedule.sqrt_alpha_bar[s] * _guess(schedule, x_t, t, eps, clip=False) + schedule.sigma[s] * eps
 
@@ -273,6 +293,7 @@ Exercise(
         _ddim(linear_schedule(50), 30, 10, 5, 3, 4, 2),
         _ddim(cosine_schedule(40), 39, 38, 3, 1, 2, 5),
         _ddim(linear_schedule(50), 4, 0, 2, 3, 5, 4),
+        _exact(_ddim(linear_schedule(50), 35, 10, 4, 1, 3, 2)),
     ],
     mistakes={
         "It looks as if the noise still is the network's after the guess was clipped: compute the noise that fits the "
@@ -324,6 +345,22 @@ Exercise(
         ),
         "It looks as if the guess is clipped to [0, 1]: our images lie in [-1, 1].": (
             _ddim_guessing(lambda schedule, x_t, t, s, eps: _guess(schedule, x_t, t, eps, clip=False).clamp(0, 1))
+        ),
+        "It looks as if the guess is clipped at 1 alone: .clamp(-1, 1) has two ends.": (
+            _ddim_guessing(lambda schedule, x_t, t, s, eps: _guess(schedule, x_t, t, eps, clip=False).clamp(max=1))
+        ),
+        "It looks as if only the guess is divided by sigma_t in the second line: x_t is, too, so set brackets.": (
+            _ddim_remixing(
+                lambda schedule, x_t, t, x0_hat: x_t - schedule.sqrt_alpha_bar[t] * x0_hat / schedule.sigma[t]
+            )
+        ),
+        "It looks as if the noise is computed with alpha_bar_t: x_t holds its root, sqrt_alpha_bar_t, times x0_hat.": (
+            _ddim_remixing(lambda schedule, x_t, t, x0_hat: (x_t - schedule.alpha_bar[t] * x0_hat) / schedule.sigma[t])
+        ),
+        "It looks as if sigma is read at t in the last line: the new mix is that of step s.": (
+            _ddim_with(
+                lambda schedule, t, s, x0_hat, eps: schedule.sqrt_alpha_bar[s] * x0_hat + schedule.sigma[t] * eps
+            )
         ),
         "It looks as if the noise is clipped: only the clean image has the range [-1, 1].": (
             _ddim_with(lambda schedule, t, s, x0_hat, eps: _ddim_from(schedule, s, x0_hat, eps.clamp(-1, 1)))
@@ -385,6 +422,7 @@ Exercise(
             )
         ),
     },
+    tolerance_64=1e-9,
 )
 
 Exercise(
@@ -444,9 +482,8 @@ Exercise(
         "It looks as if the steps are rounded to the nearest integer: round down, // does.": (
             lambda T, steps: [round(T * i / steps) for i in range(steps, 0, -1)]
         ),
-        "It looks as if you take a number, rounded down, off T: that rounds up. Count i down instead.": (
-            lambda T, steps: [T - T * i // steps for i in range(steps)]
-        ),
+        "It looks as if the steps are rounded up, by ceil, or because a number that is rounded down is taken off T: "
+        "count i down, and round T * i / n down.": lambda T, steps: [T - T * i // steps for i in range(steps)],
         "It looks as if the list ends at 1: all stretches should be equally long, the last one, down to 0, included.": (
             lambda T, steps: torch.linspace(T, 1, steps).long().tolist()
         ),
@@ -464,6 +501,12 @@ def _pair(*shape: int) -> tuple:
     """Images, and amounts from 0 to 1 in no order, unevenly spaced: an answer must read them."""
     x, y, _ = _images(*shape)
     return x, y, (torch.linspace(0, 1, shape[0]) ** 2).roll(2)
+
+
+def _one_pair() -> tuple:
+    """In 64 bits, as in the notebook's check."""
+    x, y, _ = _images(1, 1, 3, 2)
+    return x.double(), y.double(), torch.tensor([0.3], dtype=torch.float64)
 
 
 def _arc(x, y, amount, angle):
@@ -492,7 +535,7 @@ def _arc_on_last_axis(x, y, amount):
 Exercise(
     tag="7.4",
     reference=slerp,
-    cases=lambda: [_pair(5, 3, 4, 2), _pair(3, 1, 2, 5), _pair(4, 1, 2, 3)],
+    cases=lambda: [_pair(5, 3, 4, 2), _pair(3, 1, 2, 5), _pair(4, 1, 2, 3), _one_pair()],
     mistakes={
         "It looks as if this is the straight line: it loses length in the middle.": (
             lambda x, y, amount: per_image(1 - amount, x) * x + per_image(amount, x) * y
@@ -564,6 +607,7 @@ Exercise(
         "It looks as if the weights, shape (B,), met the last axis of the images. Give them three more axes: "
         "weight.reshape(-1, 1, 1, 1).": _arc_on_last_axis,
     },
+    tolerance_64=1e-9,
 )
 
 

@@ -6,6 +6,7 @@ import torch
 
 from ..metrics import frechet_distance, nearest_images, prior_bits
 from ..schedule import cosine_schedule, linear_schedule
+from ..toy import double
 from .core import Exercise
 
 BIT = math.log(2)  # in nats
@@ -79,6 +80,10 @@ def _distance(mean=lambda d: d.square().sum(), overlap=_overlap, moments=_moment
 
 def _biased(x):
     return x.mean(0), x.T.cov(correction=0)
+
+
+def _rounded(x):
+    return x.mean(0).double(), x.T.cov().double()
 
 
 def _scatter(x):
@@ -209,6 +214,9 @@ Exercise(
         "variable, so transpose the features first.": _added_covariances_of_the_wrong_axis,
         "It looks as if you compute in float32. Between similar sets the distance is a small difference of large "
         "numbers: start with .double().": _distance(dtype=None),
+        "It looks as if .double() comes after the covariance, which has lost its last digits by then: start with it.": (
+            _distance(moments=_rounded, dtype=None)
+        ),
         "It looks as if .float() takes you to 32 bits. Between similar sets the distance is a small difference of "
         "large numbers: start with .double().": _distance(dtype=torch.float32),
         "It looks as if the result is the root of the distance: the formula ends with the squared length.": (
@@ -261,6 +269,24 @@ def _copies() -> tuple:
     return torch.cat([images[[4, 1]], _images(5, 1, 1, 2, 4)]), images
 
 
+def _many_copies() -> tuple:
+    """Thirty copies: by (8.7) in 32 bits some squared distances come out below 0. And one sample far from all images.
+
+    The far one makes the tolerance wide enough for copies whose distance comes out above 0. There are 32 pixels, a
+    power of two, so that means and sums are rounded alike.
+    """
+    images = _images(8, 36, 1, 4, 8)
+    return torch.cat([images[3:33], 1000 * _images(9, 1, 1, 4, 8)]), images
+
+
+def _unclamped(samples, images):
+    """(8.7) as it is written."""
+    x, y = samples.flatten(1), images.flatten(1)
+    squares = x.square().mean(1)[:, None] + y.square().mean(1) - 2 * (x @ y.T / y.shape[1])
+    found = squares.sqrt().min(1)
+    return found.indices, found.values
+
+
 Exercise(
     tag="8.2",
     reference=nearest_images,
@@ -268,6 +294,8 @@ Exercise(
         (_images(0, 5, 3, 4, 2), _images(1, 11, 3, 4, 2)),
         (_images(2, 7, 1, 3, 5), _images(3, 6, 1, 3, 5)),
         _copies(),
+        (_images(6, 1, 1, 3, 4), _images(7, 9, 1, 3, 4)),  # one sample
+        _many_copies(),
     ],
     mistakes={
         "It looks as if the distance is not divided: torch.cdist adds up the squared differences of all pixels; divide "
@@ -287,6 +315,8 @@ Exercise(
         "It looks as if exact copies are left out: a copy is the nearest image there is, at the distance 0.": (
             _nearest(pairs=_without_copies)
         ),
+        "Nearly. By (8.7) in 32 bits the squared distance of a copy can come out a little below 0, and its root is "
+        "NaN: .clamp(min=0) before the root.": _unclamped,
         "It looks as if the two results are swapped: indices first, then distances.": _swapped,
         "It looks as if the result of .min(1) is returned as it is: it holds distances first, then indices. Take it "
         "apart, and return the indices first.": (
@@ -312,6 +342,11 @@ def _prior(formula, unit=BIT):
     return lambda schedule, images: formula(schedule, images).mean().item() / unit
 
 
+def _nearly_grey() -> tuple:
+    """In 64 bits, as in the notebook's check: a small difference of numbers of which 32 bits keep too little."""
+    return double(linear_schedule(1000)), 1e-3 * _images(7, 4, 1, 2, 3).double()
+
+
 def _with_log(s, x, log):
     return 0.5 * (s.alpha_bar[-1] * x.square() - s.alpha_bar[-1] - log)
 
@@ -327,12 +362,16 @@ Exercise(
         (linear_schedule(40, rescale=False), _images(4, 5, 3, 4, 2)),
         (cosine_schedule(30), _images(5, 2, 1, 3, 5)),
         (linear_schedule(300, rescale=False), _images(6, 3, 1, 5, 4)),
+        _nearly_grey(),
     ],
     mistakes={
         "Right on paper. In 32 bits 1 - alpha_bar_T loses most digits of a small alpha_bar_T before the logarithm is "
         "taken: torch.log1p(-a_bar) keeps them.": _prior(lambda s, x: _with_log(s, x, torch.log(1 - s.alpha_bar[-1]))),
         "Right on paper. In 32 bits sigma_T has lost most digits of a small alpha_bar_T before the logarithm is taken: "
         "torch.log1p(-a_bar) keeps them.": _prior(lambda s, x: _with_log(s, x, 2 * torch.log(s.sigma[-1]))),
+        "It looks as if you compute in float32, whatever the schedule has: where it has 64 bits, keep them.": (
+            _prior(lambda s, x: _nats(s, x.float(), a_bar=lambda s: s.alpha_bar[-1].float()))
+        ),
         "The value is right, but in a tensor: .item() makes a number of it.": lambda s, x: _nats(s, x).mean() / BIT,
         "Nearly. In 32 bits 1 - alpha_bar_T loses most digits of a small alpha_bar_T: torch.log1p(-a_bar) keeps them. "
         "And .item() makes a number of the tensor.": (
@@ -350,6 +389,9 @@ Exercise(
         "It looks as if the sign of the logarithm is wrong: 1 - alpha_bar_T is below 1, so its logarithm is negative, "
         "and minus it is positive.": (
             _prior(lambda s, x: 0.5 * (s.alpha_bar[-1] * x.square() - s.alpha_bar[-1] + torch.log1p(-s.alpha_bar[-1])))
+        ),
+        "It looks as if the minus inside of the logarithm is missing: log(1 - alpha_bar_T) is torch.log1p(-a_bar).": (
+            _prior(lambda s, x: _with_log(s, x, torch.log1p(s.alpha_bar[-1])))
         ),
         "It looks as if the logarithm of the variance is left out.": (
             _prior(lambda s, x: 0.5 * (s.alpha_bar[-1] * x.square() - s.alpha_bar[-1]))

@@ -1,6 +1,6 @@
 """Exercises of notebook 09: the steps of diffusers' samplers in our counting, and its networks behind our signature."""
 
-from typing import NamedTuple
+from numbers import Number
 
 import torch
 from torch import Tensor
@@ -11,20 +11,28 @@ from .core import Exercise
 HALF = torch.tensor(0.5, requires_grad=True)
 
 
-class Answer(NamedTuple):
-    """What a network of diffusers answers with: its prediction is `.sample`, `[0]` and `["sample"]`."""
+class Answer(dict):
+    """What a network of diffusers answers with: its prediction is `.sample`, `[0]`, `["sample"]`, `.to_tuple()[0]`."""
 
-    sample: Tensor
+    @property
+    def sample(self) -> Tensor:
+        return self["sample"]
 
     def __getitem__(self, key: int | str) -> Tensor:
-        return self.sample if key == "sample" else tuple(self)[key]
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple:
+        return tuple(self.values())
 
 
 def answering_net(sample: Tensor, timestep: Tensor | int, class_labels: None = None, return_dict: bool = True) -> tuple:
     """Stands in for a network of diffusers, with the arguments of theirs: a timestep each, or one for all."""
+    if not isinstance(timestep, Tensor | Number) or torch.as_tensor(timestep).ndim > 1:  # theirs stops further inside
+        found = f"of shape {tuple(timestep.shape)}" if isinstance(timestep, Tensor) else type(timestep).__name__
+        raise TypeError(f"timestep must be a tensor (B,), or one number, got {found}")
     timesteps = torch.as_tensor(timestep, dtype=torch.float32).expand(len(sample))  # theirs does so, too
     answer = HALF * sample + (timesteps / 3).cos().reshape(-1, 1, 1, 1)
-    return Answer(answer) if return_dict else (answer,)
+    return Answer(sample=answer) if return_dict else (answer,)
 
 
 answering_net.forward = answering_net  # theirs are modules, and can be asked so as well
@@ -38,7 +46,7 @@ def _case(*shape: int, t: list[int]) -> tuple:
 Exercise(
     tag="9.1",
     reference=leading_steps,
-    cases=lambda: [(1000, 5), (1000, 50), (100, 7), (10, 10), (300, 1)],
+    cases=lambda: [(1000, 5), (1000, 50), (100, 7), (10, 10), (300, 1), (1000, 60), (1000, 7)],
     mistakes={
         "These are their timesteps, counted from 0: our steps are larger by one.": (
             lambda T, steps: [T // steps * i for i in range(steps - 1, -1, -1)]
@@ -59,6 +67,9 @@ Exercise(
         "step is t = 1.": lambda T, steps: [T // steps * i for i in range(steps, 0, -1)],
         "It looks as if / stands where // belongs: the stride is a whole number, k = T // steps.": (
             lambda T, steps: [T / steps * i + 1 for i in range(steps - 1, -1, -1)]
+        ),
+        "It looks as if the stride is rounded to the nearest integer: where T / steps is no integer, // rounds down.": (
+            lambda T, steps: [round(T / steps) * i + 1 for i in range(steps - 1, -1, -1)]
         ),
         "It looks as if the steps go from T to 1: leading makes strides of k = T // steps, and its first step lies "
         "below T.": lambda T, steps: torch.linspace(T, 1, steps).long().tolist(),

@@ -30,7 +30,8 @@ Exercise(
     cases=lambda: [
         _images([0.7, 0.1, 0.45, 0.99, 0.2], 3, 4, 2),
         _images([0.3, 0.8, 0.6], 1, 2, 5),
-        _images([0.5, 0.25], 2, 3, 4),
+        _images([0.5, 0.25, 0.1, 0.75], 2, 3, 4),
+        _images([0.2, 0.4, 0.45, 0.97, 0.98, 0.3], 1, 3, 2),  # the mean is above 1/2, and most are below
     ],
     mistakes={
         "It looks as if images are turned upside down: left and right is the last axis.": (
@@ -66,6 +67,8 @@ Exercise(
         "It looks as if the whole batch follows the first number: each image has its own.": (
             lambda x, chance: x.flip(-1) if chance[0] < 0.5 else x
         ),
+        "It looks as if the whole batch follows the last number, as when a loop writes over its result: each image "
+        "has its own.": lambda x, chance: x.flip(-1) if chance[-1] < 0.5 else x,
         "It looks as if the whole batch follows the mean of the numbers: each image has its own.": (
             lambda x, chance: x.flip(-1) if chance.mean() < 0.5 else x
         ),
@@ -102,6 +105,8 @@ Exercise(
         (_batch(10, 2), 1, 2),
         (_batch(12, 5), 2, 3),
         (_batch(5, 2, 3), 0, 1),
+        (_batch(6, 1, 4, 3), 1, 2),
+        (_batch(4, 3), 2, 4),  # one image each
     ],
     mistakes={
         "It looks as if each process takes a block of neighbours: the steps of a batch rise, so the first process "

@@ -10,10 +10,11 @@ from .core import Exercise
 def _coins(seed: int, count: int, share: float, none: int) -> tuple:
     """Labels, coins, share, "no label"; one coin lies exactly at the share: it keeps its label.
 
-    The first label is hidden or told in turn, so that one coin for the whole batch is neither "all" nor "none".
+    The first label is hidden or told in turn, the last one the other way round, and the coins are squared, so that
+    their mean lies above their median: one coin for the whole batch is neither "all" nor "none", whichever it is.
     """
     generator = torch.Generator().manual_seed(seed)
-    labels, chance = torch.randint(1, none, (count,), generator=generator), torch.rand(count, generator=generator)
+    labels, chance = torch.randint(none, (count,), generator=generator), torch.rand(count, generator=generator) ** 2
     below, above = share / 2, 0.999
     chance[1], chance[0], chance[-1] = share, *((below, above) if seed % 2 == 0 else (above, below))
     return labels, chance, share, none
@@ -31,7 +32,13 @@ def _first(chance, share):
 Exercise(
     tag="11.1",
     reference=drop_labels,
-    cases=lambda: [_coins(0, 13, 0.3, 10), _coins(1, 7, 0.0, 3), _coins(2, 40, 0.1, 4), _coins(3, 9, 0.75, 6)],
+    cases=lambda: [
+        _coins(4, 13, 0.3, 10),
+        _coins(1, 7, 0.0, 3),
+        _coins(2, 40, 0.1, 4),
+        _coins(3, 9, 0.75, 6),
+        _coins(6, 11, 0.6, 5),
+    ],
     mistakes={
         "It looks as if the comparison is turned around: a share of 0.1 hides one label in ten, not nine.": (
             _replaced(lambda chance, share: chance >= share)
@@ -42,8 +49,13 @@ Exercise(
         "It looks as if one coin decides for the whole batch: compare all of `chance`, each label has its own.": (
             _replaced(lambda chance, share: (chance[0] < share).expand(len(chance)))
         ),
+        "It looks as if the last coin decides for the whole batch, as when a loop writes over its result: each label "
+        "has its own coin.": _replaced(lambda chance, share: (chance[-1] < share).expand(len(chance))),
         "It looks as if the mean of the coins decides for the whole batch: each label has its own coin.": (
             _replaced(lambda chance, share: (chance.mean() < share).expand(len(chance)))
+        ),
+        "It looks as if the median of the coins decides for the whole batch: each label has its own coin.": (
+            _replaced(lambda chance, share: (chance.median() < share).expand(len(chance)))
         ),
         "It looks as if no label is hidden: compare `chance` (not the labels) with `share`; return the new tensor.": (
             lambda labels, chance, share, none: labels.clone()
@@ -79,6 +91,9 @@ Exercise(
         "share, and leave the number to chance.": (
             _replaced(lambda chance, share: chance.argsort().argsort() < round(share * len(chance)))
         ),
+        "0 is a class: it looks as if every label 0 is hidden too.": (
+            lambda labels, chance, share, none: labels.masked_fill((chance < share) | (labels == 0), none)
+        ),
         "It looks as if the result is a float tensor: a row of a table has a whole number.": (
             lambda labels, chance, share, none: torch.where(chance < share, float(none), labels.float())
         ),
@@ -96,6 +111,11 @@ def _pair(seed: int, scale: float, *shape: int) -> tuple:
     return (*torch.randn((2, *shape), generator=torch.Generator().manual_seed(seed)), scale)
 
 
+def _exact(case: tuple) -> tuple:
+    eps, eps_label, scale = case
+    return eps.double(), eps_label.double(), scale
+
+
 def _clipped(eps, eps_label, scale):
     return eps + min(scale, 1.0) * (eps_label - eps)
 
@@ -108,7 +128,13 @@ def _same_length(eps, eps_label, scale):
 Exercise(
     tag="11.2",
     reference=guided_eps,
-    cases=lambda: [_pair(0, 3.0, 5, 3, 4, 2), _pair(1, 0.5, 2, 1, 3, 5), _pair(2, 0.0, 3, 1, 2, 4)],
+    cases=lambda: [
+        _pair(0, 3.0, 5, 3, 4, 2),
+        _pair(1, 0.5, 2, 1, 3, 5),
+        _pair(2, 0.0, 3, 1, 2, 4),
+        _exact(_pair(3, 8.0, 13)),  # as the notebook calls it
+        _pair(4, -1.0, 4, 3),
+    ],
     mistakes={
         "It looks as if you start at the prediction with the label: then scale 0 is not the network without a label. "
         "That is the convention of the paper, w = scale - 1.": (
@@ -153,4 +179,5 @@ Exercise(
             _same_length
         ),
     },
+    tolerance_64=1e-9,
 )

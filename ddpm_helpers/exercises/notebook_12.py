@@ -138,10 +138,14 @@ Exercise(
         _pixels(50, [1, 50, 7], 5, 3, 4, 2),
         _pixels(1000, [500, 3, 1000, 40], 6, 1, 2, 5, make=cosine_schedule),
         _pixels(30, [2, 20], 7, 1, 3, 4, least=0.0),
+        _pixels(100, [20], 6, 1, 1, 1),  # one pixel and one step
     ],
     mistakes={
         "It looks as if one variance was taken over all pixels: each pixel has its own, over the images (axis 0).": (
             lambda schedule, images, t: _line(schedule, images, t, lambda x: x.var().reshape(1))
+        ),
+        "It looks as if one variance was taken for each channel: each pixel has its own, over the images (axis 0).": (
+            lambda schedule, images, t: _line(schedule, images, t, lambda x: x.var((0, 2, 3)))
         ),
         "It looks as if the variance runs over the pixels of each image: it runs over the images, one for each pixel "
         "(axis 0).": lambda schedule, images, t: _line(schedule, images, t, lambda x: x.flatten(1).var(1)),
@@ -170,6 +174,9 @@ Exercise(
         "It looks as if sigma is not squared.": lambda schedule, images, t: _line(schedule, images, t, power=1),
         "It looks as if sqrt(alpha_bar) stands where alpha_bar belongs: a factor of an image enters a variance "
         "squared.": lambda schedule, images, t: _line(schedule, images, t, signal="sqrt_alpha_bar"),
+        "It looks as if alpha of one step stands where alpha_bar of the whole jump belongs.": (
+            lambda schedule, images, t: _line(schedule, images, t, signal="alpha")
+        ),
         "That is the part of the noise that the line explains. The loss is what is left: 1 minus this.": (
             lambda schedule, images, t: 1 - _line(schedule, images, t)
         ),

@@ -114,7 +114,8 @@ print(tuple(model(x.to(device)).shape))
 #
 # ### Exercise 1.2 - `naive_loss`
 #
-# Return this loss for one batch, as a scalar: the mean over all its images and pixels. Your `corrupt` is there to be used.
+# Return this loss for one batch, as a scalar: the mean over all images, channels and pixels. Your `corrupt` is there to
+# be used.
 
 # %% tags=["exercise", "nbval-check-output"]
 def naive_loss(model, x, amount, noise):

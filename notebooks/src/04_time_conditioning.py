@@ -118,8 +118,8 @@ for D in (1, 4, 16, 64, 256, 784):
 #
 # ### Exercise 4.1 - `append_time`
 #
-# `x` has shape (B, C, H, W), `t` has shape (B,), `T` is a number. Return shape (B, C + 1, H, W), with $t/T$ as the last
-# channel.
+# `x` has shape (B, C, H, W), `t` has shape (B,), `T` is a number. Return shape (B, C + 1, H, W), on the device of `x`,
+# with $t/T$ as the last channel.
 
 # %% tags=["exercise", "nbval-check-output"]
 def append_time(x, t, T):

@@ -159,8 +159,8 @@ through([nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.SiLU()) for _ in rang
 #
 # ### Exercise 5.1 - `group_norm`
 #
-# `x` has shape (B, C, H, W), and `groups` divides C. Return the same shape. (PyTorch has `F.group_norm`; here you build
-# it.)
+# `x` has shape (B, C, H, W), and `groups` divides C. Return the same shape. Write it with torch, so that gradients can
+# flow. (PyTorch has `F.group_norm`; here you build it.)
 
 # %% tags=["exercise", "nbval-check-output"]
 def group_norm(x, groups):
@@ -216,7 +216,7 @@ verify("5.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
 # `block` holds the parts, each of them callable, the SiLUs inside: `block.first` ($f_1$), `block.norm`, `block.film`,
 # `block.last` ($f_2$) and `block.wire`. `x` has shape (B, C, H, W). `known` says what the network is told, one vector
 # for each image, (B, K); here it is the time embedding. `block.film(known)` has shape (B, 2 C'): first all scales, then
-# all shifts, for C' channels out.
+# all shifts, for C' channels out. Write it with torch, so that gradients can flow.
 
 # %% tags=["exercise", "nbval-check-output"]
 def residual_block(block, x, known):
@@ -314,8 +314,8 @@ verify("5.6", samples=(q * k).sum(1) ** 2, expected=32.0)
 # ### Exercise 5.3 - `attention`
 #
 # `qkv` has shape (B, 3 C, H, W): along the channels come the queries of all heads, then their keys, then their values.
-# Return (B, C, H, W), the heads one after the other. `rearrange` from einops names the axes. This splits the channels
-# into 2 groups and makes one axis of all pixels:
+# Return (B, C, H, W), the heads one after the other. Write it with torch, so that gradients can flow. `rearrange` from
+# einops names the axes. This splits the channels into 2 groups and makes one axis of all pixels:
 #
 # ```python
 # rearrange(x, "b (n c) h w -> b n (h w) c", n=2)

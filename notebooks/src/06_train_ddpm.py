@@ -113,7 +113,7 @@ print(f"loss of a model that answers {c} x_t: about {loss_at_t.mean():.1f}")
 # Nothing hidden: the five lines, a few hundred steps, Adam (Kingma & Ba 2015), which divides each weight's step by the
 # recent size of its gradient, and a U-Net of [notebook 05](05_unet.ipynb): two levels of 32 and 64 channels, on pixels
 # folded 2 by 2 (`patch=2`). `images` lies on the device, and the random numbers are drawn on the CPU, so that they are
-# the same on every machine.
+# the same on every machine (but for the last digits).
 
 # %%
 images = data.images.to(device)  # (N, 1, 28, 28) uint8
@@ -241,8 +241,8 @@ print("fast_dtype chooses", training.fast_dtype(device))
 #
 # ### Exercise 6.2 - `stratified_steps`
 #
-# `u` has shape (B,), uniform in [0, 1); `u[i]` says where in its stretch image `i` lands. Return B steps, int64 in $1 \dots T$.
-# Image `i` belongs to the stretch from $i/B$ to $(i+1)/B$ of the way.
+# `u` has shape (B,), uniform in [0, 1); `u[i]` says where in its stretch image `i` lands, and 0 is the first step of the
+# stretch. Return B steps, int64 in $1 \dots T$. Image `i` belongs to the stretch from $i/B$ to $(i+1)/B$ of the way.
 
 
 # %% tags=["exercise", "nbval-check-output"]

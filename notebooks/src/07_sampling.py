@@ -38,7 +38,7 @@ generator = torch.Generator().manual_seed(0)
 # [Notebook 06](06_train_ddpm.ipynb) trained networks that predict noise, and left it to a function to make images of
 # the predictions. This notebook opens that function. For the network, a U-Net ([notebook 05](05_unet.ipynb)) learned
 # to predict the noise, on steps drawn by weight (`--middle`) as at the end of notebook 06, but wider (`--base 48`) and
-# for 10,000 steps. Its weights lie beside the course's code. Weights without their recipe are a riddle, so the file
+# for 14,000 steps. Its weights lie beside the course's code. Weights without their recipe are a riddle, so the file
 # holds both.
 
 # %%

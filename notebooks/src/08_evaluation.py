@@ -472,7 +472,8 @@ verify("8.7", direct, x.square().mean((1, 2, 3))[:, None] + y.square().mean((1, 
 # ### Exercise 8.2 - `nearest_images`
 #
 # `samples` has shape (N, C, H, W), `images` has shape (M, C, H, W). Return two tensors of shape (N,): for each sample the
-# index of the nearest image, and the distance to it, a root of the mean squared difference.
+# index of the nearest image, and the distance to it, a root of the mean squared difference. M will be 60,000, so never
+# hold all differences, (N, M, C, H, W), at once.
 
 # %% tags=["exercise", "nbval-check-output"]
 def nearest_images(samples, images):
@@ -599,8 +600,8 @@ prior_bits = check(prior_bits)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `a_bar` is `schedule.alpha_bar[-1]`, one number. `images.square()` squares each pixel, `.mean().item()` makes a
-# number.
+# `a_bar` is `schedule.alpha_bar[-1]`, a tensor of one number, as `torch.log1p` wants it; `math.log1p` takes a number.
+# `images.square()` squares each pixel, `.mean().item()` makes a number.
 #
 # </details>
 

@@ -182,8 +182,8 @@ verify("11.3", classifier, slope(log_p[y]) - slope(both.noised(exact, at).log_de
 # %% [markdown]
 # ### Exercise 11.2 - `guided_eps`
 #
-# The right-hand side of (11.4). `eps` is predicted without the label, `eps_label` with it, both (B, C, H, W); `scale`
-# is a number.
+# The right-hand side of (11.4). `eps` is predicted without the label, `eps_label` with it, both of one shape, whatever
+# it is; `scale` is a number.
 
 # %% tags=["exercise", "nbval-check-output"]
 def guided_eps(eps, eps_label, scale):
