@@ -216,11 +216,11 @@ viz.image_rows(rows, titles=[str(t) for t in ends], alt="Three images at twelve 
 
 # %% [markdown]
 # *For each image: where it is at step $t$, and below it the clean image that the network guessed at $t + 1$, on the way
-# there. At 999 the guess is black and white dirt: (7.1) divides by almost nothing there, and clipping stops the rest.
-# Then it is a grey cloud, as in [notebook 01](01_corrupt_and_predict.ipynb), and for the same reason: much is still
-# open, and the answer is a mean. By the time that you find a digit in the upper row, the guess below has had it for a
-# hundred steps or more. What is decided late is the edge of the stroke. (A guess can be wrong: the first image looked
-# like a 3 for a while, before it became a 4.)*
+# there. At 999 the guess is black and white, with no grey: (7.1) divides by almost nothing there, and clipping stops
+# the rest. Then it is a grey cloud, as in [notebook 01](01_corrupt_and_predict.ipynb), and for the same reason: much is
+# still open, and the answer is a mean. By the time that you find a digit in the upper row, the guess below has had it
+# for a hundred steps or more. What is decided late is the edge of the stroke. (A guess can be wrong: the first image
+# looked like a 5 for a while, before it became a 4.)*
 #
 # The walk once more, in one picture that moves, and in one that you move. (On a page that cannot run Python, the strip
 # above has to do.)
@@ -314,19 +314,19 @@ for t in (1000, 990, 900, 500, 1):
     print(f"t = {t:4}: unclipped guesses reach {reach[t]:8.1f}")
 rows = {"1000, clipped": clean, "1000, not": walks["no clipping"]}
 rows |= {"50, clipped": grid[:few], "50, not": sample(model, schedule, few, steps=50, clip=False)}
-viz.image_rows(rows, alt="The same starts with and without clipping: in 1000 steps similar digits, in 50 steps digits and ruins")
+viz.image_rows(rows, alt="The same starts with and without clipping: without it, some digits and much dirt in 1000 steps, and ruins in 50")
 
 # %% [markdown]
-# *First the upper two rows; the second is the bare formula (7.3). In 1000 steps a first guess beyond a thousand does some
-# harm, but not much: the step takes 0.0016 of it, at most 3.1 beside noise of size 1, and the network repairs most of
-# that. Which digits are not the same? (A weaker network repairs less: an error that many pixels share is an error of
-# brightness, and whole images end too bright or too dark.) Now the lower two
-# rows: eight images of the grid from the top, and their twins without clipping. (The starts are those of the upper rows; the
-# method, derived below, leads elsewhere.) The first of 50 steps goes down to 980 and takes the guess with the weight
-# $\sqrt{\bar\alpha_{980}}$, about 0.03. That is little for a guess within [-1, 1], but 0.03 times a thousand is not repaired
-# any more. All pictures are on one scale, and what lies outside is black or white; a picture
-# rescaled by its own extremes would hide such an error. Clipping costs nothing, and uses a fact that the network does not have
-# to learn: pixels stay between -1 and 1.*
+# *First the upper two rows; the second is the bare formula (7.3). Of a first guess beyond two thousand the first of
+# 1000 steps takes 0.0016, at most 3.4 beside noise of size 1. That looks like little, and three images got over it, two
+# of them as other digits than above. In the other five the network met pixels such as no training image has, answered
+# them wrongly, and the next steps built on it. (How much a network repairs is luck: the one that the same command makes
+# in 10,000 steps got over nearly all of it.) Now the lower two rows: eight images of the grid from the top, and their
+# twins without clipping. (The starts are those of the upper rows; the method, derived below, leads elsewhere.) The
+# first of 50 steps goes down to 980 and takes the guess with the weight $\sqrt{\bar\alpha_{980}}$, about 0.03. That is
+# little for a guess within [-1, 1], but 0.03 times a thousand is not repaired any more. All pictures are on one scale,
+# and what lies outside is black or white; a picture rescaled by its own extremes would hide such an error. Clipping
+# costs nothing, and uses a fact that the network does not have to learn: pixels stay between -1 and 1.*
 #
 # ### Which variance?
 #
@@ -540,7 +540,8 @@ viz.show(figure, alt="Distance from the longest run against the number of steps,
 
 # %% [markdown]
 # *The time falls in proportion to the steps, because it is all spent in the network. The plot says how the result approaches
-# that of many steps: the measured line is about as steep as the dashed one, which starts at the same point by choice.
+# that of many steps: the measured line is on the whole about as steep as the dashed one, which starts at the same point
+# by choice. It is not smooth: the median of a dozen images is a rough measure.
 # (7.9) will explain why. But mind what is measured: the distance to another run, and a digit that differs from it may
 # be as good a digit. It is no measure of quality.*
 #
@@ -563,10 +564,10 @@ viz.image_rows(rows, alt="The same starts with many steps, with five steps from 
 
 # %% [markdown]
 # *Compare the second row and the third with the first. The median says that the five steps from 950 stay closer: their
-# strokes are as bright and as thick as those of the first row. But look at columns 6, 7 and 12, where they end at another
-# digit and the five from 1000 do not. The small lie at the start has its price, too. It matters where the steps lie, not
-# only how many there are. Libraries differ in that, which is one reason why two of them give different images from the
-# same weights.*
+# strokes are as bright and as thick as those of the first row. But look at columns 4, 7 and 8, where they leave loops
+# and specks that the five from 1000 do not. The small lie at the start has its price, too. It matters where the steps
+# lie, not only how many there are. Libraries differ in that, which is one reason why two of them give different images
+# from the same weights.*
 #
 # ### With some noise
 #

@@ -360,15 +360,15 @@ viz.image_rows(rows, titles=["0", *"1234"], alt="One digit under growing blur, n
 
 # %% [markdown]
 # *Same order in both pictures, strength growing to the right; blur and move in pixels, the other two on the scale from
-# -1 to 1. The two dotted lines, which all but coincide, are a set of real digits without any five (orange) and our
+# -1 to 1. The two dotted lines are a set of real digits without any five (orange) and our
 # samples (green). On real MNIST, the third blur, which leaves the digit easy to read, costs more than a missing class;
 # the third noise, which you notice at once, costs less. The judge has learned from crisp strokes, some of them with
 # rough edges. This is a preference of the judge, and every judge has some: the features of Inception have theirs. So a
 # distance orders sets well if they have the same kind of fault, and poorly if one is blurred and the other is noisy.
 # And being moved by a pixel or two costs little, because the judge was trained on moved digits.*
 #
-# *Now we can read our own number: on real MNIST the samples are about as far away as real digits of which one class is
-# missing.*
+# *Now we can read our own number: on real MNIST the samples are not as far away as real digits of which one class is
+# missing, and about as far as digits moved by almost three pixels.*
 #
 # ## The floor, and a trap with n
 #
@@ -726,10 +726,10 @@ viz.plot_curves({name: (b.steps, y) for name, y in shares.items()}, log="xy", yl
 # is fainter than a few grey levels, on details that cannot be seen. The shapes of the digits are decided at $t$ in the
 # hundreds (notebook 07), and there the bound hardly looks. $L_{simple}$ moves the attention there, and steps drawn by
 # weight, which trained our network ([notebook 06](06_train_ddpm.ipynb)), move it further. This is the **trade-off**: a
-# network trained on the bound itself gets better bits and worse-looking samples (Ho et al. 2020, table 1), and the other
-# way round. Bits and looks are two questions; a model can win one and lose the other. Ours did: trained with
-# $L_{simple}$, in 8,000 steps, the same network gets 2.0 bits, and its 50-step samples come out at 155 (the first
-# experiment below repeats that). What do ours come out at?*
+# network trained on the bound itself gets better bits and worse-looking samples (Ho et al. 2020, table 1), and the
+# other way round. Bits and looks are two questions; a model can win one and lose the other. Ours did: trained with
+# $L_{simple}$, in 8,000 steps instead of 14,000, the same network gets 2.0 bits, and its 50-step samples come out at
+# 155 (the first experiment below repeats that). What do ours come out at?*
 #
 # ## All together
 #
