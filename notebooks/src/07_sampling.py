@@ -219,8 +219,8 @@ viz.image_rows(rows, titles=[str(t) for t in ends], alt="Three images at twelve 
 # there. At 999 the guess is black and white, with no grey: (7.1) divides by almost nothing there, and clipping stops
 # the rest. Then it is a grey cloud, as in [notebook 01](01_corrupt_and_predict.ipynb), and for the same reason: much is
 # still open, and the answer is a mean. By the time that you find a digit in the upper row, the guess below has had it
-# for a hundred steps or more. What is decided late is the edge of the stroke. (A guess can be wrong: the first image
-# looked like a 5 for a while, before it became a 4.)*
+# for a hundred steps or more. What is decided late is the edge of the stroke. (A guess can be wrong: that of the
+# first image looked like a 7, then like a 5, before it became a 4.)*
 #
 # The walk once more, in one picture that moves, and in one that you move. (On a page that cannot run Python, the strip
 # above has to do.)
@@ -320,13 +320,14 @@ viz.image_rows(rows, alt="The same starts with and without clipping: without it,
 # *First the upper two rows; the second is the bare formula (7.3). Of a first guess beyond two thousand the first of
 # 1000 steps takes 0.0016, at most 3.4 beside noise of size 1. That looks like little, and three images got over it, two
 # of them as other digits than above. In the other five the network met pixels such as no training image has, answered
-# them wrongly, and the next steps built on it. (How much a network repairs is luck: the one that the same command makes
-# in 10,000 steps got over nearly all of it.) Now the lower two rows: eight images of the grid from the top, and their
-# twins without clipping. (The starts are those of the upper rows; the method, derived below, leads elsewhere.) The
-# first of 50 steps goes down to 980 and takes the guess with the weight $\sqrt{\bar\alpha_{980}}$, about 0.03. That is
-# little for a guess within [-1, 1], but 0.03 times a thousand is not repaired any more. All pictures are on one scale,
-# and what lies outside is black or white; a picture rescaled by its own extremes would hide such an error. Clipping
-# costs nothing, and uses a fact that the network does not have to learn: pixels stay between -1 and 1.*
+# them wrongly, and the next steps built on it. (How much a network repairs is hard to foresee: one from the same
+# command with `--steps 10000` got over nearly all of it.) Now the lower two rows: eight images of the grid from the
+# top, and their twins without clipping. (The starts are those of the upper rows; the method, derived below, leads
+# elsewhere.) The first of 50 steps goes down to 980 and takes the guess with the weight $\sqrt{\bar\alpha_{980}}$,
+# about 0.03. That is little for a guess within [-1, 1], but 0.03 times two thousand, more than 60 beside noise of size
+# 1, is not repaired any more. All pictures are on one scale, and what lies outside is black or white; a picture
+# rescaled by its own extremes would hide such an error. Clipping costs nothing, and uses a fact that the network does
+# not have to learn: pixels stay between -1 and 1.*
 #
 # ### Which variance?
 #
@@ -512,9 +513,10 @@ for count in counts:
 viz.image_rows({f"{c} steps": x for c, x in ends.items()}, alt="The same starts sampled by DDIM with fewer and fewer steps")
 
 # %% [markdown]
-# *Read the columns from top to bottom. The first rows can hardly be told apart, so most of the thousand calls bought nothing
-# that you can see. Further down strokes change, here and there a whole digit does: long steps trust a guess that is still a
-# cloud.*
+# *Read the columns from top to bottom. But for the last column, the first four rows can hardly be told apart, so most
+# of the thousand calls bought nothing that you can see. The last column is the surprise: an 8, at 100 steps a 9, at 50
+# an 8 again. That start lies where two digits meet, and a small error tips it over. Further down strokes change, and
+# whole digits do: long steps trust a guess that is still a cloud.*
 #
 # How far apart are the rows?
 
@@ -539,11 +541,11 @@ axis.legend(frameon=False)
 viz.show(figure, alt="Distance from the longest run against the number of steps, both axes logarithmic: it falls")
 
 # %% [markdown]
-# *The time falls in proportion to the steps, because it is all spent in the network. The plot says how the result approaches
-# that of many steps: the measured line is on the whole about as steep as the dashed one, which starts at the same point
-# by choice. It is not smooth: the median of a dozen images is a rough measure.
-# (7.9) will explain why. But mind what is measured: the distance to another run, and a digit that differs from it may
-# be as good a digit. It is no measure of quality.*
+# *The time falls in proportion to the steps, because it is all spent in the network. The plot says how the result
+# approaches that of many steps: the measured line is on the whole about as steep as the dashed one, which starts at the
+# same point by choice; (7.9) will explain why. It is not smooth (100 steps come no closer than 50): the median of a
+# dozen images is a rough measure. But mind what is measured: the distance to another run, and a digit that differs from
+# it may be as good a digit. It is no measure of quality.*
 #
 # ### The first step is the dirtiest
 #
@@ -564,10 +566,10 @@ viz.image_rows(rows, alt="The same starts with many steps, with five steps from 
 
 # %% [markdown]
 # *Compare the second row and the third with the first. The median says that the five steps from 950 stay closer: their
-# strokes are as bright and as thick as those of the first row. But look at columns 4, 7 and 8, where they leave loops
-# and specks that the five from 1000 do not. The small lie at the start has its price, too. It matters where the steps
-# lie, not only how many there are. Libraries differ in that, which is one reason why two of them give different images
-# from the same weights.*
+# strokes are as bright and as thick as those of the first row. In columns 5 and 6 they keep a digit that the five from
+# 1000 lose. But look at columns 4, 7, 8, 9 and 12, where they leave loops and specks that the others do not. The small
+# lie at the start has its price, too. It matters where the steps lie, not only how many there are. Libraries differ in
+# that, which is one reason why two of them give different images from the same weights.*
 #
 # ### With some noise
 #
