@@ -662,7 +662,7 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 # *And which fifty? [Notebook 07](07_sampling.ipynb) asked which end deserves more of them. It is the noisy one, and it
 # costs nothing: 203 instead of 211, and with steps drawn by weight 156, 174 and 178 instead of 172, 191 and 195. From
 # what the paper does to that the distance is halved, in the same three minutes. (The README shows this last recipe
-# after 3, 6 and 12 minutes, and three designs of the ladder after some of these.)*
+# after 3, 6 and 12 minutes, and two designs of the ladder after some of these.)*
 #
 # *So of the three weights of [notebook 06](06_train_ddpm.ipynb) that of the noise is the worst, at 305, and the other
 # two, 232 and the band, cannot be told apart; nor can $\gamma = 5$, at 228. The output hardly matters: noise or velocity,
