@@ -116,6 +116,8 @@ def draw(results: dict) -> None:
     figure, axis = subplots(size=(7, 3.6))
     for system in COMPARED:
         rows = sorted((row["minutes"], row["frechet"]) for row in timed if row["name"] == system.name)
+        if not rows:
+            continue  # not measured yet
         minutes, distances = zip(*rows, strict=True)
         axis.loglog(minutes, [d / unit["frechet"] for d in distances], marker="o", label=system.name)
     axis.axhline(unit["floor"] / unit["frechet"], color="black", linestyle="--", linewidth=0.8, label="real digits")
