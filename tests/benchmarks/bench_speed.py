@@ -38,14 +38,14 @@ from ddpm_helpers.libraries import MissingLibrary, grey_unet2d
 from ddpm_helpers.training import fast_model
 
 ROUNDS, STEPS, BATCH = 3, 4, 64
-SMALL = partial(UNet, base=32, multipliers=(1, 2), patch=2)
+RECIPE = partial(UNet, base=32, multipliers=(1, 2), patch=2, attention=0)  # attention in the middle alone
 NETS: dict[str, Callable[[], nn.Module]] = {
     "BasicUNet": BasicUNet,
     "SimpleUNet": partial(SimpleUNet, 1000),
     "LayerNormUNet": partial(LayerNormUNet, 1000),
     "UNet": UNet,
-    "UNet, patch 2, base 32": SMALL,
-    "UNet, patch 2, base 48": partial(SMALL, base=48),
+    "UNet of the course's recipe": RECIPE,
+    "UNet of `load_pretrained`": partial(UNet, base=48, multipliers=(1, 2), patch=2),
     "diffusers UNet2DModel": grey_unet2d,
 }
 SETTINGS = {
@@ -139,7 +139,7 @@ def measure_training(device: torch.device) -> list[dict]:
         speeds = in_turns(actions)
         rows.append({"name": name, "parameters": count_parameters(make()), "images_per_second": speeds})
         shown = "   ".join(f"{setting} {speed:,.0f}" for setting, speed in speeds.items())
-        print(f"{name:24}{rows[-1]['parameters']:>10,} parameters   images/s: {shown}", flush=True)
+        print(f"{name:28}{rows[-1]['parameters']:>10,} parameters   images/s: {shown}", flush=True)
     return rows
 
 
@@ -165,7 +165,7 @@ def images_per_second(
 
 def measure_sampling(device: torch.device) -> dict[str, float]:
     """Seconds for 64 images; the weights do not matter, so they are random."""
-    small, layer_norm, simple = (net.to(device).eval() for net in (SMALL(), LayerNormUNet(1000), SimpleUNet(300)))
+    small, layer_norm, simple = (net.to(device).eval() for net in (RECIPE(), LayerNormUNet(1000), SimpleUNet(300)))
     cosine, linear, short = (s.to(device) for s in (cosine_schedule(1000), linear_schedule(1000), linear_schedule(300)))
 
     def draw(net: nn.Module, schedule, steps: int | None) -> float:
@@ -173,8 +173,8 @@ def measure_sampling(device: torch.device) -> dict[str, float]:
 
     times = in_turns(
         {
-            "UNet, patch 2, base 32: 50 DDIM steps": partial(draw, small, cosine, 50),
-            "UNet, patch 2, base 32: all 1000 steps": partial(draw, small, cosine, None),
+            "UNet of the course's recipe: 50 DDIM steps": partial(draw, small, cosine, 50),
+            "UNet of the course's recipe: all 1000 steps": partial(draw, small, cosine, None),
             "SimpleUNet: all 300 steps": partial(draw, simple, short, None),
             "LayerNormUNet: all 1000 steps": partial(draw, layer_norm, linear, None),
         },
@@ -188,7 +188,7 @@ def measure_sampling(device: torch.device) -> dict[str, float]:
 def measure_memory() -> dict[str, int]:
     """Peak memory in bytes of a process that trains 20 steps on a CPU."""
     peaks = {}
-    for arguments in ("", "base=32, multipliers=(1, 2), patch=2"):
+    for arguments in ("", "base=32, multipliers=(1, 2), patch=2, attention=0"):
         code = MEMORY.format(arguments=arguments)
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         peaks[f"UNet({arguments})"] = int(result.stdout.splitlines()[-1])
