@@ -451,8 +451,10 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 #   samples, beside the **floor**: the distance of two sets of real images of that size.
 #
 # What was not equal: the learning rate and the batch size, 0.001 and 128 for most, 0.0001 and 16 for `DiffUNet`, 0.002
-# and 64 for the course's `UNet`; the length of the warm-up, a tenth of the steps but at most 100; and the sampler and its steps, in the table below. So training steps cannot be
-# compared between designs, but images can: a design saw 180 times its images/s.
+# and 64 for the course's recipe; which steps $t$ are trained on, the middle ones more often in the recipe
+# ([(6.12)](06_train_ddpm.ipynb)), all equally often in the others; the length of the warm-up, a tenth of the steps but
+# at most 100; and the sampler and its steps, in the table below. So training steps cannot be compared between designs,
+# but images can: a design saw 180 times its images/s.
 #
 # In the names *naive* means that the network predicts the clean image, *published* that network, data range, noise
 # schedule, target and sampler are as published, and *repaired* that the faults of that design are out.
@@ -464,12 +466,12 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # | `SimpleUNet, repaired` | the same without these two faults | Algorithm 2, 300 steps |
 # | `LayerNormUNet, published` | begins with a norm that hides the brightness ([notebook 05](05_unet.ipynb)) | Algorithm 2, 1000 steps |
 # | `LayerNormUNet, repaired` | the same without that norm | Algorithm 2, 1000 steps |
-# | `UNet2DModel DDPM` | the network of diffusers predicts noise | DDIM, 50 steps |
-# | `DiffUNet` | the network of deepinv predicts noise | DDIM, 20 steps |
-# | `the course's UNet` | predicts the velocity; cosine schedule (the diffusion models above: linear) | DDIM, 50 steps |
+# | `UNet2DModel DDPM` | the network of diffusers predicts noise | DDIM with fresh noise, 50 steps |
+# | `DiffUNet` | the network of deepinv predicts noise | DDIM with fresh noise, 20 steps |
+# | `the course's recipe` | predicts the velocity; cosine schedule (the diffusion models above: linear) | DDIM with fresh noise, 50 steps, half of them above 700 |
 #
-# Even so some things are *not* as published: the trainer; bfloat16 where the machine has it; DDIM instead of 1000 steps
-# of Algorithm 2 for `UNet2DModel` and `DiffUNet`, which would otherwise sample for hours; and the border of black
+# Even so some things are *not* as published: the trainer; bfloat16 where the machine has it; DDIM ($\eta = 1$,
+# [notebook 07](07_sampling.ipynb)) instead of 1000 steps of Algorithm 2 for `UNet2DModel` and `DiffUNet`, which would otherwise sample for hours; and the border of black
 # around the images of `DiffUNet`.
 
 # %% tags=["figure-09_ladder"]
@@ -599,11 +601,11 @@ viz.image_rows(rows, alt="Samples of the repaired network and of each fault alon
 #
 # ## What each part is worth
 #
-# The ladder's best design is a recipe of many parts, and it is not the end. Give its network attention in the middle
-# alone, which saves time, train it with the weights of [(6.11)](06_train_ddpm.ipynb), and draw with fresh noise in the
-# same 50 steps, as in [notebook 08](08_evaluation.ipynb). Which parts of this new recipe matter? There is one way to
-# know: change one, keep the rest, give it the same time, and measure. `python tests/benchmarks/bench_levers.py` does
-# that, for more than three hours; so it, too, was run beforehand.
+# The ladder's best design is a recipe of many parts. Which of them matter? There is one way to know: change one, keep
+# the rest, give it the same time, and measure. `python tests/benchmarks/bench_levers.py` does that, for more than three
+# hours; so it, too, was run beforehand. It starts from a plainer recipe, which trains on all steps equally often, with
+# the weights of [(6.11)](06_train_ddpm.ipynb) in the loss, and draws in 50 evenly spaced steps. The recipe of the ladder
+# is among its rows: `drawn by weight, near T`.
 
 # %%
 levers = load_ladder("levers_cpu")
@@ -626,7 +628,7 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # | `seed 1`, `seed 2` | seed 0: of the first weights, the images, the steps, the noise | another seed |
 # | `no folding; 16, 32, 64` | pixels folded 2 by 2, two levels of 32 and 64 channels | 28x28 pixels, three levels |
 # | `base 24`, `base 48` | 32 and 64 channels | 24 and 48; 48 and 96 |
-# | `attention at 7 x 7 too` | attention in the middle alone, at 7x7 | in the level beside it too, of the same size; this is the network of the ladder |
+# | `attention at 7 x 7 too` | attention in the middle alone, at 7x7 | in the level beside it too, of the same size, as in the shipped networks |
 # | `learning rate stays up` | it falls to 0 | it stays at 0.002 after the warm-up |
 # | `last weights, no average` | samples come from the averaged weights | from the last ones |
 # | `independent steps` | stratified $t$ ([notebook 06](06_train_ddpm.ipynb)) | each image's $t$ by itself |
@@ -644,8 +646,8 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 
 # %% [markdown]
 # *Each dot is a training of three minutes, or another way to draw with what came out of one. The recipe was trained from
-# three seeds, and came out at 211, 224 and 234: the grey band. (Real digits score 21. The ladder's 378 was measured with
-# half as many samples, so it cannot be compared with these.) Chance goes farther than three tries show: a dot less than
+# three seeds, and came out at 211, 224 and 234: the grey band. (Real digits score 21. The ladder judged half as
+# many samples, so its distances cannot be compared with these.) Chance goes farther than three tries show: a dot less than
 # a band's width beside the band may still be chance, and that is true of most. For those the picture cannot say whether
 # they help or harm. Worse, from the worst on: what the paper does; the plain error of the noise as loss, whether the
 # output is noise or velocity; twice the learning rate, while half of it costs nothing; noise as output together with
@@ -660,9 +662,9 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 # instead of 50 helps as much, 180 instead of 211, at 20 times the price.*
 #
 # *And which fifty? [Notebook 07](07_sampling.ipynb) asked which end deserves more of them. It is the noisy one, and it
-# costs nothing: 203 instead of 211, and with steps drawn by weight 156, 174 and 178 instead of 172, 191 and 195. From
-# what the paper does to that the distance is halved, in the same three minutes. (The README shows this last recipe
-# after 3, 6 and 12 minutes, and two designs of the ladder after some of these.)*
+# costs nothing: 203 instead of 211, and with steps drawn by weight 156, 174 and 178 instead of 172, 191 and 195. That
+# is the recipe of the ladder. From what the paper does to it the distance is halved, in the same three minutes. (The
+# README shows it after 3, 6 and 12 minutes, and three other designs of the ladder beside it.)*
 #
 # *So of the three weights of [notebook 06](06_train_ddpm.ipynb) that of the noise is the worst, at 305, and the other
 # two, 232 and the band, cannot be told apart; nor can $\gamma = 5$, at 228. The output hardly matters: noise or velocity,

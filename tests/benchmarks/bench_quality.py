@@ -12,8 +12,7 @@ it takes about two hours on 2 cores; `--minutes` without a number stops after th
 
 import argparse
 import json
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import matplotlib
 
@@ -22,24 +21,14 @@ import torch
 from record import FIGURES, record, side_by_side
 from torch import Tensor
 
-from ddpm_helpers import UNet, VelocityNet, default_device, load_images, load_pretrained, sample
-from ddpm_helpers.ladder import COSINE, NEAR_T, SYSTEMS, climb, measure_speed, score
+from ddpm_helpers import default_device, load_images, load_pretrained
+from ddpm_helpers.ladder import FRESH, NEAR_T, SYSTEMS, climb, measure_speed, score
 from ddpm_helpers.training import fast_model
 from ddpm_helpers.viz import subplots
 
 LADDER = {system.name: system for system in SYSTEMS}
 NAIVE = LADDER["naive BasicUNet"]
-RECIPE = replace(  # what `bench_levers` found to be the best
-    LADDER["the course's UNet"],
-    name="the course's recipe",
-    net=lambda: VelocityNet(UNet(base=32, multipliers=(1, 2), patch=2, attention=0), COSINE),
-    sampler=partial(sample, eta=1.0),
-    steps=NEAR_T,
-    middle=True,
-)
-DIFFUSERS = replace(LADDER["UNet2DModel DDPM"], sampler=partial(sample, eta=1.0))  # with fresh noise, as its scheduler
-COMPARED = (RECIPE, NAIVE, LADDER["LayerNormUNet, repaired"], DIFFUSERS)
-BY_NAME = {system.name: system for system in COMPARED}
+COMPARED = (LADDER["the course's recipe"], NAIVE, LADDER["LayerNormUNet, repaired"], LADDER["UNet2DModel DDPM"])
 UNIT = f"{NAIVE.name}, 3 epochs"
 SHIPPED, SHIPPED_SAMPLES = ("mnist", "mnist_labels"), 10_000
 PATH = FIGURES / "bench_quality.json"
@@ -95,7 +84,7 @@ def trained(job: Job) -> dict:
     if job.name in SHIPPED:
         row = score(shipped_samples(job.name), images)
     else:
-        row, _ = climb(NAIVE if job.name == UNIT else BY_NAME[job.name], images, job.steps, job.samples)
+        row, _ = climb(NAIVE if job.name == UNIT else LADDER[job.name], images, job.steps, job.samples)
     return {**row, "name": job.name, "minutes": job.minutes, "samples": job.samples}
 
 
@@ -105,7 +94,7 @@ def shipped_samples(name: str) -> Tensor:
     net, schedule, _ = load_pretrained(name, device)
     count, model = SHIPPED_SAMPLES, fast_model(net, device)
     labels = None if net.classes is None else torch.arange(count, device=device) % net.classes
-    x = sample(model, schedule, count, (1, 28, 28), NEAR_T, labels=labels, eta=1.0)
+    x = FRESH(model, schedule, count, (1, 28, 28), NEAR_T, labels=labels)
     return x.clamp(-1, 1).cpu()
 
 
