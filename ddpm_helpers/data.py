@@ -142,7 +142,7 @@ def _parse_idx(stream, path: Path, most: int | None) -> np.ndarray:
     """The array in `stream`; of at most so many bytes."""
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0":
-        hint = "; the name says gzip, the content is not" if path.suffix == ".gz" and head else ""
+        hint = "; the name says gzip, the content is not" if path.suffix == ".gz" and head and most is None else ""
         raise DataError(f"{path}: not an IDX file: it must start with two zero bytes, found {head[:2]!r}{hint}")
     code, axes = head[2], head[3]
     if code not in IDX_TYPES:

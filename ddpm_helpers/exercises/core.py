@@ -493,6 +493,9 @@ HINTS = {  # pattern in an error, or in the line that raised it -> what else to 
     "chooses entry by entry.",
     r"(?s)Boolean value of Tensor.*in the line: .*\b(min|max)\(": "Python's min and max want one number: for a tensor, "
     "min(1, x) is x.clamp(max=1).",
+    "bitwise_xor": "A power is written with two stars: x ** 2.",
+    "expected one number per image, shape": "A whole table of a schedule has T + 1 numbers: sigma[t] takes those of "
+    "the steps t.",
     r"imum\(\): argument": "torch.minimum and torch.maximum want two tensors: with a number, x.clamp(max=1).",
     r"torch\.min\(\w+, [\d.]+\)": "torch.min(x, 1) looks along axis 1; x.clamp(max=1) is the smaller of x "
     "and the number 1.",
@@ -522,7 +525,8 @@ def _summary(value: Any) -> str:
         on = f" on {value.device}" if value.device.type != "cpu" else ""
         return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}{on}"
     if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
-        return f"a {type(value).__name__} of {len(value)}: {'; '.join(_summary(part) for part in value)}"
+        parts = [*map(_summary, value[:4]), *["..."] * (len(value) > 4)]
+        return f"a {type(value).__name__} of {len(value)}: {'; '.join(parts)}"
     return " ".join(f"{type(value).__name__} {value!r}".split())[:80]
 
 

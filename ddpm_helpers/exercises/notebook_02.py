@@ -54,6 +54,11 @@ def _mostly_noise() -> NoiseSchedule:
     return NoiseSchedule(torch.tensor([0, 1 - 2049 / 2**24, 0.25, 0.5]))
 
 
+def _snr_from_betas(schedule):
+    alpha_bar = (1 - schedule.beta).cumprod(0)
+    return alpha_bar / (1 - alpha_bar)
+
+
 def _betas_in_a_list(T, beta_1, beta_T):
     beta = torch.zeros(T + 1, dtype=torch.float64)
     beta[1:] = [beta_1] * T
@@ -94,6 +99,8 @@ Exercise(
         ),
         "It looks as if the two weights add up to 1, as in notebook 01. Here their squares do: the noise has weight "
         "sqrt(beta).": lambda x, beta, noise: (1 - beta) ** 0.5 * x + (1 - (1 - beta) ** 0.5) * noise,
+        "It looks as if the two weights add up to 1, as in notebook 01. Here their squares do: x has weight "
+        "sqrt(1 - beta).": lambda x, beta, noise: (1 - beta**0.5) * x + beta**0.5 * noise,
         "It looks as if beta is taken for a standard deviation: it is a variance, and the weight is its root.": (
             lambda x, beta, noise: (1 - beta**2) ** 0.5 * x + beta * noise
         ),
@@ -127,6 +134,8 @@ Exercise(
         ),
         "It looks as if the two weights add up to 1, as in notebook 01. Here their squares do: the noise has weight "
         "schedule.sigma.": lambda s, x0, t, noise: _blend(s, x0, t, noise, s.sqrt_alpha_bar, 1 - s.sqrt_alpha_bar),
+        "It looks as if the two weights add up to 1, as in notebook 01. Here their squares do: the image has weight "
+        "schedule.sqrt_alpha_bar.": lambda s, x0, t, noise: _blend(s, x0, t, noise, 1 - s.sigma, s.sigma),
         "It looks as if roots of the tables were taken: sqrt_alpha_bar and sigma are the roots already.": (
             lambda s, x0, t, noise: _blend(s, x0, t, noise, s.sqrt_alpha_bar**0.5, s.sigma**0.5)
         ),
@@ -173,10 +182,19 @@ Exercise(
         (_mostly_noise(),),
     ],
     mistakes={
-        "Right on paper. But 1 - alpha_bar in 32-bit floats loses four of its seven digits at t = 1; "
-        "schedule.sigma ** 2 is the same variance, and was computed in 64 bits.": (
-            lambda s: s.alpha_bar / (1 - s.alpha_bar)
+        "Right on paper. But schedule.alpha_bar is stored in 32 bits, and at t = 1 four of its seven digits are lost "
+        "when it is taken from 1; .double() does not bring them back. schedule.sigma ** 2 is the same variance, and "
+        "was computed in 64 bits.": lambda s: s.alpha_bar / (1 - s.alpha_bar),
+        "Right on paper. But at t = 1 the square of schedule.sqrt_alpha_bar is close to 1, and most of its digits are "
+        "lost when it is taken from 1: schedule.sigma ** 2 is the same variance, and was computed in 64 bits.": (
+            lambda s: s.alpha_bar / (1 - s.sqrt_alpha_bar**2)
         ),
+        "Right on paper. But at t = 1 the quotient 1 / alpha_bar is close to 1, and most of its digits are lost when 1 "
+        "is taken away: divide alpha_bar by schedule.sigma ** 2, which was computed in 64 bits.": (
+            lambda s: 1 / (1 / s.alpha_bar - 1)
+        ),
+        "Right on paper. But the betas are stored in 32 bits, and at t = 1 most digits of their product are lost when "
+        "it is taken from 1: schedule.sigma ** 2 is the same variance, and was computed in 64 bits.": _snr_from_betas,
         "Right on paper. But where there is much noise, 1 / sigma ** 2 is close to 1, and few digits are left when 1 "
         "is taken away: alpha_bar is a table, take it.": lambda s: 1 / s.sigma**2 - 1,
         "Right on paper. But where there is much noise, 1 - sigma ** 2 is a small difference of two numbers close to "

@@ -3,7 +3,7 @@
 #
 # ![Five rows: on the left noise turns into digits, on the right the network's guesses](../figures/01_five_steps.png)
 #
-# *Top to bottom: noise becomes digits in five small steps (left), led by what a network predicts at each step (right). The
+# *Top to bottom: noise becomes digits, some of them broken, in five small steps (left), led by what a network predicts at each step (right). The
 # last prediction is the result. You train this network in the next notebook.*
 #
 # **You will** check your machine, look at the data byte by byte, and solve a first exercise that marks itself.
@@ -50,8 +50,8 @@ print(environment_report())
 # ## The data
 #
 # Most of the course uses MNIST (LeCun et al. 1998): handwritten digits, scanned around 1990, 28 x 28 grey pixels each.
-# `load_images` takes them from your data folder if they are there, else downloads them, and where there is no
-# connection it draws digits of its own. The last line below says which of the three happened to you. (Captions describe
+# `load_images` takes them from your data folder if they are there (the one that the variable `DDPM_DATA` names, else
+# `data` beside this notebook), else downloads them, and where there is no connection it draws digits of its own. The last line below says which of the three happened to you. (Captions describe
 # what MNIST gives; drawn digits tell the same story with other pictures.)
 
 # %%
@@ -131,8 +131,8 @@ to_float = check(to_float)
 # ## Every equation is run
 #
 # Each equation with a number is *run*: a cell near it computes both sides, or something that must follow from it,
-# prints how far apart they are (relative to the largest value on the right, or in standard errors where draws are
-# averaged), and stops the notebook if that is too far. Here is (0.1) for 0, 102 and 255, with the right-hand side
+# prints how far apart they are (relative to the largest value on the right; where draws are averaged, in standard
+# errors, which [notebook 02](02_forward_process.ipynb) explains), and stops the notebook if that is too far. Here is (0.1) for 0, 102 and 255, with the right-hand side
 # worked out by hand.
 
 # %% tags=["nbval-check-output"]

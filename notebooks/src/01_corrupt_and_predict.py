@@ -396,8 +396,8 @@ viz.show(figure, alt="Guessed against true amount: the points lie along the diag
 #
 # $$w\, e^{w} = e^{-1} \tag{1.6}$$
 #
-# (Set the derivative of $s$ to zero: $1 + e^{-z} + z\, e^{-z} = 0$, which is $e^{z} = -(1 + z)$. There $s(z) = z + 1$, so
-# $-w = z + 1$ and $w = e^{z}$. Put $z = -1 - w$ into the last: $w = e^{-1-w}$.)
+# (Set the derivative of $s$ to zero: $1 + e^{-z} + z\, e^{-z} = 0$, which is $e^{z} = -(1 + z)$. There $1 + e^{-z}$ is
+# $-z\, e^{-z}$, so $s(z) = -e^{z} = z + 1$: that is, $-w = z + 1$ and $w = e^{z}$. Put $z = -1 - w$ into the last: $w = e^{-1-w}$.)
 
 # %% tags=["nbval-check-output"]
 w = -F.silu(torch.linspace(-3, 0, 3_000_001, dtype=torch.float64)).min().item()

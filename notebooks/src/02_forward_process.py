@@ -187,7 +187,7 @@ viz.plot_histograms(panels, alt="Histograms of three starts at four steps; all t
 # %% [markdown]
 # *Read each row from left to right; the dashed line is $\mathcal{N}(0, 1)$. By $t = 500$ you cannot tell the rows apart.
 # The one that is off longest is the start far out, because a mean shrinks with $(1-\beta)^{t/2}$ and the excess variance
-# with $(1-\beta)^t$, twice as fast. (Its curve at $t = 15$ is cut off at the top.) Nothing in the step knows about the
+# with $(1-\beta)^t$, twice as fast. (Its histogram at $t = 15$ is cut off at the top, and so are the spikes at $t = 0$.) Nothing in the step knows about the
 # start: the answer to our question is (2.4). The Gaussian shape is only seen here; (2.13) will prove it.*
 #
 # One word in the question stays open: *exactly*. After finitely many steps a little of the start is left. How much, the
@@ -279,8 +279,9 @@ verify("2.10", forward_step(before, beta.item(), noise_t), signal[t] * x0 + oran
 #
 # $$b\,\epsilon_1 + c\,\epsilon_2 \sim \mathcal{N}(0,\; b^2 + c^2) \tag{2.11}$$
 #
-# Here, and at the start, where $\epsilon$ is $\epsilon_1$ itself, we need the noise to be Gaussian; mean and variance would
-# come out right without. The density of a sum of two uniform noises is a triangle or a trapezoid, not a box. To test (2.11), compare the averages of square and fourth power: a Gaussian of
+# Here, and at the start, where $\epsilon$ is $\epsilon_1$ itself, we need the noise to be Gaussian. For mean and
+# variance alone any noise would do, but uniform noise, say, does not keep its shape: its density is a box, and that of
+# a sum of two is a triangle or a trapezoid. To test (2.11), compare the averages of square and fourth power: a Gaussian of
 # mean 0 and variance $v$ has $\mathbb{E}[z^2] = v$ and $\mathbb{E}[z^4] = 3 v^2$.
 
 # %% tags=["nbval-check-output"]
@@ -303,8 +304,8 @@ verify("2.11", samples=torch.stack([z**2, z**4], 1), expected=[v, 3 * v**2])
 
 # %% tags=["nbval-check-output"]
 left = schedule.alpha[1:] * sigma[:-1] ** 2 + schedule.beta[1:]  # (1000,): all steps at once
-verify("2.12", left, sigma[1:] ** 2)
-verify("2.12", sigma**2, 1 - schedule.alpha_bar)
+verify("2.12", left, sigma[1:] ** 2)  # the right-hand side, as the table has it ...
+verify("2.12", sigma**2, 1 - schedule.alpha_bar)  # ... and as it is written above
 
 # %% [markdown]
 # So the orange part is $\mathcal{N}(0, (1-\bar\alpha_t) I)$, and we may write it as $\sqrt{1-\bar\alpha_t}$ times one
