@@ -453,7 +453,9 @@ def _difference_of_lists(expected: tuple | list, actual: Any, tolerance: float) 
     if isinstance(expected, list) and any(
         type(a) is not int for e, a in zip(expected, actual, strict=True) if type(e) is int
     ):
-        return "The numbers are right, but not all are integers: int(...) makes one, and // divides without a rest."
+        return (
+            "The numbers are right, but some are floats, or integers of NumPy or PyTorch: int(...) makes one of Python."
+        )
     parts = (_difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
     place, part = next(((place, part) for place, part in enumerate(parts) if part), (0, None))
     if part is None or len(expected) == 1:
@@ -482,7 +484,7 @@ HINTS = {  # pattern in an error, or in the line that raised it -> what else to 
     "one number. For a tensor there are torch.sqrt(x), x.log(), x.acos(); and t itself, not t.item(), is an index.",
     "must be Tensor, not (int|float)": "torch's functions want tensors. A number has ** 0.5, math.sqrt, math.log.",
     "'(float|int)' object has no attribute": "A number has no methods of tensors: write b ** 0.5, or math.log(b).",
-    "'float' object cannot be interpreted as an integer": "// divides without a rest, and int(...) makes an integer.",
+    "'float' object cannot be interpreted as an integer": "// divides and rounds down, and int(...) makes an integer.",
     "must be tuple of Tensors, not Tensor": "The tensors go into one list: torch.cat([a, b], dim=1).",
     "float division by zero": "A Python number stops there; a tensor gives inf, and goes on.",
     "failed to converge": "Is there NaN in the matrix? Rounding can make an eigenvalue negative: "
@@ -497,14 +499,14 @@ HINTS = {  # pattern in an error, or in the line that raised it -> what else to 
     "expected one number per image, shape": "A whole table of a schedule has T + 1 numbers: sigma[t] takes those of "
     "the steps t.",
     r"imum\(\): argument": "torch.minimum and torch.maximum want two tensors: with a number, x.clamp(max=1).",
-    r"torch\.min\(\w+, [\d.]+\)": "torch.min(x, 1) looks along axis 1; x.clamp(max=1) is the smaller of x "
-    "and the number 1.",
+    r"torch\.min\([\d.]+,|torch\.min\(.*, *[\d.]+\)": "torch.min(x, 1) looks along axis 1, and torch.min(1, x) wants "
+    "two tensors; x.clamp(max=1) is the smaller of x and the number 1.",
 }
 
 NUMBERS_PER_IMAGE = (  # said beside "at non-singleton dimension", where an argument has shape (B,)
-    "Is one of the two a number for each image, shape (B,)? It fits beside images (B, C, H, W) when "
-    "[:, None, None, None], or per_image(numbers, images), has given it their axes. A whole table of a schedule has "
-    "T + 1 numbers: sigma[t] takes those of the steps t."
+    "Is one of the two a number for each image, shape (B,)? Beside images (B, C, H, W) it needs [:, None, None, None], "
+    "or per_image(numbers, images); beside a table (B, N) it needs [:, None]. A whole table of a schedule has T + 1 "
+    "numbers: sigma[t] takes those of the steps t."
 )
 
 

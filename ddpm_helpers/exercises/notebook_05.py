@@ -56,6 +56,12 @@ def _over_channels(x, groups):
     return ((h - mean) / (variance + 1e-5).sqrt()).reshape(x.shape)
 
 
+def _across_groups(x, groups):
+    h = _grouped(x, groups)
+    mean, variance = h.mean(1, keepdim=True), h.var(1, keepdim=True, correction=0)
+    return ((h - mean) / (variance + 1e-5).sqrt()).reshape(x.shape)
+
+
 def _divided_by(divisor):
     def wrong(x, groups):
         h = _grouped(x, groups)
@@ -87,6 +93,9 @@ Exercise(
         ),
         "It looks as if all channels are one group: that is a layer norm. Make `groups` of them.": (
             lambda x, groups: _normalise(x.flatten(1), x.shape)
+        ),
+        "It looks as if mean and variance are taken over the groups: take them within each group, over the last axis.": (
+            _across_groups
         ),
         "It looks as if each pixel is normalised by itself: a group spans all pixels of its channels.": _over_channels,
         "It looks as if `groups` was taken for the channels in a group: it is the number of groups.": (
@@ -401,6 +410,9 @@ Exercise(
         "channels come before pixels, so .transpose(2, 3), then reshape.": _channels_last,
         "It looks as if the softmax runs over the pixels that look: it runs over those that are looked at, the last "
         "axis.": _by_hand(axis=-2),
+        "It looks as if the softmax runs over the heads: it runs over the pixels that are looked at, the last axis.": (
+            _by_hand(axis=1)
+        ),
         "It looks as if the softmax is missing: the weights must be positive and add up to 1.": _scores_only,
         "It looks as if queries and keys are swapped: the softmax runs over keys.": _swapped,
         "It looks as if the channels are split into heads first: first come the queries of all heads, then all keys, "

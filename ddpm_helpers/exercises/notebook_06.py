@@ -317,6 +317,9 @@ Exercise(
         "It looks as if 1 - decay has lost its brackets: Python reads decay * average + 1 - (decay * value).": (
             lambda average, value, decay: decay * average + 1 - decay * value
         ),
+        "It looks as if 1 - decay has lost its brackets: Python reads decay * average + (value * 1) - decay.": (
+            lambda average, value, decay: decay * average + value - decay
+        ),
         "It looks as if decay is fixed at 0.999: use the argument.": (
             lambda average, value, decay: 0.999 * average + (1 - 0.999) * value
         ),
@@ -507,6 +510,9 @@ Exercise(
         ),
         "It looks as if a step with a large weight comes rarely: its stretch is the weight long, not 1 / weight.": (
             lambda u, weight: _owner(_places(u), 1 / weight)
+        ),
+        "It looks as if the two arguments of searchsorted changed places: first the ends, then the places.": (
+            lambda u, weight: torch.searchsorted(_places(u) * weight.sum(), weight.cumsum(0)) + 1
         ),
         "It looks as if the places themselves were returned: return the steps that own them.": (
             lambda u, weight: _places(u) * weight.sum()

@@ -109,14 +109,9 @@ def ddpm_loss(
         as `q_sample` and the model do.
         ValueError: if the model's answer has another shape than the noise.
     """
-    return F.mse_loss(_prediction(model, q_sample(schedule, x0, t, noise), t, noise), noise)
-
-
-def _prediction(model: Callable[[Tensor, Tensor], Tensor], x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """What the model answers; it must have the shape of the noise, with which it is compared."""
-    prediction = model(x_t, t)
+    prediction = model(q_sample(schedule, x0, t, noise), t)
     _check_images(noise=noise, prediction=prediction)
-    return prediction
+    return F.mse_loss(prediction, noise)
 
 
 def velocity_loss(
@@ -130,8 +125,9 @@ def velocity_loss(
 
     Arguments, result and errors as `ddpm_loss`.
     """
-    x_t = q_sample(schedule, x0, t, noise)
-    error = (_prediction(model, x_t, t, noise) - noise) / per_image(schedule.sqrt_alpha_bar[t], x_t)  # (B, C, H, W)
+    prediction = model(q_sample(schedule, x0, t, noise), t)
+    _check_images(noise=noise, prediction=prediction)
+    error = (prediction - noise) / per_image(schedule.sqrt_alpha_bar[t], noise)  # (B, C, H, W)
     return error.square().mean()
 
 
@@ -140,14 +136,16 @@ def min_snr_loss(
 ) -> Tensor:
     """Mean over the images of the smaller of two squared errors: that of the noise, and that of the clean image.
 
-    One answer has both errors, and they differ by the factor snr (notebook 09, equation 9.3): in much noise the image
+    One answer has both errors, and they differ by the factor snr (notebook 03, equation 3.34): in much noise the image
     is hard to tell and the noise is easy, in little noise it is the other way round. So the steps at the two ends,
-    where there is little to learn, weigh little. As a weight of the clean image's error this is min(snr, 1): min-SNR
-    weighting (Hang et al. 2023) with gamma = 1; they take 5.
+    where there is little to learn, weigh little. The weight of the noise's error is min(1, 1 / snr) (notebook 06,
+    equation 6.11): min-SNR weighting (Hang et al. 2023) with gamma = 1; they take 5.
 
     Arguments, result and errors as `ddpm_loss`.
     """
-    error = (_prediction(model, q_sample(schedule, x0, t, noise), t, noise) - noise).square()  # (B, C, H, W)
+    prediction = model(q_sample(schedule, x0, t, noise), t)
+    _check_images(noise=noise, prediction=prediction)
+    error = (prediction - noise).square()  # (B, C, H, W)
     weight = (1 / snr(schedule)[t]).clamp(max=1)
     return (error * per_image(weight, error)).mean()
 
@@ -666,7 +664,7 @@ class Trainer:
             raise TrainingError(
                 f"{what} of step {bad:,} is {found}: training stops, and a file saved before "
                 f"stays as it is. Try a smaller learning_rate than {self.config.learning_rate:g}, or a longer warmup; "
-                "and look for NaN in the images and in the network's own code"
+                "and look for a division by 0, a root or a logarithm in the network's own code"
             )
         self._finite = self.step
 

@@ -1,7 +1,7 @@
 """Train a DDPM from a terminal, on one process or several.
 
     python -m ddpm_helpers.training --data mnist --steps 3000 --checkpoint runs/mnist.pt --samples runs/mnist.png
-    torchrun --nproc-per-node 2 -m ddpm_helpers.training --data mnist --checkpoint runs/mnist.pt
+    torchrun --nproc-per-node 2 -m ddpm_helpers.training --data mnist --steps 3000 --checkpoint runs/mnist.pt
 
 Run the same line again after an interruption: it goes on from the checkpoint. Several processes share each batch, so
 they make the run that one process makes, in less time.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Inside the U-Net
 #
-# ![Three rows: digits, most of them readable; the same samples all black or all white; the digits of a repaired network](../figures/05_two_drawings.png)
+# ![Three rows: strokes, half of them readable digits; the same samples all black or all white; the digits of a repaired network](../figures/05_two_drawings.png)
 #
 # *The first two rows are the same twelve samples of one network, drawn in two ways. (The gaps in the second row are
 # pictures as white as this page.) One of the drawings hides what is wrong with the network. This notebook finds out
@@ -147,7 +147,7 @@ through([nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.SiLU()) for _ in rang
 #
 # ## Group norm
 #
-# A **group norm** (Wu & He 2018) cuts the channels of an image into groups that follow each other, takes mean $\mu_g$
+# A **group norm** (Wu & He 2018) cuts the channels of an image into groups of neighbours, takes mean $\mu_g$
 # and variance $v_g$ of each group over all its channels and all its pixels, and makes them 0 and 1. For channel $c$ in
 # group $g$ and pixel $i$:
 #
@@ -577,7 +577,7 @@ def agreement(a, b):
     a, b = torch.fft.fft2(a[:, 0]), torch.fft.fft2(b[:, 0])
     products = ((a * b.conj()).real, a.abs() ** 2, b.abs() ** 2)  # (N, 28, 28) each
     both, in_a, in_b = (torch.zeros(21).index_add(0, waves, p.sum(0).flatten()) for p in products)
-    return (both / (in_a * in_b).sqrt())[:15]
+    return (both / (in_a * in_b).sqrt())[:15]  # 15 to 20 waves fit in along the diagonals alone
 
 def cut(module, inputs):
     h, skip = inputs[0].chunk(2, dim=1)
@@ -776,8 +776,8 @@ viz.image_rows(rows, alt=alt)
 # %% [markdown]
 # *In a full run on a CPU: the second row is what the sampler returned, drawn on the scale of the data. Each picture is
 # black or white all over (and a white one is invisible on this page). The first row holds the same numbers, each
-# picture rescaled by itself, and most of it could pass for digits. In those the strokes were right all along, relative
-# to each other. Whoever draws only the first row never learns that the network has lost every pixel's value. The third
+# picture rescaled by itself. About half of them could pass for digits, and two are little but grain. Where there are
+# strokes, they were right all along, relative to each other. Whoever draws only the first row never learns that the network has lost every pixel's value. The third
 # row, from the same noise, needs no rescaling. `viz` in this course clips and never rescales;
 # [notebook 12](12_debugging_clinic.ipynb) has this bug among its cases.*
 #

@@ -91,7 +91,7 @@ ddpm_loss = check(ddpm_loss)
 # hand, it can be checked. Let it answer $c\, x_t$, whatever the step. Then $\epsilon - c\, x_t = (1 - c\, \sigma_t)\,
 # \epsilon - c \sqrt{\bar\alpha_t}\, x_0$ with $\sigma_t = \sqrt{1 -
 # \bar\alpha_t}$, and since $\epsilon$ has mean 0 and variance 1, the loss at one $t$ is $(1 - c\,\sigma_t)^2 + c^2\,
-# \bar\alpha_t$ times the mean square of a pixel.
+# \bar\alpha_t\, P$, where $P$ is the mean square of a pixel.
 
 # %% tags=["nbval-check-output"]
 few, tables, c = to_float(data.images[:1000]), cosine_schedule(1000), 0.7
@@ -206,18 +206,19 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
     print(f"{dtype!s:15} largest {about.max:.0e}, smallest normal {about.tiny:.0e}, the next after 1 is 1 + {about.eps:.0e}")
 
 # %% [markdown]
-# *float16 is the older half precision. It has one digit more, but gradients below the 6e-05 in its line, its smallest
-# number with all digits, lose them one by one and then vanish, and one above 65,504 (the 7e+04) is infinite, so it
-# takes a loss that is scaled up and down during training. bfloat16 takes nothing but `torch.autocast`.*
+# *float16 is the older half precision. It has one digit more, and a narrow range. Gradients below the 6e-05 in its line
+# lose their digits one by one and then vanish; one above 65,504 (the 7e+04) becomes infinite. So training in float16
+# needs a loss that is scaled up and down on the way. bfloat16 needs nothing but `torch.autocast`.*
 
 # %%
+# On an Apple GPU autocast is left out: older versions of PyTorch do not have it there.
 for dtype in [torch.float32] if device.type == "mps" else [torch.float32, torch.bfloat16]:
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         print(f"{dtype!s:15} loss {train_step():.4f}, {milliseconds(train_step):.1f} ms")
 print("fast_dtype chooses", training.fast_dtype(device))
 
 # %% [markdown]
-# *The loss of one and the same batch agrees to about three digits. Whether it is faster depends on the hardware: recent
+# *The loss of one and the same batch agrees to about three digits. Whether bfloat16 is faster depends on the hardware: recent
 # CPUs for servers and GPUs since Ampere compute in bfloat16, while others imitate it and lose time. `fast_dtype` asks
 # the hardware, and the trainer below does what it says.*
 #
@@ -305,8 +306,8 @@ for name, choose in ways.items():
     print(f"{name:12} loss scatters by {loss_scatter:.4f}, gradient by {gradient_scatter:.3f}")
 
 # %% [markdown]
-# *In a full run the loss scatters less than half as much, and the gradient a seventh less. Most of what the gradient
-# varies by comes from the images and the noise, at one and the same step. So do not expect stratified steps to train
+# *In a full run the loss scatters less than half as much, and the gradient a seventh less. Most of the
+# gradient's scatter comes from the images and the noise: it is there even where the steps stay the same. So do not expect stratified steps to train
 # much faster. They make the curve that you watch calmer, at no cost: you see sooner whether a change helps.*
 #
 # ## Lever 4: average the weights
@@ -342,8 +343,8 @@ ema_update = check(ema_update)
 # $$\bar\theta_n = d^{\,n}\, \bar\theta_0 + (1 - d) \sum_{i=1}^{n} d^{\,n-i}\, \theta_i \tag{6.5}$$
 #
 # So the last $1/(1-d)$ values count, roughly: 1,000 of them for $d = 0.999$. If the $\theta_i$ jitter independently
-# with variance $v$ around a fixed place, the squares of these weights add up to the variance of the average. For large
-# $n$ it is a geometric series, and $1 - d^2 = (1 - d)(1 + d)$:
+# with variance $v$ around a fixed place, the variance of the average is $v$ times the sum of the squares of their factors
+# in (6.5). For large $n$ that is a geometric series, and $1 - d^2 = (1 - d)(1 + d)$:
 #
 # $$\operatorname{Var}[\bar\theta_n] = (1 - d)^2 \sum_{k=0}^{\infty} d^{\,2k}\; v = \frac{(1 - d)^2}{1 - d^2}\; v = \frac{1 - d}{1 + d}\; v \tag{6.6}$$
 
@@ -568,7 +569,7 @@ viz.image_rows(rows, alt="Samples of the sound network, of one that is wrong ear
 
 # %% [markdown]
 # *Beside each row stands its loss on the test images. Both faults cost the same. In a full run on a CPU the row that is
-# wrong early can hardly be told from the sound one. In the row that is wrong late strokes get thin, break, or vanish,
+# wrong early can hardly be told from the sound one. In the row that is wrong late, strokes get thin, break, or vanish,
 # and several digits have become other ones or none. A shift of 0.1 in the noise is a darker guess of the image, by
 # $0.1\, \sigma_t / \sqrt{\bar\alpha_t}$, and where there is little signal that is a lot; the next steps build on it. So
 # when the loss is low and the samples are bad, look at the loss of the late steps, and at the mean brightness of your
@@ -632,7 +633,7 @@ rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in 
 viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of one that predicts the velocity")
 
 # %% [markdown]
-# *In a full run on a CPU: up to $t = 400$ the noise network (blue) is ahead by a little. Beyond, its error runs away:
+# *In a full run on a CPU: up to $t = 300$ the noise network (blue) is ahead by a little. Beyond 400 its error runs away:
 # at $t = 950$ it is above 1, worse than that of a grey image. The velocity network (orange) ends at a quarter of it,
 # which is what the mean of all digits scores: so late, nothing more is known. In the samples, compare column by column.
 # The noise network's strokes are fat and flow together: a guess at large $t$ that is too bright is built upon by all
@@ -709,7 +710,8 @@ viz.image_rows(rows, alt="Samples of three networks: the noise, the velocity, an
 # $t = 950$, and better by a tenth in the middle, at $t = 500$, where the outline of the digit is settled. In the samples, compare the last two
 # rows: mostly the same figures, a little smoother below. But one short run of each and twelve samples prove nothing.
 # [Notebook 09](09_libraries.ipynb) changes output and weights one at a time, judges a thousand samples of each, and says
-# how far chance goes: the weight of the noise's error costs a lot; the other two cannot be told apart.*
+# how far chance goes: to minimise the plain error of the noise costs a lot; the error of the velocity and the smaller
+# error cannot be told apart.*
 #
 # ### A weight without a factor
 #
@@ -787,8 +789,8 @@ for name, (objective, choose) in ways.items():
 # Scatter falls with the root of the batch size, so this is worth as much as a batch larger by a third or more, and
 # costs nothing. Of all changes that [notebook 09](09_libraries.ipynb) tries in three minutes of training this one helps
 # the samples most: from each of three seeds they come closer to real digits, by an eighth to almost a fifth. The
-# scatter hardly explains that: there, stratified steps do not help more than chance (nor does a batch twice as large,
-# though it makes only half as many steps in the same time).*
+# scatter hardly explains that: there, stratified steps do not help more than chance. (Nor does a batch twice as
+# large, but in the same time it makes only about half as many steps.)*
 #
 # The network of notebooks [07](07_sampling.ipynb) and [08](08_evaluation.ipynb) predicts the noise, as the paper's
 # does, and was trained on steps drawn by weight. The weights shipped for [notebook 10](10_colour_and_scale.ipynb) and
@@ -884,7 +886,8 @@ child.kill()
 print(f"ended with {child.wait()}; the file holds step {checkpoint.load_checkpoint(path)['step']}")
 
 # %% [markdown]
-# *A process that a signal ended reports the signal's number with a minus; SIGKILL has the number 9. The file is whole.
+# *A process that a signal ended reports the signal's number with a minus; SIGKILL has the number 9. (Windows has
+# no such signal, and reports 1.) The file is whole.
 # (If yours ended with 0, it made its 80 steps in half a second, and nothing was left to kill.) A fresh trainer goes on
 # from the file, as before:*
 
@@ -974,8 +977,9 @@ attempt(lambda: list(Trainer(UNet(base=8, multipliers=(1, 2), patch=2), whole.sc
 folder.cleanup()
 
 # %% [markdown]
-# *Both messages say what to do. In practice a NaN comes from a learning rate that is too large for the network, from a
-# division by 0 in a network of your own, or from images that hold one. The last file from before it stays on the disk:
+# *Both messages say what to do. In practice a NaN comes from a learning rate that is too large for the network, or from
+# a division by 0 in a network of your own. (In a loop of your own look at the images, too: floats can hold one, and the
+# bytes that `Trainer` takes cannot.) The last file from before it stays on the disk:
 # resume that, with a smaller rate in a new run if need be.*
 #
 # ## A run of your own
@@ -1009,12 +1013,13 @@ if KEEP:
 # | MPS | Apple silicon | float32 | as it is |
 # | CPU | else | bfloat16 where AVX-512 BF16 or AMX is built in, else float32 | channels_last for networks without GroupNorm |
 #
-# The same training runs from a terminal, and on several GPUs or processes with torchrun. Processes share each batch, so
+# The same training runs from a terminal, and on several GPUs or processes with torchrun, PyTorch's launcher
+# for them. Processes share each batch, so
 # that together they make the run that one process would make:
 #
 # ```
 # python -m ddpm_helpers.training --data mnist --steps 20000 --checkpoint runs/mnist.pt --samples runs/mnist.png
-# torchrun --nproc-per-node 2 -m ddpm_helpers.training --data mnist --checkpoint runs/mnist.pt
+# torchrun --nproc-per-node 2 -m ddpm_helpers.training --data mnist --steps 20000 --checkpoint runs/mnist.pt --samples runs/mnist.png
 # ```
 #
 # After an interruption, type the same line again. `--help` lists the rest.
