@@ -145,7 +145,7 @@ def test_a_schedule_that_is_spoilt_is_seen(capsys):
 @pytest.mark.parametrize(
     ("name", "wrong", "says"),
     [
-        ("ddim_steps", lambda T, steps: [T * i / steps // 1 for i in range(steps, 0, -1)], "not all are integers"),
+        ("ddim_steps", lambda T, steps: [T * i / steps // 1 for i in range(steps, 0, -1)], "some are floats"),
         ("ddim_steps", lambda T, steps: list(range(T, 0, -1))[:steps], "At index 1 it should be 750, and is 999."),
         ("snr", lambda s: s.alpha_bar / (s.sigma**2 + 1e-5), "At index 0 it should be inf"),
         ("naive_loss", lambda m, *batch: naive_loss(m, *batch).detach().requires_grad_(), "no gradient can flow"),
@@ -324,6 +324,21 @@ def test_what_has_no_name_is_not_marked(capsys):
     result = torch.zeros(2)
     assert check(result) is result
     assert "wants the function itself, without brackets: check(corrupt)" in capsys.readouterr().out
+
+
+def test_nearest_images_must_not_hold_all_differences(capsys):
+    def all_at_once(samples, images):
+        found = (samples[:, None] - images).square().mean((2, 3, 4)).sqrt().min(1)
+        return found.indices, found.values
+
+    def one_by_one(samples, images):
+        found = [all_at_once(sample[None], images) for sample in samples]
+        return torch.cat([index for index, _ in found]), torch.cat([distance for _, distance in found])
+
+    check(named(one_by_one, "nearest_images"))
+    assert "correct" in capsys.readouterr().out
+    check(named(all_at_once, "nearest_images"))
+    assert "they take 38 GB" in capsys.readouterr().out
 
 
 def test_stop_button_is_not_swallowed():

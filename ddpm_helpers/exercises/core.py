@@ -36,6 +36,10 @@ class EquationError(AssertionError):
     """The two sides of a numbered equation differ by more than the stated tolerance."""
 
 
+def _nothing_else(answer: Callable) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One exercise of one notebook; making one registers it under its reference's name."""
@@ -46,6 +50,7 @@ class Exercise:
     mistakes: dict[str, Callable]  # sentence for the learner -> the wrong function that earns it
     tolerance: float = 1e-5  # largest error allowed, relative to the largest expected value
     tolerance_64: float = 1e-5  # the same where the expected result is a float64 tensor
+    also: Callable[[Callable], str | None] = _nothing_else  # answer with right values -> what else is wrong with it
 
     def __post_init__(self):
         EXERCISES[self.name] = self
@@ -230,7 +235,7 @@ def _problem(exercise: Exercise, answer: Callable) -> str | None:
     tolerances = [exercise.tolerance_64 if _is_double(right) else exercise.tolerance for right in expected]
     differences = [_difference(*each) for each in zip(expected, outcomes, tolerances, strict=True)]
     if not any(differences):
-        return None
+        return exercise.also(answer)
 
     def is_made_by(mistake: Callable, case: tuple, outcome: Any, tolerance: float) -> bool:
         result = _run(mistake, case)

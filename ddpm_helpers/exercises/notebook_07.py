@@ -102,7 +102,8 @@ Exercise(
         ),
         "It looks as if the noise has the posterior's variance: a good choice, and the next one in the text. Here "
         "it is beta_t.": _noisy(lambda s, t: s.posterior_variance[t].sqrt()),
-        "It looks as if the guess at the clean image is not clipped: .clamp(-1, 1) before the mean.": (
+        "It looks as if the mean does not use a clipped guess. Keep what .clamp(-1, 1) returns, and take (7.2) for the "
+        "mean: in (7.3) there is no guess to clip.": (
             _with_mean(lambda s, x_t, t, eps: _mean(s, x_t, t, _guess(s, x_t, t, eps, clip=False)))
         ),
         "It looks as if the mean is clipped: clip the guess at the clean image. x_{t-1} may lie outside of [-1, 1].": (
@@ -157,6 +158,13 @@ Exercise(
         "It looks as if the guess takes off the fresh noise: (7.1) has eps, what the network answered.": (
             lambda s, x_t, t, eps, noise: (
                 _mean(s, x_t, t, _guess(s, x_t, t, noise)) + (0.0 if t == 1 else s.beta[t].sqrt() * noise)
+            )
+        ),
+        "It looks as if the guess takes off sigma_t squared times eps: the image holds sigma_t times eps.": (
+            _with_mean(
+                lambda s, x_t, t, eps: _mean(
+                    s, x_t, t, ((x_t - s.sigma[t] ** 2 * eps) / s.sqrt_alpha_bar[t]).clamp(-1, 1)
+                )
             )
         ),
         "It looks as if the guess takes off eps itself: the image holds sigma_t times eps.": (
@@ -356,6 +364,19 @@ Exercise(
         ),
         "It looks as if the noise is computed with alpha_bar_t: x_t holds its root, sqrt_alpha_bar_t, times x0_hat.": (
             _ddim_remixing(lambda schedule, x_t, t, x0_hat: (x_t - schedule.alpha_bar[t] * x0_hat) / schedule.sigma[t])
+        ),
+        "It looks as if sqrt_alpha_bar is read at t in the last line: the new mix is that of step s.": (
+            _ddim_with(
+                lambda schedule, t, s, x0_hat, eps: schedule.sqrt_alpha_bar[t] * x0_hat + schedule.sigma[s] * eps
+            )
+        ),
+        "It looks as if the noise is divided by sigma_s: x_t holds sigma_t of it.": (
+            lambda schedule, x_t, t, s, eps: _ddim_from(
+                schedule,
+                s,
+                _guess(schedule, x_t, t, eps),
+                (x_t - schedule.sqrt_alpha_bar[t] * _guess(schedule, x_t, t, eps)) / schedule.sigma[s],
+            )
         ),
         "It looks as if sigma is read at t in the last line: the new mix is that of step s.": (
             _ddim_with(

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..metrics import frechet_distance, nearest_images, prior_bits
 from ..schedule import cosine_schedule, linear_schedule
@@ -287,6 +288,38 @@ def _unclamped(samples, images):
     return found.indices, found.values
 
 
+def _undivided(samples, images):
+    """(8.7) with a sum where its last term has a mean."""
+    x, y = samples.flatten(1), images.flatten(1)
+    squares = x.square().mean(1)[:, None] + y.square().mean(1) - 2 * x @ y.T
+    found = squares.clamp(min=0).sqrt().min(1)
+    return found.indices, found.values
+
+
+class _Largest(TorchDispatchMode):
+    """Sees how many numbers the largest tensor holds that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
+def _all_pairs(answer) -> str | None:
+    samples, images = _images(10, 30, 1, 4, 4), _images(11, 40, 1, 4, 4)
+    with _Largest() as seen:
+        answer(samples, images)
+    if seen.numbers < 30 * images.numel():
+        return None
+    return (
+        "The values are right. But all differences, (N, M, C, H, W), are held at once: with 200 samples and 60,000 "
+        "images they take 38 GB. Take torch.cdist, or (8.7), or a few samples at a time."
+    )
+
+
 Exercise(
     tag="8.2",
     reference=nearest_images,
@@ -333,7 +366,9 @@ Exercise(
         "It looks as if the channels are left out of the number of pixels: count C H W.": (
             _nearest(scale=lambda images: math.sqrt(images[0, 0].numel()))
         ),
+        "It looks as if the product of (8.7) is a sum over the pixels: divide it by their number, too.": _undivided,
     },
+    also=_all_pairs,
 )
 
 
@@ -392,6 +427,15 @@ Exercise(
         ),
         "It looks as if the minus inside of the logarithm is missing: log(1 - alpha_bar_T) is torch.log1p(-a_bar).": (
             _prior(lambda s, x: _with_log(s, x, torch.log1p(s.alpha_bar[-1])))
+        ),
+        "It looks as if log1p was given 1 - alpha_bar_T: it adds the 1 by itself, so write torch.log1p(-a_bar).": (
+            _prior(lambda s, x: _with_log(s, x, torch.log1p(1 - s.alpha_bar[-1])))
+        ),
+        "It looks as if - alpha_bar_T is left out: (8.9) has three terms.": (
+            _prior(lambda s, x: 0.5 * (s.alpha_bar[-1] * x.square() - torch.log1p(-s.alpha_bar[-1])))
+        ),
+        "It looks as if the 1/2 belongs to the first term alone: it multiplies all three.": (
+            _prior(lambda s, x: 0.5 * s.alpha_bar[-1] * x.square() - s.alpha_bar[-1] - torch.log1p(-s.alpha_bar[-1]))
         ),
         "It looks as if the logarithm of the variance is left out.": (
             _prior(lambda s, x: 0.5 * (s.alpha_bar[-1] * x.square() - s.alpha_bar[-1]))

@@ -193,7 +193,8 @@ class BitsPerDim(NamedTuple):
     prior: float  # L_T: how far x_T is from N(0, I)
     steps: Tensor  # (K,) the steps at which L_{t-1} was computed, rising
     per_step: Tensor  # (K,) L_{t-1} at those steps
-    middle: float  # the sum of L_{t-1} over t = 2 ... T, estimated from `per_step`
+    width: Tensor  # (K,) how many of the steps 2 ... T each of those stands for
+    middle: float  # the sum of L_{t-1} over t = 2 ... T, estimated: that of `per_step` times `width`
     decoder: float  # L_0: -log p(x_0 | x_1), discretised to the 256 grey levels
 
     @property
@@ -259,7 +260,7 @@ def bits_per_dim(
     _, x0_hat, _ = guess(1)
     decoder = -discretised_log_likelihood(images, x0_hat, schedule.beta[1].sqrt()).mean() * nats
     middle = (per_step * width).sum().item()
-    return BitsPerDim(prior_bits(schedule, images), chosen, per_step, middle, decoder.item())
+    return BitsPerDim(prior_bits(schedule, images), chosen, per_step, width, middle, decoder.item())
 
 
 def prior_bits(schedule: NoiseSchedule, images: Tensor) -> float:

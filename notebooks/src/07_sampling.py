@@ -37,8 +37,8 @@ generator = torch.Generator().manual_seed(0)
 #
 # [Notebook 06](06_train_ddpm.ipynb) trained networks that predict noise, and left it to a function to make images of
 # the predictions. This notebook opens that function. For the network, a U-Net ([notebook 05](05_unet.ipynb)) learned
-# to predict the noise, on steps drawn by weight (`--middle`) as at the end of notebook 06, but wider (`--base 48`) and
-# for 14,000 steps. Its weights lie beside the course's code. Weights without their recipe are a riddle, so the file
+# to predict the noise, on steps drawn by weight (`--middle`, "A weight without a factor" in notebook 06), but wider
+# (`--base 48`) and for 14,000 steps. Its weights lie beside the course's code. Weights without their recipe are a riddle, so the file
 # holds both.
 
 # %%
@@ -62,8 +62,8 @@ print(f"16 digits in 50 steps: {time.perf_counter() - start:.1f} seconds on {dev
 viz.image_grid(grid, columns=4, alt="Sixteen sampled digits in a 4 x 4 grid")
 
 # %% [markdown]
-# *Every one of these started as noise. How many would you take for handwriting? Keep the number in mind, and mind that
-# it is your number: [notebook 08](08_evaluation.ipynb) asks a measurement instead.*
+# *Every one of these started as noise. How many would you take for handwriting? Keep the number in mind. It is an
+# opinion; [notebook 08](08_evaluation.ipynb) measures.*
 #
 # ### A promise about seeds
 #
@@ -239,7 +239,7 @@ viz.explore_trajectory([Step(step.t, step.x[:8], step.x0_hat[:8]) for step in pa
 #
 # ## Four details that decide
 #
-# Algorithm 2 is short, and each of its lines is easily got almost right. We now change one thing at a time. The starts and
+# Algorithm 2 is short, and in each of its lines a small mistake can hide. We now change one thing at a time. The starts and
 # the noise stay those of the first images above, so each column of the pictures shows what one change did. Three of the
 # changes need a whole walk, so we let them go side by side, with one call of the network per step for all; what is changed
 # stands in the three lines of `walks`. The course's own step takes the noise as an argument and has a switch for each of the
@@ -280,7 +280,7 @@ viz.image_rows(rows, alt="The same digits without noise at the last step, with a
 # that nobody sees lives long, until somebody takes the code to another schedule. The last row has the $\beta_1 = 0.002$ of a
 # linear schedule with 50 steps: look closely at the black, it is not black any more.*
 #
-# ### Noise at every other step
+# ### Noise at all the other steps
 #
 # Then why add any? Guess before you run: with $z = 0$ at *all* steps, do the digits come out cleaner, blurred, or not at
 # all?
@@ -309,7 +309,8 @@ viz.image_rows({"with noise": clean, "without": walks["no noise"]}, alt="Eight d
 
 # %%
 print(f"an error of the noise at t = T is multiplied by {(schedule.sigma[-1] / schedule.sqrt_alpha_bar[-1]).item():,.0f}")
-print(f"weight of the guess at step 980: {schedule.sqrt_alpha_bar[980].item():.4f}")
+of_guess = schedule.sqrt_alpha_bar[-2] * schedule.beta[-1] / schedule.sigma[-1] ** 2  # its weight in (7.2) at t = T
+print(f"weight of the guess in the first of 1000 steps: {of_guess.item():.4f}, in that of 50: {schedule.sqrt_alpha_bar[980].item():.4f}")
 for t in (1000, 990, 900, 500, 1):
     print(f"t = {t:4}: unclipped guesses reach {reach[t]:8.1f}")
 rows = {"1000, clipped": clean, "1000, not": walks["no clipping"]}
@@ -317,8 +318,8 @@ rows |= {"50, clipped": grid[:few], "50, not": sample(model, schedule, few, step
 viz.image_rows(rows, alt="The same starts with and without clipping: without it, some digits and much dirt in 1000 steps, and ruins in 50")
 
 # %% [markdown]
-# *First the upper two rows; the second is the bare formula (7.3). Of a first guess beyond two thousand the first of
-# 1000 steps takes 0.0016, at most 3.4 beside noise of size 1. That looks like little, and three images got over it, two
+# *First the upper two rows; the second is the bare formula (7.3). In the first of 1000 steps the guess has the
+# weight 0.0016 in (7.2). For a guess beyond two thousand that makes at most 3.4, beside noise of size 1. That looks like little, and three images got over it, two
 # of them as other digits than above. In the other five the network met pixels such as no training image has, answered
 # them wrongly, and the next steps built on it. (How much a network repairs is hard to foresee: one from the same
 # command with `--steps 10000` got over nearly all of it.) Now the lower two rows: eight images of the grid from the
@@ -586,8 +587,8 @@ viz.image_rows(rows, alt="Twelve starts in ten steps with three shares of fresh 
 # %% [markdown]
 # *The starts are equal in all rows, most digits are not: with fresh noise the start does not decide alone any more.
 # Which row is best? Song, Meng & Ermon (2021, table 1) found $\eta = 0$ ahead when steps are few, on other data and
-# with a measure of quality. Twelve digits and an eye are not one; [notebook 08](08_evaluation.ipynb) has one, and a
-# surprise about it.*
+# with a measure of quality. Twelve digits, looked at, are none. [Notebook 08](08_evaluation.ipynb) has one, and with it, at
+# fifty steps, a surprise.*
 #
 # ## Why few steps are enough: it is a path
 #
@@ -694,8 +695,9 @@ for name, begin in {
 # that the network sees at each place. The end should be a start from which DDIM comes back to the image. That is
 # **inversion**, and `ddim_invert` does it. We try it on real digits that the network was not trained on.
 #
-# Two remarks first. There is no clipping: a clipped value cannot be recovered. And we turn around at $t = 950$, because of
-# the number 20,000 from above: without clipping the last steps of our schedule would multiply every error by it.
+# Two remarks first. There is no clipping: a clipped value cannot be recovered. And we turn around at $t = 950$, where an
+# error of the noise is multiplied by 13 in the guess. At $t = T$ it would be the 20,000 from above, with nothing to clip
+# the guess.
 
 # %%
 test = load_images("mnist", train=False)
@@ -748,7 +750,7 @@ viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="One real digit be
 # **What broke:** nothing failed, and that is the trouble. We said that 50 steps look like 1000, that both variances
 # look alike, that five steps stay closer from 950, and that arcs keep variety. All that was measured is how far images
 # lie from each other, and that is not quality. Are the samples *good*? Are they *varied*, or is one digit missing? Are
-# they *new*, or copies of training images? By eye is not a measurement. [Notebook 08](08_evaluation.ipynb) measures.
+# they *new*, or copies of training images? Looking is not measuring. [Notebook 08](08_evaluation.ipynb) measures.
 #
 # ### Experiments to try
 #

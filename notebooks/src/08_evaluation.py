@@ -79,7 +79,7 @@ viz.image_rows(rows, alt="Three rows of twelve digits: clear ones, mixed ones, a
 # ## A judge
 #
 # The classifier above is our judge. It is a small convolutional network that reads digits; `python -m ddpm_helpers.metrics`
-# trains it, and the weights are shipped. Who judges must be examined first.
+# trains it, and the weights are shipped. A judge must be examined first.
 
 # %%
 kept = 10 * n  # real images that we look at
@@ -186,19 +186,20 @@ verify("8.2", cost, (1.0 - 2.5) ** 2 + (2.0 - 0.5) ** 2, tol=5e-3)
 # %% [markdown]
 # In 64 dimensions a Gaussian has a mean $\mu$ (64 numbers) and a **covariance**, a 64 x 64 matrix: entry $(i, j)$ is
 # the mean product of the deviations of features $i$ and $j$ from their means. Call the two matrices $A$ and $B$. In
-# place of $\sigma_b / \sigma_a$ stands a matrix $M$. It must turn the cloud $A$ into the cloud $B$; as $M x$ has the
-# covariance $M A M^\top$, that means $M A M^\top = B$. Many matrices do, since one may turn the cloud on the way. The
-# cheapest one is the one without turning, which means symmetric and without negative eigenvalues (Dowson & Landau
+# place of $\sigma_b / \sigma_a$ stands a matrix $M$. It must make the cloud $B$ of the cloud $A$; as $M x$ has the
+# covariance $M A M^\top$, that means $M A M^\top = B$. Many matrices do, since one may rotate the cloud on the way. The
+# cheapest one is the one without a rotation, which means symmetric and without negative eigenvalues (Dowson & Landau
 # 1982):
 #
 # $$M = A^{-1/2} \big(A^{1/2} B A^{1/2}\big)^{1/2} A^{-1/2}, \qquad M A M = B \tag{8.3}$$
 #
 # $A^{1/2}$ is the **root** of $A$, the symmetric matrix without negative eigenvalues whose product with itself is $A$.
-# The root of a symmetric matrix is had by taking the roots of its eigenvalues. For one dimension (8.3) says
+# To take the root of a symmetric matrix, keep its eigenvectors and take the roots of its eigenvalues. For one dimension (8.3) says
 # $M = \sigma_b / \sigma_a$. And the cost of $y = \mu_b + M(x - \mu_a)$? $x - y$ has the covariance $A + B - M A - A M$.
 # The mean of a squared length is the squared length of the mean plus the sum of the variances, the diagonal of the
-# covariance: that sum is its **trace**, tr. In a trace factors may go round, so $M A$ and $A M$ both have that of the
-# middle root of (8.3), and the mean cost is
+# covariance: that sum is its **trace**, tr. In a trace factors may go round,
+# $\mathrm{tr}(P Q) = \mathrm{tr}(Q P)$, so $M A$ and $A M$ both have the trace of the middle root of (8.3), and the mean
+# cost is
 #
 # $$d^2 = \lVert \mu_a - \mu_b \rVert^2 + \mathrm{tr}\Big(A + B - 2 \big(A^{1/2} B A^{1/2}\big)^{1/2}\Big) \tag{8.4}$$
 #
@@ -299,7 +300,7 @@ print(f"real against real:    {frechet_distance(other, one):.1f}")
 # features of one particular network, Inception, trained on photographs. Other features, other numbers: ours can be compared
 # with ours, and with nothing in any paper. Calling it FID would invite exactly that.
 #
-# Nor does it work without a cloud. Of the sets that fooled the judge, noise is found out, and a set that does not vary is
+# Nor does the distance work without a cloud. Of the sets that fooled the judge, noise is found out, and a set that does not vary is
 # refused:
 
 # %%
@@ -379,8 +380,8 @@ viz.image_rows(rows, titles=["0", *"1234"], alt="One digit under growing blur, n
 #
 # $$\mathbb{E}\, \lVert m_a - m_b \rVert^2 = \frac{2\, \mathrm{tr}\, A}{n} \tag{8.6}$$
 #
-# where $m_a, m_b$ are the means of the two sets and $A$ the covariance of all. The covariances add as much again and
-# more. Here the true distance is 0 and no estimate is below it, so their mean is above it: estimates are **biased**.
+# where $m_a, m_b$ are the means of the two sets and $A$ the covariance of all. The covariances add about
+# twice as much on top. Here the true distance is 0 and no estimate is below it, so their mean is above it: estimates are **biased**.
 # (For samples, too: the first term gains $\mathrm{tr}\, A / n + \mathrm{tr}\, B / n$, whatever the true distance.) We
 # run (8.6) with 1,000 random pairs of sets of 50.
 
@@ -496,12 +497,13 @@ nearest_images = check(nearest_images)
 # </details>
 #
 # Below ten samples and, under each, the training image that is nearest to it of all. (The cell also asks for as many
-# `held-out` images, test images drawn with the shuffled numbers in `chosen`; we need them next.)
+# `held-out` images, random test images; we need them next.)
 
 # %%
 library, k = to_float(train.images), n // 5
 near = {}
-for name, images in {"samples": samples[50][:k], "held-out": reals[chosen[chosen < kept][:k]]}.items():
+unseen = reals[torch.randperm(kept, generator=generator)[:k]]
+for name, images in {"samples": samples[50][:k], "held-out": unseen}.items():
     near[name] = nearest_images(images, library)
 rows = {"samples": samples[50][:10], "nearest": library[near["samples"][0][:10]]}
 viz.image_rows(rows, titles=[f"{d:.2f}" for d in near["samples"][1][:10]], alt="Ten samples, and below each the nearest training image")
@@ -543,6 +545,8 @@ for name, (_, distance) in near.items():
 # network (Ho et al. 2020, equation 5). Per dimension of $D$, in bits:
 #
 # $$-\frac{\log_2 p_\theta(x_0)}{D} \le \frac{1}{D \log 2} \Big(L_T + \sum_{t=2}^{T} L_{t-1} + L_0\Big) \tag{8.8}$$
+#
+# In (8.8) each $L$ belongs to a whole image; below we write them per pixel, already divided by $D$.
 #
 # The **prior** term $L_T$ says how far $x_T$ is from $\mathcal{N}(0, I)$. Each **step** term $L_{t-1}$ says how far the
 # model's step is from the true one, and the **decoder** term $L_0$ what it costs to name the exact grey level at the
@@ -688,8 +692,9 @@ viz.image_rows({name: images[:10] for name, images in bill.items()}, alt="Ten im
 # %% [markdown]
 # *On real MNIST there are four surprises. A model that invents digits packs them worse than zlib, which has never seen
 # one. Coins that nobody can see cost more than a third of a bit per pixel, because they are real information: bits are
-# about every grey level, eyes are not (and zlib, which lives on pixels that are exactly equal, pays more than a whole
-# bit for them). The model finds its own samples less probable than real digits, since their black is not quite black.
+# about every grey level, eyes are not. (A coin holds a whole bit. The model pays only a part of it on top, since it was
+# paying for uncertain grey levels already, as the next cell shows. zlib, which lives on pixels that are exactly equal,
+# pays more than the whole bit.) The model finds its own samples less probable than real digits, since their black is not quite black.
 # And black images, about which there is nothing to tell, still cost a bit and a half per pixel.*
 #
 # Where do the bits for black come from?
@@ -709,18 +714,18 @@ print(f"decoder, the mean exactly at black:        {-certain.item() / math.log(2
 #
 # ### Where the bits are, and where the loss looks
 #
-# Now the steps one by one. The paper's loss is $L_{simple}$: (8.10) with $w_t$ replaced by 1. So a step has two shares,
-# both counted without $t = 1$, the decoder: one in the bound, and one in that loss. (`b.steps` are the steps that were
-# computed, `b.per_step` their terms; `b.middle` estimates the sum of all.)
+# Now the steps one by one. The paper's loss is $L_{simple}$: (8.10) with $w_t$ replaced by 1. So each step has two
+# shares, one in the bound and one in that loss. Both leave out $t = 1$, the decoder. (`b.steps` are the steps that were
+# computed, `b.per_step` their terms, and `b.width` says how many steps each of them stands for; `b.middle` is the
+# estimate of the sum of all.)
 
 # %%
 b = bounds["test digits"]
 error = ((b.per_step * math.log(2) - price[b.steps - 1]) / weight[b.steps]).clamp(min=0)  # (8.10) solved for it
-width = torch.cat([b.steps, torch.tensor([schedule.T + 1])]).diff()  # how many steps each of these stands for
-shares = {"bound": b.per_step / b.middle, "L_simple": error / (error * width).sum()}
+shares = {"bound": b.per_step / b.middle, "L_simple": error / (error * b.width).sum()}
 for t in (2, 10, 100, 500):
     print(f"weight of step {t:3} in the bound: {weight[t]:.4f}")
-early = b.decoder + (b.per_step * width)[b.steps <= 10].sum().item()
+early = b.decoder + (b.per_step * b.width)[b.steps <= 10].sum().item()
 print(f"decoder and steps up to t = 10: {early:.2f} of {b.total:.2f} bits")
 viz.plot_curves({name: (b.steps, y) for name, y in shares.items()}, log="xy", ylabel="share of one step", alt="Share of each step in the bound and in the simple loss, logarithmic axes: the bound falls steeply, the loss is flatter")
 
@@ -732,8 +737,8 @@ viz.plot_curves({name: (b.steps, y) for name, y in shares.items()}, log="xy", yl
 # network trained on the bound itself gets better bits and worse-looking samples (Ho et al. 2020, table 1), and the
 # other way round. Bits and looks are two questions; a model can win one and lose the other. In bits ours lost: trained
 # with $L_{simple}$, in 8,000 steps, the same network gets 2.0 (the first experiment below repeats that). The samples of
-# that one, in 50 steps, come out at 155; ours at 139 after 10,000 steps, and at what the next table says after 14,000.
-# So a good part of what we won there is longer training.*
+# that network, in 50 steps, have the distance 155. Those of ours had 139 after 10,000 steps, and after 14,000 they have
+# the distance in the next table. So a good part of the gain comes from longer training.*
 #
 # ## All together
 #
@@ -761,7 +766,7 @@ for name, images in contest.items():
 
 # %% tags=["figure-08_ranking"]
 order = sorted(score, key=score.get)
-viz.image_rows({f"{score[name]:,.0f} {name}": contest[name][:10] for name in order}, alt="Ten images of each of the eight sets, sorted by their distance, which stands beside each row")
+viz.image_rows({f"{name}: {score[name]:,.0f}": contest[name][:10] for name in order}, alt="Ten images of each of the eight sets, sorted by their distance, which stands beside each row")
 
 # %% [markdown]
 # *Sorted by distance. On real MNIST there are four things to take from it. The winner copies: it is at the floor,
@@ -774,7 +779,7 @@ viz.image_rows({f"{score[name]:,.0f} {name}": contest[name][:10] for name in ord
 # *Song, Meng & Ermon (2021, table 1) found the opposite, for a network that was trained for far longer. A likely
 # reason: a network makes errors, and without fresh noise each of them stays in the image, and all later steps build on
 # it. Fresh noise covers a part of what is there, right or wrong, and the network has to look again. Where few errors
-# are left to mend, the noise is one itself (Karras et al. 2022, section 4). Measure on which side you are.*
+# are left to mend, the fresh noise does more harm than good (Karras et al. 2022, section 4). Measure on which side you are.*
 #
 # *So report, always: the distance with its floor and its $n$, what the judge is, a number for variety, the nearest
 # training images, and a grid of samples that nobody picked.*
@@ -795,10 +800,11 @@ viz.image_rows({f"{score[name]:,.0f} {name}": contest[name][:10] for name in ord
 # ### Experiments to try
 #
 # - The trade-off: `python -m ddpm_helpers.training --data mnist --steps 8000 --base 48 --export plain.safetensors`
-#   trains a network like the shipped one with $L_{simple}$, in about an hour or less; with `--steps 14000` for as long
-#   as that; with `--middle --steps 10000` it is the one that came out at 139. Put
+#   trains such a network with $L_{simple}$, in about an hour or less. `--steps 14000` trains it for as many steps as the
+#   shipped one; `--middle --steps 10000` makes the network with the distance 139. Put
 #   `load_pretrained("plain.safetensors", device)` at the top, and compare bits and distances.
-# - Draw the samples with `steps=None` (all 1000, with fresh noise) instead of DDIM with 50. Which question does it help?
+# - Draw the samples with `steps=None` (all 1000, with fresh noise) instead of DDIM with 50: about half
+#   an hour for 1000 images on a CPU; if you take 200, compare them with 200 of the others. Which question does it help?
 # - Replace the features by the 784 pixels. Which of the four damages does the distance then see, and which not?
 # - Build a set that beats our samples in all columns of the last table and that you would not call a model. Which
 #   measurement finds you out?
