@@ -173,6 +173,19 @@ def _posterior_with_four_axes(s, x0, x_t, t):
     return mean, _four_axes(s.posterior_variance[t])
 
 
+def _quotient(s, x0, x_t, t):
+    """The mean as B / A, before the fractions in both are cleared."""
+    a, of_x0, of_x_t = (
+        per_image(value, x0)
+        for value in (
+            s.alpha[t] / s.beta[t] + 1 / s.sigma[t - 1] ** 2,
+            s.sqrt_alpha_bar[t - 1] / s.sigma[t - 1] ** 2,
+            s.alpha[t].sqrt() / s.beta[t],
+        )
+    )
+    return (of_x_t * x_t + of_x0 * x0) / a, per_image(s.posterior_variance[t], x0)
+
+
 Exercise(
     tag="3.2",
     reference=posterior,
@@ -196,6 +209,26 @@ Exercise(
             lambda s, t: s.alpha[t].sqrt() * (1 - s.alpha_bar[t - 1]) / (1 - s.alpha_bar[t]),
             _variance,
         ),
+        "Right on paper. But near t = 1, 1 - alpha_bar in 32-bit floats loses digits, in the mean and in the variance: "
+        "schedule.sigma ** 2 is the same, and was computed in 64 bits.": _posterior(
+            lambda s, t: s.sqrt_alpha_bar[t - 1] * s.beta[t] / (1 - s.alpha_bar[t]),
+            lambda s, t: s.alpha[t].sqrt() * (1 - s.alpha_bar[t - 1]) / (1 - s.alpha_bar[t]),
+            lambda s, t: s.beta[t] * (1 - s.alpha_bar[t - 1]) / (1 - s.alpha_bar[t]),
+        ),
+        "Right on paper. But 1 - alpha in 32-bit floats loses digits: schedule.beta is the same, and was computed in "
+        "64 bits.": _posterior(
+            lambda s, t: s.sqrt_alpha_bar[t - 1] * (1 - s.alpha[t]) / s.sigma[t] ** 2,
+            _of_x_t,
+            lambda s, t: (1 - s.alpha[t]) * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2,
+        ),
+        "Right on paper. But 1 - alpha and 1 - alpha_bar in 32-bit floats lose digits: schedule.beta and "
+        "schedule.sigma ** 2 are the same, and were computed in 64 bits.": _posterior(
+            lambda s, t: s.sqrt_alpha_bar[t - 1] * (1 - s.alpha[t]) / (1 - s.alpha_bar[t]),
+            lambda s, t: s.alpha[t].sqrt() * (1 - s.alpha_bar[t - 1]) / (1 - s.alpha_bar[t]),
+            lambda s, t: (1 - s.alpha[t]) * (1 - s.alpha_bar[t - 1]) / (1 - s.alpha_bar[t]),
+        ),
+        "Right for t of 2 and above. At t = 1, sigma_{t-1} is 0, and B holds a division by it. In (3.16) that division "
+        "is cancelled: use that form.": _quotient,
         "It looks as if sigma_t stands in front of x_t, where that of the step before, sigma_{t-1}, belongs.": (
             _posterior(_of_x0, lambda s, t: s.alpha[t].sqrt(), _variance)
         ),
@@ -305,6 +338,12 @@ Exercise(
         ),
         "It looks as if the distance of the means is not squared.": (
             lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - torch.log(v1 / v2) + (m1 - m2).abs() / v2)
+        ),
+        "It looks as if the distance of the means has lost its square.": (
+            lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - torch.log(v1 / v2) + (m1 - m2) / v2)
+        ),
+        "It looks as if parentheses are missing: the last fraction is divided by 2 v_2, which is / (2 * variance_2).": (
+            lambda m1, v1, m2, v2: 0.5 * torch.log(v2 / v1) - 0.5 + (v1 + (m1 - m2) ** 2) / 2 * v2
         ),
         "It looks as if the arguments were taken for standard deviations: they are variances already.": (
             lambda m1, v1, m2, v2: gaussian_kl(m1, v1**2, m2, v2**2)

@@ -196,7 +196,7 @@ Exercise(
         "The scale has its two new axes, but the shift has not: shift[:, :, None, None].": (
             lambda h, scale, shift: h * (1 + _wide(scale)) + shift
         ),
-        "scale[:, :, None] has three axes, and h has four: one more None.": (
+        "It looks as if the channels of scale met the axis H of h: both new axes come last, scale[:, :, None, None].": (
             lambda h, scale, shift: h * (1 + scale[:, :, None]) + shift[:, :, None]
         ),
         "It looks as if the brackets are missing: 1 + scale * h + shift adds the 1 to the features. It belongs to the "

@@ -106,8 +106,8 @@ verify("3.1", density.sum() * dx, 1.0, tol=1e-9)
 # = \sum_k w_k\, \mathcal{N}\big(x_t;\; {\color{#0072B2}{\sqrt{\bar\alpha_t}\, m_k}},\;
 # {\color{#0072B2}{\bar\alpha_t d_k^2}} + {\color{#D55E00}{\sigma_t^2}}\big) \tag{3.2}$$
 #
-# Eight steps are enough here. `max_beta` makes the last of them gentler (it keeps 0.32 of the signal, that of the usual
-# cosine schedule 0.03), and `double` keeps the tables in 64 bits, so that we can ask for many equal digits.
+# Eight steps are enough here. `max_beta` makes the last of them gentler (it keeps 0.32 of the signal; in the usual
+# cosine schedule the last step keeps 0.03), and `double` keeps the tables in 64 bits, so that we can ask for many equal digits.
 # `log_forward(schedule, x_prev, x_t, t)` and `log_jump(schedule, x0, x_t, t)` are the logarithms of step and jump. Given
 # a column `x[:, None]` and a row `x[None, :]`, they return a matrix with an entry for each pair.
 
@@ -180,7 +180,7 @@ def marginals(model, x):
 verify("3.4", paths.sum((1, 2)) * step**2, marginals(little, coarse)[0], tol=1e-9)
 
 # %% [markdown]
-# Guess before you run. Eight steps from one $x_0$: how many paths on the grid? How many multiplications with matrices?
+# Guess before you run. Eight steps from one $x_0$: how many paths on the grid? How many multiplications of numbers by way of matrices?
 # And how many entries does one vector of the second way have for images of 784 pixels?
 
 # %% tags=["nbval-check-output"]
@@ -234,7 +234,7 @@ log_q = mixture.log_density(x)
 log_p = {name: marginals(model, x)[0].log() for name, model in models.items()}
 for name, values in log_p.items():
     print(f"{name:15} log-likelihood {over_data(values):.3f}, ceiling {over_data(log_q):.3f} nats")
-    verify("3.5", over_data(values), over_data(log_q) - over_data((density / values.exp()).log()), tol=1e-9)
+    verify("3.5", over_data(values), over_data(log_q) - over_data(log_q - values), tol=1e-9)
 
 # %% [markdown]
 # (A **nat** is the unit of a natural logarithm; divide by $\log 2$ for bits. Densities can be above 1, so a
@@ -391,7 +391,7 @@ viz.show(figure, "Log-likelihood and ELBO of three models against x0; the gap be
 # $$\log {\color{#009E73}{p_\theta(x_0)}} - \mathrm{ELBO}(x_0)
 # = \mathrm{KL}\big(q(x_1, \dots, x_T \mid x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_1, \dots, x_T \mid x_0)}}\big) \tag{3.9}$$
 #
-# The gap asks: of all the paths by which the model could have produced this $x_0$, do they look like the paths of $q$?
+# The gap asks: do the paths by which the model could have produced this $x_0$ look like the paths of $q$?
 # To see it as a number we need the model's paths given $x_0$. Read the model's path the other way round, from $x_0$ up
 # to $x_T$. The density of $x_0, \dots, x_t$ is
 # $p_\theta(x_t)\, p_\theta(x_{t-1} \mid x_t) \cdots p_\theta(x_0 \mid x_1)$. Divide it by that of
@@ -692,8 +692,8 @@ verify("3.15", variance[0], (back * (x - grid_mean) ** 2).sum() * dx, tol=1e-9)
 
 # %%
 figure, axis = viz.subplots(size=(7.5, 2.8))
-axis.plot(x, log_jump(s, x_0, x, 3).exp(), color=BLUE, label="$q(x_3 | x_0)$: where signal would be")
-axis.plot(x, log_forward(s, x, x_4, 4).exp(), color=ORANGE, label="$q(x_4 | x_3)$, as a function of $x_3$")
+axis.plot(x, log_jump(s, x_0, x, 3).exp(), color=BLUE, label="$q(x_3 | x_0)$: what $x_0$ says of $x_3$")
+axis.plot(x, log_forward(s, x, x_4, 4).exp(), color=ORANGE, label="$q(x_4 | x_3)$: what $x_4$ says of $x_3$")
 axis.plot(x, back, color="black", label="posterior $q(x_3 | x_4, x_0)$")
 axis.fill_between(x, log_normal(x, mean, variance).exp(), color="black", alpha=0.15, label="(3.15) and (3.16)")
 axis.set(xlim=(-1.5, 3.5), xlabel="$x_3$, given $x_0 = 0.7$ and $x_4 = 1$")
@@ -1090,9 +1090,9 @@ verify("3.27", samples=draws, expected=wanted)
 #
 # ## 9. The same on images
 #
-# For 784 pixels the squared error becomes a squared length, summed over pixels, and the KL of two Gaussians whose
-# pixels are independent, with variance $\tilde\beta_t$ each in the one and $s_t^2$ in the other, is the sum of the
-# pixels' KLs, because densities of independent pixels multiply, and logarithms add. Nothing else changes. The likelihood is out of reach now, but the bound is not, and one kind of
+# For 784 pixels the squared error becomes a squared length, summed over pixels. In both Gaussians the pixels are
+# independent, each with variance $\tilde\beta_t$ in the one and $s_t^2$ in the other. Their densities multiply, so their
+# logarithms add, and the KL is the sum of the pixels' KLs. Nothing else changes. The likelihood is out of reach now, but the bound is not, and one kind of
 # denoiser lets us compute it almost exactly without training anything: pretend that the images are *one*
 # 784-dimensional Gaussian, with the mean $m$ and the **covariance** of 10,000 of them (a table of 784 x 784 entries:
 # for each two pixels, the average product of their deviations from $m$). It is the best that a denoiser without any
@@ -1160,7 +1160,7 @@ verify("3.28", samples=(eps - guess).square().sum(1), expected=exact_errors[0, 9
 
 # %%
 def log_grey(x0, mean, std):
-    """log P(x0 | mean) for greys x0 in -1 ... 1 on the 256-step ladder."""
+    """log P(x0 | mean) for greys x0 in -1 ... 1 on the 256-step ladder; ndtr is Phi."""
     upper = torch.where(x0 > 1 - 1e-6, math.inf, (x0 + 1 / 255 - mean) / std)
     lower = torch.where(x0 < -1 + 1e-6, -math.inf, (x0 - 1 / 255 - mean) / std)
     return (torch.special.ndtr(upper) - torch.special.ndtr(lower)).clamp(min=1e-300).log()
@@ -1197,7 +1197,7 @@ for name, values in parts.items():
     print(f"{name:16} {in_bits.mean():.5f} bits per dimension, standard error {in_bits.std() / 500**0.5:.5f}")
 
 # %% [markdown]
-# Together they are minus the ELBO: at most so many bits per pixel does this model need, and no network was trained.
+# Together they are minus the ELBO: this model needs at most that many bits per pixel, and no network was trained.
 # $L_T$ is next to nothing, as [notebook 02](02_forward_process.ipynb) promised for a schedule that ends in noise. The
 # standard errors come from the choice of 500 images (and for $L_0$ from one draw of noise for each).
 #
@@ -1381,8 +1381,8 @@ viz.show(figure, "Weight implied by a plain squared error in four coordinates, a
 #
 # - The likelihood of an image is an integral over paths that nobody can compute. The ELBO lies below it, and splits
 #   into one term for each step, and one for the end.
-# - A term is an average of KLs of two Gaussians (the first one, $L_0$, only looks like that). With fixed variances it
-#   is a constant and a squared distance of means, and in terms of the noise a squared error with a weight.
+# - The term of a step is an average of KLs of two Gaussians; $L_0$ is minus a log density, and ends in the same form.
+#   With fixed variances each is a constant and a squared distance of means, and in terms of the noise a squared error with a weight.
 # - Drop the weight and draw one random step: that is the loss of a DDPM. It costs a little likelihood.
 # - The best answer is an average, so the best possible loss is not 0 but a floor (3.20).
 # - Noise, clean image, velocity and score are one prediction. A squared error in one of them is a weighted one in the
@@ -1403,7 +1403,8 @@ for t in steps:
 #
 # ### Experiments to try
 #
-# - Make both peaks of `mixture` narrower, with standard deviations of 0.1. Which of $L_0$ to $L_8$ grow, and why those?
+# - Make both peaks of `mixture` narrower, with standard deviations of 0.1. Which of $L_0$ to $L_8$ change most, and why those?
+#   Why does nothing change for the model that guesses 0?
 # - Give the limited network of section 10 one number for each step, $\theta_t x_t$. Do the weights $u_t$ still matter?
 # - Let the Gaussian denoiser of section 9 see 1,000 images instead of 10,000. How many bits does that cost on images
 #   that it has not seen?

@@ -181,8 +181,8 @@ class SameStep(nn.Module):
 # `Trainer` is the training loop of this course: it draws images, steps and noise, computes the loss, moves the weights.
 # ([Notebook 06](06_train_ddpm.ipynb) opens it.) Its run depends on nothing but its arguments: network, schedule,
 # images, configuration. So both runs see the same images, in the same order, at the same steps with the same noise, and
-# `manual_seed` gives them the same starting weights. `ema` is a running average of the weights over the last steps;
-# until a run ends, it is better than the weights of the moment.
+# `manual_seed` gives them the same starting weights. `ema` is a running average of the weights over the last steps.
+# It jumps about less than the weights of the moment, so we use it.
 
 # %%
 config = TrainConfig(steps=budget(gpu=1000, cpu=1000, quick=20))
@@ -201,7 +201,7 @@ told = train(lambda: SimpleUNet(1000, base=32))
 blind = train(lambda: SameStep(SimpleUNet(1000, base=32)))
 
 # %% [markdown]
-# *Two curves of one shape. In a full run the second ends about a fifth higher, near 0.05 instead of 0.04.*
+# *Two curves of one shape. In a full run the second ends about a fifth higher, near 0.050 instead of 0.043.*
 #
 # ## Where it matters
 #
@@ -241,7 +241,7 @@ viz.plot_curves({"not told": ratio("not told")}, ylabel="loss / loss of the told
 # answer is almost $x_t$ itself, and what is left to know is how nearly. That depends on $t$, and an image at step 800
 # looks like one at step 1000.*
 #
-# What a fifth of a loss is worth, no number tells. Sample from both, 50 steps of DDIM (Song, Meng & Ermon 2021) from
+# No number says how much a fifth of the loss matters. Sample from both, 50 steps of DDIM (Song, Meng & Ermon 2021) from
 # the same noise. ([Notebook 07](07_sampling.ipynb) explains that sampler. Here it is enough that it walks from
 # $t = 1000$ down to 0, asks the network at every step, and adds no noise of its own. `image_noise` returns a function
 # that draws; the empty brackets at the end call it.)
@@ -360,8 +360,8 @@ for step in (1, 2, 3, 10, 11, 500, 501):
 # $$e(t) = \big(\sin \omega_0 t,\; \dots,\; \sin \omega_{d/2-1} t,\;\; \cos \omega_0 t,\; \dots,\; \cos \omega_{d/2-1} t\big), \qquad \omega_k = 10000^{-k/(d/2)} \tag{4.5}$$
 #
 # (Vaswani et al. 2017, section 3.5, made it for words in a sentence; Ho et al. 2020 took it over for steps, in their
-# code with $d/2 - 1$ in place of $d/2$.) The fastest wave turns by one radian a step, the slowest by little more than a
-# ten-thousandth of that if $d = 64$.
+# code with $d/2 - 1$ in place of $d/2$.) The fastest wave turns by one radian a step, the slowest by 0.00013 if
+# $d = 64$.
 #
 # ### Exercise 4.2 - `sinusoidal_embedding`
 #
@@ -381,7 +381,7 @@ sinusoidal_embedding = check(sinusoidal_embedding)
 # <details><summary>Hint</summary>
 #
 # `k = torch.arange(dim // 2, device=t.device)`, and `10_000.0 ** (-k / (dim // 2))` are the frequencies.
-# `t.float()[:, None]` has shape (B, 1), and times (dim/2,) that is (B, dim/2).
+# `t.float()[:, None]` has shape (B, 1); its product with the frequencies, shape (dim/2,), has shape (B, dim/2).
 #
 # </details>
 
@@ -492,7 +492,7 @@ film = check(film)
 
 # %% tags=["nbval-check-output"]
 scale, shift = torch.randn(2, 3, 32, generator=generator)  # (3, 32) each
-one_by_one = [[torch.lerp(shift[b, c], h[b, c] + shift[b, c], 1 + scale[b, c]) for c in range(32)] for b in range(3)]
+one_by_one = [[(1 + scale[b, c]) * h[b, c] + shift[b, c] for c in range(32)] for b in range(3)]
 verify("4.7", film(h, scale, shift), torch.stack([torch.stack(image) for image in one_by_one]))
 
 # %% [markdown]
@@ -567,7 +567,7 @@ viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
 #
 # ## Three traps
 #
-# All three run without an error.
+# The first two run without an error, the third with some batch sizes.
 #
 # **The exponent, doubled.** The paper of 2017 writes $10000^{-2i/d}$, which is the $10000^{-k/(d/2)}$ of (4.5) with
 # $i = k$. Whoever divides by $d/2$ and keeps the 2 all the same gets $10000^{-2k/(d/2)}$: twice the exponent.
@@ -632,7 +632,7 @@ viz.image_rows(rows, titles=[f"t = {step}" for step in t[::4]], value_range=(0, 
 #
 # **What broke:** look at the bottom row of samples once more. Every stroke is clean, and many do not belong together.
 # How much of the picture can this network see? Ask which input pixels move one output pixel. (After `requires_grad_()`
-# an image is treated like a weight: `backward` puts the derivative by each of its pixels into `x_t.grad`.)
+# an image is treated like a weight: `backward` puts the derivative with respect to each of its pixels into `x_t.grad`.)
 
 # %% tags=["nbval-check-output"]
 x_t = q_sample(noising, clean, torch.full((128,), 400, device=device), noise).requires_grad_()
