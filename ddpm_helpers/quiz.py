@@ -72,7 +72,7 @@ CASES = (
         letter="c",
         right="The loss compares every image with all of its batch: (B, H, W) met (B, 1, H, W)",
         settled="The best answer to 16 noises at once is their mean, and of that one sixteenth is one's own. So the "
-        "loss ends a hair below 1, at every t alike, and no patience helps.",
+        "loss ends at about 1, at every t alike, and no patience helps.",
         wrong={
             "It was not trained for long enough": "Then the loss would still be falling, first of all at large t, "
             "where x_t is almost the noise itself and the answer is easy. This one is the same at every t and stays.",
@@ -110,8 +110,8 @@ CASES = (
         wrong={
             "It was not trained for long enough": "Then the loss would be high. It is almost 0 at every t.",
             "The network does not hear the time t": "Then the loss would be low near one t only.",
-            "The sampler draws torch.rand instead of torch.randn": "The samples would be free of noise, but dark or "
-            "bright all alike: uniform noise has the wrong mean, and no more grain than other noise.",
+            "The sampler draws torch.rand instead of torch.randn": "Then the samples would be clean digits, nearly all "
+            "the same one or two. These are noise, and each is different.",
         },
     ),
     Case(
@@ -120,8 +120,9 @@ CASES = (
         "digits with black and white dirt all over them",
         letter="a",
         right="Training mixed alpha_bar x_0 + (1 - alpha_bar) eps: the square roots are missing",
-        settled="The training loop is consistent with itself, so its loss is low. The sampler's x_t holds more noise "
-        "than the network has seen at that t, and the rest stays in the picture.",
+        settled="The training loop is consistent with itself, so its loss is low. At small t, where alpha_bar is "
+        "above 1/2, the sampler's x_t holds more noise than the network has seen at that t, and the rest stays in the "
+        "picture.",
         wrong={
             "The sampler adds noise at the last step": "That noise has the standard deviation sqrt(beta_1): a few "
             "grey levels of 255. This dirt reaches from black to white.",
@@ -247,7 +248,7 @@ CASES = (
     Case(
         12,
         clinic.no_fine_skip,
-        "the same digits as above in coarse blocks",
+        "digits in coarse blocks, in most columns the one above",
         letter="c",
         right="The finest skip connection is not used",
         settled="What is finer than the blocks has no way through the network. At small t all that is left to find is "

@@ -505,13 +505,13 @@ def show_case(case: Case, images: Tensor, *, count: int = 8, answered: bool = Fa
         answered: show the picture after the repair.
     """
     broken, repaired = _system(case.fault, images), _system(case.twin, images)
-    t = torch.arange(1, broken.schedule.T + 1, 3)
+    t = torch.arange(1, broken.schedule.T + 1)
     losses = {"straight line": straight_line_loss(broken.schedule, broken.images, t)}
     rows = {"healthy": case.shown(repaired.samples[:count]), "broken": case.shown(broken.samples[:count])}
     alt = f"Case {case.number}: {case.seen}"
     if answered:
         rows = {"before": rows["broken"], "after": rows["healthy"]}
-        steps = torch.arange(1, repaired.schedule.T + 1, 3)
+        steps = torch.arange(1, repaired.schedule.T + 1)
         losses["before"] = loss_by_t(broken.model, broken.schedule, broken.images, t)
         losses["after"] = loss_by_t(repaired.model, repaired.schedule, repaired.images, steps)
         curves = {name: (t if name != "after" else steps, loss) for name, loss in losses.items()}

@@ -63,6 +63,9 @@ Exercise(
         "It looks as if every label is hidden: compare `chance` (not the labels) with `share`.": (
             lambda labels, chance, share, none: torch.full_like(labels, none)
         ),
+        "It looks as if the labels are compared with the share: compare `chance`, the coins.": (
+            lambda labels, chance, share, none: labels.masked_fill(labels < share, none)
+        ),
         "It looks as if the share is fixed at 0.1: compare with `share`.": (
             _replaced(lambda chance, share: chance < 0.1)
         ),

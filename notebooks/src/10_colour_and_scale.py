@@ -379,16 +379,16 @@ for name, x in kinds.items():
 
 # %% [markdown]
 # *`tint` is how far the mean colour of a whole image is from grey; 0 would be grey, of any brightness. In a full run on
-# a CPU: the network that predicts noise, not clipped, ends thousands of times out of range, and the picture shows each
-# value as 0 or 255. Clipped it stays in range, and its mean colours are no stronger than those of photos, but many more
+# a CPU: the network that predicts noise, not clipped, ends at values of up to tens of thousands, where 1 is full
+# brightness, and the picture shows each as 0 or 255. Clipped it stays in range, and its mean colours are no stronger than those of photos, but many more
 # values than in a photo lie at an end, and that is what you see: pixels in glaring colours, black and white. With the
 # velocity it hardly matters whether we clip; mean colours are duller than in photos, not louder, and few values lie at
 # an end. Clipping is first aid, and the target is the cure. (A noise network that is trained for long needs both less.
 # But in any colour model that is too tinted or too loud, look here first.)*
 #
 # None of the samples looks like a photo, after so short a training. The losses did not say so: they count how well
-# noise is told from picture, and in a photo, where neighbours agree, that is easy. What a dog is adds next to nothing
-# to it.
+# noise is told from picture, and in a photo, where neighbours agree, that is easy. To know what a dog looks like
+# lowers them by next to nothing.
 #
 # ## With more time
 #
@@ -726,8 +726,8 @@ for name, (x, curves, _) in panels.items():
 # What that means for a real training, by these rules, from what is counted at 64x64:
 
 # %%
-work, kept = UNet(3, 32, (1, 2, 4), patch=2), torch.tensor([500])
-at_64 = activations(work, torch.randn(1, 3, 64, 64), kept)
+net, step = UNet(3, 32, (1, 2, 4), patch=2), torch.tensor([500])
+at_64 = activations(net, torch.randn(1, 3, 64, 64), step)
 for side, base in ((32, 32), (64, 64), (256, 128)):
     per_picture = at_64 * (side / 64) ** 2 * base / 32 * 4
     state = 5 * 4 * count_parameters(UNet(3, base, (1, 2, 4), patch=2))

@@ -35,7 +35,7 @@ generator = torch.Generator().manual_seed(0)
 # ## Telling the network
 #
 # [Notebook 10](10_colour_and_scale.ipynb) went to colour and to larger pictures, and the model still drew what it
-# liked. Whoever wanted a seven from the one in [notebook 07](07_sampling.ipynb) had to draw about ten samples and throw
+# liked. Whoever wanted a seven from the model of [notebook 07](07_sampling.ipynb) had to draw about ten samples and throw
 # nine away. But the training images come with labels, so the network can be told. How?
 #
 # It is already told one thing beside the image, the time: a vector, here $\tau(t)$, that scales and shifts the features
@@ -334,7 +334,7 @@ for scale in (1, 2, 5):
 
 # %% [markdown]
 # Guidance is a recipe that works, with a derivation that explains its direction and not where it ends. What it trades
-# away is variety, and it takes it from the borders first. Is that so with digits?
+# away is variety, and first where a class borders on another. Is that so with digits?
 #
 # ## On digits
 #
@@ -361,7 +361,8 @@ viz.image_rows(rows, titles=[str(scale) for scale in scales], alt="The digits 0 
 #
 # ### What it gains and what it costs
 #
-# Three measurements, with the judge of [notebook 08](08_evaluation.ipynb).
+# Three measurements, with the judge of [notebook 08](08_evaluation.ipynb). (The last column of the table, the share of
+# white pixels, says how much ink there is.)
 #
 # - **Accuracy**: the share of images that the judge reads as the digit that was asked for.
 # - **Variety**: the mean distance of two images that are read as the same digit, in the judge's features, divided by
@@ -433,7 +434,7 @@ few = asked[:10]
 rows = {f"scale {scale}": images[scale][:10] for scale in (1, 5)}
 for scale in (20, 100):
     rows[f"scale {scale}"] = sample(guide(model, scale), schedule, 10, steps=steps, labels=few).cpu()
-viz.image_rows(rows, alt="The ten digits at scales 1, 5, 20 and 100: handwriting, plain digits, bold ones, blots")
+viz.image_rows(rows, alt="The ten digits at scales 1, 5, 20 and 100: handwriting, plain digits, bold ones, frayed ones among specks")
 
 # %%
 start = image_noise(0, range(10), (1, 28, 28), device)()
@@ -443,7 +444,8 @@ for scale in (0, 1, 5, 20, 100):
     print(f"scale {scale:3}: {(first.abs() == 1).float().mean():6.1%} of the pixels of the first guess are clipped")
 
 # %% [markdown]
-# *In a full run: at 20 strokes fray, at 100 specks are everywhere, and still you can read most of the digits. The
+# *In a full run: at 20 some digits lose their shape, the 0 fills up and the 8 opens; at 100 strokes fray, specks are
+# everywhere, and still you can read most of the digits. The
 # second cell says how. It hands the network pure noise at $t = 900$, where a noisy image is hardly anything else, and
 # looks at its guess at the clean image: $s$ times a small difference is a large one, and clipping cuts it at black and
 # white. From then on the walk is in places where no noisy digit has ever been, and the network has to answer about

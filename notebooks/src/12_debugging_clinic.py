@@ -142,7 +142,7 @@ viz.image_grid(good.samples[:16], alt="Sixteen samples of the ideal denoiser: cl
 # $$\min_{a, b}\; \mathbb{E} \big( \epsilon - a\, x_t - b \big)^2 = \frac{\bar\alpha_t\, v}{\bar\alpha_t\, v + \sigma_t^2} \tag{12.3}$$
 #
 # A network that does clearly worse than that at some $t$ is ill, whatever its mean loss, or was not meant to be good
-# there. (Clearly: by more than a tenth and 0.01. Close to $T$ the line itself goes to 0, and a healthy network that
+# there. (Clearly: above 1.1 times the line plus 0.01. Close to $T$ the line itself goes to 0, and a healthy network that
 # predicts the noise stays a hair above it.)
 #
 # ### Exercise 12.2 - `straight_line_loss`
@@ -377,8 +377,8 @@ viz.ask(case)
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Look at the values before they become bytes: some lie below -1, by a hundredth or more. That makes -1 grey levels, and
-# as a byte -1 is 255.
+# Look at the values before they become bytes: some lie below -1, by a hundredth or more. Such a value becomes the grey level
+# -1, and as a byte -1 is 255.
 #
 # ```python
 # # before
@@ -657,7 +657,7 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *The digits are right and made of blocks of 2 x 2 pixels. Decide before you go on.*
+# *True digits, in most columns the one above, made of blocks of 2 x 2 pixels. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
@@ -784,7 +784,8 @@ viz.ask(case)
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Tell the model one step more, and one step fewer, than you believe. At the right offset the loss is lowest; it should be 0.
+# Tell the model one step more, and one step fewer, than you believe. The offset with the lowest loss is the right one,
+# and it should be 0.
 #
 # ```python
 # # before
@@ -868,7 +869,7 @@ viz.mark_table({"healthy": examine(good), **found}, alt="Table of marks: sixteen
 # %% [markdown]
 # *Rows: the healthy system, which has no mark, and the sixteen cases in order, by the names of their functions in
 # `clinic`. Columns: the checks. Each fault is found by at least one check. Many have several marks, and some share all
-# of them: a mark says where to look, not what is wrong. "Loss by t" is found most often, since it is measured with the
+# of them: a mark says where to look, not what is wrong. "Loss by t" has the most marks, since it is measured with the
 # process of the schedule and not with the author's.*
 #
 # For one system, in words:
@@ -907,8 +908,8 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 
 # %% [markdown]
 # *In a full run on MNIST it finds one thing. It is true, and no bug. The network learned from steps drawn by weight
-# ([notebook 06](06_train_ddpm.ipynb)), and $t = 1$ hardly ever came up, so there it is worse than a straight line. What
-# that leaves in the samples is a grain of about one grey level, too faint for the check of the samples. Notebook
+# ([notebook 06](06_train_ddpm.ipynb)), and $t = 1$ hardly ever came up, so there it is worse than a straight line. These
+# samples cannot show it: their last step goes from $t = 50$ to 0, and the network was never asked at $t = 1$. Notebook
 # 08 charges it in bits, and finds the samples closer to real digits all the same. So a finding is a question: did you
 # mean that? (On the drawn digits that stand in where MNIST is not at hand, it may rightly find more: the network has
 # never seen those.)*
@@ -925,7 +926,7 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # | the mode | `model.training` before sampling | `False` |
 # | the loss by t | `loss_by_t(model, schedule, images, t)` | below `1.1 * straight_line_loss(schedule, images, t) + 0.01` everywhere |
 # | the time | `(model(x, t) - model(x, 0 * t + 1)).abs().max()` | not 0 |
-# | the offset | `loss_by_t(model, schedule, images, t, asked=1)`, and `-1` | both larger than with 0, at small t |
+# | the offset | `loss_by_t(model, schedule, images, t, asked=1)`, and `-1` | neither more than a twentieth below that with 0, at small t |
 # | the brightness | `(model(x + 1, t) - model(x, t)).abs().max()` | not 0 |
 # | the batch | `model(x[:1], t[:1]) - model(x, t)[:1]` | near 0 |
 # | the average | `loss_by_t(average, ...)` | close to the loss of the last weights |
@@ -992,8 +993,8 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # - Look at samples as they are, in a fixed range. Pictures find less than you think: six of the sixteen showed clean,
 #   varied digits.
 #
-# **What broke:** nothing in this notebook that was not meant to. What the course leaves broken is larger: pictures of a
-# few dozen pixels, networks that know no words, and a clinic that cannot tell a copy from an original. You have the
+# **What broke:** nothing in this notebook that was not meant to. What the course leaves broken is larger: pictures a few
+# dozen pixels wide, networks that know no words, and a clinic that cannot tell a copy from an original. You have the
 # pieces to go on from, and [notebook 13](13_glossary.ipynb) has the words, the symbols, and what to read next.
 #
 # ### Experiments to try
@@ -1001,7 +1002,7 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # - Replace `images` at the top by 64 of one digit, or by `load_images("fashion")`. Which symptoms change so much that
 #   you would choose another diagnosis?
 # - Show the cases with 2 images: `viz.show_case(quiz.case(4), images[:2])`. For which faults are the samples still
-#   wrong? (Some cases need 4.)
+#   wrong?
 # - Break two things at once: `clinic.off_by_one` asks with the wrong step, `clinic.unit_range` has the wrong images.
 #   Does `diagnose` report both?
 # - Write a seventeenth case: a fault that you have made. Which check finds it? If none does, what would a check have to
