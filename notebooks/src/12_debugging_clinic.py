@@ -780,7 +780,7 @@ viz.show_case(case, images)
 viz.ask(case)
 
 # %% [markdown]
-# *The rows are equal. The curve has a hump at the smallest steps. Decide before you go on.*
+# *The rows are equal. The curve has a spike at the smallest steps. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
