@@ -300,7 +300,7 @@ CASES = (
     Case(
         15,
         clinic.off_by_one,
-        "clean digits in both rows, the same ones; the curve has a hump at the smallest steps",
+        "clean digits in both rows, the same ones; the curve has a spike at the smallest steps",
         letter="b",
         right="The sampler counts steps from 0, the training loop from 1",
         settled="Near t = 1 a step changes the amount of noise by a large factor, near T by almost none. So being one "
@@ -308,7 +308,7 @@ CASES = (
         wrong={
             "The finest skip connection is not used": "Then blocks would show in the samples. "
             "These are as sharp as the images.",
-            "beta_1 is too small for this network": "Then the loss of the training loop would have the hump, too, "
+            "beta_1 is too small for this network": "Then the loss of the training loop would have the spike, too, "
             "and it has none.",
             "The network does not hear the time t": "Then the loss would be bad over most of the range.",
         },

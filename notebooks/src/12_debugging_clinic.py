@@ -769,7 +769,7 @@ viz.show_case(case, images, answered=True)
 # of its batch.*
 
 # %% [markdown]
-# ### Case 15: a hump
+# ### Case 15: a spike
 #
 # The log of the training loop says almost 0. The author measures again, with calls copied from the sampler, and gets
 # this curve.
