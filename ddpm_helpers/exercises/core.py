@@ -446,20 +446,27 @@ def _leaves(result: Tensor) -> list[Tensor]:
     return found
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) or (isinstance(value, Tensor) and value.ndim == 0)
+
+
 def _difference_of_lists(expected: tuple | list, actual: Any, tolerance: float) -> str | None:
     alike = type(actual) is type(expected) or (type(expected), type(actual)) == (tuple, list)  # it unpacks as well
     if not alike or len(actual) != len(expected):
         advice = "; .tolist() makes a list of it" if isinstance(expected, list) and isinstance(actual, Tensor) else ""
         return f"Expected a {type(expected).__name__} of {len(expected)} values, got {_summary(actual)}{advice}."
-    numbers = all(isinstance(value, int | float) for value in [*expected, *actual])
+    numbers = all(isinstance(value, int | float) for value in expected) and all(map(_is_number, actual))
     if numbers and isinstance(expected, list) and expected != actual:
         place = next(i for i, (e, a) in enumerate(zip(expected, actual, strict=True)) if e != a)
         return f"At index {place} it should be {expected[place]!r}, and is {actual[place]!r}."
-    if isinstance(expected, list) and any(
-        type(a) is not int for e, a in zip(expected, actual, strict=True) if type(e) is int
+    if (
+        numbers
+        and isinstance(expected, list)
+        and any(type(a) is not int for e, a in zip(expected, actual, strict=True) if type(e) is int)
     ):
         return (
-            "The numbers are right, but some are floats, or integers of NumPy or PyTorch: int(...) makes one of Python."
+            "The numbers are right, but some are floats, or integers of NumPy or PyTorch: int(...) turns each into an "
+            "integer of Python."
         )
     parts = (_difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
     place, part = next(((place, part) for place, part in enumerate(parts) if part), (0, None))
@@ -501,11 +508,11 @@ HINTS = {  # pattern in an error, or in the line that raised it -> what else to 
     r"(?s)Boolean value of Tensor.*in the line: .*\b(min|max)\(": "Python's min and max want one number: for a tensor, "
     "min(1, x) is x.clamp(max=1).",
     "bitwise_xor": "A power is written with two stars: x ** 2.",
-    "expected one number per image, shape": "A whole table of a schedule has T + 1 numbers: sigma[t] takes those of "
-    "the steps t.",
+    r"expected one number per image, shape \(\d+,\), got shape \(\d+,\)": "A whole table of a schedule has T + 1 "
+    "numbers: sigma[t] takes those of the steps t.",
     r"imum\(\): argument": "torch.minimum and torch.maximum want two tensors: with a number, x.clamp(max=1).",
-    r"torch\.min\([\d.]+,|torch\.min\(.*, *[\d.]+\)": "torch.min(x, 1) looks along axis 1, and torch.min(1, x) wants "
-    "two tensors; x.clamp(max=1) is the smaller of x and the number 1.",
+    r"(?s)(in range of \[-1, 0\]|\bmin\(\) received).*torch\.min\(": "torch.min(x, 1) looks along axis 1, and "
+    "torch.min(1, x) wants two tensors; x.clamp(max=1) is the smaller of x and the number 1.",
 }
 
 NUMBERS_PER_IMAGE = (  # said beside "at non-singleton dimension", where an argument has shape (B,)

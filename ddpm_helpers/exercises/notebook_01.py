@@ -158,8 +158,8 @@ Exercise(
         "It looks as if step i moves the share i / steps: step 0 would stand still. The share is 1 / (steps - i).": (
             lambda x, x0_hat, i, steps: x + (x0_hat - x) * i / steps
         ),
-        "It looks as if step i moves the share (i + 1) / steps: so far has x come after step i, from its start. Of the "
-        "way that is left the share is 1 / (steps - i).": lambda x, x0_hat, i, steps: (
+        "It looks as if step i moves the share (i + 1) / steps: that is how far x has come from its start after "
+        "step i. Of the way that is left, step i moves the share 1 / (steps - i).": lambda x, x0_hat, i, steps: (
             x + (x0_hat - x) * (i + 1) / steps
         ),
     },

@@ -193,8 +193,10 @@ Exercise(
         "is taken away: divide alpha_bar by schedule.sigma ** 2, which was computed in 64 bits.": (
             lambda s: 1 / (1 / s.alpha_bar - 1)
         ),
-        "Right on paper. But the betas are stored in 32 bits, and at t = 1 most digits of their product are lost when "
-        "it is taken from 1: schedule.sigma ** 2 is the same variance, and was computed in 64 bits.": _snr_from_betas,
+        "Right on paper. But the product of the alphas, in 32 bits, is close to 1 at t = 1, and most of its digits are "
+        "lost when it is taken from 1: schedule.sigma ** 2 is the same variance, and was computed in 64 bits.": (
+            _snr_from_betas
+        ),
         "Right on paper. But where there is much noise, 1 / sigma ** 2 is close to 1, and few digits are left when 1 "
         "is taken away: alpha_bar is a table, take it.": lambda s: 1 / s.sigma**2 - 1,
         "Right on paper. But where there is much noise, 1 - sigma ** 2 is a small difference of two numbers close to "

@@ -342,9 +342,8 @@ Exercise(
         "It looks as if the distance of the means has lost its square.": (
             lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - 1 - torch.log(v1 / v2) + (m1 - m2) / v2)
         ),
-        "It looks as if parentheses are missing: the last fraction is divided by 2 v_2, which is / (2 * variance_2).": (
-            lambda m1, v1, m2, v2: 0.5 * torch.log(v2 / v1) - 0.5 + (v1 + (m1 - m2) ** 2) / 2 * v2
-        ),
+        "It looks as if parentheses are missing: the numerator of the last fraction is divided by 2 v_2, which is "
+        "/ (2 * variance_2).": lambda m1, v1, m2, v2: 0.5 * torch.log(v2 / v1) - 0.5 + (v1 + (m1 - m2) ** 2) / 2 * v2,
         "It looks as if the arguments were taken for standard deviations: they are variances already.": (
             lambda m1, v1, m2, v2: gaussian_kl(m1, v1**2, m2, v2**2)
         ),

@@ -94,9 +94,8 @@ Exercise(
         "It looks as if all channels are one group: that is a layer norm. Make `groups` of them.": (
             lambda x, groups: _normalise(x.flatten(1), x.shape)
         ),
-        "It looks as if mean and variance are taken over the groups: take them within each group, the last axis.": (
-            _across_groups
-        ),
+        "It looks as if mean and variance are taken over the groups: take them within each group, over all of its "
+        "channels and pixels.": _across_groups,
         "It looks as if each pixel is normalised by itself: a group spans all pixels of its channels.": _over_channels,
         "It looks as if `groups` was taken for the channels in a group: it is the number of groups.": (
             lambda x, groups: _normalise(x.reshape(len(x), x.shape[1] // groups, -1), x.shape)

@@ -1404,7 +1404,7 @@ for t in steps:
 # ### Experiments to try
 #
 # - Make both peaks of `mixture` narrower, with standard deviations of 0.1. Which of $L_0$ to $L_8$ change most, and why those?
-#   Why does nothing change for the model that guesses 0?
+#   Why do none of them change for the model that guesses 0?
 # - Give the limited network of section 10 one number for each step, $\theta_t x_t$. Do the weights $u_t$ still matter?
 # - Let the Gaussian denoiser of section 9 see 1,000 images instead of 10,000. How many bits does that cost on images
 #   that it has not seen?

@@ -633,8 +633,8 @@ rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in 
 viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of one that predicts the velocity")
 
 # %% [markdown]
-# *In a full run on a CPU: up to $t = 300$ the noise network (blue) is ahead by a little. Beyond 400 its error runs away:
-# at $t = 950$ it is above 1, worse than that of a grey image. The velocity network (orange) ends at a quarter of it,
+# *In a full run on a CPU: up to $t = 300$ the noise network (blue) is ahead by a little. Beyond 400 it falls behind, and towards $T$ its error runs
+# away: at $t = 950$ it is above 1, worse than that of a grey image. The velocity network (orange) ends at a quarter of it,
 # which is what the mean of all digits scores: so late, nothing more is known. In the samples, compare column by column.
 # The noise network's strokes are fat and flow together: a guess at large $t$ that is too bright is built upon by all
 # steps that follow. The rows have the same outlines, and most of the lower ones have the stroke width of handwriting.*

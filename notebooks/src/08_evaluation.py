@@ -186,7 +186,7 @@ verify("8.2", cost, (1.0 - 2.5) ** 2 + (2.0 - 0.5) ** 2, tol=5e-3)
 # %% [markdown]
 # In 64 dimensions a Gaussian has a mean $\mu$ (64 numbers) and a **covariance**, a 64 x 64 matrix: entry $(i, j)$ is
 # the mean product of the deviations of features $i$ and $j$ from their means. Call the two matrices $A$ and $B$. In
-# place of $\sigma_b / \sigma_a$ stands a matrix $M$. It must make the cloud $B$ of the cloud $A$; as $M x$ has the
+# place of $\sigma_b / \sigma_a$ stands a matrix $M$. It must change the cloud $A$ into the cloud $B$; as $M x$ has the
 # covariance $M A M^\top$, that means $M A M^\top = B$. Many matrices do, since one may rotate the cloud on the way. The
 # cheapest one is the one without a rotation, which means symmetric and without negative eigenvalues (Dowson & Landau
 # 1982):

@@ -519,7 +519,7 @@ for t in (10, 300, 800):
     verify("9.3", error, snr(schedule)[t].item() * image_error, tol=1e-5)
 
 # %% [markdown]
-# The course's `UNet` is such a case: it predicts the velocity, whose squared error is by [(6.9)](06_train_ddpm.ipynb)
+# The course's recipe is such a case: it predicts the velocity, whose squared error is by [(6.9)](06_train_ddpm.ipynb)
 # the larger number, and the largest in the column. Its samples are the best.
 #
 # And even among networks that predict noise a lower mean loss need not mean better samples: notebook 06 showed that the

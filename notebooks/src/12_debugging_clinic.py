@@ -909,7 +909,7 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # %% [markdown]
 # *In a full run on MNIST it finds one thing. It is true, and no bug. The network learned from steps drawn by weight
 # ([notebook 06](06_train_ddpm.ipynb)), and $t = 1$ hardly ever came up, so there it is worse than a straight line. These
-# samples cannot show it: their last step goes from $t = 50$ to 0, and the network was never asked at $t = 1$. Notebook
+# samples cannot show it: their last step goes from $t = 50$ to 0 (on a GPU from 20), and the network was never asked at $t = 1$. Notebook
 # 08 charges it in bits, and finds the samples closer to real digits all the same. So a finding is a question: did you
 # mean that? (On the drawn digits that stand in where MNIST is not at hand, it may rightly find more: the network has
 # never seen those.)*
