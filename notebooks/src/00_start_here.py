@@ -125,7 +125,8 @@ to_float = check(to_float)
 # again. Guess first what is wrong with it. A check names the mistakes that people often make; for
 # anything else it shows the call that failed and how far off you were. If you are stuck,
 # `from ddpm_helpers import show_solution` and `show_solution("to_float")` print the course's version. (Type both lines
-# into a new cell; the + above the notebook makes one.)
+# into a new cell; the + above the notebook makes one.) And should a check ever not come back, a loop in your answer has
+# no end: the square above the notebook stops the cell (in Colab, the one at its left).
 
 # %% [markdown]
 # ## Every equation is run
