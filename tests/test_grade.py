@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_helpers.exercises.grading import exercises_of, grade, notebooks_in, read_notebook
+from ddpm_helpers.exercises import __main__
+from ddpm_helpers.exercises.grading import Graded, Mark, exercises_of, grade, notebooks_in, others_in, read_notebook
 
 SETUP = "import math\nimport torch\nimport ddpm_helpers\nfrom ddpm_helpers import check, per_image"
 RIGHT = {
@@ -247,7 +248,33 @@ def test_learners_are_called_as_their_files(tmp_path):
     for name in ("ann/02.ipynb", "ben/02.ipynb", "ben/x.ipynb", "ben/.ipynb_checkpoints/y.ipynb"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert list(notebooks_in([tmp_path, tmp_path / "ann"])) == ["ann/02", "ben/02", "x"]
+    assert list(notebooks_in([tmp_path, tmp_path / "ann"])) == ["ann/02", "ben/02", "ben/x"]
+
+
+def test_names_of_other_systems(tmp_path):
+    (tmp_path / "Ju\u0308rgen 02.IPYNB").touch()
+    (tmp_path / "essays").mkdir()
+    (tmp_path / "essays" / "mine.docx").touch()
+    assert list(notebooks_in([tmp_path])) == ["J\u00fcrgen 02"]
+    assert others_in([tmp_path]) == ["essays/mine.docx"]
+
+
+def test_ctrl_c_keeps_the_marks_so_far(tmp_path, monkeypatch, capsys):
+    for name in ("ann", "ben"):
+        (tmp_path / f"{name}.ipynb").touch()
+
+    def stopped_at_ben(file, learner, *limits):
+        if learner == "ben":
+            raise KeyboardInterrupt
+        return Graded(learner, {"snr": Mark("right")})
+
+    monkeypatch.setattr(__main__, "grade", stopped_at_ben)
+    monkeypatch.setattr("sys.argv", ["exercises", "grade", str(tmp_path), "--csv", str(tmp_path / "marks.csv")])
+    assert __main__.main() == 130
+    shown = capsys.readouterr()
+    assert "Stopped: 1 of 2 notebooks are marked." in shown.err
+    assert "ann  right" in shown.out
+    assert "ann,1,1,right" in (tmp_path / "marks.csv").read_text(encoding="utf-8-sig")
 
 
 @pytest.mark.parametrize("arguments", [[], ["grade"], ["grade", "no_such.ipynb"], ["grade", "."]])

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,11 +31,29 @@ LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip file can hold, 
 UNWRITTEN = (ast.Expr, ast.Assign, ast.Return)  # where a skeleton has its `...`
 MINUTES = 90
 EXERCISE_MINUTES = 10  # a guess, and LAB-PLAN.md says so
-SESSIONS = {  # title -> notebook -> how many of its exercises, from the first on
-    "A first generative model": {"00": 1, "01": 3},
-    "Noise, and the jump through it": {"02": 4},
-    "Training": {"06": 5},
-    "Sampling": {"07": 4},
+ROOM_MINUTES = 10  # to start the machines, and to hand in
+ADVICE = (  # where the helper is missing: in the course, in the kit
+    "start this notebook with `make lab`, or see Colab in the README.",
+    "start JupyterLab as INSTALL.md says, in the terminal in which env is active.",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a notebook belongs to a session."""
+
+    number: str
+    tags: tuple[str, ...]  # of its exercises
+    share: float = 1.0  # of its text
+    which: str = ""  # in words, if it is not all
+
+
+SESSIONS = {
+    "A first generative model": [Part("00", ("0.1",)), Part("01", ("1.1", "1.2", "1.3"))],
+    "Noise, and the jump through it": [Part("02", ("2.1", "2.2", "2.3"))],
+    "Training": [Part("06", ("6.1", "6.2", "6.3"), 0.45, 'to the end of "The real run"')],
+    "What the training learns from": [Part("06", ("6.4", "6.5"), 0.55, 'from "Where is the error?" on')],
+    "Sampling": [Part("07", ("7.1", "7.2"))],
 }
 
 
@@ -156,9 +175,10 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 
 def learner_edition(notebook: NotebookNode) -> NotebookNode:
-    """The notebook as it is before anyone has run it."""
+    """The notebook as it is before anyone has run it; without the helper it speaks of the kit."""
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
+        cell.source = cell.source.replace(*ADVICE)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     return notebook
@@ -251,6 +271,12 @@ notebooks would call them MNIST.) For the real images make the kit with `make la
 torchvision's layout, or set the environment variable `DDPM_DATA` on each machine to one on a shared drive."""
 
 
+SERVER = """Thirty kernels of notebook 07, under the quick budget, took 13 minutes and 13.5 GB on 2 cores, where one
+alone takes half a minute; notebook 01 takes about twice the memory. So plan the quick budget there, 1.5 GB of memory
+for each learner, and one core for every two of them. Ask them to shut down a notebook's kernel before they open the
+next."""
+
+
 def install_text(wheel: str, has_data: bool) -> str:
     data = WITH_DATA if has_data else WITHOUT_DATA
     return f"""# The lab kit
@@ -263,8 +289,11 @@ def install_text(wheel: str, has_data: bool) -> str:
 
 ## Once, on a machine with a network
 
-It needs the system and the Python version of the machines in the lab; for two systems do it on each. In this folder
-(Windows: `py` instead of `python3`, here and below):
+It needs the system and the Python version of the machines in the lab; for two systems do it on each. Each machine
+needs Python 3.10 or newer with its module venv (on Debian and Ubuntu the package `python3-venv`; try
+`python3 -m venv env` there while there is a network), 2 GB of free memory, and on Linux about 10 GB of free disk, for
+the folder `wheels` and for what is installed from it; much less with the CPU-only packages. In this folder (Windows:
+`py` instead of `python3`, here and below):
 
 ```
 python3 -m pip download --dest wheels "./wheels/{wheel}[lab]"
@@ -286,18 +315,29 @@ python -m pip install --no-index --find-links wheels "ddpm-helpers[lab]"
 ```
 
 (Windows, in the Command Prompt: `env\\Scripts\\activate` in the second line. If pip finds no version of a package, the
-step above is missing, or was made for another system or Python.) Then, in the same terminal, still beside `wheels`
-(started in `notebooks`, JupyterLab could not show the pictures in `figures`):
+step above is missing, or was made for another system or Python.) This tells whether the machine is ready, with a list
+of versions:
 
 ```
-DDPM_BUDGET=quick python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+python -c "import jupyterlab, ddpm_helpers; print(ddpm_helpers.environment_report())"
 ```
 
-(Windows: `set DDPM_BUDGET=quick`, then the rest.) Under the quick budget, which `LAB-PLAN.md` counts with, notebooks
-train less: the pictures get worse, the lesson stays. Without it they train for minutes.
+Then, in the same terminal, still beside `wheels` (started in `notebooks`, JupyterLab could not show the pictures in
+`figures`):
+
+```
+python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+```
+
+On one machine run notebook 00 from top to bottom with the network off.
+
+Let learners start a training first and read on while it works. `DDPM_BUDGET=quick` in front of that line (Windows:
+`set DDPM_BUDGET=quick` before it) makes every training short. It is for testing the room, and for machines on which
+the times in `LAB-PLAN.md` are out of reach: the networks of notebooks 01 and 06 then draw no digit, while the captions
+describe digits. Show the pictures in `figures` instead.
 
 If one server runs the kernels of all, set `OMP_NUM_THREADS=1` there for everyone: threads of many kernels spend their
-time waiting for each other.
+time waiting for each other. {SERVER}
 
 ## Images
 
@@ -305,7 +345,8 @@ time waiting for each other.
 
 ## Marking
 
-Collect the notebooks in a folder, under any names. On a machine with the same packages:
+Collect the notebooks in a folder, each in a subfolder that is called as the learner
+(`class/ada/02_forward_process.ipynb`), or each under a name of its own. On a machine with the same packages:
 
 ```
 python -m ddpm_helpers.exercises grade FOLDER --csv marks.csv
@@ -333,7 +374,7 @@ def lab_plan() -> str:
     """What fits into a session, from each notebook's reading time, its measured run time and its exercises."""
     plans = {path.stem[:2]: plan(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     rows = [
-        f"| {number} {p['title']} | {p['reading']} min | {p['quick']} | {p['full']} | {len(p['tags'])} | "
+        f"| {number} {p['title']} | {p['reading']} min | {p['full']} | {p['quick']} | {len(p['tags'])} | "
         f"{total(p, len(p['tags']))} min | {advice(p)} |"
         for number, p in plans.items()
     ]
@@ -341,11 +382,13 @@ def lab_plan() -> str:
     about = measured("notebooks")
     return f"""# What fits into {MINUTES} minutes
 
-Reading is what each notebook states. The cells' time is measured ({about["device"]}, {about["date"]}); cells run
-while you read, but a room waits for its slowest laptop, so it is added, at the quick budget (`DDPM_BUDGET=quick`).
-{EXERCISE_MINUTES} minutes an exercise are a guess: correct it after the first session.
+Reading is what each notebook states, for a careful reader. The cells' time is measured ({about["device"]},
+{about["date"]}); an old laptop may need three times as long. Cells run while you read, but a room waits for its
+slowest laptop, so the time of the full budget is added. {EXERCISE_MINUTES} minutes an exercise are a guess: correct it
+after the first session. A session has {ROOM_MINUTES} minutes more, for starting the machines and for handing in. With
+two hours, use the rest to talk about the pictures.
 
-| notebook | reading | cells, quick | cells, full | exercises | together | in {MINUTES} minutes |
+| notebook | reading | cells, full | cells, quick | exercises | together | in {MINUTES} minutes |
 |---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
@@ -354,6 +397,9 @@ An exercise that is left out breaks nothing: the notebook goes on with the cours
 ## Sessions of {MINUTES} minutes
 
 {chr(10).join(sessions)}
+Before the third session learners read notebook 03 at home (two hours), or you tell them its result: the loss is the
+squared error of the predicted noise. 04 and 05 are left out. For the third session it is enough to know that a U-Net
+takes a noisy image and a step, and answers with an image.
 """
 
 
@@ -363,7 +409,7 @@ def plan(path: Path) -> dict:
     return {
         "title": title_of(notebook),
         "reading": reading_minutes(notebook),
-        "seconds": seconds.get("quick", seconds.get("full", 0)),
+        "seconds": seconds.get("full", seconds.get("quick", 0)),
         "tags": [exercise.tag for _, exercise, _ in exercise_cells(notebook)],
     } | {budget: in_words(seconds[budget]) if budget in seconds else "not measured" for budget in ("quick", "full")}
 
@@ -377,24 +423,26 @@ def reading_minutes(notebook: NotebookNode) -> int:
     return int(match["minutes"]) if match["minutes"] else 60 * ("one", "two", "three").index(match["hours"]) + 60
 
 
-def total(plan: dict, exercises: int) -> int:
-    """Minutes, rounded up."""
-    return plan["reading"] + EXERCISE_MINUTES * exercises + -(-plan["seconds"] // 60)
+def total(plan: dict, exercises: int, share: float = 1.0) -> int:
+    """Minutes, rounded up, without those of the room; all cells are counted, whatever the share of the text."""
+    return round(share * plan["reading"]) + EXERCISE_MINUTES * exercises + -(-plan["seconds"] // 60)
 
 
 def advice(plan: dict) -> str:
     count = len(plan["tags"])
-    fits = [n for n in range(count + 1) if total(plan, n) <= MINUTES]
+    room = MINUTES - ROOM_MINUTES
+    fits = [n for n in range(count + 1) if total(plan, n) <= room]
     if not fits:
-        return f"no: {-(-total(plan, count) // MINUTES)} sessions"
+        return f"no: {-(-total(plan, count) // room)} sessions"
     return "all of it" if fits[-1] == count else f"with {fits[-1]} of the {count} exercises"
 
 
-def session(title: str, parts: dict[str, int], plans: dict[str, dict]) -> str:
-    minutes = sum(total(plans[number], count) for number, count in parts.items())
+def session(title: str, parts: list[Part], plans: dict[str, dict]) -> str:
+    minutes = ROOM_MINUTES + sum(total(plans[part.number], len(part.tags), part.share) for part in parts)
     lines = [
-        f"- {number} {plans[number]['title']}; exercises {', '.join(plans[number]['tags'][:count])}"
-        for number, count in parts.items()
+        f"- {part.number} {plans[part.number]['title']}{', ' * bool(part.which)}{part.which}; "
+        f"exercise{'s' * (len(part.tags) > 1)} {', '.join(part.tags)}"
+        for part in parts
     ]
     return "\n".join([f"### {title}: {minutes} minutes\n", *lines, ""])
 

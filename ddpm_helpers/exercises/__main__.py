@@ -8,6 +8,8 @@ from tqdm import tqdm
 
 from .grading import grade, notebooks_in, others_in, summary, write_csv
 
+INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ddpm_helpers.exercises", description=__doc__)
@@ -31,8 +33,15 @@ def main() -> int:
         print(f"Passed over, no notebooks: {', '.join(others[:9])}{' ...' * (len(others) > 9)}", file=sys.stderr)
     if sys.platform != "linux":
         print("This system cannot limit the memory of a process; the time limit holds.", file=sys.stderr)
-    bar = tqdm(notebooks.items(), unit="notebook", disable=None)
-    graded = [grade(file, learner, options.seconds, options.memory) for learner, file in bar]
+    graded, stopped = [], False
+    try:
+        for learner, file in tqdm(notebooks.items(), unit="notebook", disable=None):
+            graded.append(grade(file, learner, options.seconds, options.memory))
+    except KeyboardInterrupt:
+        stopped = True
+        print(f"Stopped: {len(graded)} of {len(notebooks)} notebooks are marked.", file=sys.stderr)
+        if not graded:
+            return INTERRUPTED
     print(summary(graded))
     if options.csv:
         try:
@@ -40,7 +49,7 @@ def main() -> int:
         except OSError as error:
             print(f"{options.csv}: cannot be written ({error.strerror})", file=sys.stderr)
             return 1
-    return 0
+    return INTERRUPTED if stopped else 0
 
 
 if __name__ == "__main__":

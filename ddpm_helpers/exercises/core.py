@@ -499,6 +499,7 @@ HINTS = {  # pattern in an error, or in the line that raised it -> what else to 
     "'float' object cannot be interpreted as an integer": "// divides and rounds down, and int(...) makes an integer.",
     "must be tuple of Tensors, not Tensor": "The tensors go into one list: torch.cat([a, b], dim=1).",
     "float division by zero": "A Python number stops there; a tensor gives inf, and goes on.",
+    "EOFError": "Nobody answers input() when an answer is marked: use the arguments.",
     "failed to converge": "Is there NaN in the matrix? Rounding can make an eigenvalue negative: "
     ".clamp(min=0) before the root.",
     "step must be greater than zero": "A tensor is turned round by x.flip(dim).",

@@ -20,8 +20,9 @@ import sys
 import tempfile
 import threading
 import time
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,34 +66,47 @@ class Cell:
 
 
 def notebooks_in(paths: list[Path]) -> dict[str, Path]:
-    """Learner -> notebook: a folder stands for all notebooks in it and below. A learner is called as the file is,
-    with its folders in front where several files are called alike.
+    """Learner -> notebook: a folder stands for all notebooks in it and below. A learner is called as the file is, with
+    the folders in front that lie below the given one, and more of them where several files are called alike.
 
     Raises:
         ValueError: if a path is neither a folder with notebooks nor a notebook.
     """
-    files: list[Path] = []
+    names: dict[Path, str] = {}
     for path in paths:
-        found = sorted(p for p in path.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+        found = sorted(p for p in path.rglob("*") if is_notebook(p) and ".ipynb_checkpoints" not in p.parts)
         if path.is_dir() and not found:
             raise ValueError(f"{path}: no .ipynb file in this folder")
-        if not path.is_dir() and (path.suffix != ".ipynb" or not path.is_file()):
+        if not path.is_dir() and not (is_notebook(path) and path.is_file()):
             raise ValueError(f"{path}: neither a folder nor an .ipynb file")
-        files += found if path.is_dir() else [path]
-    files = list(dict.fromkeys(file.resolve() for file in files))
-    names = {file: file.stem for file in files}
-    for depth in range(1, max(len(file.parts) for file in files)):
+        for file in found if path.is_dir() else [path]:
+            below = file.relative_to(path) if path.is_dir() else Path(file.name)
+            names.setdefault(file.resolve(), called(below.with_suffix("").parts))
+    for depth in range(1, max(len(file.parts) for file in names)):
         often = Counter(names.values())
-        for file in files:
+        for file in names:
             if often[names[file]] > 1:
-                names[file] = "/".join([*file.parent.parts[-depth:], file.stem])
+                names[file] = called([*file.parent.parts[-depth:], file.stem])
     return {name: file for file, name in names.items()}
 
 
+def called(parts: Sequence[str]) -> str:
+    """A Mac may take letters apart, u and its dots: they would count as two, and not be found in a list of names."""
+    return unicodedata.normalize("NFC", "/".join(parts))
+
+
+def is_notebook(path: Path) -> bool:
+    return path.suffix.lower() == ".ipynb"
+
+
 def others_in(paths: list[Path]) -> list[str]:
-    """Names of what lies in the folders and is no notebook: perhaps somebody handed in a document."""
-    found = (file for path in paths if path.is_dir() for file in sorted(path.rglob("*")) if file.is_file())
-    return [file.name for file in found if file.suffix != ".ipynb" and not file.name.startswith(".")]
+    """What lies in the folders, as seen from them, and is no notebook: perhaps somebody handed in a document."""
+    found = ((path, file) for path in paths if path.is_dir() for file in sorted(path.rglob("*")) if file.is_file())
+    return [
+        file.relative_to(path).as_posix()
+        for path, file in found
+        if not is_notebook(file) and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
 
 
 def grade(path: Path, learner: str, seconds: float = 60, gigabytes: float = 4) -> Graded:

@@ -93,6 +93,7 @@ def main() -> None:
             verdict = Verdict(right=False)
             if cell["run"] and answer is None:
                 why = f"its cell stopped with {type(problem).__name__}: {problem}" if problem else "its cell deletes it"
+                why += " (nobody answers input() here)" if isinstance(problem, EOFError) else ""
                 say(name=name, stopped=tidy(why))
             elif cell["run"]:
                 say(marks=name)

@@ -41,7 +41,7 @@ from ddpm_helpers import check, environment_report, load_images, read_idx, to_ui
 #
 # If something goes wrong later, paste this report into your question. It is the first thing that anybody will ask for.
 # (The last three lines are settings: where your images are, how long to train, and whether a wrong answer stops the
-# notebook, which only tests want. The README explains them.)
+# notebook, which only tests want.)
 
 # %%
 print(environment_report())

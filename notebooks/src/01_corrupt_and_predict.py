@@ -165,7 +165,8 @@ for batch in batches(data.images, 128, steps):
 print("mean loss of each epoch:", [round(mean, 4) for mean in live.means(min(per_epoch, steps))])
 
 # %% [markdown]
-# *The loss falls fast, then slowly. It will not reach 0, and the next pictures show why it cannot.*
+# *The loss falls fast, then slowly. It will not reach 0, and the next pictures show why it cannot. (Their captions
+# describe a full run. Under the quick budget the network has seen too little, and you will see blots.)*
 #
 # Now the test of what it learned, on images that it has never seen.
 

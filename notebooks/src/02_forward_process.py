@@ -8,7 +8,7 @@
 #
 # **You will** build a noise process that ends in the same distribution whatever it starts from, prove that any number of
 # its steps can be taken in one jump, and measure how close to pure noise it ends. **You need** mean and variance,
-# Gaussians, and [notebook 01](01_corrupt_and_predict.ipynb) for the motive. **Time** 40 minutes of reading; the cells run
+# Gaussians, and [notebook 01](01_corrupt_and_predict.ipynb) for the motive. **Time** 45 minutes of reading; the cells run
 # in 10 seconds on 2 CPU cores.
 
 # %% tags=["setup"]

@@ -8,7 +8,7 @@
 #
 # **You will** measure what it is worth to tell a network how noisy its input is, find out where, and build the part
 # that tells it: waves, a small network, a scale and a shift. **You need** [notebook 02](02_forward_process.ipynb), and
-# from [notebook 03](03_elbo_to_mse.ipynb) that the loss is the squared error of the predicted noise. **Time** 30
+# from [notebook 03](03_elbo_to_mse.ipynb) that the loss is the squared error of the predicted noise. **Time** 50
 # minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]

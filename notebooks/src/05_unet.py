@@ -10,7 +10,7 @@
 # **You will** take a diffusion U-Net apart, write its four working parts yourself, see where its parameters and its
 # multiplications are, and find a fault that a loss curve does not show. **You need**
 # [notebook 02](02_forward_process.ipynb) for the symbols, and [notebook 04](04_time_conditioning.ipynb) for what a
-# convolution does and how a network is told the time. **Time** 30 minutes of reading; the cells run in about 4 minutes
+# convolution does and how a network is told the time. **Time** 60 minutes of reading; the cells run in about 4 minutes
 # on 2 CPU cores.
 
 # %% tags=["setup"]

@@ -8,8 +8,8 @@
 #
 # **You will** write the training loop of a DDPM, measure what each of the usual improvements is worth, train a
 # network that draws digits, and kill a run without losing anything. **You need** a PyTorch training loop seen once, and
-# [notebook 03](03_elbo_to_mse.ipynb) for where the loss comes from. **Time** 30 minutes of reading; the cells run in about
-# 10 minutes on 2 CPU cores.
+# [notebook 03](03_elbo_to_mse.ipynb) for where the loss comes from. **Time** 80 minutes of reading; the cells run in 10
+# to 15 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in

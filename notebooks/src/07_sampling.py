@@ -8,7 +8,7 @@
 #
 # **You will** turn a trained network into images with 1000 random steps, then derive a second way down that needs 50 and no
 # randomness, and use it to blend digits and to run images backwards into noise. **You need** the posterior from
-# [notebook 03](03_elbo_to_mse.ipynb) or its result on trust; nothing is trained here. **Time** 30 minutes of reading; the
+# [notebook 03](03_elbo_to_mse.ipynb) or its result on trust; nothing is trained here. **Time** 55 minutes of reading; the
 # cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]

@@ -8,7 +8,7 @@
 #
 # **You will** judge a generative model honestly: build a judge, compute a distance between sets of images and find its
 # floor and its bias, look for copies, and measure likelihood in bits. **You need** Gaussians, and the eigenvalues of a
-# matrix; [notebook 03](03_elbo_to_mse.ipynb) for the last part. **Time** 35 minutes of reading; the cells run in about
+# matrix; [notebook 03](03_elbo_to_mse.ipynb) for the last part. **Time** 65 minutes of reading; the cells run in about
 # 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]

@@ -10,7 +10,7 @@
 # **You will** find out that this course and the libraries compute the same numbers, train their networks in our
 # trainer, and read a comparison of nine designs without being fooled by it. **You need** the samplers of
 # [notebook 07](07_sampling.ipynb) and, for the last part, the Frechet distance of [notebook 08](08_evaluation.ipynb).
-# **Time** 25 minutes of reading; the cells run in about a minute on 2 CPU cores.
+# **Time** 60 minutes of reading; the cells run in about a minute on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in

@@ -8,7 +8,7 @@
 #
 # **You will** train on colour photos and on a folder of your own pictures, find out why the noise must grow with the
 # picture, share one training among several processes, and measure what grows how. **You need**
-# [notebook 06](06_train_ddpm.ipynb) for the trainer and [notebook 07](07_sampling.ipynb) for the samplers. **Time** 25
+# [notebook 06](06_train_ddpm.ipynb) for the trainer and [notebook 07](07_sampling.ipynb) for the samplers. **Time** 60
 # minutes of reading; the cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]

@@ -9,7 +9,7 @@
 #
 # **You will** tell a network what to draw, derive the step that makes it listen, find out what that step is *not*, and
 # measure what it costs. **You need** the samplers of [notebook 07](07_sampling.ipynb), the score at the end of
-# [notebook 03](03_elbo_to_mse.ipynb), and the judge of [notebook 08](08_evaluation.ipynb). **Time** 40 minutes of
+# [notebook 03](03_elbo_to_mse.ipynb), and the judge of [notebook 08](08_evaluation.ipynb). **Time** 45 minutes of
 # reading; the cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]

@@ -9,7 +9,7 @@
 #
 # **You will** look at sixteen broken systems, decide what is wrong with each before you are told, and leave with a list
 # of measurements for your own model. **You need** the loss from [notebook 03](03_elbo_to_mse.ipynb) and the samplers
-# from [notebook 07](07_sampling.ipynb). **Time** 60 minutes of reading; the cells run in about half a minute on 2 CPU
+# from [notebook 07](07_sampling.ipynb). **Time** 65 minutes of reading; the cells run in about half a minute on 2 CPU
 # cores.
 
 # %% tags=["setup"]
