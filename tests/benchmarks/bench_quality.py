@@ -112,9 +112,11 @@ def draw(results: dict) -> None:
     axis.axhline(unit["floor"] / unit["frechet"], color="black", linestyle="--", linewidth=0.8, label="real digits")
     ticks = sorted({row["minutes"] for row in timed})
     axis.set_xticks(ticks, [f"{m:g}" for m in ticks])
+    shares = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]
+    axis.set_yticks(shares, [f"{share:g}" for share in shares])
     axis.minorticks_off()
     axis.set(xlabel="minutes of training", ylabel="distance, in units of\nthe naive model's after 3 epochs")
-    axis.legend(frameon=False, fontsize=9)
+    axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(FIGURES / "bench_quality.png", dpi=120, bbox_inches="tight")
 
 
