@@ -109,8 +109,8 @@ SYSTEMS = (
     SIMPLE("SimpleUNet, repaired"),
     System("LayerNormUNet, published", lambda: LayerNormUNet(1000, input_norm=True), LINEAR),
     System("LayerNormUNet, repaired", lambda: LayerNormUNet(1000), LINEAR),
-    System("UNet2DModel DDPM", grey_unet2d, LINEAR, sampler=FRESH, steps=50),
-    System("DiffUNet", DeepinvUNet, LINEAR, sampler=FRESH, steps=20, batch_size=16, learning_rate=1e-4, border=2),
+    System("UNet2DModel DDPM", grey_unet2d, LINEAR, steps=50),
+    System("DiffUNet", DeepinvUNet, LINEAR, steps=20, batch_size=16, learning_rate=1e-4, border=2),
     System(  # what `bench_levers` found to be the best
         "the course's recipe",
         lambda: VelocityNet(UNet(base=32, multipliers=(1, 2), patch=2, attention=0), COSINE),
