@@ -49,7 +49,7 @@ BREAKS["03_elbo_to_mse"] = {
     "3.3": [("step**3", "step**2"), ("log_step(x_0, x_1, 1)", "log_step(x_1, x_0, 1)")],
     "3.4": [("sum((1, 2))", "sum((0, 1))"), ("coarse)[0]", "coarse)[1]")],
     "3.5": [
-        ("over_data(log_q) - over_data(", "over_data(log_q) + over_data("),
+        ("over_data(log_q) - torch.xlogy(", "over_data(log_q) + torch.xlogy("),
         ("density / values", "values / density"),
     ],
     "3.6": [(".exp(), expected", ", expected"), ("expected=log_p", "expected=2**0.5 * log_p")],
@@ -112,7 +112,7 @@ BREAKS["04_time_conditioning"] = {
     "4.4": [("h[..., 1:-1, 1:-1], right[..., 1:-1, 1:-1]", "h, right"), ("sum((1, 2))", "mean((1, 2))")],
     "4.5": [("(-k / 32)", "(-2 * k / 32)"), ("E[[0, 1, 998], :32]", "E[[0, 1, 998], 32:]")],
     "4.6": [("(frequency * apart).cos()", "(frequency * apart).sin()"), ("double() / 32)", "double() / 31)")],
-    "4.7": [("1 + scale[b, c])", "scale[b, c])"), ("shift[b, c], h[b, c]", "h[b, c], h[b, c]")],
+    "4.7": [("(1 + scale[b, c])", "scale[b, c]"), ("h[b, c] + shift[b, c]", "h[b, c]")],
 }
 
 BREAKS["05_unet"] = {

@@ -132,7 +132,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | Algorithm 2 | Their sampler: $T$ steps down, each with fresh noise but the last. | [07](07_sampling.ipynb) |
 # | autocast | Computing some operations in a number format with fewer digits. | [06](06_train_ddpm.ipynb) |
 # | autoencoder | A pair of networks that packs an image into fewer numbers and unpacks it. | [12](12_debugging_clinic.ipynb) |
-# | autograd | PyTorch's record of what was computed, from which it finds slopes. | [03](03_elbo_to_mse.ipynb) |
+# | autograd | PyTorch's record of what was computed, from which it finds slopes. | [11](11_guidance.ipynb) |
 # | batch | Images that are computed together. | [01](01_corrupt_and_predict.ipynb) |
 # | Bayes' rule | How to turn the density of $a$ given $b$ into that of $b$ given $a$. | [03](03_elbo_to_mse.ipynb) |
 # | bfloat16 | Numbers of 16 bits, with the range of float32 and about two and a half digits. | [06](06_train_ddpm.ipynb) |
