@@ -473,7 +473,7 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # Even so some things are *not* as published: the trainer; bfloat16 where the machine has it; DDIM instead of 1000 steps
 # of Algorithm 2 for `UNet2DModel` and `DiffUNet`, which would otherwise sample for hours; and the border of black
 # around the images of `DiffUNet`. (Fresh noise, which the recipe has, does not help these two after so short a training:
-# 2,349 and 2,176 from the same weights, instead of the distances below.) And the last row is newer than the date
+# 2,349 and 2,176 after the same steps, instead of the distances below.) And the last row is newer than the date
 # above, of the 30th of that month. The speed of the recipe was measured on that day, in turns with all the others, which were then
 # 2 to 17 % slower than the table says: if anything, it got too few steps.
 
