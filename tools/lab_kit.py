@@ -291,8 +291,8 @@ def install_text(wheel: str, has_data: bool) -> str:
 
 It needs the system and the Python version of the machines in the lab; for two systems do it on each. Each machine
 needs Python 3.10 or newer with its module venv (on Debian and Ubuntu the package `python3-venv`; try
-`python3 -m venv env` there while there is a network), 2 GB of free memory, and on Linux about 10 GB of free disk, for
-the folder `wheels` and for what is installed from it; much less with the CPU-only packages. In this folder (Windows:
+`python3 -m venv env` there while there is a network), 2 GB of free memory, and on Linux 6 GB of free disk for what is
+installed, beside the folder `wheels`; much less with the CPU-only packages. In this folder (Windows:
 `py` instead of `python3`, here and below):
 
 ```
@@ -383,7 +383,7 @@ def lab_plan() -> str:
     return f"""# What fits into {MINUTES} minutes
 
 Reading is what each notebook states, for a careful reader. The cells' time is measured ({about["device"]},
-{about["date"]}); an old laptop may need three times as long. Cells run while you read, but a room waits for its
+{about["date"]}); an old laptop may need far longer. Cells run while you read, but a room waits for its
 slowest laptop, so the time of the full budget is added. {EXERCISE_MINUTES} minutes an exercise are a guess: correct it
 after the first session. A session has {ROOM_MINUTES} minutes more, for starting the machines and for handing in. With
 two hours, use the rest to talk about the pictures.
