@@ -14,7 +14,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..schedule import NoiseSchedule
+from ..table import mistakes, plain_body
 from .solutions import solution
 
 EXERCISES: dict[str, "Exercise"] = {}
@@ -47,13 +48,18 @@ class Exercise:
     tag: str  # "1.2": notebook 1, second exercise
     reference: Callable  # the right answer: a public function of the helper module
     cases: Callable[[], list[tuple]]  # argument tuples; make B, C, H and W all different
-    mistakes: dict[str, Callable]  # sentence for the learner -> the wrong function that earns it
+    mistakes: dict[str, Callable] | str  # sentence for the learner -> the wrong function that earns it; or its table
+    answer: str = ""  # the right body, as the text asked for it; empty: the reference's own body is plain enough
+    names: dict = field(default_factory=dict)  # what else the table's functions see
     tolerance: float = 1e-5  # largest error allowed, relative to the largest expected value
     tolerance_64: float = 1e-5  # the same where the expected result is a float64 tensor
     also: Callable[[Callable], str | None] = _nothing_else  # answer with right values -> what else is wrong with it
 
     def __post_init__(self):
         EXERCISES[self.name] = self
+        if isinstance(self.mistakes, str):
+            body = self.answer or plain_body(self.reference)
+            object.__setattr__(self, "mistakes", mistakes(self.reference, body, self.mistakes, self.names))
 
     @property
     def name(self) -> str:

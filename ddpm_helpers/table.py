@@ -1,0 +1,59 @@
+"""Typical mistakes as content: edits of the right answer's text, and below each the sentence that it earns.
+
+    old -> new        put `new` wherever `old` stands; `\\n` in either begins a new line
+    name = ...        the line that sets `name` reads so
+    anything else     the last line returns this; `right` is the course's own function
+    edit ; edit       several at once
+
+A sentence, indented, begins with "It looks as if", which is left out here; one that begins otherwise is marked "! ".
+"""
+
+import ast
+import inspect
+import re
+from collections.abc import Callable
+from textwrap import dedent, indent
+
+
+def mistakes(reference: Callable, answer: str, table: str, names: dict) -> dict[str, Callable]:
+    """Sentence -> wrong function, for each block of the table; ValueError where a block changes or says nothing new."""
+    found = {}
+    for block in re.split(r"\n(?=\S)", dedent(table).strip()):
+        edits, *lines = block.split("\n")
+        said = " ".join(line.strip() for line in lines)
+        sentence = said[2:] if said.startswith("! ") else f"It looks as if {said}"
+        if not said or sentence in found:
+            raise ValueError(f"{reference.__name__}: no sentence, or one that stands above already: {block!r}")
+        found[sentence] = function(reference, edited(dedent(answer).strip(), edits), names)
+    return found
+
+
+def function(reference: Callable, body: str, names: dict) -> Callable:
+    """A function called as `reference` is, with this body; it sees `names` and what the reference's module sees."""
+    arguments = [p.name for p in inspect.signature(reference).parameters.values() if p.default is p.empty]
+    scope = {**vars(inspect.getmodule(reference)), **names, "right": reference}
+    exec(f"def {reference.__name__}({', '.join(arguments)}):\n{indent(body, '    ')}", scope)
+    return scope[reference.__name__]
+
+
+def plain_body(reference: Callable) -> str:
+    """The text of a function below its docstring."""
+    source = dedent(inspect.getsource(reference))
+    [node] = ast.parse(source).body
+    first = node.body[1 if ast.get_docstring(node) else 0]
+    return dedent("\n".join(source.splitlines()[first.lineno - 1 :]))
+
+
+def edited(body: str, edits: str) -> str:
+    """The answer's text after some edits, each of which must change it."""
+    for edit in edits.split(" ; "):
+        before, (old, arrow, new) = body, (edit + " ").partition(" -> ")
+        if arrow:
+            body = body.replace(*(part.strip().replace("\\n", "\n") for part in (old, new)))
+        elif name := re.match(r"[\w, ]+? = ", edit):
+            body = re.sub(rf"^( *){re.escape(name[0])}.*$", lambda line, new=edit: line[1] + new, body, flags=re.M)
+        else:
+            body = re.sub(r".*\Z", lambda _, new=edit: f"return {new}", body, count=1)
+        if body == before:
+            raise ValueError(f"{edit!r} changes nothing in\n{body}")
+    return body
