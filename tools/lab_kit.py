@@ -271,7 +271,7 @@ notebooks would call them MNIST.) For the real images make the kit with `make la
 torchvision's layout, or set the environment variable `DDPM_DATA` on each machine to one on a shared drive."""
 
 
-SERVER = """Thirty kernels of notebook 07, under the quick budget, took 13 minutes and 13.5 GB on 2 cores, where one
+SERVER = """Thirty kernels of notebook 08, under the quick budget, took 13 minutes and 13.5 GB on 2 cores, where one
 alone takes half a minute; notebook 01 takes about twice the memory. So plan the quick budget there, 1.5 GB of memory
 for each learner, and one core for every two of them. Ask them to shut down a notebook's kernel before they open the
 next."""
@@ -299,7 +299,7 @@ installed, beside the folder `wheels`; much less with the CPU-only packages. In 
 python3 -m pip download --dest wheels "./wheels/{wheel}[lab]"
 ```
 
-Write `[lab,compare]`, here and below, if notebook 09 is to compare with diffusers and deepinv; otherwise it leaves
+Write `[lab,compare]`, here and below, if notebook 10 is to compare with diffusers and deepinv; otherwise it leaves
 those cells out. On Linux the line fetches CUDA libraries of several GB. For a lab without GPUs add
 `--extra-index-url ADDRESS`, with the address of the CPU-only packages that PyTorch's site gives. (Take both torch and
 torchvision from there or neither: the one kind does not work with the other.)
@@ -333,7 +333,7 @@ On one machine run notebook 00 from top to bottom with the network off.
 
 Let learners start a training first and read on while it works. `DDPM_BUDGET=quick` in front of that line (Windows:
 `set DDPM_BUDGET=quick` before it) makes every training short. It is for testing the room, and for machines on which
-the times in `LAB-PLAN.md` are out of reach: the networks of notebooks 01 and 06 then draw no digit, while the captions
+the times in `LAB-PLAN.md` are out of reach: the networks of notebooks 01 and 07 then draw no digit, while the captions
 describe digits. Show the pictures in `figures` instead.
 
 If one server runs the kernels of all, set `OMP_NUM_THREADS=1` there for everyone: threads of many kernels spend their
