@@ -51,9 +51,9 @@ class Part:
 SESSIONS = {
     "A first generative model": [Part("00", ("0.1",)), Part("01", ("1.1", "1.2", "1.3"))],
     "Noise, and the jump through it": [Part("02", ("2.1", "2.2", "2.3"))],
-    "Training": [Part("06", ("6.1", "6.2", "6.3"), 0.45, 'to the end of "The real run"')],
-    "What the training learns from": [Part("06", ("6.4", "6.5"), 0.55, 'from "Where is the error?" on')],
-    "Sampling": [Part("07", ("7.1", "7.2"))],
+    "Training": [Part("07", ("7.1", "7.2", "7.3"))],
+    "What the training learns from": [Part("16", ("16.1", "16.2"))],
+    "Sampling": [Part("08", ("8.1", "8.2"))],
 }
 
 
@@ -397,8 +397,8 @@ An exercise that is left out breaks nothing: the notebook goes on with the cours
 ## Sessions of {MINUTES} minutes
 
 {chr(10).join(sessions)}
-Before the third session learners read notebook 03 at home (two hours), or you tell them its result: the loss is the
-squared error of the predicted noise. 04 and 05 are left out. For the third session it is enough to know that a U-Net
+Before the third session learners read notebooks 03 and 04 at home (two hours), or you tell them their result: the
+loss is the squared error of the predicted noise. 05 and 06 are left out. For the third session it is enough to know that a U-Net
 takes a noisy image and a step, and answers with an image.
 """
 
