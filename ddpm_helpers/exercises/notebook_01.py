@@ -3,9 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from ..sampling import naive_step
-from ..schedule import corrupt, per_image
-from ..training import naive_loss
+from ..lessons.naive import corrupt, naive_loss, naive_step
+from ..schedule import per_image
 from .core import Exercise
 
 

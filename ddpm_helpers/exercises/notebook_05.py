@@ -156,7 +156,8 @@ def _bare_block(learns: str, *shape: int) -> tuple:
         norm=lambda h: F.group_norm(h, 1),
         film=lambda known: F.linear(torch.tanh(known), weight),
         last=lambda h: F.conv2d(torch.tanh(h), last),
-        wire=lambda x: F.conv2d(x, wire),
+        shortcut=lambda x: F.conv2d(x, wire),
+        wire=lambda x: F.conv2d(x, wire),  # its older name
     )
     batch, height, width = shape
     x, known = torch.randn(batch, 2, height, width, generator=generator), torch.randn(batch, 6, generator=generator)
