@@ -47,8 +47,11 @@ def check_step_batch(t: Tensor, x: Tensor, *, T: int | None, net: str = "", name
         return
     least, most = t.min().item(), t.max().item()
     if least < first or (T is not None and most > T):
-        limits = f"lie in {first} ... {T}" if T is not None else f"be {first} or more"
-        raise ValueError(f"{who} must {limits}, got {least} to {most}")
+        limits = f"be {first} or more" if T is None else f"lie in {first} ... {T}"
+        if first == 0:
+            limits = f"lie in 0 ... {T - 1}, or be {T} for no label"
+        clean = " (0 is the clean image)" if first == 1 and least == 0 else ""
+        raise ValueError(f"{who} must {limits}, got {least} to {most}{clean}")
 
 
 def _check_step(name: str, step: int, low: int, high: int) -> None:
@@ -84,8 +87,9 @@ def check_image_batch(x: Tensor, *, channels: int, multiple: int, net: str, weig
     if not x.is_floating_point():
         raise ValueError(f"{net}: expected float images, got {x.dtype}; convert them first, e.g. x.float() / 255")
     double = torch.float64 in (x.dtype, weight.dtype)  # which autocast does not change
-    cast = not double and torch.is_autocast_enabled(x.device.type)
-    if x.device != weight.device or (x.dtype != weight.dtype and not cast):
+    if x.device != weight.device or (
+        x.dtype != weight.dtype and (double or not torch.is_autocast_enabled(x.device.type))
+    ):
         raise ValueError(
             f"{net}: the images are {x.dtype} on {x.device}, the net is {weight.dtype} on {weight.device}; "
             f"x.to({str(weight.device)!r}, {weight.dtype})"
@@ -110,6 +114,14 @@ def _check_groups(x: Tensor, groups: int) -> None:
 def _check_length(T: int) -> None:
     if not isinstance(T, int) or T < 1:
         raise ValueError(f"T, the number of steps, must be an integer >= 1, got {T!r}")
+
+
+def _check_ends(beta_1: float, beta_T: float) -> None:
+    if not (0 < beta_1 < 1 and 0 < beta_T < 1):
+        raise ValueError(
+            f"linear_beta: beta would go from {beta_1:g} to {beta_T:g}, and must stay between 0 and 1; for small T: "
+            "smaller ends, rescale=False, or cosine_schedule"
+        )
 
 
 def _check_beta(beta: float | Tensor, x: Tensor) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .checks import _check_beta, _check_images, _check_length, check_step_batch
+from .checks import _check_beta, _check_ends, _check_images, _check_length, check_step_batch
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,8 +40,7 @@ class NoiseSchedule:
             raise ValueError(f"beta must have shape (T+1,) with T >= 1 and beta[0] = 0, got shape {tuple(beta.shape)}")
         if not bool(((beta[1:] > 0) & (beta[1:] < 1)).all()):
             raise ValueError(
-                f"beta[1:] must lie between 0 and 1, got {beta[1:].min().item():g} to {beta[1:].max().item():g}; "
-                "a linear schedule with few steps: smaller ends, rescale=False, or cosine_schedule"
+                f"beta[1:] must lie between 0 and 1, got {beta[1:].min().item():g} to {beta[1:].max().item():g}"
             )
         for name, table in tables(beta).items():
             object.__setattr__(self, name, table.float().to(device))
@@ -80,6 +79,7 @@ def linear_beta(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, resca
     ends are multiplied by 1000 / T, so that step T is noise; with `rescale=False` a small T leaves some image."""
     _check_length(T)
     factor = 1000 / T if rescale else 1.0
+    _check_ends(beta_1 * factor, beta_T * factor)
     beta = torch.zeros(T + 1, dtype=torch.float64)
     beta[1:] = torch.linspace(beta_1 * factor, beta_T * factor, T, dtype=torch.float64)
     return beta
