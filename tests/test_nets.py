@@ -18,7 +18,7 @@ from ddpm_helpers import (
     multiply_adds,
     sinusoidal_embedding,
 )
-from ddpm_helpers.nets import SelfAttention
+from ddpm_helpers.nets import ResidualBlock, SelfAttention
 
 T = 1000
 
@@ -197,6 +197,12 @@ def test_unet_starts_at_zero_and_its_blocks_as_straight_wires():
     assert awake(net)(x, t).ne(0).all()
     attention, h = SelfAttention(16), torch.randn(2, 16, 3, 5)
     assert torch.equal(attention(h), h)
+
+
+def test_the_shortcut_answers_to_its_older_name():
+    for block in (ResidualBlock(8, 16, known=6), ResidualBlock(8, 8, known=6)):
+        assert block.wire is block.shortcut
+        assert not any("wire" in name for name in block.state_dict())
 
 
 def test_group_norm_equals_pytorchs():

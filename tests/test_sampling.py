@@ -219,6 +219,19 @@ def test_clipping_bounds_the_clean_image():
     assert last.x.abs().max() == 1
 
 
+@each_schedule
+def test_fresh_noise_of_ddim_has_all_digits(schedule):
+    """1 - alpha_bar_t / alpha_bar_s, subtracted in 32 bits, would cost up to four of the seven."""
+    a_bar, x, noise = torch.tensor(double_tables(schedule)[1], dtype=torch.float64), torch.zeros(1, 1), torch.ones(1, 1)
+    for t in range(2, schedule.T + 1):
+        for s in {t - 1, t // 2, 1}:
+            expected = ((1 - a_bar[s]) / (1 - a_bar[t]) * (1 - a_bar[t] / a_bar[s])).sqrt()  # eq. 16
+            assert ddim_step(schedule, x, t, s, x, noise, 1.0).item() == pytest.approx(expected.item(), rel=1e-6), (
+                t,
+                s,
+            )
+
+
 def test_largest_jump_is_finite():
     """eta = 1 from T to 1: the share that is kept is a small difference of rounded numbers."""
     x_t, eps, noise = normal(3, *SHAPE)

@@ -326,6 +326,12 @@ def test_bad_steps(call, t, error, message):
         call(linear_schedule(50), t)
 
 
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_a_schedule_on_another_device(call):
+    with pytest.raises(ValueError, match=r"is on cpu, the schedule on meta: schedule\.to\('cpu'\)"):
+        call(linear_schedule(50).to("meta"), GOOD[1])
+
+
 def test_images_that_do_not_fit():
     schedule, (x0, t, noise) = linear_schedule(50), GOOD
     with pytest.raises(ValueError, match="noise has shape"):
