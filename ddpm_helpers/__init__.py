@@ -8,6 +8,20 @@ from .data import DataError, ImageData, batches, load_images, read_idx, to_float
 from .diagnosis import IdealDenoiser, diagnose
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
+from .lessons.naive import corrupt, naive_loss, naive_step, naive_trajectory
+from .lessons.published import BasicUNet, LayerNormUNet
+from .losses import (
+    ddpm_loss,
+    drop_labels,
+    ema_update,
+    min_snr_loss,
+    random_flip,
+    share_of_batch,
+    step_weight,
+    stratified_steps,
+    velocity_loss,
+    weighted_steps,
+)
 from .metrics import (
     bits_per_dim,
     frechet_distance,
@@ -18,8 +32,6 @@ from .metrics import (
     prior_bits,
 )
 from .nets import (
-    BasicUNet,
-    LayerNormUNet,
     SimpleUNet,
     UNet,
     VelocityNet,
@@ -44,14 +56,11 @@ from .sampling import (
     guide,
     guided_eps,
     image_noise,
-    naive_step,
-    naive_trajectory,
     sample,
     slerp,
 )
 from .schedule import (
     NoiseSchedule,
-    corrupt,
     cosine_schedule,
     forward_step,
     linear_beta,
@@ -68,19 +77,8 @@ from .training import (
     Trainer,
     TrainingError,
     budget,
-    ddpm_loss,
     default_device,
-    drop_labels,
-    ema_update,
     environment_report,
-    middle_weight,
-    min_snr_loss,
-    naive_loss,
-    random_flip,
-    share_of_batch,
-    stratified_steps,
-    velocity_loss,
-    weighted_steps,
 )
 
 __version__ = "0.1.0"
@@ -139,7 +137,6 @@ __all__ = [
     "load_feature_net",
     "load_images",
     "load_pretrained",
-    "middle_weight",
     "min_snr_loss",
     "multiply_adds",
     "naive_loss",
@@ -161,6 +158,7 @@ __all__ = [
     "sinusoidal_embedding",
     "slerp",
     "snr",
+    "step_weight",
     "stratified_steps",
     "synthetic_digits",
     "to_float",

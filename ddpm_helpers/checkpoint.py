@@ -20,12 +20,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from .nets import LayerNormUNet, SimpleUNet, UNet, VelocityNet
+from .nets import NETS, VelocityNet
 from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
 
 FORMAT = 2  # of both kinds of file; a newer one is refused
 WEIGHTS = Path(__file__).parent / "weights"
-NETS = {"SimpleUNet": SimpleUNet, "LayerNormUNet": LayerNormUNet, "UNet": UNet}
 MADE_BY_US = re.compile(r"torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage")
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
 

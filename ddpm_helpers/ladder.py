@@ -28,21 +28,21 @@ from torch import Tensor, nn
 
 from .checkpoint import CheckpointError, _replace
 from .data import DataError, load_images, to_float, to_uint8
+from .lessons.naive import naive_loss, naive_trajectory
+from .lessons.published import BasicUNet, LayerNormUNet
 from .libraries import DeepinvUNet, MissingLibrary, grey_unet2d
+from .losses import ddpm_loss, velocity_loss
 from .metrics import frechet_distance, frechet_floor, judge, load_feature_net
-from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, VelocityNet, count_parameters
-from .sampling import ddim_steps, image_noise, naive_trajectory, sample
+from .nets import SimpleUNet, UNet, VelocityNet, count_parameters
+from .sampling import ddim_steps, image_noise, sample
 from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
 from .training import (
     TrainConfig,
     Trainer,
-    ddpm_loss,
     default_device,
     device_name,
     fast_dtype,
     fast_model,
-    naive_loss,
-    velocity_loss,
 )
 
 RESULTS = Path(__file__).parent / "results"

@@ -186,13 +186,13 @@ def test_labelled_samples_do_not_depend_on_the_batch_size():
 @pytest.mark.parametrize(
     ("labels", "error", "says"),
     [
-        (LABELS, ValueError, "one label for each of 7 images, got shape \\(30,\\)"),
-        (torch.tensor(3), ValueError, "got shape \\(\\)"),
+        (LABELS, ValueError, "labels must have shape \\(7,\\), one per image, got \\(30,\\)"),
+        (torch.tensor(3), ValueError, "got \\(\\)"),
         (LABELS[:7].float(), TypeError, "integer tensor, one per image, got torch.float32"),
         (LABELS[:7] == 1, TypeError, "got torch.bool"),
         ([0, 1, 2, 0, 1, 2, 0], TypeError, "got list"),
-        (LABELS[:7] + 2, ValueError, "0 ... 2, or be 3 for no label; found 2 to 4"),
-        (LABELS[:7] - 1, ValueError, "found -1 to 1"),
+        (LABELS[:7] + 2, ValueError, "0 ... 2, or be 3 for no label, got 2 to 4"),
+        (LABELS[:7] - 1, ValueError, "got -1 to 1"),
     ],
 )
 @pytest.mark.parametrize("make_model", [Spy, lambda: guide(Spy(), 2)], ids=["told", "guided"])

@@ -18,7 +18,7 @@ from ddpm_helpers import (
     multiply_adds,
     sinusoidal_embedding,
 )
-from ddpm_helpers.nets import SelfAttention
+from ddpm_helpers.nets import ResidualBlock, SelfAttention
 
 T = 1000
 
@@ -199,6 +199,12 @@ def test_unet_starts_at_zero_and_its_blocks_as_straight_wires():
     assert torch.equal(attention(h), h)
 
 
+def test_the_shortcut_answers_to_its_older_name():
+    for block in (ResidualBlock(8, 16, known=6), ResidualBlock(8, 8, known=6)):
+        assert block.wire is block.shortcut
+        assert not any("wire" in name for name in block.state_dict())
+
+
 def test_group_norm_equals_pytorchs():
     x = 3 * torch.randn(5, 12, 3, 4) + 2
     for groups in (1, 4, 12):
@@ -210,7 +216,7 @@ def test_multiply_adds_by_hand():
     x, t = torch.randn(1, 1, 8, 12), torch.tensor([7])
     counts = multiply_adds(net, x, t)
     assert counts["stem"] == 8 * 12 * 9 * 1 * 8
-    assert counts["down.1.block.wire"] == 4 * 6 * 8 * 16
+    assert counts["down.1.block.shortcut"] == 4 * 6 * 8 * 16
     assert counts["time"] == 8 * 32 + 32 * 32
     pixels, channels = 4 * 6, 16
     assert counts["middle.attention"] == 4 * pixels * channels**2 + 2 * pixels**2 * channels
@@ -344,7 +350,7 @@ def test_bad_construction():
     ("classes", "label", "error", "says"),
     [
         (10, None, ValueError, r"needs a label per image, 0 to 9, or 10 for no label: torch.full\(\(B,\), 10\)"),
-        (10, [0, 11], ValueError, "label must lie in 0 ... 10, got 0 to 11"),
+        (10, [0, 11], ValueError, "label must lie in 0 ... 9, or be 10 for no label, got 0 to 11"),
         (10, [-1, 3], ValueError, "got -1 to 3"),
         (10, [0], ValueError, r"label must have shape \(2,\)"),
         (10, [0.0, 1.0], TypeError, "label must be an integer tensor"),

@@ -219,6 +219,19 @@ def test_clipping_bounds_the_clean_image():
     assert last.x.abs().max() == 1
 
 
+@each_schedule
+def test_fresh_noise_of_ddim_has_all_digits(schedule):
+    """1 - alpha_bar_t / alpha_bar_s, subtracted in 32 bits, would cost up to four of the seven."""
+    a_bar, x, noise = torch.tensor(double_tables(schedule)[1], dtype=torch.float64), torch.zeros(1, 1), torch.ones(1, 1)
+    for t in range(2, schedule.T + 1):
+        for s in {t - 1, t // 2, 1}:
+            expected = ((1 - a_bar[s]) / (1 - a_bar[t]) * (1 - a_bar[t] / a_bar[s])).sqrt()  # eq. 16
+            assert ddim_step(schedule, x, t, s, x, noise, 1.0).item() == pytest.approx(expected.item(), rel=1e-6), (
+                t,
+                s,
+            )
+
+
 def test_largest_jump_is_finite():
     """eta = 1 from T to 1: the share that is kept is a small difference of rounded numbers."""
     x_t, eps, noise = normal(3, *SHAPE)
@@ -557,7 +570,7 @@ def test_images_that_do_not_fit():
 
 @pytest.mark.parametrize("arguments", [{"count": 0}, {"count": 2, "batch_size": 0}])
 def test_sample_bad_count(arguments):
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="must be a whole number, at least 1, got 0"):
         sample(lambda x, t: x, SCHEDULE, **arguments)
 
 
@@ -581,7 +594,7 @@ def test_options_of_the_other_sampler():
     for steps, option in ((None, "eta"), (5, "variance")):
         with pytest.raises(ValueError, match=f"sample: {option} is no option here"):
             sample(lambda x, t: x, cosine_schedule(10), 2, (1, 4, 4), steps, **{option: 1.0})
-    with pytest.raises(ValueError, match=r"and whole, got 2\.5 and 64"):
+    with pytest.raises(ValueError, match=r"count must be a whole number, at least 1, got 2\.5"):
         sample(lambda x, t: x, cosine_schedule(10), 2.5)
 
 

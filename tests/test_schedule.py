@@ -141,7 +141,7 @@ def test_each_image_gets_its_own_step():
     assert torch.equal(together, torch.cat(alone))
     betas = schedule.beta[t]
     alone = [forward_step(x0[i : i + 1], betas[i].item(), noise[i : i + 1]) for i in range(5)]
-    assert torch.allclose(forward_step(x0, betas, noise), torch.cat(alone), rtol=1e-6, atol=1e-7)
+    assert torch.allclose(forward_step(x0, per_image(betas, x0), noise), torch.cat(alone), rtol=1e-6, atol=1e-7)
 
 
 # round trips
@@ -299,17 +299,17 @@ def test_equal_to_diffusers(ours, settings):
 
 GOOD = (normal(*SHAPE), torch.arange(1, 6), normal(*SHAPE, seed=1))
 BAD_STEPS = {
-    "zero": (torch.tensor([0, 1, 2, 3, 4]), ValueError, "from 1 to T = 50"),
+    "zero": (torch.tensor([0, 1, 2, 3, 4]), ValueError, "t must lie in 1 ... 50, got 0 to 4 .0 is the clean image"),
     "beyond T": (torch.tensor([1, 2, 3, 4, 51]), ValueError, "got 1 to 51"),
     "negative": (torch.tensor([1, 2, 3, 4, -1]), ValueError, "got -1 to 4"),
     "float": (torch.rand(5), TypeError, "integer tensor"),
     "bool": (torch.ones(5, dtype=torch.bool), TypeError, "integer tensor"),
     "a plain number": (7, TypeError, "integer tensor"),
-    "no axis": (torch.tensor(7), ValueError, "one step per image"),
-    "too few": (torch.tensor([1, 2, 3]), ValueError, "one step per image"),
-    "one for all": (torch.tensor([1]), ValueError, "one step per image"),
-    "two axes": (torch.ones(5, 1, dtype=torch.int64), ValueError, "one step per image"),
-    "another device": (torch.ones(5, dtype=torch.int64, device="meta"), ValueError, "schedule.to"),
+    "no axis": (torch.tensor(7), ValueError, "one per image"),
+    "too few": (torch.tensor([1, 2, 3]), ValueError, "one per image"),
+    "one for all": (torch.tensor([1]), ValueError, "one per image"),
+    "two axes": (torch.ones(5, 1, dtype=torch.int64), ValueError, "one per image"),
+    "another device": (torch.ones(5, dtype=torch.int64, device="meta"), ValueError, "t.to"),
 }
 CALLS = {
     "q_sample": lambda s, t: q_sample(s, GOOD[0], t, GOOD[2]),
@@ -324,6 +324,12 @@ CALLS = {
 def test_bad_steps(call, t, error, message):
     with pytest.raises(error, match=message):
         call(linear_schedule(50), t)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_a_schedule_on_another_device(call):
+    with pytest.raises(ValueError, match=r"is on cpu, the schedule on meta: schedule\.to\('cpu'\)"):
+        call(linear_schedule(50).to("meta"), GOOD[1])
 
 
 def test_images_that_do_not_fit():
@@ -421,5 +427,7 @@ def test_on_cuda_without_waiting_for_it():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.allclose(x_t.cpu(), q_sample(linear_schedule(50), *GOOD), atol=1e-6)
-    with pytest.raises(ValueError, match=r"schedule\.to"):
+    with pytest.raises(ValueError, match=r"t is on cpu, the images on cuda:0"):
         q_sample(schedule, x0, t.cpu(), noise)
+    with pytest.raises(ValueError, match=r"x0 is on cuda:0, the schedule on cpu: schedule\.to"):
+        q_sample(linear_schedule(50), x0, t, noise)

@@ -32,9 +32,9 @@ from ddpm_helpers import (
     guide,
     linear_schedule,
     load_pretrained,
-    middle_weight,
     min_snr_loss,
     sample,
+    step_weight,
     stratified_steps,
     training,
     velocity_loss,
@@ -173,7 +173,7 @@ def test_weighted_steps_come_as_often_as_they_weigh(count):
 @pytest.mark.parametrize("length", [1, 3, 1000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weighted_steps_stay_in_range(last, length, dtype):
-    for weight in (torch.ones(length), middle_weight(cosine_schedule(length))):
+    for weight in (torch.ones(length), step_weight(cosine_schedule(length))):
         t = weighted_steps(torch.full((64,), last), weight.to(dtype))
         assert t.min() >= 1
         assert t.max() <= length
@@ -187,7 +187,7 @@ def test_equal_weights_are_stratified_steps():
 @pytest.mark.parametrize("schedule", [linear_schedule(100), cosine_schedule(T)], ids=["linear", "cosine"])
 def test_the_velocity_drawn_by_weight_is_the_smaller_error_on_average(schedule):
     x0, noise = torch.randn((2, 5, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    weight, losses = middle_weight(schedule).double(), {velocity_loss: [], min_snr_loss: []}
+    weight, losses = step_weight(schedule).double(), {velocity_loss: [], min_snr_loss: []}
     for t in range(1, schedule.T + 1):
         for loss, values in losses.items():
             values.append(loss(lambda x, t: 0.3 * x, schedule, x0, torch.full((5,), t), noise).item())
@@ -203,7 +203,7 @@ def test_a_trainer_can_draw_its_steps_in_the_middle():
             trainer.step = step
             seen.append(trainer._batch()[1])
     share = {middle: torch.cat(seen).bincount(minlength=T + 1)[1:] / 1000 for middle, seen in drawn.items()}
-    weight = middle_weight(cosine_schedule(T))
+    weight = step_weight(cosine_schedule(T))
     torch.testing.assert_close(share[False], torch.full((T,), 1 / T), rtol=0, atol=0.02)
     torch.testing.assert_close(share[True], weight / weight.sum(), rtol=0, atol=0.02)
 

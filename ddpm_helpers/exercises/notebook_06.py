@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from ..losses import ddpm_loss, ema_update, min_snr_loss, step_weight, stratified_steps, weighted_steps
 from ..nets import check_step_batch
 from ..schedule import cosine_schedule, linear_schedule, per_image, q_sample, snr
-from ..training import ddpm_loss, ema_update, middle_weight, min_snr_loss, stratified_steps, weighted_steps
 from .core import Exercise
 
 HALF = torch.tensor(0.5, requires_grad=True)
@@ -445,10 +445,10 @@ Exercise(
     reference=weighted_steps,
     cases=lambda: [
         _line(5, [1.0, 3.0, 0.5, 2.0, 4.0, 0.25, 1.5], 0.4, 0.7),
-        _line(9, middle_weight(cosine_schedule(40)), 0.2, 0.6),
+        _line(9, step_weight(cosine_schedule(40)), 0.2, 0.6),
         _line(7, [0.01, 0.02, 0.005, 0.04], 0.0, 1 - 2**-24),
         _line(3, [5.0, 0.5, 0.5, 0.5, 6.0], 0.3, 0.6),
-        _line(8, middle_weight(cosine_schedule(30)), 0.7, 0.9),
+        _line(8, step_weight(cosine_schedule(30)), 0.7, 0.9),
     ],
     mistakes={
         "It looks as if the weights are not used: every step owns a stretch of the same length.": (

@@ -37,9 +37,9 @@ from ddpm_helpers import (
     ddpm_loss,
     linear_schedule,
     load_images,
-    middle_weight,
     min_snr_loss,
     sample,
+    step_weight,
     velocity_loss,
 )
 from ddpm_helpers.ladder import NEAR_T, RESULTS, _write, score
@@ -94,7 +94,7 @@ def min_snr_5_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise:
 
 def small_velocity_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """`velocity_loss` times the mean weight: with steps drawn by weight, on average `min_snr_loss` itself."""
-    return middle_weight(schedule).mean() * velocity_loss(model, schedule, x0, t, noise)
+    return step_weight(schedule).mean() * velocity_loss(model, schedule, x0, t, noise)
 
 
 SAME = partial(Variant, like="the recipe")

@@ -1,0 +1,158 @@
+"""What is said where an argument does not fit: what is wrong, and what to do.
+
+Checks that stand in the functions of exercises begin with `_check`: printed solutions leave such lines out.
+"""
+
+from itertools import pairwise
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+
+def _check_images(schedule_on: torch.device | None = None, **images: Tensor) -> None:
+    """Float tensors of one shape on one device, the schedule's: broadcasting between images would pass silently."""
+    (first, like), *_ = images.items()
+    for name, image in images.items():
+        if not isinstance(image, Tensor) or not image.is_floating_point():
+            found = image.dtype if isinstance(image, Tensor) else type(image).__name__
+            raise TypeError(f"{name} must be a float tensor, got {found}; uint8 images: to_float(images)")
+        if image.shape != like.shape:
+            raise ValueError(f"{name} has shape {tuple(image.shape)}, {first} has {tuple(like.shape)}")
+        if image.device != like.device:
+            raise ValueError(f"{name} is on {image.device}, {first} on {like.device}: {name}.to({str(like.device)!r})")
+    if schedule_on is not None and like.device != schedule_on:
+        raise ValueError(
+            f"{first} is on {like.device}, the schedule on {schedule_on}: schedule.to({str(like.device)!r})"
+        )
+
+
+def check_step_batch(t: Tensor, x: Tensor, *, T: int | None, net: str = "", name: str = "t", first: int = 1) -> None:
+    """`t` holds one integer in first ... T for each image of `x`, and is on its device; T = None: without upper limit.
+
+    Values on a GPU are not read: the CPU would have to wait for them.
+    """
+    who, shape = f"{net}: {name}" if net else name, tuple(x.shape[:1])
+    if not isinstance(t, Tensor) or t.dtype not in (torch.int64, torch.int32):
+        found = t.dtype if isinstance(t, Tensor) else type(t).__name__
+        raise TypeError(f"{who} must be an integer tensor, one per image, got {found}; torch.full((B,), {first})")
+    if t.ndim != 1 or t.shape != shape:
+        raise ValueError(
+            f"{who} must have shape {shape}, one per image, got {tuple(t.shape)}; "
+            f"the same for all: torch.full({shape}, {first})"
+        )
+    if t.device != x.device:
+        raise ValueError(f"{who} is on {t.device}, the images on {x.device}: {name}.to(x.device)")
+    if t.device.type != "cpu" or not len(t) or torch.compiler.is_compiling():
+        return
+    least, most = t.min().item(), t.max().item()
+    if least < first or (T is not None and most > T):
+        limits = f"be {first} or more" if T is None else f"lie in {first} ... {T}"
+        if first == 0:
+            limits = f"lie in 0 ... {T - 1}, or be {T} for no label"
+        clean = " (0 is the clean image)" if first == 1 and least == 0 else ""
+        raise ValueError(f"{who} must {limits}, got {least} to {most}{clean}")
+
+
+def _check_step(name: str, step: int, low: int, high: int) -> None:
+    """`step` is one integer in low ... high, for the whole batch."""
+    if not isinstance(step, Integral) or not low <= step <= high:
+        raise ValueError(f"{name} must be an integer from {low} to {high}, one for the whole batch, got {step!r}")
+
+
+def check_counts(owner: str, **counts: int) -> None:
+    """Each of these arguments of `owner` is a whole number, 1 or more."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < 1:
+            raise ValueError(f"{owner}: {name} must be a whole number, at least 1, got {count!r}")
+
+
+def check_image_batch(x: Tensor, *, channels: int, multiple: int, net: str, weight: Tensor) -> None:
+    """`x` is float (B, channels, H, W), H and W divisible by `multiple`, on the device and of the dtype of `weight`."""
+    shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        raise ValueError(f"{net}: expected images (B, {channels}, H, W), got {shape}; one image needs x[None]")
+    if shape[1] != channels:
+        raise ValueError(
+            f"{net}: this net was made for {channels} channel(s), the images have {shape[1]}: "
+            f"make it with {net}(channels={shape[1]})"
+        )
+    height, width = shape[2:]
+    if height % multiple or width % multiple:
+        to = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
+        raise ValueError(
+            f"{net}: height and width must be divisible by {multiple}, got {height}x{width}; "
+            f"resize or pad to {to[0]}x{to[1]}"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"{net}: expected float images, got {x.dtype}; convert them first, e.g. x.float() / 255")
+    double = torch.float64 in (x.dtype, weight.dtype)  # which autocast does not change
+    if x.device != weight.device or (
+        x.dtype != weight.dtype and (double or not torch.is_autocast_enabled(x.device.type))
+    ):
+        raise ValueError(
+            f"{net}: the images are {x.dtype} on {x.device}, the net is {weight.dtype} on {weight.device}; "
+            f"x.to({str(weight.device)!r}, {weight.dtype})"
+        )
+
+
+def check_base(base: int) -> None:
+    if not isinstance(base, Integral) or base < 8 or base % 8:
+        raise ValueError(f"UNet: base must be divisible by 8, the number of norm groups, got {base}")
+
+
+def _check_even(dim: int) -> None:
+    if dim < 2 or dim % 2:
+        raise ValueError(f"sinusoidal_embedding: dim must be even and at least 2 (sines and cosines), got {dim}")
+
+
+def _check_groups(x: Tensor, groups: int) -> None:
+    if x.shape[1] % groups:
+        raise ValueError(f"group_norm: {groups} groups do not divide {x.shape[1]} channels")
+
+
+def _check_length(T: int) -> None:
+    if not isinstance(T, int) or T < 1:
+        raise ValueError(f"T, the number of steps, must be an integer >= 1, got {T!r}")
+
+
+def _check_ends(beta_1: float, beta_T: float) -> None:
+    if not (0 < beta_1 < 1 and 0 < beta_T < 1):
+        raise ValueError(
+            f"linear_beta: beta would go from {beta_1:g} to {beta_T:g}, and must stay between 0 and 1; for small T: "
+            "smaller ends, rescale=False, or cosine_schedule"
+        )
+
+
+def _check_beta(beta: float | Tensor, x: Tensor) -> None:
+    beta = torch.as_tensor(beta)
+    if beta.ndim not in (0, x.ndim) or not bool(((beta > 0) & (beta < 1)).all()):
+        raise ValueError(f"beta must lie between 0 and 1, one number or per_image(beta, x), got {beta.tolist()}")
+
+
+def _check_variance(variance: str) -> None:
+    if variance not in ("beta", "posterior"):
+        raise ValueError(f"unknown variance {variance!r}: it is 'beta' or 'posterior'")
+
+
+def _check_eta(eta: float, noisy: bool) -> None:
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1] (0: no fresh noise, 1: as much as DDPM), got {eta!r}")
+    if eta > 0 and not noisy:
+        raise ValueError(f"ddim_step: eta = {eta} adds noise at every step but the last: pass noise")
+
+
+def _check_chosen(chosen: list[int] | None, steps: int, T: int) -> None:
+    """DDIM's steps: a number of them in 1 ... T, or a decreasing list."""
+    if chosen is None and (not isinstance(steps, Integral) or not 1 <= steps <= T):
+        raise ValueError(f"DDIM takes from 1 to T = {T} steps, got {steps!r}")
+    whole = chosen is None or (bool(chosen) and all(isinstance(t, Integral) for t in chosen))
+    if not whole or not all(t > s for t, s in pairwise([T + 1, *(chosen or []), 0])):
+        raise ValueError(
+            f"a list of DDIM steps must hold integers in 1 ... T = {T}, each below the one before, got {chosen}"
+        )
+
+
+def _check_angle(angle: Tensor) -> None:
+    if not bool((angle.sin() > 1e-3).all()):  # NaN, too: rounding can push a cosine past 1
+        raise ValueError("slerp: an image and its partner have the same direction, or opposite ones")
