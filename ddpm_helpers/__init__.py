@@ -3,11 +3,25 @@
 Public names are gathered here; `from ddpm_helpers import viz` loads the plotting part, and matplotlib with it.
 """
 
-from .checkpoint import CheckpointError, Pretrained, load_pretrained
 from .data import DataError, ImageData, batches, load_images, read_idx, to_float, to_uint8
 from .diagnosis import IdealDenoiser, diagnose
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
+from .files import CheckpointError, Pretrained, load_pretrained
+from .losses import (
+    ddpm_loss,
+    drop_labels,
+    ema_update,
+    middle_weight,
+    min_snr_loss,
+    naive_loss,
+    random_flip,
+    share_of_batch,
+    stratified_steps,
+    velocity_loss,
+    weighted_steps,
+)
+from .machine import budget, default_device, environment_report
 from .metrics import (
     bits_per_dim,
     frechet_distance,
@@ -63,25 +77,7 @@ from .schedule import (
     q_sample,
     snr,
 )
-from .training import (
-    TrainConfig,
-    Trainer,
-    TrainingError,
-    budget,
-    ddpm_loss,
-    default_device,
-    drop_labels,
-    ema_update,
-    environment_report,
-    middle_weight,
-    min_snr_loss,
-    naive_loss,
-    random_flip,
-    share_of_batch,
-    stratified_steps,
-    velocity_loss,
-    weighted_steps,
-)
+from .train import TrainConfig, Trainer, TrainingError
 
 __version__ = "0.1.0"
 

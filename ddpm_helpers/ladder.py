@@ -11,6 +11,7 @@ next system.
 
 import argparse
 import datetime
+import io
 import json
 import os
 import statistics
@@ -26,24 +27,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, _replace
 from .data import DataError, load_images, to_float, to_uint8
+from .files import CheckpointError, write_bytes
 from .libraries import DeepinvUNet, MissingLibrary, grey_unet2d
+from .losses import ddpm_loss, naive_loss, velocity_loss
+from .machine import default_device, device_name, fast_dtype, fast_model
 from .metrics import frechet_distance, frechet_floor, judge, load_feature_net
 from .nets import BasicUNet, LayerNormUNet, SimpleUNet, UNet, VelocityNet, count_parameters
 from .sampling import ddim_steps, image_noise, naive_trajectory, sample
 from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
-from .training import (
-    TrainConfig,
-    Trainer,
-    ddpm_loss,
-    default_device,
-    device_name,
-    fast_dtype,
-    fast_model,
-    naive_loss,
-    velocity_loss,
-)
+from .train import TrainConfig, Trainer
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -93,7 +86,7 @@ class System:
     steps: int | list[int] | None = None  # of the sampler, how many or which; None: all T of Algorithm 2
     batch_size: int = 128
     learning_rate: float = 1e-3
-    middle: bool = False  # as in `TrainConfig`
+    weighted: bool = False  # as in `TrainConfig`
     border: int = 0  # black pixels added on each side of the images, and cut off the samples
 
 
@@ -120,7 +113,7 @@ SYSTEMS = (
         NEAR_T,
         batch_size=64,
         learning_rate=2e-3,
-        middle=True,
+        weighted=True,
     ),
 )
 # What each published fault costs: the repaired SimpleUNet with one of them.
@@ -135,7 +128,7 @@ def make_trainer(system: System, images: Tensor, steps: int) -> Trainer:
     """A trainer of a system on images (N, 1, 28, 28) uint8; the weights start from seed 0."""
     torch.manual_seed(0)
     warmup = min(100, steps // 10)
-    config = TrainConfig(steps, system.batch_size, system.learning_rate, warmup, middle=system.middle)
+    config = TrainConfig(steps, system.batch_size, system.learning_rate, warmup, weighted=system.weighted)
     images = nn.functional.pad(images, [system.border] * 4)
     return Trainer(system.net(), system.schedule, images, config, objective=system.objective)
 
@@ -351,7 +344,7 @@ def _parse(file: Path) -> dict:
 
 def _write(file: Path, results: dict) -> None:
     text = json.dumps(results, indent=1) + "\n"
-    _replace(file, lambda opened: opened.write(text.encode()))  # hours of work: never half a file
+    write_bytes(file, text.encode())  # hours of work: never half a file
 
 
 def _add_picture(file: Path, samples: Tensor, row: int) -> None:
@@ -361,7 +354,9 @@ def _add_picture(file: Path, samples: Tensor, row: int) -> None:
     if row > 1:
         picture.paste(Image.open(file))
     picture.paste(Image.fromarray(new.numpy()), (0, 28 * (row - 1)))
-    _replace(file, lambda opened: picture.save(opened, "png"))
+    content = io.BytesIO()
+    picture.save(content, "png")
+    write_bytes(file, content.getvalue())
 
 
 if __name__ == "__main__":

@@ -446,7 +446,12 @@ class ResidualBlock(nn.Module):
         self.norm = nn.GroupNorm(8, c_out, affine=False)  # its scale and shift come from `film`
         self.film = nn.Sequential(nn.SiLU(), nn.Linear(known, 2 * c_out))
         self.last = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), start_at_zero(conv3x3(c_out, c_out)))
-        self.wire = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, kernel_size=1)
+        self.shortcut = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, kernel_size=1)
+
+    @property
+    def wire(self) -> nn.Module:
+        """The shortcut, under the name that it had."""
+        return self.shortcut
 
     def forward(self, x: Tensor, known: Tensor) -> Tensor:
         """(B, c_in, H, W), (B, known) -> (B, c_out, H, W)."""
@@ -621,3 +626,6 @@ def check_index_batch(index: Tensor, x: Tensor, *, low: int, high: int | None, n
     if least < low or (high is not None and most > high):
         limits = f"lie in {low} ... {high}" if high is not None else f"be {low} or more"
         raise ValueError(f"{net}: {name} must {limits}, got {least} to {most}")
+
+
+NETS = {"SimpleUNet": SimpleUNet, "LayerNormUNet": LayerNormUNet, "UNet": UNet}  # what a file of weights can hold

@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from ..losses import naive_loss
 from ..sampling import naive_step
 from ..schedule import corrupt, per_image
-from ..training import naive_loss
 from .core import Exercise
 
 

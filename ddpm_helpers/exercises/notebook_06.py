@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from ..losses import ddpm_loss, ema_update, middle_weight, min_snr_loss, stratified_steps, weighted_steps
 from ..nets import check_step_batch
 from ..schedule import cosine_schedule, linear_schedule, per_image, q_sample, snr
-from ..training import ddpm_loss, ema_update, middle_weight, min_snr_loss, stratified_steps, weighted_steps
 from .core import Exercise
 
 HALF = torch.tensor(0.5, requires_grad=True)

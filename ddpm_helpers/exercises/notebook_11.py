@@ -2,8 +2,8 @@
 
 import torch
 
+from ..losses import drop_labels
 from ..sampling import guided_eps
-from ..training import drop_labels
 from .core import Exercise
 
 

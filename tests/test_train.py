@@ -36,14 +36,15 @@ from ddpm_helpers import (
     min_snr_loss,
     sample,
     stratified_steps,
-    training,
     velocity_loss,
     viz,
     weighted_steps,
 )
-from ddpm_helpers.checkpoint import load_checkpoint, save_checkpoint
-from ddpm_helpers.training import __main__ as command
-from ddpm_helpers.training import draw_steps, fast_dtype, fast_layout
+from ddpm_helpers import cli as command
+from ddpm_helpers import files, machine, train
+from ddpm_helpers.files import read
+from ddpm_helpers.losses import draw_steps
+from ddpm_helpers.machine import fast_dtype, fast_layout
 
 T = 20
 ROOT = Path(__file__).parents[1]
@@ -87,7 +88,7 @@ def ten():
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "runs" / "a.pt"
+    return tmp_path / "runs" / "a.safetensors"
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def test_a_trainer_can_draw_its_steps_in_the_middle():
     drawn = {middle: [] for middle in (False, True)}
     for middle, seen in drawn.items():
         for step in range(100):
-            trainer = make(batch_size=10, middle=middle)
+            trainer = make(batch_size=10, weighted=middle)
             trainer.step = step
             seen.append(trainer._batch()[1])
     share = {middle: torch.cat(seen).bincount(minlength=T + 1)[1:] / 1000 for middle, seen in drawn.items()}
@@ -340,17 +341,17 @@ def test_resume_goes_back_as_well(five, ten):
 def test_what_a_checkpoint_holds_is_fixed(path):
     """Long runs go on from files of older versions: a change here needs a new format."""
     steps(make(), 2).save(path)
-    state = load_checkpoint(path)
+    state = read(path)
     names = ["format", "config", "objective", "beta", "images", "labels", "model", "ema", "optimizer", "step", "losses"]
     assert list(state) == names
     assert state["format"] == 2
     names = ["steps", "batch_size", "learning_rate", "warmup", "clip_norm", "ema_decay", "seed", "label_dropout"]
-    assert list(state["config"]) == [*names, "flip", "middle"]
+    assert list(state["config"]) == [*names, "flip", "weighted"]
     assert state["images"].startswith("10 x 1 x 8 x 8, checksum ")
 
 
 def test_a_file_of_an_older_version_is_refused(five):
-    save_checkpoint(five, load_checkpoint(five) | {"format": 1})  # its images had another checksum
+    write(five, read(five) | {"format": 1})  # its images had another checksum
     with pytest.raises(CheckpointError, match="an older version of ddpm_helpers wrote it"):
         make().resume(five)
 
@@ -389,7 +390,7 @@ def test_fit_in_a_terminal(path, ten, capsys):
     assert re.fullmatch(r"step 10 of 10   loss \d\.\d{4}   [\d,]+ images/s   0\.0 min left", lines[-1])
     assert not any("\r" in line or "\x1b" in line for line in lines)
     assert differing(everything(trainer), ten) == []
-    assert differing(flat({k: v for k, v in load_checkpoint(path).items() if k != "format"}), ten) == []
+    assert differing(flat({k: v for k, v in read(path).items() if k != "format"}), ten) == []
 
 
 def test_fit_without_a_file(tmp_path, ten):
@@ -418,7 +419,7 @@ def test_more_steps_in_the_configuration_extend_a_run(path, capsys):
     longer.fit(path)
     assert "holds step 6 of 9, going on from there" in capsys.readouterr().out
     assert longer.step == len(longer.losses) == 9
-    assert load_checkpoint(path)["step"] == 9
+    assert read(path)["step"] == 9
 
 
 def test_a_trainer_further_than_the_file_goes_on_from_memory(five, ten, capsys):
@@ -426,7 +427,7 @@ def test_a_trainer_further_than_the_file_goes_on_from_memory(five, ten, capsys):
     trainer.fit(five)
     assert "This Trainer stands at step 8 of 10, going on from there." in capsys.readouterr().out
     assert differing(everything(trainer), ten) == []
-    assert load_checkpoint(five)["step"] == 10
+    assert read(five)["step"] == 10
 
 
 def test_a_file_further_than_the_trainer_is_gone_on_from(path, ten):
@@ -440,10 +441,10 @@ def test_a_trainer_that_is_done_is_saved(five, capsys):
     trainer = steps(make(), 10)
     trainer.fit(five)
     assert "stands at step 10 of 10: nothing is left to do" in capsys.readouterr().out
-    assert load_checkpoint(five)["step"] == 10
+    assert read(five)["step"] == 10
     five.unlink()
     trainer.fit(five)
-    assert load_checkpoint(five)["step"] == 10
+    assert read(five)["step"] == 10
 
 
 def test_fit_never_writes_over_another_run(five):
@@ -460,7 +461,7 @@ def test_fit_never_writes_over_another_run(five):
 
 def test_saves_now_and_then(path, monkeypatch):
     saved, clock = [], [0.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
     trainer = make()
     trainer.model.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 1))  # a step takes a second
     keep = trainer.save
@@ -470,14 +471,14 @@ def test_saves_now_and_then(path, monkeypatch):
     saved.clear()
     other = make()
     keep, other.save = other.save, lambda path: (saved.append(other.step), keep(path))
-    other.fit(path.with_name("b.pt"), seconds_between_saves=0)
+    other.fit(path.with_name("b.safetensors"), seconds_between_saves=0)
     assert saved == list(range(1, 11))
 
 
 def test_one_run_at_a_time(five):
     trainer, before = make(start=77), five.read_bytes()
-    says = r"a\.pt: another run is writing to this file; stop that one, or name another file"
-    with FileLock(five.with_name(".a.pt.lock")), pytest.raises(CheckpointError, match=says):
+    says = r"a\.safetensors: another run is writing to this file; stop that one, or name another file"
+    with FileLock(five.with_name(".a.safetensors.lock")), pytest.raises(CheckpointError, match=says):
         trainer.fit(five)
     assert (trainer.step, five.read_bytes()) == (0, before)
     seen = []
@@ -496,11 +497,11 @@ def test_one_run_at_a_time(five):
 
 
 def test_left_overs_of_killed_runs_are_removed(tmp_path):
-    path = tmp_path / "a[1].pt"
-    for name in (".a[1].pt.123.tmp", ".a1.pt.123.tmp", ".b.pt.123.tmp"):
+    path = tmp_path / "a[1].safetensors"
+    for name in (".a[1].safetensors.123.tmp", ".a1.safetensors.123.tmp", ".b.safetensors.123.tmp"):
         (tmp_path / name).write_bytes(b"half a file")
     make(1).fit(path)
-    assert sorted(p.name for p in tmp_path.glob("*.tmp")) == [".a1.pt.123.tmp", ".b.pt.123.tmp"]
+    assert sorted(p.name for p in tmp_path.glob("*.tmp")) == [".a1.safetensors.123.tmp", ".b.safetensors.123.tmp"]
 
 
 def test_fit_in_a_thread(path, ten):
@@ -530,7 +531,7 @@ def test_fit_in_a_notebook(five, monkeypatch, capsys):
     handle = types.SimpleNamespace(update=lambda picture: shown.append(picture))
     monkeypatch.setattr(viz, "display", lambda picture, **_: (shown.append(picture), handle)[1])
     ipython = types.SimpleNamespace(get_ipython=Notebook)
-    monkeypatch.setattr(training, "sys", types.SimpleNamespace(modules={"IPython": ipython}))
+    monkeypatch.setattr(train, "sys", types.SimpleNamespace(modules={"IPython": ipython}))
     real = viz.LiveLoss
     monkeypatch.setattr(viz, "LiveLoss", lambda *args, **kwargs: (bars.append(real(*args, **kwargs)), bars[-1])[1])
     with pytest.raises(KeyboardInterrupt):
@@ -569,7 +570,7 @@ def test_ctrl_c_ends_the_step_and_saves(path, ten, capsys, step):
     assert signal.getsignal(signal.SIGINT) is before
     told = f"Stopped after step {step} of 10; {path} holds all of it. Run the same again to go on."
     assert told in capsys.readouterr().out.splitlines()
-    assert load_checkpoint(path)["step"] == step
+    assert read(path)["step"] == step
     trainer = make(start=77)
     trainer.fit(path)
     assert differing(everything(trainer), ten) == []
@@ -587,7 +588,7 @@ def test_ctrl_c_without_a_file_goes_on_in_memory(ten, capsys):
 @pytest.mark.parametrize("step", [3, 10])
 def test_ctrl_c_while_saving(path, ten, monkeypatch, step):
     """The save is finished; it is not forgotten, even where nothing is left to do."""
-    keep = training.save_checkpoint
+    keep = train.save_checkpoint
 
     def interrupted(path, state):
         if state["step"] == step:
@@ -597,7 +598,7 @@ def test_ctrl_c_while_saving(path, ten, monkeypatch, step):
     monkeypatch.setattr(training, "save_checkpoint", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make().fit(path, seconds_between_saves=0)
-    assert load_checkpoint(path)["step"] == min(step + 1, 10)
+    assert read(path)["step"] == min(step + 1, 10)
     trainer = make(start=77)
     trainer.fit(path)
     assert differing(everything(trainer), ten) == []
@@ -627,7 +628,7 @@ def test_an_ignored_ctrl_c_stays_ignored(path):
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
-    assert load_checkpoint(path)["step"] == 10
+    assert read(path)["step"] == 10
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -654,7 +655,7 @@ def test_killed_at_twenty_moments(tmp_path):
         ({"learning_rate": 0.1}, "its learning_rate is 0.002, and 0.1 here"),
         ({"batch_size": 5}, "its batch_size is 4, and 5 here"),
         ({"seed": 3}, "its seed is 0, and 3 here"),
-        ({"middle": True}, "its middle is False, and True here"),
+        ({"weighted": True}, "its middle is False, and True here"),
         ({"steps": 4}, "it has 5 steps behind it, more than the 4 asked for"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
@@ -662,7 +663,7 @@ def test_killed_at_twenty_moments(tmp_path):
 def test_files_of_other_runs(five, other, says):
     trainer = make(start=77, **{key: copy.deepcopy(value) for key, value in other.items()})
     before = everything(trainer)
-    with pytest.raises(CheckpointError, match=rf"a\.pt belongs to another run: .*{says}.*Name another file to start"):
+    with pytest.raises(CheckpointError, match=rf"a\.safetensors belongs to another run: .*{says}.*Name another file to start"):
         trainer.resume(five)
     assert differing(everything(trainer), before) == []
     assert len(list(zip(range(2), trainer.run(), strict=False))) == 2, "it can be trained"
@@ -717,12 +718,12 @@ def test_garbled_files_change_nothing(five):
     trainer = steps(make(start=77, dropout=0.1), 3)
     before, good = everything(trainer), five.read_bytes()
     for i, (place, value) in enumerate(GARBLED):
-        state = load_checkpoint(five)
+        state = read(five)
         del state["format"]
         put(state, place, value)
-        save_checkpoint(five, state)
+        write(five, state)
         attempt = trainer.resume if i % 4 else trainer.fit
-        with pytest.raises(CheckpointError, match=r"a\.pt"):
+        with pytest.raises(CheckpointError, match=r"a\.safetensors"):
             attempt(five)
         assert differing(everything(trainer), before) == [], place
         five.write_bytes(good)
@@ -739,7 +740,7 @@ def test_files_that_are_no_checkpoints(path):
         with pytest.raises(CheckpointError, match="damaged, truncated, or not a checkpoint"):
             trainer.fit(path)
     with pytest.raises(CheckpointError, match="there is no such file"):
-        trainer.resume(path.with_name("b.pt"))
+        trainer.resume(path.with_name("b.safetensors"))
     torch.save({"format": 3, "step": 5}, path)
     with pytest.raises(CheckpointError, match="format 3, and this version"):
         trainer.fit(path)
@@ -783,7 +784,7 @@ def test_nan_in_a_gradient(path, step):
     weight.register_hook(lambda g: g * float("inf") if trainer.step == step - 1 else g)
     with pytest.raises(TrainingError, match=f"^a weight of step {step} is not finite: training stops"):
         trainer.fit(path, seconds_between_saves=0)
-    state = load_checkpoint(path)
+    state = read(path)
     assert state["step"] == step - 1
     assert all(value.isfinite().all() for value in state["model"].values())
 
@@ -857,7 +858,7 @@ def test_a_place_that_cannot_be_written_to_is_told_before_training(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     trainer = make()
     with pytest.raises(CheckpointError, match=r"cannot be written .* name another place"):
-        trainer.fit(tmp_path / "file" / "a.pt")
+        trainer.fit(tmp_path / "file" / "a.safetensors")
     assert trainer.step == 0
 
 
@@ -943,9 +944,9 @@ def test_shares_make_up_the_batch():
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch):
-    monkeypatch.setattr(training.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(training.dist, "get_rank", lambda: 1)
-    monkeypatch.setattr(training.dist, "get_world_size", lambda: 3)
+    monkeypatch.setattr(train.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(train.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(train.dist, "get_world_size", lambda: 3)
     with pytest.raises(ValueError, match="batch_size 4 cannot be shared out evenly among 3 processes"):
         make()
 
@@ -957,22 +958,22 @@ def test_two_processes_are_one(tmp_path, monkeypatch, capsys):
     wide = [*LINE, "--base", "16"]
     script = tmp_path / "both.py"
     script.write_text(
-        "import torch, ddpm_helpers.training as training\n"
-        "from ddpm_helpers.training.__main__ import main\n"
+        "import torch, ddpm_helpers.machine as training\n"
+        "from ddpm_helpers.cli import main\n"
         "training.fast_dtype = lambda device: torch.float32\n"
         "main()\n"
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    line = [*launch, "--nproc-per-node", "2", str(script), *wide, "--checkpoint", str(tmp_path / "two.pt")]
+    line = [*launch, "--nproc-per-node", "2", str(script), *wide, "--checkpoint", str(tmp_path / "two.safetensors")]
     environment = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("step 10 of 10") == 1, "one of them speaks"
-    monkeypatch.setattr(training, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(machine, "fast_dtype", lambda device: torch.float32)
     monkeypatch.setattr(command, "default_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(sys, "argv", ["x", *wide, "--checkpoint", str(tmp_path / "one.pt")])
+    monkeypatch.setattr(sys, "argv", ["x", *wide, "--checkpoint", str(tmp_path / "one.safetensors")])
     command.main()
-    one, two = (load_checkpoint(tmp_path / name) for name in ("one.pt", "two.pt"))
+    one, two = (read(tmp_path / name) for name in ("one.safetensors", "two.safetensors"))
     torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-5, atol=0)
     for part in ("model", "ema"):
         for name, value in one[part].items():
@@ -986,7 +987,7 @@ def test_two_processes_are_one(tmp_path, monkeypatch, capsys):
 
 
 def run_command(*line: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "ddpm_helpers.training", *line]
+    line = [sys.executable, "-m", "ddpm_helpers.cli", *line]
     return subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -994,13 +995,13 @@ def test_help():
     done = run_command("--help")
     assert done.returncode == 0
     assert done.stderr == "", "no warning"
-    assert done.stdout.startswith("usage: python -m ddpm_helpers.training")
+    assert done.stdout.startswith("usage: python -m ddpm_helpers.cli")
     assert "torchrun --nproc-per-node 2" in done.stdout
     assert "optimizer steps (default: 3000)" in done.stdout
 
 
 def test_the_command_from_end_to_end(tmp_path, monkeypatch, capsys, few):
-    outputs = {"--checkpoint": "runs/a.pt", "--export": "out/a b.safetensors", "--samples": "pictures/a.png"}
+    outputs = {"--checkpoint": "runs/a.safetensors", "--export": "out/a b.safetensors", "--samples": "pictures/a.png"}
     line = [*LINE, *[part for name, file in outputs.items() for part in (name, str(tmp_path / file))]]
     monkeypatch.setattr(command, "default_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(sys, "argv", ["x", *line])
@@ -1012,9 +1013,9 @@ def test_the_command_from_end_to_end(tmp_path, monkeypatch, capsys, few):
     assert {"data", "steps", "device", "loss", "date", "command"} <= recipe.keys()
     assert recipe["steps"] == 10
     assert recipe["data"].startswith("Drawn digits")
-    assert recipe["command"].startswith("python -m ddpm_helpers.training --data digits --steps 10")
+    assert recipe["command"].startswith("python -m ddpm_helpers.cli --data digits --steps 10")
     assert "a b.safetensors'" in recipe["command"], "a name with a space is quoted"
-    ema = load_checkpoint(tmp_path / "runs" / "a.pt")["ema"]
+    ema = read(tmp_path / "runs" / "a.safetensors")["ema"]
     assert all(torch.equal(value, ema[name].half().float()) for name, value in model.state_dict().items())
     from PIL import Image
 
@@ -1074,13 +1075,13 @@ def test_the_command_with_labels_trains_what_can_be_asked(tmp_path, monkeypatch,
         ("--patch 3", "Error: UNet: height and width must be divisible by 6, got 28x28"),
         ("--multipliers 1 1 1", "Error: UNet: height and width must be divisible by 8, got 28x28"),
         ("--checkpoint {folder}", "Error: .*cannot be"),
-        ("--checkpoint {folder}/text.pt", r"Error: .*text\.pt: damaged, truncated, or not a checkpoint"),
-        ("--steps 1 --samples {folder}/text.pt/a.png", "Error: .*text.pt"),
-        ("--steps 1 --export {folder}/text.pt/a.safetensors", "Error: .*a.safetensors: cannot be written"),
+        ("--checkpoint {folder}/text.safetensors", r"Error: .*text\.safetensors: damaged, truncated, or not a checkpoint"),
+        ("--steps 1 --samples {folder}/text.safetensors/a.png", "Error: .*text.safetensors"),
+        ("--steps 1 --export {folder}/text.safetensors/a.safetensors", "Error: .*a.safetensors: cannot be written"),
     ],
 )
 def test_bad_arguments(tmp_path, monkeypatch, few, line, says):
-    (tmp_path / "text.pt").write_text("text")
+    (tmp_path / "text.safetensors").write_text("text")
     if "--data" not in line:
         monkeypatch.setattr(command, "load_images", lambda *_, **__: few)
     monkeypatch.setattr(command, "default_device", lambda: torch.device("cpu"))
@@ -1099,7 +1100,7 @@ def test_bad_arguments(tmp_path, monkeypatch, few, line, says):
         ("--multipliers 1 -1", "argument --multipliers: must be at least 1, got -1"),
         ("--size 0", "argument --size: must be at least 1"),
         ("--schedule cubic", "argument --schedule: invalid choice: 'cubic'"),
-        ("--export a.pt", r"--export: the name must end in \.safetensors, got a\.pt"),
+        ("--export a.safetensors", r"--export: the name must end in \.safetensors, got a\.safetensors"),
         ("--samples a.xyz", r"--samples: the name must end in \.png, got a\.xyz"),
     ],
 )
