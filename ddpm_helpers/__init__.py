@@ -7,7 +7,7 @@ from .data import DataError, ImageData, batches, load_images, read_idx, to_float
 from .diagnosis import IdealDenoiser, diagnose
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
-from .files import CheckpointError, Pretrained, load_pretrained
+from .files import CheckpointError
 from .losses import (
     ddpm_loss,
     drop_labels,
@@ -47,6 +47,7 @@ from .nets import (
     residual_block,
     sinusoidal_embedding,
 )
+from .pretrained import Pretrained, load_pretrained
 from .sampling import (
     Step,
     ddim_invert,

@@ -21,10 +21,11 @@ import torch
 import torch.distributed as dist
 
 from .data import DataError, load_images
-from .files import SCHEDULES, CheckpointError, read, save_pretrained
+from .files import CheckpointError, read
 from .losses import ddpm_loss, velocity_loss
 from .machine import default_device, device_name
 from .nets import UNet, VelocityNet
+from .pretrained import SCHEDULES, save_pretrained
 from .sampling import sample
 from .train import TrainConfig, Trainer, TrainingError
 

@@ -1,32 +1,26 @@
 """A trainer that loses nothing: where a run stands after a step is a function of its arguments alone."""
 
 import copy
-import glob
-import signal
-import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from .data import shuffled_indices, to_float
 from .files import CheckpointError, difference, place, read, write
 from .losses import ddpm_loss, draw_steps, drop_labels, ema_update, random_flip, share_of_batch
-from .machine import default_device, fast_autocast, fast_layout
-from .sampling import sample
+from .machine import default_device, fast_autocast, fast_layout, out_of_memory
 from .schedule import NoiseSchedule
+from .watch import Watch, deferred_interrupt, only_user, say
 
 MAY_CHANGE = ("steps", "batch_size", "learning_rate", "warmup", "clip_norm")  # of a run that goes on from a file
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # GPUs, Linux, Windows
 
 
 @dataclass(frozen=True)
@@ -79,18 +73,14 @@ class Trainer:
 
     Args:
         model: (x, t) -> predicted noise, or (x, t, label); moved to `device` and trained in place.
-        schedule: what to train on.
         images: (N, C, H, W) uint8, all of them; moved to `device` once.
-        config: how to train.
         device: where; the fastest device here if None.
-        objective: what is minimised, called as `ddpm_loss` is; a function with a name, which the file remembers.
-        labels: (N,) int64 in 0 ... model.classes - 1, for a network with labels; some are replaced by model.classes,
-            "no label" (classifier-free guidance: Ho & Salimans 2022, algorithm 1).
+        objective: what is minimised, called as `ddpm_loss` is; a file of the run remembers its name.
+        labels: (N,) int64 in 0 ... model.classes - 1; some are replaced by model.classes, "no label" (Ho & Salimans
+            2022, algorithm 1).
 
-    Attributes:
-        step: completed steps.
-        losses: (step,) float32, the loss of each completed step.
-        ema: a copy of the model with the moving average of its weights, in eval mode: sample with this one.
+    Attributes: `step`, completed steps; `losses` (step,), the loss of each; `ema`, a copy of the model with the moving
+    average of its weights, in eval mode: sample with this one.
     """
 
     def __init__(
@@ -120,8 +110,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate)
         for p in self.model.parameters():
             if p.requires_grad:  # as AdamW does in its first step: so a file of any step holds the same names
-                moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
-                self.optimizer.state[p] = {"step": torch.tensor(0.0), **moments}
+                zeros = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[p] = {"step": torch.tensor(0.0), **zeros}
         self.step = 0
         # One tensor: thousands of small ones, kept among large short-lived ones, would keep their memory from reuse.
         self._losses = torch.zeros(config.steps, device=self.device)
@@ -134,20 +124,26 @@ class Trainer:
 
     def run(self) -> Iterator[Tensor]:
         """Train; yields the loss (a scalar tensor on the device) after each complete step, until config.steps."""
-        self._check_complete()
+        self._check()
         while self.step < self.config.steps:
             self._complete = False
             try:
                 loss = self._train_step()
             except (MemoryError, RuntimeError) as error:
-                self._explain_out_of_memory(error)
-                raise
+                if not out_of_memory(error):
+                    raise
+                size = self.config.batch_size
+                smaller = f"batch_size {size // 2}, which a file saved before accepts, or " if size > 1 else ""
+                raise TrainingError(
+                    f"step {self.step + 1:,} does not fit into the memory of {self.device} with batch_size {size}: "
+                    f"try {smaller}a narrower network, in another file"
+                ) from error
             self._losses[self.step] = loss
             self.step += 1
             self._complete = True
-            # To look at a number a GPU must be waited for, so not at every step.
-            if self.device.type == "cpu" or self.step % 50 == 0 or self.step == self.config.steps:
-                self._check_finite(weights=self.step == self.config.steps)
+            last = self.step == self.config.steps
+            if self.device.type == "cpu" or self.step % 50 == 0 or last:  # to look at a number a GPU must be waited for
+                self._check(weights=last)
             yield loss
 
     def fit(
@@ -165,11 +161,11 @@ class Trainer:
             if path is not None:
                 path = place(path)
                 if self.rank == 0:
-                    stack.enter_context(_only_user(path))
+                    stack.enter_context(only_user(path))
                 held = self._go_on_from(path, other_images)
-            stop = stack.enter_context(_deferred_interrupt(self.world == 1))
+            stop = stack.enter_context(deferred_interrupt(self.world == 1))
             saved = time.monotonic()
-            with closing(_Watch(self)) as watch:
+            with closing(Watch(self)) as watch:
                 for loss in self.run():
                     watch(loss)
                     if stop:
@@ -180,16 +176,13 @@ class Trainer:
             if path is not None and held != self.step:
                 self.save(path)
             if stop:
-                where = f"; {path} holds all of it" if path is not None else ""
-                self._say(
-                    f"Stopped after step {self.step:,} of {self.config.steps:,}{where}. Run the same again to go on."
-                )
+                where = f"{self._place()}; {path} holds all of it" if path is not None else self._place()
+                self._say(f"Stopped after {where}. Run the same again to go on.")
         return self.ema
 
     def save(self, path: str | Path) -> None:
         """Write everything that `resume` needs; of several processes only the first writes."""
-        self._check_complete()
-        self._check_finite(weights=True)
+        self._check(weights=True)
         if self.rank == 0:
             write(path, "training state", self._state())
 
@@ -206,7 +199,7 @@ class Trainer:
         return {
             **asdict(self.config),
             "objective": self.objective.__name__,
-            "schedule": f"{self.schedule.name} ({_checksum(self.schedule.beta)})",
+            "schedule": _checksum(self.schedule.beta[1:]),
             "images": _checksum(self.images),
             "labels": self.labels if self.labels is None else _checksum(self.labels),
         }
@@ -242,9 +235,11 @@ class Trainer:
                 f"anew; from the weights in this one by net.load_state_dict(files.read({str(path)!r})['ema']) before "
                 "the Trainer is made, in a terminal by --start-from"
             )
-        changed = [name for name in may_change if name != "steps" and state[name] != self._run[name]]
+        changed = [name for name in may_change if name != "steps" and state.get(name) != self._run[name]]
         for name in changed:
-            self._say(f"From here on {name} is {self._run[name]}; up to step {state['step']:,} it was {state[name]}.")
+            self._say(
+                f"From here on {name} is {self._run[name]}; up to step {state['step']:,} it was {state.get(name)}."
+            )
         return state
 
     def _mismatch(self, state: dict, may_change: tuple[str, ...]) -> str | None:
@@ -257,8 +252,6 @@ class Trainer:
         for group, tensors in self._tensors().items():
             if problem := difference(tensors, state[group]):
                 return f"it has another network: {problem}"
-            if not all(bool(value.isfinite().all()) for value in state[group].values()):
-                raise ValueError("it holds what is no number")
         if type(state["step"]) is not int or state["losses"].shape != (state["step"],):
             raise ValueError("it counts other steps than losses")
         if state["step"] > self.config.steps:
@@ -270,13 +263,17 @@ class Trainer:
         state = self._read(path, other_images) if path.exists() else None  # also where it will only be written over
         if state and (not self.step or not self._complete or state["step"] > self.step):
             self._restore(state)
-            where = f"{path} holds step {self.step:,} of {self.config.steps:,}"
+            where = f"{path} holds"
         elif self.step and self._complete:
-            where = f"This Trainer stands at step {self.step:,} of {self.config.steps:,}"
+            where = "This Trainer stands at"
         else:
             return None
-        self._say(where + (", going on from there." if self.step < self.config.steps else ": nothing is left to do."))
+        rest = ", going on from there." if self.step < self.config.steps else ": nothing is left to do."
+        self._say(f"{where} {self._place()}{rest}")
         return state and state["step"]
+
+    def _place(self) -> str:
+        return f"step {self.step:,} of {self.config.steps:,}"
 
     def _train_step(self) -> Tensor:
         for group in self.optimizer.param_groups:
@@ -334,57 +331,40 @@ class Trainer:
             average.copy_(value)
 
     def _say(self, text: str) -> None:
-        """Print, in the first process; a console that is gone, or lacks a letter, must not end a run."""
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        with suppress(OSError, ValueError):
-            if self.rank == 0:
-                print(text.encode(encoding, "replace").decode(encoding), flush=True)
+        if self.rank == 0:
+            say(text)
 
-    def _check_complete(self) -> None:
+    def _check(self, weights: bool = False) -> None:
+        """Stop at half a step, at a new loss that is no number, or at such a weight, which the next loss would show."""
         if not self._complete:
             raise TrainingError(
                 f"after step {self.step:,} the next one stopped half-way, or the loss was no number: these weights are "
                 "of no use; resume the last good file, or make the network and the Trainer anew"
             )
-
-    def _check_finite(self, weights: bool) -> None:
-        """Stop if a loss since the last look is no number; or a weight, which only the next loss would show."""
-        finite = self.losses[self._finite :].isfinite()
-        bad, what = None, "the loss"
-        if not bool(finite.all()):
-            bad = self._finite + 1 + int(finite.long().argmin())
-            found = self.losses[bad - 1].item()
+        bad = (~self.losses[self._finite :].isfinite()).nonzero()
+        if len(bad):
+            step = self._finite + 1 + int(bad[0])
+            found = f"the loss of step {step:,} is {self.losses[step - 1].item()}"
         elif weights and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            bad, what, found = self.step, "a weight", "not finite"
-        if bad is not None:
-            self._complete = False
-            raise TrainingError(
-                f"{what} of step {bad:,} is {found}: training stops, and a file saved before stays as it is. Try a "
-                f"smaller learning_rate than {self.config.learning_rate:g}, or a longer warmup: that file accepts both; "
-                "and look for a division by 0, a root or a logarithm in the network's own code"
-            )
-        self._finite = self.step
-
-    def _explain_out_of_memory(self, error: Exception) -> None:
-        kinds = (MemoryError, torch.cuda.OutOfMemoryError)
-        if not isinstance(error, kinds) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            found = f"a weight of step {self.step:,} is not finite"
+        else:
+            self._finite = self.step
             return
-        size = self.config.batch_size
-        smaller = f"batch_size {size // 2}, which a file saved before accepts, or " if size > 1 else ""
+        self._complete = False
         raise TrainingError(
-            f"step {self.step + 1:,} does not fit into the memory of {self.device} with batch_size {size}: "
-            f"try {smaller}a narrower network, in another file. A file saved before stays as it is"
-        ) from error
+            f"{found}: training stops, and a file saved before stays as it is. Try a smaller learning_rate than "
+            f"{self.config.learning_rate:g}, or a longer warmup: that file accepts both; and look for a division by 0, "
+            "a root or a logarithm in the network's own code"
+        )
 
 
 def _check_arguments(model: nn.Module, images: Tensor, objective: Callable, labels: Tensor | None) -> None:
+    found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x := images, Tensor) else type(images).__name__
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
-        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"Trainer: expected all images as uint8 (N, C, H, W), got {found}; see load_images, to_uint8")
     if not len(images):
         raise ValueError("Trainer: there are no images to train on")
-    name = getattr(objective, "__name__", "<lambda>")
-    if name == "<lambda>":
+    if getattr(objective, "__name__", "<lambda>") == "<lambda>":
         raise TypeError("Trainer: objective must be a function made with def: a file of the run remembers its name")
     classes = getattr(model, "classes", None)
     if labels is None and classes is None:
@@ -393,115 +373,17 @@ def _check_arguments(model: nn.Module, images: Tensor, objective: Callable, labe
         raise ValueError("Trainer: this network was made for labels: pass labels=data.labels")
     if classes is None:
         raise ValueError("Trainer: labels need a network that takes them: UNet(classes=len(data.classes))")
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"Trainer: expected the labels as a tensor, got {type(labels).__name__}: torch.tensor(labels)")
-    if labels.shape != (len(images),) or labels.dtype != torch.int64:
-        raise ValueError(
-            f"Trainer: expected one int64 label for each of {len(images)} images, "
-            f"got {labels.dtype} {tuple(labels.shape)}"
+    found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x := labels, Tensor) else type(labels).__name__
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),):
+        raise TypeError(
+            f"Trainer: expected an int64 tensor of one label for each of {len(images)} images, got {found}; "
+            "torch.tensor(labels)"
         )
-    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(
-            f"Trainer: labels must lie in 0 ... {classes - 1}, found {int(labels.min())} to {int(labels.max())}"
-        )
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < classes:
+        raise ValueError(f"Trainer: labels must lie in 0 ... {classes - 1}, found {low} to {high}")
 
 
 def _checksum(x: Tensor) -> str:
     """Tells data apart: shape, and a checksum of every byte."""
     return f"{' x '.join(map(str, x.shape))}, checksum {zlib.crc32(x.cpu().contiguous().numpy()):08x}"
-
-
-@contextmanager
-def _only_user(path: Path) -> Iterator[None]:
-    """Hold the lock beside a file, so that no second run writes to it."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise CheckpointError(
-            f"{path}: another run is writing to this file; stop that one, or name another file"
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error}); name another place") from error
-    try:
-        for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a run that was killed while saving
-            left_over.unlink()
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _deferred_interrupt(defer: bool) -> Iterator[list]:
-    """Ctrl-C, or the stop button of Jupyter, fills the list and lets the step end; a second one stops at once."""
-    asked: list = []
-
-    def wait(number, frame):
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = signal.getsignal(signal.SIGINT)
-    # Only the main thread may do this; and where Ctrl-C is ignored (a job in the background), it stays so.
-    defer = defer and threading.current_thread() is threading.main_thread() and callable(before)
-    if defer:
-        signal.signal(signal.SIGINT, wait)
-    try:
-        yield asked
-    finally:
-        if defer:
-            signal.signal(signal.SIGINT, before)
-    if asked:
-        raise KeyboardInterrupt
-
-
-class _Watch:
-    """What shows a run: a live picture in a notebook, a line every ten seconds elsewhere. It never ends the run."""
-
-    def __init__(self, trainer: Trainer):
-        self.trainer, self.live = trainer, None
-        self.began, self.first, self.spoken = time.monotonic(), trainer.step, 0.0
-        ipython = sys.modules.get("IPython")
-        if ipython and hasattr(ipython.get_ipython(), "kernel"):
-            self._draw(self._open)
-
-    def __call__(self, loss: Tensor) -> None:
-        if self.live:
-            self._draw(self.live, loss)
-        if not self.live:
-            self._line()
-
-    def close(self) -> None:
-        if self.live:
-            self._draw(self.live.close)
-
-    def _open(self) -> None:
-        from . import viz
-
-        run = self.trainer
-        labels = None if run.labels is None else torch.arange(16, device=run.device) % run.model.classes
-        shape, steps = tuple(run.images.shape[1:]), min(20, run.schedule.T)
-        draw = lambda: sample(run.ema, run.schedule, 16, shape, steps, labels=labels)  # noqa: E731
-        self.live = viz.LiveLoss(run.config.steps, losses=run.losses, samples=draw)
-
-    def _draw(self, draw: Callable, *arguments) -> None:
-        try:
-            draw(*arguments)
-        except Exception as error:  # whatever it is, the run is worth more than its picture
-            self.live = None
-            self.trainer._say(
-                f"The live picture failed ({type(error).__name__}: {error}); training goes on without it."
-            )
-
-    def _line(self) -> None:
-        run, now = self.trainer, time.monotonic()
-        if run.step < run.config.steps and now - self.spoken < 10:
-            return
-        self.spoken = now
-        seconds = max(now - self.began, 1e-3) / (run.step - self.first)  # a coarse clock may not have moved yet
-        run._say(
-            f"step {run.step:,} of {run.config.steps:,}   loss {run.losses[-100:].mean():.4f}   "
-            f"{run.config.batch_size / seconds:,.0f} images/s   "
-            f"{(run.config.steps - run.step) * seconds / 60:.1f} min left"
-        )
