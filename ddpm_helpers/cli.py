@@ -93,14 +93,25 @@ def train(options: argparse.Namespace) -> None:
     model = trainer.fit(options.checkpoint, other_images=options.other_images)
     if trainer.rank:
         return
-    if export:
-        save_pretrained(export, model, net, options.schedule, options.T, recipe(trainer, data.source))
-    if samples:
+
+    def draw(path: Path) -> None:
         from torchvision.utils import save_image  # torchvision takes a second to import
 
         labels = torch.arange(64, device=device) % classes if classes else None
         images = sample(model, trainer.schedule, 64, shape, steps=min(50, options.T), labels=labels)
-        save_image(images.clamp(-1, 1) / 2 + 0.5, samples)
+        save_image(images.clamp(-1, 1) / 2 + 0.5, path)
+
+    def weigh(path: Path) -> None:
+        save_pretrained(path, model, net, options.schedule, options.T, recipe(trainer, data.source))
+
+    problems = []
+    for path, write in ((export, weigh), (samples, draw)):
+        try:
+            write(path) if path else None
+        except Exception as error:  # neither may cost the other
+            problems.append(f"{path}: {error}")
+    if problems:
+        raise TrainingError("; ".join(problems))
 
 
 def try_place(name: str) -> Path:

@@ -50,7 +50,7 @@ def budget(*, gpu: int, cpu: int, quick: int, unit: str = "steps") -> int:
 def out_of_memory(error: Exception) -> bool:
     """Whether it says, in the words of a GPU, Linux or Windows, that there is not enough memory."""
     signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -235,20 +235,18 @@ class Trainer:
                 f"anew; from the weights in this one by net.load_state_dict(files.read({str(path)!r})['ema']) before "
                 "the Trainer is made, in a terminal by --start-from"
             )
-        changed = [name for name in may_change if name != "steps" and state.get(name) != self._run[name]]
-        for name in changed:
-            self._say(
-                f"From here on {name} is {self._run[name]}; up to step {state['step']:,} it was {state.get(name)}."
-            )
+        for name in may_change:
+            if name != "steps" and (before := state.get(name)) != self._run[name]:
+                self._say(f"After step {state['step']:,} with {name} {self._run[name]}; before, it was {before}.")
         return state
 
     def _mismatch(self, state: dict, may_change: tuple[str, ...]) -> str | None:
         """The first way in which `state` is of another run, in words; None if in none."""
         for name, here in self._run.items():
             if state[name] != here and name not in may_change:
-                hint = " (where only the decoder of JPEGs differs, say: fit(path, other_images=True))"
-                verb = "are" if name.endswith("s") else "is"
-                return f"its {name} {verb} {state[name]}, and {here} here{hint if name == 'images' else ''}"
+                hint = " (if they differ but by a JPEG decoder's rounding, fit(path, other_images=True) goes on)"
+                is_or_are = "are" if name.endswith("s") else "is"
+                return f"its {name} {is_or_are} {state[name]}, and {here} here{hint if name == 'images' else ''}"
         for group, tensors in self._tensors().items():
             if problem := difference(tensors, state[group]):
                 return f"it has another network: {problem}"

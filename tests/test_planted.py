@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ddpm_helpers.checkpoint import load_checkpoint, read_weights
 from PIL import Image
 from test_training import make, steps
 
 from ddpm_helpers import CheckpointError, DataError, ladder, load_feature_net, load_images, load_pretrained, metrics
 from ddpm_helpers import pictures as pictures_module
-from ddpm_helpers.checkpoint import load_checkpoint, read_weights
 
 
 class Evil:

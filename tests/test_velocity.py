@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from ddpm_helpers.checkpoint import read_weights, save_pretrained, write_weights
 from torch import nn
 
 from ddpm_helpers import (
@@ -21,7 +22,6 @@ from ddpm_helpers import (
     sample,
     velocity_loss,
 )
-from ddpm_helpers.checkpoint import read_weights, save_pretrained, write_weights
 
 T = 1000
 X0 = torch.rand(5, 2, 4, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import torch
+from ddpm_helpers.training import fast_model
 from record import machine
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -45,7 +46,6 @@ from ddpm_helpers import (
 from ddpm_helpers.ladder import NEAR_T, RESULTS, _write, score
 from ddpm_helpers.sampling import ddim_steps
 from ddpm_helpers.schedule import NoiseSchedule, per_image, q_sample, snr
-from ddpm_helpers.training import fast_model
 
 PATH = RESULTS / "levers_cpu.json"
 ROUNDS, SECONDS = 8, 3.0  # of the measurement of speed

@@ -34,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ddpm_helpers.checkpoint import load_checkpoint, read_weights, save_checkpoint, save_pretrained
 from PIL import Image
 
 from ddpm_helpers import (
@@ -49,7 +50,6 @@ from ddpm_helpers import (
     load_pretrained,
     read_idx,
 )
-from ddpm_helpers.checkpoint import load_checkpoint, read_weights, save_checkpoint, save_pretrained
 from ddpm_helpers.pictures import load_folder
 
 SECONDS, MEGABYTES = 1.0, 200  # that one input may take

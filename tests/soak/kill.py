@@ -16,10 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import jupytext
+from ddpm_helpers.checkpoint import load_checkpoint
 from jupyter_client import BlockingKernelClient, KernelManager
 from outcome import of_pytest
-
-from ddpm_helpers.checkpoint import load_checkpoint
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
