@@ -27,7 +27,7 @@ class CheckpointError(RuntimeError):
 
 def place(path: str | Path) -> Path:
     """The path with ~ expanded; its name must end in .safetensors."""
-    path = Path(os.path.expanduser(path))
+    path = Path(path if "\0" in str(path) else os.path.expanduser(path))  # a name with a zero is refused later
     if path.suffix == ".safetensors":
         return path
     raise CheckpointError(
@@ -38,7 +38,7 @@ def place(path: str | Path) -> Path:
 
 def write(path: str | Path, kind: str, state: dict) -> None:
     """Write tensors, dictionaries of tensors, and plain values that JSON knows, as one of `KINDS`."""
-    tensors, plain = {}, {"format": FORMAT, "kind": kind}
+    tensors, plain = {}, {}
     for key, value in state.items():
         if isinstance(value, Tensor):
             tensors[key] = value
@@ -47,7 +47,8 @@ def write(path: str | Path, kind: str, state: dict) -> None:
         else:
             plain[key] = value
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    content = safetensors.torch.save(tensors, {"ddpm_helpers": json.dumps(plain), "checksum": SEAL})
+    about = json.dumps({**plain, "format": FORMAT, "kind": kind})
+    content = safetensors.torch.save(tensors, {"ddpm_helpers": about, "checksum": SEAL})
     write_bytes(place(path), content.replace(SEAL.encode(), f"crc32 {zlib.crc32(content):08x}".encode(), 1))
 
 

@@ -27,7 +27,7 @@ def device_name(device: torch.device) -> str:
 def environment_report() -> str:
     """What to paste into a question: versions, device and the variables that change a run."""
     lines = {"system": platform.platform(), "python": platform.python_version()}
-    for package in ("ddpm-helpers", "torch", "torchvision", "numpy", "matplotlib", "einops", "ipywidgets"):
+    for package in ("ddpm_helpers", "torch", "torchvision", "numpy", "matplotlib", "einops", "ipywidgets"):
         try:
             lines[package] = version(package)
         except PackageNotFoundError:  # such as a folder that was copied to where it runs

@@ -373,9 +373,8 @@ def _check_arguments(model: nn.Module, images: Tensor, objective: Callable, labe
         raise ValueError("Trainer: labels need a network that takes them: UNet(classes=len(data.classes))")
     found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x := labels, Tensor) else type(labels).__name__
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),):
-        raise TypeError(
-            f"Trainer: expected an int64 tensor of one label for each of {len(images)} images, got {found}; "
-            "torch.tensor(labels)"
+        raise ValueError(
+            f"Trainer: expected one int64 label for each of {len(images)} images, got {found}; torch.tensor(labels)"
         )
     low, high = int(labels.min()), int(labels.max())
     if not 0 <= low <= high < classes:

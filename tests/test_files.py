@@ -112,7 +112,7 @@ def test_every_damaged_file_is_refused(path):
         contents.append(whole[:place] + turned + whole[place + 1 :])
     for content in [*contents, whole + b"x", b"", b"a text\n" * 100, b"\xff" * 100, b"PK\x03\x04" + 99 * b"garbage"]:
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))}: ({DAMAGED}|format .* update)"):
+        with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))}: ({DAMAGED}|format .*)"):
             read(path)
 
 
@@ -142,9 +142,7 @@ def test_names(tmp_path):
             with pytest.raises(CheckpointError, match=r"no such file|damaged"):
                 reader(tmp_path / f"{name}.safetensors")
     for reader in (read, load_pretrained, lambda path: save(path)):
-        with pytest.raises(
-            CheckpointError, match=r"mnist\.pt: the name must end in .safetensors.*training state.*CHANGELOG"
-        ):
+        with pytest.raises(CheckpointError, match=r"mnist\.pt: .*end in .safetensors.*training state.*CHANGELOG"):
             reader("runs/mnist.pt")
 
 

@@ -44,12 +44,12 @@ def test_a_report_where_nothing_is_installed_as_a_package(monkeypatch):
     """As where the folder was copied to a machine of Kaggle's."""
 
     def missing(name: str) -> str:
-        if name in ("ddpm-helpers", "einops"):
+        if name in ("ddpm_helpers", "einops"):
             raise metadata.PackageNotFoundError(name)
         return "1.0"
 
     monkeypatch.setattr(machine, "version", missing)
-    assert "ddpm-helpers  not installed as a package" in environment_report()
+    assert "ddpm_helpers  not installed as a package" in environment_report()
     assert "numpy         1.0" in environment_report()
 
 
