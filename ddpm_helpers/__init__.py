@@ -3,25 +3,25 @@
 Public names are gathered here; `from ddpm_helpers import viz` loads the plotting part, and matplotlib with it.
 """
 
-from .checkpoint import CheckpointError, Pretrained, load_pretrained
 from .data import DataError, ImageData, batches, load_images, read_idx, to_float, to_uint8
 from .diagnosis import IdealDenoiser, diagnose
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
-from .lessons.naive import corrupt, naive_loss, naive_step, naive_trajectory
-from .lessons.published import BasicUNet, LayerNormUNet
+from .files import CheckpointError
 from .losses import (
     ddpm_loss,
     drop_labels,
     ema_update,
+    middle_weight,
     min_snr_loss,
+    naive_loss,
     random_flip,
     share_of_batch,
-    step_weight,
     stratified_steps,
     velocity_loss,
     weighted_steps,
 )
+from .machine import budget, default_device, environment_report
 from .metrics import (
     bits_per_dim,
     frechet_distance,
@@ -32,6 +32,8 @@ from .metrics import (
     prior_bits,
 )
 from .nets import (
+    BasicUNet,
+    LayerNormUNet,
     SimpleUNet,
     UNet,
     VelocityNet,
@@ -45,6 +47,7 @@ from .nets import (
     residual_block,
     sinusoidal_embedding,
 )
+from .pretrained import Pretrained, load_pretrained
 from .sampling import (
     Step,
     ddim_invert,
@@ -56,11 +59,14 @@ from .sampling import (
     guide,
     guided_eps,
     image_noise,
+    naive_step,
+    naive_trajectory,
     sample,
     slerp,
 )
 from .schedule import (
     NoiseSchedule,
+    corrupt,
     cosine_schedule,
     forward_step,
     linear_beta,
@@ -72,14 +78,7 @@ from .schedule import (
     q_sample,
     snr,
 )
-from .training import (
-    TrainConfig,
-    Trainer,
-    TrainingError,
-    budget,
-    default_device,
-    environment_report,
-)
+from .train import TrainConfig, Trainer, TrainingError
 
 __version__ = "0.1.0"
 
@@ -137,6 +136,7 @@ __all__ = [
     "load_feature_net",
     "load_images",
     "load_pretrained",
+    "middle_weight",
     "min_snr_loss",
     "multiply_adds",
     "naive_loss",
@@ -158,7 +158,6 @@ __all__ = [
     "sinusoidal_embedding",
     "slerp",
     "snr",
-    "step_weight",
     "stratified_steps",
     "synthetic_digits",
     "to_float",

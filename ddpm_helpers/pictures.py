@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import CheckpointError, _replace
+from .files import CheckpointError, write_bytes
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes without colour
@@ -314,4 +314,4 @@ def _into_cache(file: Path, key: str, found: _Found) -> None:
     about = {"key": key, "owners": found.owners, "notes": found.notes, "crc": zlib.crc32(found.images.numpy())}
     with suppress(CheckpointError, MemoryError):  # the file is made in memory, beside the images
         content = safetensors.torch.save({"images": found.images}, {"ddpm_helpers": json.dumps(about)})
-        _replace(file, lambda opened: opened.write(content))
+        write_bytes(file, content)

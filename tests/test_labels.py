@@ -97,16 +97,16 @@ def test_flip_mirrors_half_of_the_images():
 
 def test_resumed_with_labels_is_the_same_to_the_bit(tmp_path):
     whole = flat(run(make(), 6)._state())
-    run(make(), 3).save(tmp_path / "a.pt")
+    run(make(), 3).save(tmp_path / "a.safetensors")
     again = make()
-    again.resume(tmp_path / "a.pt")
+    again.resume(tmp_path / "a.safetensors")
     assert flat(run(again, 3)._state()) == whole
 
 
 def test_file_of_a_run_with_other_labels(tmp_path):
-    run(make(), 1).save(tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="other labels"):
-        make(LABELS.flip(0)).resume(tmp_path / "a.pt")
+    run(make(), 1).save(tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="its labels are"):
+        make(LABELS.flip(0)).resume(tmp_path / "a.safetensors")
 
 
 def test_file_of_a_run_with_another_objective(tmp_path):
@@ -114,9 +114,9 @@ def test_file_of_a_run_with_another_objective(tmp_path):
         return model(x0, t).square().mean()
 
     config = TrainConfig(steps=2, batch_size=5)
-    run(Trainer(net(None), cosine_schedule(T), IMAGES, config, "cpu"), 1).save(tmp_path / "a.pt")
+    run(Trainer(net(None), cosine_schedule(T), IMAGES, config, "cpu"), 1).save(tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="objective is ddpm_loss, and squared here"):
-        Trainer(net(None), cosine_schedule(T), IMAGES, config, "cpu", squared).resume(tmp_path / "a.pt")
+        Trainer(net(None), cosine_schedule(T), IMAGES, config, "cpu", squared).resume(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -156,8 +156,8 @@ def test_a_network_of_diffusers_trains_is_saved_and_goes_on(tmp_path):
     list(whole.run())
     for _, _ in zip(range(2), first.run(), strict=False):
         pass
-    first.save(tmp_path / "run.pt")
-    second.resume(tmp_path / "run.pt")
+    first.save(tmp_path / "run.safetensors")
+    second.resume(tmp_path / "run.safetensors")
     list(second.run())
     ends = [sample(t.ema, t.schedule, 2, (1, 8, 8), steps) for t in (whole, second) for steps in (None, 5)]
     assert torch.equal(ends[0], ends[2])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from ddpm_helpers import BasicUNet, budget, corrupt, count_parameters, naive_loss, naive_step, naive_trajectory
 from ddpm_helpers.exercises.notebook_01 import half_and_a_bit
-from ddpm_helpers.training import environment_report
+from ddpm_helpers.machine import environment_report
 
 
 @pytest.fixture

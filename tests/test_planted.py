@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_training import make, steps
+from test_train import make, steps
 
 from ddpm_helpers import CheckpointError, DataError, ladder, load_feature_net, load_images, load_pretrained, metrics
 from ddpm_helpers import pictures as pictures_module
-from ddpm_helpers.checkpoint import load_checkpoint, read_weights
+from ddpm_helpers.files import read
 
 
 class Evil:
@@ -46,20 +45,6 @@ def plants(path: Path) -> dict[str, bytes]:
     return result | {f"{name}, gzipped": gzip.compress(content) for name, content in result.items()}
 
 
-def in_a_checkpoint(path: Path, good: Path) -> dict[str, bytes]:
-    """Good checkpoints, with right checksums, around a pickle of every protocol."""
-    result = {}
-    for name, content in plants(path).items():
-        if not name.startswith("protocol"):
-            continue
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(good) as old, zipfile.ZipFile(buffer, "w") as new:
-            for entry in old.namelist():
-                new.writestr(entry, content if entry.endswith("data.pkl") else old.read(entry))
-        result[f"checkpoint, {name}"] = buffer.getvalue()
-    return result
-
-
 @pytest.fixture
 def planted(tmp_path):
     """The folder that must not come to be."""
@@ -76,7 +61,7 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setenv("DDPM_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("ddpm_helpers.data._any_answers", lambda urls: False)
-    monkeypatch.setattr("ddpm_helpers.checkpoint.WEIGHTS", tmp_path / "shipped")
+    monkeypatch.setattr("ddpm_helpers.pretrained.WEIGHTS", tmp_path / "shipped")
     monkeypatch.setattr(metrics, "WEIGHTS", tmp_path / "shipped")
     monkeypatch.setattr(ladder, "RESULTS", tmp_path / "shipped")
     (tmp_path / "data").mkdir()
@@ -91,21 +76,13 @@ def refused(path: Path, contents: dict[str, bytes], read: Callable, *errors: typ
             read()
 
 
-def test_in_a_checkpoint(planted, tmp_path):
-    good, path = tmp_path / "good.pt", tmp_path / "a.pt"
-    steps(make(), 1).save(good)
-    trainer = steps(make(), 1)
-    contents = plants(planted) | in_a_checkpoint(planted, good)
-    for read in (load_checkpoint, trainer.resume, trainer.fit):
-        refused(path, contents, lambda read=read: read(path), CheckpointError)
-        assert path.read_bytes() == list(contents.values())[-1], "what was refused is not written over"
-
-
-def test_in_weights(planted, places):
-    contents = plants(planted)
-    for read in (load_pretrained, read_weights):
-        path = places / "a.safetensors"
-        refused(path, contents, lambda read=read, path=path: read(path), CheckpointError)
+def test_in_files(planted, places):
+    contents, trainer = plants(planted), steps(make(), 1)
+    for name in ("a.safetensors", "a.pt"):
+        path = places / name
+        for reader in (read, trainer.resume, trainer.fit, load_pretrained):
+            refused(path, contents, lambda reader=reader, path=path: reader(path), CheckpointError)
+            assert path.read_bytes() == list(contents.values())[-1], "what was refused is not written over"
     refused(places / "shipped" / "mnist.safetensors", contents, load_pretrained, CheckpointError)
     refused(places / "shipped" / "mnist_features.safetensors", contents, load_feature_net, CheckpointError)
 

@@ -12,8 +12,8 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddpm_helpers"
 ORDER = [
-    *("schedule", "toy", "digits", "nets", "checkpoint", "pictures", "data", "sampling", "diagnosis", "clinic", "quiz"),
-    *("viz", "training", "metrics", "libraries", "ladder"),
+    *("schedule", "files", "machine", "toy", "digits", "nets", "pretrained", "pictures", "data", "sampling", "losses"),
+    *("diagnosis", "clinic", "quiz", "viz", "watch", "train", "cli", "metrics", "libraries", "ladder"),
     *("exercises", "__init__"),
 ]
 PIP_ONLY = ("deepinv", "axe-playwright-python", "playwright")  # installed by pip in the conda environment, too

@@ -40,12 +40,12 @@ def test_a_notebook(checkout, options):
 
 
 def test_training(checkout, options, tmp_path):
-    line = [sys.executable, "-m", "ddpm_helpers.training", "--data", "digits", "--steps", "2", "--base", "8"]
+    line = [sys.executable, "-m", "ddpm_helpers.cli", "--data", "digits", "--steps", "2", "--base", "8"]
     line += ["--multipliers", "1", "--batch-size", "2", "--T", "20", "--checkpoint"]
-    done = run_read_only(checkout, [*line, str(tmp_path / "a.pt")], checkout, **options)
+    done = run_read_only(checkout, [*line, str(tmp_path / "a.safetensors")], checkout, **options)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "a.pt").is_file()
-    done = run_read_only(checkout, [*line, "runs/a.pt"], checkout, **options)
+    assert (tmp_path / "a.safetensors").is_file()
+    done = run_read_only(checkout, [*line, "runs/a.safetensors"], checkout, **options)
     assert done.returncode == 1
-    assert "Error: runs/a.pt: cannot be written" in done.stderr
+    assert "Error: runs/a.safetensors: cannot be written" in done.stderr
     assert "step 1" not in done.stdout, "it is told before training"

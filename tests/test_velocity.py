@@ -21,7 +21,8 @@ from ddpm_helpers import (
     sample,
     velocity_loss,
 )
-from ddpm_helpers.checkpoint import read_weights, save_pretrained, write_weights
+from ddpm_helpers.files import read, write
+from ddpm_helpers.pretrained import save_pretrained
 
 T = 1000
 X0 = torch.rand(5, 2, 4, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -99,9 +100,9 @@ def test_trains_goes_on_from_a_file_and_samples_with_labels(tmp_path):
         pass
     for _, _loss in zip(range(3), half.run(), strict=False):
         pass
-    half.save(tmp_path / "run.pt")
+    half.save(tmp_path / "run.safetensors")
     rest = make(schedule, labels)
-    rest.fit(tmp_path / "run.pt")
+    rest.fit(tmp_path / "run.safetensors")
     for name, value in whole.ema.state_dict().items():
         assert torch.equal(value, rest.ema.state_dict()[name]), name
     asked = torch.tensor([0, 1, 2, 0])
@@ -111,9 +112,9 @@ def test_trains_goes_on_from_a_file_and_samples_with_labels(tmp_path):
 
 
 def test_a_run_with_another_target_is_another_run(tmp_path):
-    make(cosine_schedule(20)).fit(tmp_path / "run.pt")
+    make(cosine_schedule(20)).fit(tmp_path / "run.safetensors")
     with pytest.raises(CheckpointError, match="its objective is velocity_loss, and ddpm_loss here"):
-        make(cosine_schedule(20), objective=ddpm_loss).fit(tmp_path / "run.pt")
+        make(cosine_schedule(20), objective=ddpm_loss).fit(tmp_path / "run.safetensors")
 
 
 def saved(tmp_path):
@@ -136,8 +137,7 @@ def test_comes_back_from_its_file(tmp_path):
 
 
 def test_a_file_with_an_unknown_target_is_refused(tmp_path):
-    model, file = saved(tmp_path)
-    about, _ = read_weights(file)
-    write_weights(file, model.net, {**about, "target": "score"})
+    _, file = saved(tmp_path)
+    write(file, "weights", {**read(file, "weights"), "target": "score"})
     with pytest.raises(CheckpointError, match="description does not fit"):
         load_pretrained(file)

@@ -2,8 +2,8 @@
 
 import torch
 
+from ..losses import random_flip, share_of_batch
 from ..schedule import per_image
-from ..training import random_flip, share_of_batch
 from .core import Exercise
 
 

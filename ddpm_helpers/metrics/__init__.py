@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import WEIGHTS, read_weights
+from ..files import WEIGHTS, read
 from ..schedule import NoiseSchedule, _check_images, posterior, predict_x0, q_sample
 
 
@@ -47,9 +47,9 @@ class FeatureNet(nn.Module):
 
 def load_feature_net(device: str | torch.device = "cpu") -> FeatureNet:
     """The shipped judge of digits, in eval mode, on `device`."""
-    about, weights = read_weights(WEIGHTS / "mnist_features.safetensors")
-    net = FeatureNet(about["classes"])
-    net.load_state_dict(weights)
+    state = read(WEIGHTS / "mnist_features.safetensors", "feature network")
+    net = FeatureNet(state["classes"])
+    net.load_state_dict(state["weights"])
     return net.eval().to(device)
 
 

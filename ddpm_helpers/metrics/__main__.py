@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoint import CheckpointError, write_weights
 from ..data import DataError, ImageData, load_images, shuffled_indices, to_float
-from ..training import default_device, device_name
+from ..files import CheckpointError, write
+from ..machine import default_device, device_name
 from . import FeatureNet
 
 BATCH = 128
@@ -78,7 +78,8 @@ def main() -> None:
             "torch": torch.__version__,
             "date": datetime.date.today().isoformat(),
         }
-        write_weights(options.file, net, {"net": "FeatureNet", "classes": len(data.classes), "recipe": recipe})
+        weights = {name: value.half() for name, value in net.state_dict().items()}
+        write(options.file, "feature network", {"classes": len(data.classes), "recipe": recipe, "weights": weights})
     except (CheckpointError, DataError) as error:
         sys.exit(f"Error: {error}")
 

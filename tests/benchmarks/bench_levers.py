@@ -43,9 +43,9 @@ from ddpm_helpers import (
     velocity_loss,
 )
 from ddpm_helpers.ladder import NEAR_T, RESULTS, _write, score
+from ddpm_helpers.machine import fast_model
 from ddpm_helpers.sampling import ddim_steps
 from ddpm_helpers.schedule import NoiseSchedule, per_image, q_sample, snr
-from ddpm_helpers.training import fast_model
 
 PATH = RESULTS / "levers_cpu.json"
 ROUNDS, SECONDS = 8, 3.0  # of the measurement of speed
@@ -70,7 +70,7 @@ class Variant:
     like: str | None = None  # another variant whose step is the same work, so its speed is taken; None: timed itself
     seed: int = 0  # of the first weights, and of what is drawn in training
     config: dict = field(default_factory=dict)  # of TrainConfig, beside steps
-    instead: dict = field(default_factory=dict)  # what stands for a name in ddpm_helpers.training
+    instead: dict = field(default_factory=dict)  # what stands for a name in ddpm_helpers
 
 
 def independent_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator) -> Tensor:
@@ -98,7 +98,7 @@ def small_velocity_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, n
 
 
 SAME = partial(Variant, like="the recipe")
-DRAWN = partial(SAME, objective=velocity_loss, config={"middle": True})  # the same loss on average
+DRAWN = partial(SAME, objective=velocity_loss, config={"weighted": True})  # the same loss on average
 UNFOLDED = partial(Variant, net=partial(UNet, base=16, multipliers=(1, 2, 4), attention=0))
 VARIANTS = (
     Variant("the recipe"),
@@ -115,19 +115,19 @@ VARIANTS = (
     SAME("no fresh noise", eta=0.0),
     SAME("sampled in 200 steps", sampler_steps=200),
     SAME("sampled in all 1000 steps", sampler_steps=1000),
-    SAME("learning rate stays up", instead={"TrainConfig.learning_rate_at": constant_rate}),
+    SAME("learning rate stays up", instead={"train.TrainConfig.learning_rate_at": constant_rate}),
     SAME("learning rate 1e-3", config={"learning_rate": 1e-3}),
     SAME("learning rate 4e-3", config={"learning_rate": 4e-3}),
-    SAME("independent steps", instead={"draw_steps": independent_steps}),
+    SAME("independent steps", instead={"train.draw_steps": independent_steps}),
     Variant("batches of 128", config={"batch_size": 128}),
     Variant("batches of 32", config={"batch_size": 32}),
     UNFOLDED("no folding; 16, 32, 64"),
     Variant("attention at 7 x 7 too", net=partial(SMALL, attention=1)),
     Variant("base 24", net=partial(SMALL, base=24)),
     Variant("base 48", net=partial(SMALL, base=48)),
-    Variant("float32", instead={"fast_dtype": lambda device: torch.float32}),
-    Variant("channels_last", instead={"fast_layout": lambda model, device: torch.channels_last}),
-    Variant("one picture at a time", instead={"to_float": picture_by_picture}),
+    Variant("float32", instead={"machine.fast_dtype": lambda device: torch.float32}),
+    Variant("channels_last", instead={"train.fast_layout": lambda model, device: torch.channels_last}),
+    Variant("one picture at a time", instead={"train.to_float": picture_by_picture}),
     Variant("torch.compile", compiled=True),
     UNFOLDED("no folding, seed 1", like="no folding; 16, 32, 64", seed=1),
     UNFOLDED("no folding, seed 2", like="no folding; 16, 32, 64", seed=2),
@@ -159,7 +159,7 @@ def make(variant: Variant, images: Tensor, steps: int) -> Trainer:
 def changed(variant: Variant) -> ExitStack:
     stack = ExitStack()
     for name, value in variant.instead.items():
-        stack.enter_context(patch(f"ddpm_helpers.training.{name}", value))
+        stack.enter_context(patch(f"ddpm_helpers.{name}", value))
     return stack
 
 

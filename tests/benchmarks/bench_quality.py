@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ddpm_helpers import default_device, load_images, load_pretrained
 from ddpm_helpers.ladder import FRESH, NEAR_T, SYSTEMS, climb, measure_speed, score
-from ddpm_helpers.training import fast_model
+from ddpm_helpers.machine import fast_model
 from ddpm_helpers.viz import subplots
 
 LADDER = {system.name: system for system in SYSTEMS}

@@ -35,7 +35,7 @@ from ddpm_helpers import (
     to_float,
 )
 from ddpm_helpers.libraries import MissingLibrary, grey_unet2d
-from ddpm_helpers.training import fast_model
+from ddpm_helpers.machine import fast_model
 
 ROUNDS, STEPS, BATCH = 3, 4, 64
 RECIPE = partial(UNet, base=32, multipliers=(1, 2), patch=2, attention=0)  # attention in the middle alone

@@ -34,9 +34,9 @@ from ddpm_helpers import (
     sample,
     velocity_loss,
 )
-from ddpm_helpers.checkpoint import save_pretrained
 from ddpm_helpers.ladder import NEAR_T, score
-from ddpm_helpers.training import default_device, fast_autocast, fast_model
+from ddpm_helpers.machine import default_device, fast_autocast, fast_model
+from ddpm_helpers.pretrained import save_pretrained
 
 PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12), "T4": (65e12, 0.32e12)}
 
@@ -55,7 +55,7 @@ class Run:
 
 SMALL = {"base": 64, "multipliers": [1, 2], "patch": 2}
 MANY = {"batch_size": 256}
-GREY = MANY | {"middle": True}  # in colour, steps drawn by weight have not been tried
+GREY = MANY | {"weighted": True}  # in colour, steps drawn by weight have not been tried
 RUNS = (
     Run("mnist", "mnist", 0.2, SMALL, config=GREY),
     Run("mnist_labels", "mnist", 0.15, SMALL, labels=True, config=GREY),

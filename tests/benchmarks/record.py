@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ddpm_helpers.training import default_device, device_name, fast_dtype
+from ddpm_helpers.machine import default_device, device_name, fast_dtype
 
 FIGURES = Path(__file__).resolve().parents[2] / "figures"
 

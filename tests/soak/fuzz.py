@@ -14,7 +14,6 @@ import gzip
 import io
 import json
 import os
-import pickle
 import random
 import re
 import shutil
@@ -25,7 +24,6 @@ import tempfile
 import time
 import traceback
 import warnings
-import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -49,8 +47,9 @@ from ddpm_helpers import (
     load_pretrained,
     read_idx,
 )
-from ddpm_helpers.checkpoint import load_checkpoint, read_weights, save_checkpoint, save_pretrained
+from ddpm_helpers.files import SEAL, read, write
 from ddpm_helpers.pictures import load_folder
+from ddpm_helpers.pretrained import save_pretrained
 
 SECONDS, MEGABYTES = 1.0, 200  # that one input may take
 WALL, ROOM = 10, 1 << 30  # seconds and bytes after which a worker is stopped
@@ -122,16 +121,10 @@ def altered(chance: random.Random, value: object) -> object:
         if kind == 1:
             return [*value, *value]
         return [*value[:place], altered(chance, value[place]), *value[place + 1 :]]
-    if ordinary(value) and chance.random() < 0.7:
+    if isinstance(value, torch.Tensor) and chance.random() < 0.7:
         other = [value.double(), value.long(), value[None], value.flatten()[:1], value * float("nan"), value.bool()]
-        giant = value.new_zeros(1).expand(10**12)  # of one number
-        return chance.choice([*other, value.new_zeros(0), giant, value.to_sparse()])
+        return chance.choice([*other, value.new_zeros(0)])
     return strange(chance)
-
-
-def ordinary(value: object) -> bool:
-    """A tensor that nothing was done to: a sparse or a giant one cannot be altered again."""
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.is_contiguous()
 
 
 def nested(chance: random.Random) -> str:
@@ -201,133 +194,88 @@ def tiny_trainer() -> Trainer:
     return Trainer(net, cosine_schedule(20), images, TrainConfig(4, batch_size=2, warmup=1), "cpu")
 
 
-def records(content: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+def sealed(head: dict, body: bytes) -> bytes:
+    """A file of ours with any header and a right checksum, so that a reader looks further."""
+    text = json.dumps(head).encode("utf-8", "surrogatepass")
+    content = struct.pack("<Q", len(text)) + text + body
+    return content.replace(SEAL.encode(), f"crc32 {zlib.crc32(content):08x}".encode(), 1)
 
 
-def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    """A zip archive with right checksums, so that a reader looks further."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
+class File:
+    """A way to make inputs from one good file."""
 
-
-def lying_pickle(chance: random.Random) -> bytes:
-    """A pickle that asks for much: memory, other names, or a structure that is endless when walked through."""
-    laughs = b"\x80\x02]q\x00" + b"".join(b"]q%c(h%ch%ce" % (i + 1, i, i) for i in range(200)) + b"."
-    return chance.choice(
-        [
-            b"\x80\x02}X\x06\x00\x00\x00formatc__builtin__\nbytearray\nJ\x00\x00\x00\x70\x85Rs.",
-            b"\x80\x02}X\x06\x00\x00\x00formatK\x01s.",
-            b"\x80\x02Kr\xff\xff\xff\x7f.",  # a place far out in the memo
-            b"\x80\x02\x96" + struct.pack("<Q", 10**11) + b".",
-            b"\x80\x02\x8e" + struct.pack("<Q", 10**11) + b".",
-            b"\x80\x02" + b"(" * 100_000 + b".",
-            b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".",
-            laughs,
-            b"\x80\x02}X\x06\x00\x00\x00format" + laughs[2:-1] + b"s.",
-            b"\x80\x02]q\x00h\x00a.",  # a list that holds itself
-            pickle.dumps({"format": 1, "x": 10**3000}, protocol=chance.choice([0, 1, 2, 4])),
-        ]
-    )
-
-
-class Checkpoints:
-    """Made once, from one good file."""
-
-    def __init__(self):
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = tiny_trainer()
-            for _ in zip(range(2), trainer.run(), strict=False):
-                pass
-            trainer.save(Path(folder) / "a.pt")
-            self.state = load_checkpoint(Path(folder) / "a.pt")
-            save_checkpoint(Path(folder) / "b.pt", {"step": 3, "w": torch.arange(40.0), "x": [1, 2.5, "a"]})
-            self.whole = [(Path(folder) / name).read_bytes() for name in ("a.pt", "b.pt")]
-        self.files = [records(content) for content in self.whole]
-
-    def make(self, chance: random.Random) -> bytes:
-        kind, files = chance.random(), dict(chance.choice(self.files))
-        pickled = "archive/data.pkl"
-        if kind < 0.3:
-            return mutated(chance, chance.choice(self.whole), self.whole[1])
-        if kind < 0.7:  # right checksums around a wrong pickle
-            files[pickled] = mutated(chance, files[pickled], self.files[1]["archive/data.pkl"])
-        elif kind < 0.8:
-            files[pickled] = re.sub(
-                rb"K.t", lambda found: chance.choice([found[0], b"J\xff\xff\xff\x7ft", b"K\xfft"]), files[pickled]
-            )
-        elif kind < 0.9:
-            files[pickled] = lying_pickle(chance)
-        elif kind < 0.995:
-            name = chance.choice(list(files))
-            files[name] = chance.choice([b"", mutated(chance, files[name]), files[name] * 2, b"big"])
-        else:
-            files[chance.choice(list(files))] = bytes(chance.choice([10**7, 10**8]))
-            return zipped(files, zipfile.ZIP_DEFLATED)
-        return zipped(files, chance.choice([zipfile.ZIP_STORED] * 5 + [zipfile.ZIP_DEFLATED]))
-
-    def make_state(self, chance: random.Random) -> bytes:
-        """A well-formed checkpoint that says something else."""
-        state, buffer = self.state, io.BytesIO()
-        for _ in range(chance.randint(1, 3)):
-            state = altered(chance, state)
-        torch.save(state, buffer)
-        return buffer.getvalue()
-
-    def resume(self, path: Path) -> None:
-        """Whatever the file holds: a trainer that goes on from it trains, or says that the loss is no number."""
-        torch.manual_seed(0)
-        trainer = tiny_trainer()
-        trainer.resume(path)
-        assert 0 <= trainer.step <= 4
-        assert trainer.losses.shape == (trainer.step,)
-        with contextlib.suppress(TrainingError):
-            list(trainer.run())
-
-
-class Weights:
-    """Made once: a small file of ours."""
-
-    def __init__(self):
-        arguments = {"base": 8, "multipliers": [1], "attention": 0, "patch": 2}
+    def __init__(self, save: Callable[[Path], None]):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "a.safetensors"
-            save_pretrained(path, UNet(**arguments), arguments, "cosine", 20, {"steps": 5, "data": "none"})
+            save(path)
             self.whole = path.read_bytes()
         size = struct.unpack("<Q", self.whole[:8])[0]
         self.head, self.body = json.loads(self.whole[8 : 8 + size]), self.whole[8 + size :]
         self.about = json.loads(self.head["__metadata__"]["ddpm_helpers"])
 
     def make(self, chance: random.Random) -> bytes:
-        kind = chance.random()
-        if kind < 0.35:
+        kind, head = chance.random(), dict(self.head)
+        if kind < 0.4:
             return mutated(chance, self.whole, self.whole)
-        head = dict(self.head)
-        if kind < 0.6:
+        if kind < 0.7:  # another description
             about = json.dumps(altered(chance, altered(chance, self.about)))
             about = nested(chance) if chance.random() < 0.05 else about
             about = mutated(chance, about.encode()).decode(errors="replace") if chance.random() < 0.1 else about
-            head["__metadata__"] = {"ddpm_helpers": about}
-            text = json.dumps(head)
-        elif kind < 0.9:
+            head["__metadata__"] = {"ddpm_helpers": about, "checksum": SEAL}
+        elif kind < 0.95:  # other tensors
+            head["__metadata__"] = {**head["__metadata__"], "checksum": SEAL}
             name = chance.choice(list(head))
             if name != "__metadata__" and chance.random() < 0.5:
                 kinds = ["F32", "F64", "BF16", "I8", "U8", "BOOL", "I64", "C64", "F8_E4M3", "F8_E5M2", "F4", "U16", "X"]
-                shape = head[name]["shape"]
+                shape = head[name]["shape"] or [1]
                 small = {"shape": [*shape[:-1], shape[-1] // 2 or 1]}
                 head[name] = {**head[name], "dtype": chance.choice(kinds), **chance.choice([small, {}, {"shape": [0]}])}
             else:
                 head = altered(chance, head)
-            text = json.dumps(head)
         else:
-            text = nested(chance)
-        text = text.encode("utf-8", "surrogatepass")
-        length = chance.choice([len(text)] * 9 + [len(text) + 1, 2**40, 2**64 - 1])
-        return struct.pack("<Q", length) + text + self.body
+            text = nested(chance).encode()
+            return struct.pack("<Q", chance.choice([len(text)] * 5 + [2**40, 2**64 - 1])) + text + self.body
+        return sealed(head, self.body)
+
+
+def good_weights(path: Path) -> None:
+    arguments = {"base": 8, "multipliers": [1], "attention": 0, "patch": 2}
+    save_pretrained(path, UNet(**arguments), arguments, "cosine", 20, {"steps": 5, "data": "none"})
+
+
+def good_state(path: Path) -> None:
+    trainer = tiny_trainer()
+    for _ in zip(range(2), trainer.run(), strict=False):
+        pass
+    trainer.save(path)
+
+
+class States(File):
+    """Training states that are well-formed and say something else."""
+
+    def make(self, chance: random.Random) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "a.safetensors"
+            path.write_bytes(self.whole)
+            good = read(path)
+            while True:
+                state = good
+                for _ in range(chance.randint(1, 3)):
+                    state = altered(chance, state)
+                with contextlib.suppress(Exception):  # what JSON does not know is not written
+                    write(path, "training state", state)
+                    return path.read_bytes()
+
+
+def resume(path: Path) -> None:
+    """Whatever the file holds: a trainer that goes on from it trains, or says that the loss is no number."""
+    torch.manual_seed(0)
+    trainer = tiny_trainer()
+    trainer.resume(path)
+    assert 0 <= trainer.step <= 4
+    assert trainer.losses.shape == (trainer.step,)
+    with contextlib.suppress(TrainingError):
+        list(trainer.run())
 
 
 def good_pictures() -> list[bytes]:
@@ -408,9 +356,9 @@ def make_name(chance: random.Random) -> bytes:
 def read_name(path: Path) -> None:
     """The names that a user may type; none of them exists in the empty folder."""
     name = path.read_bytes().decode(errors="surrogateescape")
-    for read in (load_pretrained, load_checkpoint, read_weights, read_idx, lambda name: load_images(f"x{name}")):
+    for reader in (load_pretrained, read, read_idx, lambda name: load_images(f"x{name}")):
         with contextlib.suppress(CheckpointError, DataError):
-            read(name)
+            reader(name)
     with contextlib.suppress(FileNotFoundError):
         ladder.load_ladder(name)
 
@@ -418,14 +366,14 @@ def read_name(path: Path) -> None:
 def readers() -> dict[str, Reader]:
     """All ways in. A picture may take 20 bytes for each of 90 million pixels, as Pillow allows; here 5 million."""
     Image.MAX_IMAGE_PIXELS = 5_000_000
-    checkpoints, weights = Checkpoints(), Weights()
+    state, weights = File(good_state), File(good_weights)
     shipped = (ladder.RESULTS / "ladder_cpu.png").read_bytes()
     return {
         "idx": Reader(make_idx, read_idx, (DataError,), "images", 30),
         "gzip": Reader(make_gzip, read_idx, (DataError,), "images.gz", 15),
-        "checkpoint": Reader(checkpoints.make, load_checkpoint, (CheckpointError,), "a.pt", 20),
-        "resume": Reader(checkpoints.make_state, checkpoints.resume, (CheckpointError,), "a.pt", 3),
-        "weights": Reader(weights.make, read_weights, (CheckpointError,), "a.safetensors", 12),
+        "state": Reader(state.make, read, (CheckpointError,), "a.safetensors", 20),
+        "resume": Reader(States(good_state).make, resume, (CheckpointError,), "a.safetensors", 3),
+        "weights": Reader(weights.make, lambda path: read(path, "weights"), (CheckpointError,), "a.safetensors", 12),
         "pretrained": Reader(weights.make, load_pretrained, (CheckpointError,), "a.safetensors", 8),
         "pictures": Reader(make_picture, read_picture, (DataError,), "a.png", 8),
         "ladder": Reader(make_ladder, read_ladder, (ValueError,), "a.json", 1),

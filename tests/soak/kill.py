@@ -19,7 +19,7 @@ import jupytext
 from jupyter_client import BlockingKernelClient, KernelManager
 from outcome import of_pytest
 
-from ddpm_helpers.checkpoint import load_checkpoint
+from ddpm_helpers.files import read
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "tools")]
@@ -50,7 +50,7 @@ def two_processes(kills: int) -> dict:
     chance, killed, messages = random.Random(0), [0, 0], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        file = folder / "run.pt"
+        file = folder / "run.safetensors"
         start_torchrun(folder / "expected").wait(timeout=600)
         expected = lines(folder / "expected")
         for _ in range(4 * kills):
@@ -82,7 +82,7 @@ def kernel(kills: int) -> dict:
     """A notebook's kernel that trains in a cell, killed; the restarted kernel runs the cell again."""
     chance, killed, messages = random.Random(0), 0, []
     with tempfile.TemporaryDirectory() as name:
-        path, expected = Path(name) / "run.pt", Path(name) / "expected"
+        path, expected = Path(name) / "run.safetensors", Path(name) / "expected"
         code = f"import torch, killed_run as k; from pathlib import Path; torch.set_num_threads(1); k.STEPS = {LONG}\n"
         end = f"k.uninterrupted(Path({str(expected)!r}))"
         subprocess.run([sys.executable, "-c", code + end], env=ENVIRONMENT, check=True)
@@ -133,18 +133,18 @@ def disconnect(kills: int) -> dict:
                 client.wait_for_ready(timeout=120)
                 for cell in (set_up, data):
                     assert client.execute_interactive(cell, output_hook=lambda _: None)["content"]["status"] == "ok"
-                saved.append(step_in(drive / "mnist.pt"))
+                saved.append(step_in(drive / "mnist.safetensors"))
                 client.execute(run)
                 went_on.append(start_of_bar(client, steps))
                 if life < kills:
-                    wait_for(lambda: step_in(drive / "mnist.pt") >= saved[-1] + 5)
+                    wait_for(lambda: step_in(drive / "mnist.safetensors") >= saved[-1] + 5)
                     manager.signal_kernel(signal.SIGKILL)
                 else:
                     ended = client.get_shell_msg(timeout=1200)["content"]["status"]
             finally:
                 client.stop_channels()
                 manager.shutdown_kernel(now=True)
-        ok = ended == "ok" and went_on == saved and step_in(drive / "mnist.pt") == steps
+        ok = ended == "ok" and went_on == saved and step_in(drive / "mnist.safetensors") == steps
     return {
         "ok": ok,
         "result": f"went on from steps {', '.join(map(str, went_on[1:]))}",
@@ -159,7 +159,12 @@ def cells_of_own_run(folder: Path, steps: int) -> tuple[str, str, str]:
     source = TESTS.parent / "notebooks" / "src" / "07_train_ddpm.py"
     cells = [cell.source for cell in jupytext.read(source).cells if cell.cell_type == "code"]
     (run,) = (cell for cell in cells if cell.startswith("KEEP = None"))
-    for old, new in (("None", repr(str(folder))), ("20_000", str(steps)), ('.pt")', '.pt", seconds_between_saves=0)')):
+    save = '.safetensors", seconds_between_saves=0)'
+    for old, new in (
+        ("None", repr(str(folder))),
+        ("20_000", str(steps)),
+        ('.safetensors")', save),
+    ):
         assert old in run, f"{old} is not in the cell any more"
         run = run.replace(old, new, 1)
     return cells[0], cells[1], run
@@ -174,14 +179,14 @@ def start_of_bar(client: BlockingKernelClient, steps: int) -> int:
 
 
 def step_in(path: Path) -> int:
-    return load_checkpoint(path)["step"] if path.exists() else 0
+    return read(path)["step"] if path.exists() else 0
 
 
 def files(_: int) -> dict:
     """Full disk, place that cannot be written to, two runs at one file: the unit tests have them; here they count."""
     words = "disk_full or limit_on_the_size or read_only or one_run_at_a_time or cannot_be_written or end_of_saving"
     line = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "-k", words]
-    line += [str(TESTS / "test_checkpoint.py"), str(TESTS / "test_training.py")]
+    line += [str(TESTS / "test_files.py"), str(TESTS / "test_train.py")]
     done = subprocess.run(line, env=ENVIRONMENT, cwd=TESTS.parent, capture_output=True, text=True, check=False)
     return of_pytest(done)
 
@@ -192,7 +197,7 @@ def lines(path: Path) -> list[str]:
 
 def start_anew(path: Path) -> None:
     """Remove a checkpoint of a run that has ended."""
-    if path.exists() and load_checkpoint(path)["step"] == LONG:
+    if path.exists() and read(path)["step"] == LONG:
         path.unlink()
 
 
@@ -200,7 +205,7 @@ def compare(path: Path, expected: list[str], step: int | None = None) -> list[st
     """What is wrong with the checkpoint, in a list; nothing, or no file yet, is right."""
     if not path.exists() and step is None:
         return []
-    state = load_checkpoint(path)
+    state = read(path)
     if step not in (None, state["step"]):
         return [f"it ended at step {state['step']}"]
     return [] if killed_run.digest(state) == expected[state["step"]] else [f"step {state['step']} differs"]

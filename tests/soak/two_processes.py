@@ -15,7 +15,7 @@ dist.init_process_group("gloo")
 killed_run.STEPS, killed_run.BATCH = LONG, 4
 trainer = killed_run.new_trainer()
 path.with_name(f"{dist.get_rank()}.pid").write_text(str(os.getpid()))
-if path.suffix == ".pt":
+if path.suffix == ".safetensors":
     trainer.fit(path, seconds_between_saves=0)
 else:
     digests = [killed_run.digest(trainer._state()), *(killed_run.digest(trainer._state()) for _ in trainer.run())]

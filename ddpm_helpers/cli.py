@@ -1,7 +1,7 @@
 """Train a DDPM from a terminal, on one process or several.
 
-    python -m ddpm_helpers.training --data mnist --steps 3000 --checkpoint runs/mnist.pt --samples runs/mnist.png
-    torchrun --nproc-per-node 2 -m ddpm_helpers.training --data mnist --steps 3000 --checkpoint runs/mnist.pt
+    python -m ddpm_helpers.cli --data mnist --steps 3000 --checkpoint runs/mnist.safetensors --samples runs/mnist.png
+    torchrun --nproc-per-node 2 -m ddpm_helpers.cli --data mnist --steps 3000 --checkpoint runs/mnist.safetensors
 
 Run the same line again after an interruption: it goes on from the checkpoint. Several processes share each batch, so
 they make the run that one process makes, in less time.
@@ -12,6 +12,7 @@ import datetime
 import os
 import shlex
 import sys
+import tempfile
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -19,28 +20,19 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ..checkpoint import NETS, SCHEDULES, CheckpointError, save_pretrained
-from ..data import DataError, load_images
-from ..nets import VelocityNet
-from ..sampling import sample
-from . import (
-    TrainConfig,
-    Trainer,
-    TrainingError,
-    ddpm_loss,
-    default_device,
-    device_name,
-    velocity_loss,
-)
+from .data import DataError, load_images
+from .files import CheckpointError, read
+from .losses import ddpm_loss, velocity_loss
+from .machine import default_device, device_name
+from .nets import UNet, VelocityNet
+from .pretrained import SCHEDULES, save_pretrained
+from .sampling import sample
+from .train import TrainConfig, Trainer, TrainingError
 
 
 def arguments(line: list[str] | None = None) -> argparse.Namespace:
-    defaults = TrainConfig(steps=3000)
-    parser = argparse.ArgumentParser(
-        prog="python -m ddpm_helpers.training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    defaults, kind = TrainConfig(steps=3000), argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m ddpm_helpers.cli", description=__doc__, formatter_class=kind)
     add = parser.add_argument
     add("--data", default="mnist", help="mnist, fashion, cifar10, digits, or a folder of pictures (default: mnist)")
     add("--size", type=positive, help="crop and resize pictures to this height and width")
@@ -51,26 +43,25 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
     add("--schedule", choices=SCHEDULES, default="cosine", help="(default: %(default)s)")
     add("--T", type=int, default=1000, help="steps of the schedule (default: %(default)s)")
-    add(
-        "--target",
-        choices=("velocity", "noise"),
-        default="noise",
-        help="what the network predicts (default: %(default)s)",
-    )
-    add("--middle", action="store_true", help="draw the steps in the middle more often: learns faster")
+    add("--target", choices=("velocity", "noise"), default="noise", help="what the network predicts (default: noise)")
+    add("--weighted", action="store_true", help="weighted timestep sampling: learns faster")
     add("--base", type=int, default=32, help="width of the U-Net's first level (default: %(default)s)")
     add("--multipliers", type=positive, nargs="+", default=[1, 2], help="width of each level, in --base (default: 1 2)")
-    add("--patch", type=positive, default=2, help="side of the squares folded into channels (default: %(default)s)")
+    add("--patch", type=positive, default=2, help="side of the patches taken as one pixel (default: %(default)s)")
     add("--labels", action="store_true", help="tell the network what each picture shows, to ask for it later")
     add("--flip", action="store_true", help="mirror half of the pictures, left to right")
-    add("--checkpoint", help="file NAME.pt to save to every minute, and to go on from")
+    add("--checkpoint", help="file NAME.safetensors to save to every minute, and to go on from")
+    add(
+        "--start-from",
+        help="a checkpoint of another run with such a network, whose averaged weights this one starts from",
+    )
+    add("--other-images", action="store_true", help="go on from the checkpoint although the images differ from its own")
     add("--export", help="file NAME.safetensors for the averaged weights, in half precision, with their recipe")
     add("--samples", help="file NAME.png for 64 samples, 50 DDIM steps")
     options = parser.parse_args(line)
-    if options.export and not options.export.endswith(".safetensors"):
-        parser.error(f"--export: the name must end in .safetensors, got {options.export}")
-    if options.samples and not options.samples.endswith((".png", ".jpg", ".jpeg")):
-        parser.error(f"--samples: the name must end in .png, got {options.samples}")
+    for name, endings in {"export": (".safetensors",), "samples": (".png", ".jpg", ".jpeg")}.items():
+        if (file := getattr(options, name)) and not file.endswith(endings):
+            parser.error(f"--{name}: the name must end in {endings[0]}, got {file}")
     return options
 
 
@@ -85,49 +76,55 @@ def train(options: argparse.Namespace) -> None:
     device = join_the_others()
     if dist.is_initialized() and dist.get_rank():
         warnings.simplefilter("ignore")  # the first process says the same
+    export, samples = (name and try_place(name) for name in (options.export, options.samples))
     data = load_images(options.data, size=options.size, strict=options.data != "digits")
-    shape = tuple(data.images.shape[1:])
-    net = {
-        "channels": shape[0],
-        "base": options.base,
-        "multipliers": options.multipliers,
-        "patch": options.patch,
-        "classes": len(data.classes) if options.labels else None,
-    }
+    shape, classes = tuple(data.images.shape[1:]), len(data.classes) if options.labels else None
+    net = {"channels": shape[0], "classes": classes}
+    net |= {name: getattr(options, name) for name in ("base", "multipliers", "patch")}
+    names = ("steps", "batch_size", "learning_rate", "ema_decay", "seed", "flip", "weighted")
+    config = TrainConfig(**{name: getattr(options, name) for name in names})
+    schedule, velocity = SCHEDULES[options.schedule](options.T), options.target == "velocity"
     torch.manual_seed(options.seed)
-    config = TrainConfig(
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        ema_decay=options.ema_decay,
-        seed=options.seed,
-        flip=options.flip,
-        middle=options.middle,
-    )
-    labels = data.labels if options.labels else None
-    schedule = SCHEDULES[options.schedule](options.T)
-    model, objective = NETS["UNet"](**net), ddpm_loss
-    if options.target == "velocity":
-        model = VelocityNet(model, schedule)
-    if options.target == "velocity" or options.middle:
-        objective = velocity_loss
-    trainer = Trainer(model, schedule, data.images, config, device, objective, labels)
-    for name in filter(None, (options.export, options.samples)):  # now, and not after hours of training
-        try:
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"{name}: cannot be written ({error})") from error
-    model = trainer.fit(options.checkpoint)
+    model = VelocityNet(UNet(**net), schedule) if velocity else UNet(**net)
+    if options.start_from:
+        model.load_state_dict(read(options.start_from)["ema"])
+    objective = velocity_loss if velocity or options.weighted else ddpm_loss
+    trainer = Trainer(model, schedule, data.images, config, device, objective, data.labels if options.labels else None)
+    model = trainer.fit(options.checkpoint, other_images=options.other_images)
     if trainer.rank:
         return
-    if options.export:
-        save_pretrained(options.export, model, net, options.schedule, options.T, recipe(trainer, data.source))
-    if options.samples:
+
+    def draw(path: Path) -> None:
         from torchvision.utils import save_image  # torchvision takes a second to import
 
-        labels = torch.arange(64, device=device) % model.classes if options.labels else None
+        labels = torch.arange(64, device=device) % classes if classes else None
         images = sample(model, trainer.schedule, 64, shape, steps=min(50, options.T), labels=labels)
-        save_image(images.clamp(-1, 1) / 2 + 0.5, options.samples)
+        save_image(images.clamp(-1, 1) / 2 + 0.5, path)
+
+    def weigh(path: Path) -> None:
+        save_pretrained(path, model, net, options.schedule, options.T, recipe(trainer, data.source))
+
+    problems = []
+    for path, write in ((export, weigh), (samples, draw)):
+        try:
+            write(path) if path else None
+        except Exception as error:  # neither may cost the other
+            problems.append(f"{path}: {error}")
+    if problems:
+        raise TrainingError("; ".join(problems))
+
+
+def try_place(name: str) -> Path:
+    """The path of a file to be written at the end; an error now, not after hours of training, if it cannot be."""
+    path = Path(os.path.expanduser(name))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise CheckpointError(f"{name}: cannot be written ({error}); name another place") from error
+    return path
 
 
 def join_the_others() -> torch.device:
@@ -145,7 +142,7 @@ def join_the_others() -> torch.device:
 def recipe(trainer: Trainer, source: str) -> dict:
     last = trainer.losses[-1000:]
     return {
-        "command": f"python -m ddpm_helpers.training {shlex.join(sys.argv[1:])}",
+        "command": f"python -m ddpm_helpers.cli {shlex.join(sys.argv[1:])}",
         "data": source,
         **asdict(trainer.config),
         "device": device_name(trainer.device),

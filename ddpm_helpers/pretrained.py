@@ -1,0 +1,80 @@
+"""Trained networks: a file of weights holds all that is needed to use them, and how they were made."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from .files import WEIGHTS, CheckpointError, difference, place, read, write
+from .nets import NETS, VelocityNet
+from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
+
+SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
+
+
+class Pretrained(NamedTuple):
+    """A trained network and what belongs to it."""
+
+    model: nn.Module  # in eval mode; predicts noise
+    schedule: NoiseSchedule  # the one it was trained on
+    recipe: dict  # how it was made: data, steps, device, loss, date ...
+
+
+def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedule: str, T: int, recipe: dict) -> None:
+    """Write a network's weights in half precision, and all that is needed to use them.
+
+    The model is one of `nets.NETS`, made with `arguments`, or a `VelocityNet` of one; it was trained on the "linear" or
+    "cosine" `schedule` of T steps. The recipe says in plain values how.
+    """
+    velocity = hasattr(model, "signal")
+    net = model.net if velocity else model
+    about = {"net": type(net).__name__, "target": "velocity" if velocity else "noise", "arguments": arguments}
+    about |= {"schedule": schedule, "T": T, "recipe": recipe}
+    weights = {name: value.detach().cpu().half() for name, value in net.state_dict().items()}
+    if wrong := next((name for name, value in weights.items() if not value.isfinite().all()), None):
+        raise ValueError(f"save_pretrained: {wrong} holds NaN, or numbers too large for half precision (65,504)")
+    try:
+        again = _made_from({**json.loads(json.dumps(about)), "weights": weights})
+    except Exception as error:  # whatever it is, loading would meet it, too
+        raise ValueError(f"save_pretrained: nobody could load this again: {error}") from error
+    if velocity and not torch.equal(model.signal.cpu(), again.schedule.sqrt_alpha_bar):
+        raise ValueError(f"save_pretrained: the VelocityNet was made with another schedule than {schedule!r}, T = {T}")
+    write(path, "weights", {**about, "weights": weights})
+
+
+def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cpu") -> Pretrained:
+    """Trained weights: shipped ones by name, such as "mnist" or "fashion", or a file of `save_pretrained`."""
+    path = place(name if Path(name).suffix else WEIGHTS / f"{name}.safetensors")
+    if not os.path.isfile(path):  # False also for a name that no file can have
+        shipped = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors") if not p.stem.endswith("_features")))
+        raise CheckpointError(f"{path}: there is no such file; the shipped weights are {shipped}")
+    state = read(path, "weights")
+    try:
+        model, schedule, recipe = _made_from(state)
+    except Exception as error:  # what a file says can make a network fail in any way
+        raise CheckpointError(f"{path}: its description does not fit its weights ({error})") from error
+    return Pretrained(model.eval().to(device), schedule.to(device), recipe)
+
+
+def _made_from(state: dict) -> Pretrained:
+    """What a file of weights describes; an error of any kind if the weights do not fit. Draws no random numbers."""
+    name, arguments, T = state["net"], state["arguments"], state["T"]
+    if name not in NETS or state["schedule"] not in SCHEDULES:
+        raise ValueError(
+            f"a net is one of {', '.join(NETS)}, a schedule one of {', '.join(SCHEDULES)}; "
+            f"got {name} and {state['schedule']!r}"
+        )
+    if T > 100_000 or len(json.dumps(arguments)) > 300:
+        raise ValueError("more steps, or more arguments, than anything of this course has")
+    with torch.device("meta"):  # no memory: a description can ask for any width
+        net = NETS[name](**arguments)
+    weights = {key: value.float() for key, value in state["weights"].items()}
+    if problem := difference(net.state_dict(), weights):
+        raise ValueError(f"{arguments} do not make this {name}: {problem}")
+    net.load_state_dict(weights, assign=True)
+    schedule = SCHEDULES[state["schedule"]](T)
+    model = {"noise": lambda: net, "velocity": lambda: VelocityNet(net, schedule)}[state["target"]]()
+    return Pretrained(model, schedule, dict(state["recipe"]))
