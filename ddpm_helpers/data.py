@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .datasets import DATASETS, download, load_files, places, read_idx, says_fashion  # noqa: F401 - read_idx is for readers
+from .datasets import DATASETS, download, load_files, places, read_idx, says_fashion  # noqa: F401
 from .digits import synthetic_digits
 from .pictures import DataError, ImageData, cache_folder, load_folder
 
@@ -52,7 +52,7 @@ def load_images(
         if found := load_files(name, root, train):
             return ImageData(*found, f"{title}, {half} images, from {place}.")
         pictures = root / name / ("train" if train else "test")
-        if name == "cifar10" and pictures.is_dir():
+        if name == "cifar10" and os.path.isdir(pictures):
             return replace(load_folder(pictures), source=f"{title}, {half} images, from {place}.")
     problem = download(name, kept)
     if not problem and (found := load_files(name, kept, train)):
@@ -64,7 +64,8 @@ def load_images(
     if strict:
         raise DataError(f'{title} cannot be had: {problem}. {advice} "digits" needs no files.')
     warnings.warn(f"Drawn digits stand in for {title}: {problem}. {advice}", stacklevel=2)
-    return _drawn_digits(train, f"Drawn digits, standing in for {title} ({problem}).", colour=name == "cifar10")
+    source = f"Drawn digits, standing in for {title} ({problem.partition(' (')[0]})."
+    return _drawn_digits(train, source, colour=name == "cifar10")
 
 
 def data_folder() -> Path:
@@ -73,8 +74,9 @@ def data_folder() -> Path:
     if chosen and not os.path.isdir(chosen):
         raise DataError(f"DDPM_DATA is set to {chosen!r}, which is not a folder: correct it, or unset it")
     here = Path(chosen or "data").absolute()
-    top = here.parents[1] / "data"
-    return top if here.parent.name in ("notebooks", "my_notebooks") and top.is_dir() and not here.is_dir() else here
+    if not os.path.isdir(here) and here.parent.name in ("notebooks", "my_notebooks"):
+        return top if os.path.isdir(top := here.parents[1] / "data") else here
+    return here
 
 
 def to_float(images: Tensor) -> Tensor:

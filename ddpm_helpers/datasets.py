@@ -108,7 +108,7 @@ def load_files(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor, tupl
     """Images, labels and class names from torchvision's files; None if they are not there."""
     if name == "cifar10":
         root = root.parent if root.name == "cifar-10-batches-py" else root
-        return _cifar10(root, train) if (root / "cifar-10-batches-py").is_dir() else None
+        return _cifar10(root, train) if os.path.isdir(root / "cifar-10-batches-py") else None
     parts = [f"{'train' if train else 't10k'}-{part}-ubyte" for part in ("images-idx3", "labels-idx1")]
     for place in places(name, root):
         files = [_named(place, part) for part in parts]
@@ -131,7 +131,7 @@ def _cifar10(root: Path, train: bool) -> tuple[Tensor, Tensor, tuple[str, ...]]:
 def _named(place: Path, name: str) -> Path | None:
     """The file of that name, or as Kaggle writes it, with a dot; plain or packed."""
     names = (each + end for end in ("", ".gz") for each in (name, name.replace("-idx", ".idx")))
-    return next((place / each for each in names if (place / each).is_file()), None)
+    return next((place / each for each in names if os.path.isfile(place / each)), None)
 
 
 def _mnist(*files: Path) -> tuple[Tensor, Tensor]:

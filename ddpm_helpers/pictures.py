@@ -81,8 +81,8 @@ def load_folder(folder: str | Path, size: int | None = None) -> ImageData:
     notes = list(found["notes"])
     if counts.max() == 1 < len(counts):
         notes.append("each class holds a single picture; a sub-folder is meant to hold all pictures of one class")
-    if halves := sorted({"train", "test", "val"}.intersection(classes)):
-        notes.append(f"{' and '.join(halves)} became classes: load such a folder by itself")
+    if len(classes) > 1 and {"train", "test", "val", "valid"}.issuperset(classes):
+        notes.append(f"{' and '.join(classes)} became classes: load such a folder by itself")
     for note in notes:
         warnings.warn(f"{folder.name}: {note}", stacklevel=3)
     if speaks:
@@ -113,7 +113,8 @@ def _find(folder: Path) -> tuple[list[str], Counter, str]:
                 status = os.stat(path)
                 found.append((os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
             else:
-                left_out[f"{end or 'file'} (not a file that Pillow reads)"] += 1
+                why = "no file behind the name" if end in readable else "no kind that Pillow reads"
+                left_out[f"{end or 'without ending'} ({why})"] += 1
     if not found:
         raise DataError(f"{folder}: no pictures here that Pillow reads; found: {_counted(left_out)}")
     found.sort()
