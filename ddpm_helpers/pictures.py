@@ -88,7 +88,9 @@ def load_folder(folder: str | Path, size: int | None = None) -> ImageData:
     if speaks:
         left_out += Counter({"that cannot be read": len(names) - len(labels)})
         shown = _some([f"{name} ({count:,})" for name, count in zip(classes, counts, strict=True)])
-        print(f"{folder.name}: {tuple(found['images'].shape)}, classes {shown}; left out: {_counted(left_out)}")
+        line = f"{folder.name}: {tuple(found['images'].shape)}, classes {shown}; left out: {_counted(left_out)}"
+        coding = sys.stdout.encoding or "utf-8"
+        print(line.encode(coding, "backslashreplace").decode(coding))  # names need not be text that can be shown
     source = f"{len(labels):,} pictures from the folder {folder}."
     return ImageData(found["images"], torch.from_numpy(labels), tuple(map(str, classes)), source)
 
