@@ -3,112 +3,92 @@
 import numpy as np
 import torch
 
-# SKELETONS[d]: the ways to write digit d. A token "xy" is a node of a 10 x 10 grid (x to the right, y down),
-# and a stroke is a smooth curve pulled towards its nodes in turn. A node named twice in a row makes a sharp
-# corner; "|" lifts the pen.
-SKELETONS = (
-    (
-        "50 10 03 06 19 79 96 93 80 40",
-        "60 30 13 16 29 69 87 83 70 30",
-        "70 20 03 06 29 69 97 92 60 31 22",
-        "30 02 07 29 79 98 92 70 30 22",
-    ),
-    ("50 54 59", "50 64 49", "50 44 59", "60 55 49", "22 50 50 59", "13 50 50 59 | 09 99"),
-    (
-        "12 30 70 83 65 19 19 99",
-        "12 30 80 74 48 19 08 07 27 58 98",
-        "13 20 80 94 57 08 19 48 69 98",
-        "11 30 90 83 55 09 09 98",
-        "12 30 80 75 49 19 07 06 36 68 98",
-        "22 50 70 63 47 28 29 28 57 97",
-    ),
-    (
-        "11 40 90 83 44 44 96 89 39 08",
-        "00 80 80 44 44 96 89 39 08",
-        "11 40 90 84 35 34 44 96 99 39 08",
-        "12 30 80 82 64 34 64 86 88 59 29 08",
-        "12 40 80 82 54 54 75 78 49 29 18",
-    ),
-    (
-        "20 15 15 95 | 80 79",
-        "20 04 06 35 94 | 80 75 69",
-        "60 60 06 06 96 | 60 69",
-        "10 14 26 65 80 80 75 69",
-        "30 05 06 46 95 | 70 69",
-    ),
-    (
-        "80 20 20 14 14 53 95 88 39 08",
-        "20 14 14 53 95 88 39 08 | 20 90",
-        "90 30 22 24 65 87 69 39 18",
-        "90 40 40 24 24 64 87 69 29 08",
-        "90 30 30 25 25 43 85 89 39 08",
-    ),
-    (
-        "70 31 05 18 49 89 96 64 25 17",
-        "60 22 06 19 59 97 75 44 06",
-        "80 34 16 19 59 97 75 45 17",
-        "50 23 07 19 59 87 65 36 17",
-    ),
-    (
-        "10 90 90 55 49",
-        "13 11 11 90 90 49",
-        "10 90 90 49 | 25 85",
-        "12 30 91 75 59",
-        "14 21 50 90 82 55 49",
-        "13 11 11 90 90 73 69",
-    ),
-    (
-        "80 40 11 23 54 87 79 29 17 35 63 82 80",
-        "54 21 40 70 82 45 17 29 79 87 54",
-        "81 50 20 12 34 65 87 69 39 17 26 53 72 80",
-        "81 50 11 13 45 87 79 29 17 45 90",
-        "80 40 02 14 54 87 79 29 17 45 72 70",
-    ),
-    (
-        "82 50 11 14 45 74 81 81 79",
-        "83 60 20 03 25 64 81 86 69 29",
-        "81 50 12 15 55 82 81 75 59",
-        "71 40 12 14 35 63 80 80 49",
-        "90 40 12 15 45 81 81 76 59",
-        "71 30 02 14 45 72 72 75 79",
-        "80 50 22 24 44 72 71 55 49",
-    ),
-)
+# The ways to write each digit from 0 on, one a line. A token "xy" is a node of a 10 x 10 grid (x to the right, y down),
+# and a stroke is a smooth curve pulled towards its nodes in turn. A node named twice in a row makes a sharp corner; "|"
+# lifts the pen.
+SKELETONS = """
+50 10 03 06 19 79 96 93 80 40
+60 30 13 16 29 69 87 83 70 30
+70 20 03 06 29 69 97 92 60 31 22
+30 02 07 29 79 98 92 70 30 22
+
+50 54 59
+50 64 49
+50 44 59
+60 55 49
+22 50 50 59
+13 50 50 59 | 09 99
+
+12 30 70 83 65 19 19 99
+12 30 80 74 48 19 08 07 27 58 98
+13 20 80 94 57 08 19 48 69 98
+11 30 90 83 55 09 09 98
+12 30 80 75 49 19 07 06 36 68 98
+22 50 70 63 47 28 29 28 57 97
+
+11 40 90 83 44 44 96 89 39 08
+00 80 80 44 44 96 89 39 08
+11 40 90 84 35 34 44 96 99 39 08
+12 30 80 82 64 34 64 86 88 59 29 08
+12 40 80 82 54 54 75 78 49 29 18
+
+20 15 15 95 | 80 79
+20 04 06 35 94 | 80 75 69
+60 60 06 06 96 | 60 69
+10 14 26 65 80 80 75 69
+30 05 06 46 95 | 70 69
+
+80 20 20 14 14 53 95 88 39 08
+20 14 14 53 95 88 39 08 | 20 90
+90 30 22 24 65 87 69 39 18
+90 40 40 24 24 64 87 69 29 08
+90 30 30 25 25 43 85 89 39 08
+
+70 31 05 18 49 89 96 64 25 17
+60 22 06 19 59 97 75 44 06
+80 34 16 19 59 97 75 45 17
+50 23 07 19 59 87 65 36 17
+
+10 90 90 55 49
+13 11 11 90 90 49
+10 90 90 49 | 25 85
+12 30 91 75 59
+14 21 50 90 82 55 49
+13 11 11 90 90 73 69
+
+80 40 11 23 54 87 79 29 17 35 63 82 80
+54 21 40 70 82 45 17 29 79 87 54
+81 50 20 12 34 65 87 69 39 17 26 53 72 80
+81 50 11 13 45 87 79 29 17 45 90
+80 40 02 14 54 87 79 29 17 45 72 70
+
+82 50 11 14 45 74 81 81 79
+83 60 20 03 25 64 81 86 69 29
+81 50 12 15 55 82 81 75 59
+71 40 12 14 35 63 80 80 49
+90 40 12 15 45 81 81 76 59
+71 30 02 14 45 72 72 75 79
+80 50 22 24 44 72 71 55 49
+"""
 POINTS = 96  # along one digit; with half as many, thin lines become uneven
 
 
 def synthetic_digits(n: int = 10_000, size: int = 28, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw `n` handwritten-looking digits, white on black, framed as in MNIST.
+    """Handwritten-looking digits, framed as in MNIST: (n, 1, size, size) uint8, white on black, and labels (n,) int64.
 
-    Every image takes one of the skeletons of its class at random, deforms it and draws it with a pen of
-    random width. The digit fits a box of 20/28 of the image, with its centre of mass at the image's centre.
-
-    Args:
-        n: number of images, at least 1. Changing it changes every image.
-        size: height and width of an image in pixels, at least 8.
-        seed: a non-negative integer. Equal arguments give equal images; no global random state is used.
-
-    Returns:
-        (images, labels): images is a uint8 tensor (n, 1, size, size) from 0 (black) to 255 (full ink); labels
-        is an int64 tensor (n,) of digits 0 to 9 in random order, with class counts that differ by at most 1.
-
-    Raises:
-        ValueError: if n < 1, size < 8 or seed < 0.
+    Labels come in random order, as many of each. Equal arguments give equal images; no global random state is used.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    if size < 8:
-        raise ValueError(f"size must be at least 8 pixels, got {size}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
+    for name, value, least in (("n", n, 1), ("size", size, 8), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % 10)
     style = rng.integers(1_000_000, size=n)
     pen = rng.uniform(0.75, 1.65, size=n)
     grids = _deformed_grids(rng, n)
-
     images = np.empty((n, 1, size, size), dtype=np.uint8)
-    for digit, skeletons in enumerate(SKELETONS):
+    for digit, ways in enumerate(SKELETONS.strip().split("\n\n")):
+        skeletons = ways.split("\n")
         for k, skeleton in enumerate(skeletons):
             chosen = (labels == digit) & (style % len(skeletons) == k)
             points, lengths = _trace(skeleton, grids[chosen])
@@ -118,8 +98,7 @@ def synthetic_digits(n: int = 10_000, size: int = 28, seed: int = 0) -> tuple[to
 
 def _deformed_grids(rng: np.random.Generator, n: int) -> np.ndarray:
     """One bent 10 x 10 grid of nodes for each image, (n, 100, 2): strokes drawn on it bend along."""
-    index = np.arange(100)
-    nodes = np.stack([index % 10, index // 10], axis=-1) / 9 - 0.5
+    nodes = np.stack([np.tile(np.arange(10), 10), np.repeat(np.arange(10), 10)], axis=-1) / 9 - 0.5
     jitter = rng.normal(0, 0.045, size=(n, 100, 2))
     wave = np.sin(nodes @ rng.normal(0, 3, size=(n, 2, 2)) + rng.uniform(0, 2 * np.pi, size=(n, 1, 2)))
     affine = np.ones((n, 2, 2))

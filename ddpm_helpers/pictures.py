@@ -1,32 +1,34 @@
 """A folder of pictures, of any kind and size, as one tensor of images."""
 
+import builtins
 import hashlib
-import json
 import os
 import sys
+import tempfile
 import time
 import warnings
-import zlib
-from collections.abc import Callable, Iterable
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from .files import CheckpointError, write_bytes
+from .files import CheckpointError, read, write
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes without colour
 MANY = 3000  # pictures that make the reader wait long enough for a progress bar
 KEEP_AFTER = 1.0  # seconds of reading that are worth a file in the cache
 NAMED = 5  # files that a warning names before it counts the rest
+REMARKS = BAD, FRAMES, SMALL, DARK = (
+    "skipped {} file{} that cannot be read: {}",
+    "of {} animated picture{} only the first frame is taken: {}",
+    "{} picture{} smaller than {size}x{size} enlarged, and blurred: {}",
+    "{} picture{} nearly black; masks, class numbers and depths must be scaled to 0 ... 255 first: {}",
+)
 
 
 class DataError(ValueError):
@@ -46,272 +48,180 @@ class ImageData:
         return f"ImageData({tuple(self.images.shape)} {self.images.dtype}, {len(self.classes)} classes: {self.source})"
 
 
+def cache_folder() -> Path:
+    """Where downloads and what was read are kept: `ddpm_helpers` in $XDG_CACHE_HOME, or in ~/.cache."""
+    home = os.path.expanduser("~")  # stays "~" for a user without a home
+    kept = os.environ.get("XDG_CACHE_HOME") or (tempfile.gettempdir() if home == "~" else f"{home}/.cache")
+    return Path(os.path.expanduser(kept)) / "ddpm_helpers"
+
+
 def load_folder(folder: str | Path, size: int | None = None) -> ImageData:
-    """Load a folder of pictures: one sub-folder a class (as torchvision's ImageFolder), or all in one (one class).
+    """A folder of pictures, one sub-folder a class (as torchvision's ImageFolder), or all in one; sorted by name.
 
-    Pictures become RGB unless all of them are grey. Transparent ones are put on white, 16 bits are scaled to 8, a photo
-    is turned as its camera says, and of several frames the first is taken. Hidden files and folders, and files that
-    do not end like a picture, are passed over. A file that cannot be read is skipped; so is one of more pixels than
-    Pillow's `Image.MAX_IMAGE_PIXELS`, which might be made to fill the memory. Warnings name what was skipped.
-
-    What took longer than a second to read is kept in the cache folder and is read from there until a name, a size in
-    bytes or a time of change in the folder differs. It is one file for each folder and `size`.
-
-    Args:
-        folder: of the pictures; sub-folders of the classes are read, too.
-        size: cut the largest square out of the middle of each picture, and resize it to size x size pixels.
-
-    Returns:
-        `ImageData` with images (N, C, H, W) uint8, C = 1 or 3, in the order of the sorted names.
-
-    Raises:
-        DataError: if no picture is there, none can be read, sizes differ and `size` is not given, `size` is no whole
-            number above 0, or the images would not fit into memory.
+    The images have three channels unless all are grey. Transparent pictures are put on white, 16 bits are scaled to 8,
+    photos turned as their camera says. `size` cuts the largest square out of the middle of each, and resizes it to
+    size x size. What took longer than a second is kept in the cache until a name, size or time in the folder changes.
+    A line says what was read and left out; warnings name what cannot be read or looks wrong.
     """
     if size is not None and (not isinstance(size, int) or size < 1):
         raise DataError(f"size must be a whole number of pixels, at least 1, got {size!r}")
-    folder = Path(folder).expanduser().absolute()
-    files, key = _find(folder)
-    kept = cache_folder() / "pictures" / f"{_digest([str(folder), str(size)])[:16]}.safetensors"
-    found = _from_cache(kept, key)
-    if found is None:
+    folder = Path(os.path.expanduser(folder)).absolute()
+    names, left_out, key = _find(folder)
+    kept, found = cache_folder() / "pictures" / f"{_digest((str(folder), size))[:16]}.safetensors", {}
+    speaks = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun the first
+    with suppress(CheckpointError):  # not there, or damaged
+        found = read(kept, "pictures")
+    if found.get("key") != key:
         began = time.monotonic()
-        found = _read_all(folder, files, size)
+        found = _read_all(folder, names, size, speaks) | {"key": key}
         if time.monotonic() - began > KEEP_AFTER:
-            _into_cache(kept, key, found)
-    for note in found.notes:
+            with suppress(CheckpointError, MemoryError):  # where it cannot be kept, the next load reads again
+                write(kept, "pictures", found)
+    classes, labels, counts = np.unique(found["owners"], return_inverse=True, return_counts=True)
+    notes = list(found["notes"])
+    if counts.max() == 1 < len(counts):
+        notes.append("each class holds a single picture; a sub-folder is meant to hold all pictures of one class")
+    if len(classes) > 1 and {"train", "test", "val", "valid"}.issuperset(classes):
+        notes.append(f"{' and '.join(classes)} became classes: load such a folder by itself")
+    for note in notes:
         warnings.warn(f"{folder.name}: {note}", stacklevel=3)
-    classes = tuple(sorted(set(found.owners)))
-    place = {owner: i for i, owner in enumerate(classes)}
-    labels = torch.tensor([place[owner] for owner in found.owners])
-    return ImageData(found.images, labels, classes, f"{len(labels):,} pictures from the folder {folder}.")
+    if speaks:
+        left_out += Counter({"that cannot be read": len(names) - len(labels)})
+        shown = _some([f"{name} ({count:,})" for name, count in zip(classes, counts, strict=True)])
+        line = f"{folder.name}: {tuple(found['images'].shape)}, classes {shown}; left out: {_counted(left_out)}"
+        coding = sys.stdout.encoding or "utf-8"
+        print(line.encode(coding, "backslashreplace").decode(coding))  # names need not be text that can be shown
+    source = f"{len(labels):,} pictures from the folder {folder}."
+    return ImageData(found["images"], torch.from_numpy(labels), tuple(map(str, classes)), source)
 
 
-def cache_folder() -> Path:
-    """Where downloads and what was read are kept: `ddpm_helpers` in $XDG_CACHE_HOME, or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddpm_helpers"
+def _find(folder: Path) -> tuple[list[str], Counter, str]:
+    """Names of the pictures, sorted; what else lies there; a key that changes if a picture comes, goes or changes."""
+    from PIL import Image
 
+    left_out, found, seen = Counter(), [], set()
+    readable = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN or kind == "MPO"}
 
-@dataclass
-class _Found:
-    images: Tensor  # (N, C, H, W) uint8
-    owners: list[str]  # the class of each
-    notes: list[str]  # what the reader should know, in sentences
+    def refused(error: OSError) -> None:
+        left_out[f"folder {os.path.relpath(error.filename, folder)} ({error.strerror})"] += 1
 
-
-@dataclass
-class _Look:
-    """What a file says about its picture before the pixels are read."""
-
-    size: tuple[int, int] = (0, 0)  # width, height
-    grey: bool = True
-    frames: bool = False  # several
-    problem: str = ""  # why it cannot be read
-
-
-def _find(folder: Path) -> tuple[list[str], str]:
-    """Names of the pictures, sorted, and a key that changes if one comes, goes, or is altered."""
-    found, seen = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=refused, followlinks=True):
         seen.add(os.path.realpath(place))
         inner = (f for f in folders if not f.startswith("."))
         folders[:] = [f for f in inner if os.path.realpath(os.path.join(place, f)) not in seen]  # a link may go round
-        for name in names:
-            path = os.path.join(place, name)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES and os.path.isfile(path):
+        for name in (name for name in names if not name.startswith(".")):
+            path, end = os.path.join(place, name), os.path.splitext(name)[1].lower()
+            if end in readable and os.path.isfile(path):
                 status = os.stat(path)
                 found.append((os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
+            else:
+                why = "no file behind the name" if end in readable else "no kind that Pillow reads"
+                left_out[f"{end or 'without ending'} ({why})"] += 1
     if not found:
-        raise DataError(f"{folder}: no pictures here; looked for {', '.join(sorted(SUFFIXES))}")
+        raise DataError(f"{folder}: no pictures here that Pillow reads; found: {_counted(left_out)}")
     found.sort()
-    return [name for name, *_ in found], _digest(map(repr, found))
+    return [name for name, *_ in found], left_out, _digest(found)
 
 
-def _digest(texts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogateescape")).hexdigest()
+def _digest(value) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
-def _read_all(folder: Path, names: list[str], size: int | None) -> _Found:
-    """Two passes: sizes and kinds first, so that one tensor can be made, and then the pixels into it."""
-    with warnings.catch_warnings(), _Pool(len(names)) as pool:
-        _strict_pillow()
-        looks = pool.map("looking", lambda i: _look(folder / names[i], turned=size is None), range(len(names)))
-        good = [i for i, look in enumerate(looks) if not look.problem]
-        channels = 1 if all(looks[i].grey for i in good) else 3
-        images = _room(len(good), channels, _common_size(names, looks, good) if size is None else (size, size))
-        room = images.numpy()  # the same memory; a small copy is faster in NumPy
+def _counted(counts: Counter) -> str:
+    return _some([f"{count:,} {what}" for what, count in counts.most_common()]) or "nothing"
 
-        def read(place: int) -> None:
-            look = looks[good[place]]
-            try:
-                pixels = _pixels(folder / names[good[place]], look, grey=channels == 1, size=size)
-                room[place] = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
-            except Exception as error:  # what is in a file can make a reader fail in any way
-                look.problem = _in_short(error)
 
-        pool.map("reading", read, range(len(good)))
-    readable = [place for place, i in enumerate(good) if not looks[i].problem]
-    for new, old in enumerate(readable):  # close the gaps without a second tensor
-        if new != old:
-            images[new] = images[old]
-    good = [good[place] for place in readable]
-    notes = _notes(names, looks, good, size)
-    if not good:
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:NAMED]) + (f" and {len(items) - NAMED:,} more" if len(items) > NAMED else "")
+
+
+def _read_all(folder: Path, names: list[str], size: int | None, speaks: bool) -> dict:
+    """The images, the class of each, and notes on what the reader should know, in sentences."""
+
+    def look(name: str) -> tuple[np.ndarray | None, dict[str, str]]:
+        try:
+            return _read(folder / name, size)
+        except Exception as error:  # what is in a file can make a reader fail in any way
+            return None, {BAD: _why(error)}
+
+    images, owners, grey = _room(len(names), size, size) if size else None, [], True
+    remarks: dict[str, list[str]] = {remark: [] for remark in REMARKS}
+    seen = speaks and len(names) >= MANY and (sys.stdout.isatty() or hasattr(builtins, "__IPYTHON__"))
+    with warnings.catch_warnings(), ThreadPoolExecutor() as threads:
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.filterwarnings("error", ".*decompression bomb")  # Pillow warns before it refuses: refuse at once
+        with closing(threads.map(look, names)) as looks:  # the stop button closes it, too
+            bar = tqdm(looks, "reading", len(names), unit="picture", ncols=88, file=sys.stdout, disable=not seen)
+            for name, (pixels, said) in zip(names, bar, strict=True):
+                for remark, detail in said.items():
+                    remarks[remark].append(f"{name} ({detail})" if detail else name)
+                if pixels is None:
+                    continue
+                if images is None:
+                    images, first = _room(len(names), *pixels.shape[:2]), name
+                if pixels.shape[:2] != images.shape[2:]:
+                    one, other = (f"{width}x{height}" for height, width in (images.shape[2:], pixels.shape[:2]))
+                    raise DataError(
+                        f"pictures differ in size: {first} is {one}, {name} is {other}; load_images(folder, size=32), "
+                        "or --size 32 in a terminal, crops and resizes them all"
+                    )
+                images[len(owners)] = torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
+                grey = grey and pixels.ndim == 2
+                owners.append(name.partition(os.sep)[0] if os.sep in name else folder.name)
+    told = ((remark, len(about), _some(about)) for remark, about in remarks.items() if about)
+    notes = [remark.format(f"{n:,}", "s" * (n > 1), some, size=size) for remark, n, some in told]
+    if not owners:
         raise DataError(f"{folder}: none of the {len(names):,} pictures can be read; {notes[0]}")
-    owners = [Path(names[i]).parts[0] if len(Path(names[i]).parts) > 1 else folder.name for i in good]
-    return _Found(images[: len(good)], owners, notes)
+    images = images[: len(owners), :1].clone() if grey else images[: len(owners)]
+    return {"images": images, "owners": owners, "notes": notes}
 
 
-class _Pool:
-    """Threads on all cores, with a progress bar where a reader sees it: Pillow works outside of Python's lock."""
-
-    def __init__(self, count: int):
-        ipython = sys.modules.get("IPython")
-        seen = sys.stdout.isatty() or (ipython and hasattr(ipython.get_ipython(), "kernel"))
-        first = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun
-        self.silent = count < MANY or not seen or not first
-
-    def __enter__(self) -> "_Pool":
-        self.threads = ThreadPoolExecutor()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.threads.shutdown(cancel_futures=True)  # the stop button must not wait for thousands of pictures
-
-    def map(self, doing: str, work: Callable, items: range) -> list:
-        look = {"desc": doing, "unit": "picture", "ncols": 88, "file": sys.stdout, "disable": self.silent}
-        return list(tqdm(self.threads.map(work, items), total=len(items), **look))
-
-
-def _strict_pillow() -> None:
-    """Pillow warns of a decompression bomb before it refuses one: refuse at once. Leave out what else it warns of."""
-    from PIL import Image
-
-    warnings.filterwarnings("ignore", module="PIL")
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
-
-
-def _look(file: Path, turned: bool) -> _Look:
-    """Read the head of a file; `turned` says whether the size must be the one after turning."""
-    from PIL import Image
-
+def _room(count: int, height: int, width: int) -> Tensor:
     try:
-        with Image.open(file) as picture:
-            width, height = picture.size
-            if turned and picture.getexif().get(0x0112, 1) >= 5:  # the tag Orientation: 5 to 8 lie on their side
-                width, height = height, width
-            if picture.mode == "F":
-                raise ValueError("its values are floats of unknown range")
-            several = picture.format != "MPO" and getattr(picture, "is_animated", False)  # MPO: a photo and its preview
-            return _Look((width, height), picture.mode in GREY, several)
-    except Exception as error:  # what is in a file can make a reader fail in any way
-        return _Look(problem=_in_short(error))
+        return torch.empty(count, 3, height, width, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise DataError(
+            f"the images need {3 * count * height * width / 1e9:,.1f} GB of memory ({count:,} x 3 x {height} x {width} "
+            "bytes), more than this machine can give: choose a smaller size, or a part of the folder"
+        ) from error
 
 
-def _pixels(file: Path, look: _Look, grey: bool, size: int | None) -> np.ndarray:
-    """(H, W) if `grey`, else (H, W, 3), uint8."""
-    from PIL import Image
-
-    with Image.open(file) as picture:
-        picture = _eight_bits(picture, grey)
-    if size is None:
-        if picture.size != look.size:
-            raise ValueError("it has another size than it says")
-        return np.array(picture)
-    if picture.size != (size, size):
-        from torchvision.transforms.v2 import functional as v2
-
-        picture = v2.center_crop(picture, [min(picture.size)] * 2)  # first: a long strip would get too long below
-        picture = v2.resize(picture, [size, size], antialias=True)
-    return np.array(picture)
-
-
-def _eight_bits(picture, grey: bool):
-    """A picture of Pillow's in mode "L" if `grey`, else "RGB": upright, and on white where it is transparent."""
+def _read(file: Path, size: int | None) -> tuple[np.ndarray, dict[str, str]]:
+    """A picture as uint8, (H, W) if it is grey, else (H, W, 3), and what is remarkable about it."""
     from PIL import Image, ImageOps
 
-    picture = ImageOps.exif_transpose(picture)
+    with Image.open(file) as picture:
+        several = picture.format != "MPO" and getattr(picture, "is_animated", False)  # MPO: a photo and its preview
+        picture = ImageOps.exif_transpose(picture)  # upright; from here on it has the size that it shows
+    said, grey = {FRAMES: ""} if several else {}, picture.getbands()[0] in ("1", "L", "I")
+    if picture.mode == "F":
+        raise ValueError("its values are floats of unknown range")
     if picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its values have more than 16 bits")
+        if values.max() < 16384:
+            said[DARK] = f"no value above {values.max():,} of 65,535"
         picture = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if picture.mode[-1] in "Aa" or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("L" if grey else "RGB")
+    picture = picture.convert("L" if grey else "RGB")
+    if np.asarray(picture).max() < 2:
+        said.setdefault(DARK, "no value above 1 of 255")
+    if size:
+        side = min(picture.size)
+        if side < size:
+            said[SMALL] = ""
+        left, top = (round((length - side) / 2) for length in picture.size)
+        box = (left, top, left + side, top + side)
+        picture = picture.crop(box).resize((size, size), Image.Resampling.BILINEAR)  # Pillow smooths as it shrinks
+    return np.array(picture), said
 
 
-def _common_size(names: list[str], looks: list[_Look], good: list[int]) -> tuple[int, int]:
-    """Height and width of all pictures."""
-    for i in good:
-        if looks[i].size != looks[good[0]].size:
-            first, other = ("x".join(map(str, looks[k].size)) for k in (good[0], i))
-            raise DataError(
-                f"pictures differ in size: {names[good[0]]} is {first}, {names[i]} is {other}; "
-                "load_images(folder, size=32), or --size 32 in a terminal, crops and resizes them all"
-            )
-    return looks[good[0]].size[::-1] if good else (0, 0)
-
-
-def _room(count: int, channels: int, size: tuple[int, int]) -> Tensor:
-    try:
-        return torch.empty(count, channels, *size, dtype=torch.uint8)
-    except RuntimeError as error:
-        need = f"{count:,} x {channels} x {size[0]} x {size[1]} bytes"
-        raise DataError(
-            f"the images need {count * channels * size[0] * size[1] / 1e9:,.1f} GB of memory ({need}), more than this "
-            "machine can give: choose a smaller size, or a part of the folder"
-        ) from error
-
-
-def _notes(names: list[str], looks: list[_Look], good: list[int], size: int | None) -> list[str]:
-    bad = [f"{name} ({look.problem})" for name, look in zip(names, looks, strict=True) if look.problem]
-    several = [names[i] for i in good if looks[i].frames]
-    small = [names[i] for i in good if size and min(looks[i].size) < size]
-    notes = []
-    if bad:
-        notes.append(f"skipped {_number(bad, 'file')} that cannot be read: {_first(bad)}")
-    if several:
-        notes.append(f"of {_number(several, 'animated picture')} only the first frame is taken: {_first(several)}")
-    if small:
-        notes.append(f"{_number(small, 'picture')} smaller than {size}x{size} enlarged, and blurred: {_first(small)}")
-    return notes
-
-
-def _number(items: list, word: str) -> str:
-    return f"{len(items):,} {word}{'s' * (len(items) > 1)}"
-
-
-def _first(items: list[str]) -> str:
-    more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
-    return ", ".join(items[:NAMED]) + more
-
-
-def _in_short(error: Exception) -> str:
+def _why(error: Exception) -> str:
     """The first line of an error, without the path that Pillow puts there."""
-    text = next(iter(str(error).splitlines()), "")
-    if type(error).__name__ == "UnidentifiedImageError":
-        return "not a picture"
+    text = next(iter(str(error).splitlines()), "") or type(error).__name__
     if "decompression bomb" in text:
         return "too many pixels: it might be a decompression bomb"
-    return text or type(error).__name__
-
-
-def _from_cache(file: Path, key: str) -> _Found | None:
-    """What `_into_cache` wrote, if it is there, whole, and of these very pictures."""
-    with suppress(Exception), safe_open(file, framework="pt") as cache:
-        about = json.loads(cache.metadata()["ddpm_helpers"])
-        if about["key"] == key:
-            images = cache.get_tensor("images")
-            if zlib.crc32(images.numpy()) == about["crc"] and len(images) == len(about["owners"]):
-                return _Found(images, about["owners"], about["notes"])
-    return None
-
-
-def _into_cache(file: Path, key: str, found: _Found) -> None:
-    """Best effort: where it cannot be written, the next load reads the pictures again."""
-    about = {"key": key, "owners": found.owners, "notes": found.notes, "crc": zlib.crc32(found.images.numpy())}
-    with suppress(CheckpointError, MemoryError):  # the file is made in memory, beside the images
-        content = safetensors.torch.save({"images": found.images}, {"ddpm_helpers": json.dumps(about)})
-        write_bytes(file, content)
+    return "not a picture" if text.startswith("cannot identify") else text
