@@ -5,14 +5,14 @@ Public names are gathered here; `from ddpm_helpers import viz` loads the plottin
 
 from .checkpoint import CheckpointError, Pretrained, load_pretrained
 from .data import DataError, ImageData, batches, load_images, read_idx, to_float, to_uint8
-from .diagnosis import IdealDenoiser, diagnose
 from .digits import synthetic_digits
 from .exercises import AnswerError, EquationError, check, show_solution, verify
+from .lessons.diagnosis import IdealDenoiser, diagnose
 from .metrics import (
     bits_per_dim,
+    evaluate,
     frechet_distance,
     frechet_floor,
-    judge,
     load_feature_net,
     nearest_images,
     prior_bits,
@@ -125,6 +125,7 @@ __all__ = [
     "drop_labels",
     "ema_update",
     "environment_report",
+    "evaluate",
     "film",
     "forward_step",
     "frechet_distance",
@@ -133,7 +134,6 @@ __all__ = [
     "guide",
     "guided_eps",
     "image_noise",
-    "judge",
     "linear_beta",
     "linear_schedule",
     "load_feature_net",

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from ddpm_helpers import clinic, cosine_schedule, ddim_trajectory, linear_schedule, load_pretrained, sample, to_float
-from ddpm_helpers.diagnosis import IdealDenoiser, diagnose, loss_by_t, straight_line_loss
+from ddpm_helpers import cosine_schedule, ddim_trajectory, linear_schedule, load_pretrained, sample, to_float
 from ddpm_helpers.digits import synthetic_digits
+from ddpm_helpers.lessons import clinic, quiz
+from ddpm_helpers.lessons.diagnosis import IdealDenoiser, diagnose, loss_by_t, straight_line_loss
 
 IMAGES = to_float(synthetic_digits(64, seed=1)[0])
+FAULTS = [case.fault for case in quiz.CASES]
 FOUND_BY = {
     clinic.unit_range: "data range",
     clinic.never_noise: "end of the process",
@@ -33,10 +35,10 @@ def checks(system: clinic.System) -> list[str]:
 
 
 def test_every_fault_has_its_check():
-    assert set(clinic.FAULTS) == set(FOUND_BY)
+    assert set(FAULTS) == set(FOUND_BY)
 
 
-@pytest.mark.parametrize("fault", clinic.FAULTS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
 def test_fault_is_found(fault, capsys):
     assert FOUND_BY[fault] in checks(fault(IMAGES))
     assert FOUND_BY[fault] in capsys.readouterr().out
@@ -104,7 +106,7 @@ def test_bytes_are_not_images(capsys):
 
 def test_a_model_that_answers_nan():
     system = clinic.healthy(IMAGES)
-    broken = clinic._Broken(lambda x, t: x * float("nan"))
+    broken = clinic.Model(lambda x, t: x * float("nan"))
     found = diagnose(broken, system.schedule, IMAGES, system.samples * float("nan"))
     assert [f.check for f in found] == ["loss by t", "samples"]
 
@@ -124,7 +126,7 @@ def test_on_mps():
 
 def test_an_image_that_sees_its_batch():
     ideal = IdealDenoiser(IMAGES, linear_schedule(100))
-    mixed = clinic._Broken(lambda x, t: ideal(x, t) + 0.2 * x.mean(0))
+    mixed = clinic.Model(lambda x, t: ideal(x, t) + 0.2 * x.mean(0))
     assert "batch" in [f.check for f in diagnose(mixed, linear_schedule(100), IMAGES)]
 
 

@@ -1,14 +1,20 @@
 """The ladder: its losses and samplers by hand, its files, its command on toy systems, and what it shows."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from ddpm_helpers import ImageData, ddpm_loss, ladder, linear_schedule, naive_loss, synthetic_digits
-from ddpm_helpers.ladder import System, ladder_samples, ladder_table, load_ladder
+from ddpm_helpers import ImageData, ddpm_loss, linear_schedule, naive_loss, synthetic_digits
+from ddpm_helpers.lessons import ladder
+from ddpm_helpers.lessons.ladder import ladder_samples, ladder_table, load_ladder
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+import ladder as runner
 
 SCHEDULE = linear_schedule(100)
 
@@ -42,7 +48,7 @@ def gradient(loss, net):
 
 def test_scaled_gradient_is_the_gradient_times_the_loss(batch):
     loss = ddpm_loss(*batch)
-    scaled = ladder.scaled_gradient_objective(*batch)
+    scaled = runner.scaled_gradient_objective(*batch)
     assert scaled.item() == pytest.approx(loss.item())
     expected = loss.item() * gradient(loss, batch[0])
     torch.testing.assert_close(gradient(scaled, batch[0]), expected)
@@ -51,7 +57,7 @@ def test_scaled_gradient_is_the_gradient_times_the_loss(batch):
 def test_unit_range_objective_sees_images_from_0_to_1(batch):
     net, schedule, x0, t, noise = batch
     expected = ddpm_loss(net, schedule, (x0 + 1) / 2, t, noise)
-    torch.testing.assert_close(ladder.unit_range_objective(*batch), expected)
+    torch.testing.assert_close(runner.unit_range_objective(*batch), expected)
 
 
 def test_naive_objective_is_notebook_01s(batch):
@@ -64,11 +70,11 @@ def test_naive_objective_is_notebook_01s(batch):
 # how it samples
 
 
-@pytest.mark.parametrize("sampler", [ladder.naive_samples, ladder.sample, ladder.unit_range_samples])
+@pytest.mark.parametrize("sampler", [runner.naive_samples, runner.sample, runner.unit_range_samples])
 @torch.no_grad()
 def test_samples_lie_in_range_and_do_not_depend_on_the_count(sampler):
     torch.manual_seed(0)
-    net, steps = Tiny(), 3 if sampler is ladder.naive_samples else None
+    net, steps = Tiny(), 3 if sampler is runner.naive_samples else None
     many = sampler(net, SCHEDULE, 66, (1, 6, 5), steps=steps)
     few = sampler(net, SCHEDULE, 2, (1, 6, 5), steps=steps)
     assert many.shape == (66, 1, 6, 5)
@@ -79,15 +85,15 @@ def test_samples_lie_in_range_and_do_not_depend_on_the_count(sampler):
 
 def test_a_border_is_added_for_training_and_cut_off_the_samples():
     images, _ = synthetic_digits(8)
-    system = System("bordered", Tiny, linear_schedule(25), steps=2, batch_size=4, border=2)
-    trainer = ladder.make_trainer(system, images, steps=1)
+    system = runner.System("bordered", Tiny, linear_schedule(25), steps=2, batch_size=4, border=2)
+    trainer = runner.make_trainer(system, images, steps=1)
     assert trainer.images.shape == (8, 1, 32, 32)
     assert not trainer.images[..., :2, :].any()
-    assert ladder.draw(system, trainer, 3).shape == (3, 1, 28, 28)
+    assert runner.draw(system, trainer, 3).shape == (3, 1, 28, 28)
 
 
 def test_the_systems_are_those_of_the_table():
-    names = [system.name for system in (*ladder.SYSTEMS, *ladder.FAULTS)]
+    names = [system.name for system in (*runner.SYSTEMS, *runner.FAULTS)]
     assert len(set(names)) == len(names) == 12
     assert "SimpleUNet, repaired" in names, "the faults are compared with it"
 
@@ -98,30 +104,30 @@ def test_the_systems_are_those_of_the_table():
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """Two systems and a fault of one convolution each, and a place for their results."""
-    repaired = System("SimpleUNet, repaired", Tiny, linear_schedule(25), batch_size=4)
+    repaired = runner.System("SimpleUNet, repaired", Tiny, linear_schedule(25), batch_size=4)
     monkeypatch.setattr(
-        ladder,
+        runner,
         "SYSTEMS",
-        (System("naive", Tiny, SCHEDULE, ladder.naive_objective, ladder.naive_samples, 2, 4), repaired),
+        (runner.System("naive", Tiny, SCHEDULE, ladder.naive_objective, runner.naive_samples, 2, 4), repaired),
     )
-    monkeypatch.setattr(ladder, "FAULTS", (System("fault", Tiny, linear_schedule(25), batch_size=4),))
+    monkeypatch.setattr(runner, "FAULTS", (runner.System("fault", Tiny, linear_schedule(25), batch_size=4),))
     images, labels = synthetic_digits(300)
     data = ImageData(images, labels, tuple("0123456789"), "toy")
-    monkeypatch.setattr(ladder, "load_images", lambda *_, **__: data)
-    measured = ladder.measure_speed
-    monkeypatch.setattr(ladder, "measure_speed", lambda systems, x: measured(systems, x, rounds=2, seconds=0.02))
+    monkeypatch.setattr(runner, "load_images", lambda *_, **__: data)
+    measured = runner.measure_speed
+    monkeypatch.setattr(runner, "measure_speed", lambda systems, x: measured(systems, x, rounds=2, seconds=0.02))
     monkeypatch.setattr(ladder, "RESULTS", tmp_path)
     return tmp_path / "toy.json"
 
 
 def run(monkeypatch, *line):
     monkeypatch.setattr("sys.argv", ["ladder", *map(str, line)])
-    ladder.main()
+    runner.main()
 
 
 @pytest.mark.filterwarnings("ignore:frechet_distance")  # few samples
 def test_command_writes_results_and_goes_on_where_it_stopped(toy, monkeypatch):
-    climb = ladder.climb
+    climb = runner.climb
     line = (toy, "--seconds", 1, "--samples", 100)
 
     def stop(system, *rest):
@@ -130,12 +136,12 @@ def test_command_writes_results_and_goes_on_where_it_stopped(toy, monkeypatch):
         return climb(system, images, min(rest[1], 20), rest[2])
 
     images = synthetic_digits(300)[0]
-    monkeypatch.setattr(ladder, "climb", stop)
+    monkeypatch.setattr(runner, "climb", stop)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, *line)
     before = json.loads(toy.read_text())
     assert [row["name"] for row in before["systems"]] == ["naive", "SimpleUNet, repaired"]
-    monkeypatch.setattr(ladder, "climb", lambda system, images, steps, count: climb(system, images, 20, count))
+    monkeypatch.setattr(runner, "climb", lambda system, images, steps, count: climb(system, images, 20, count))
     run(monkeypatch, *line)
     after = load_ladder("toy")
     assert after["systems"] == before["systems"], "what was done is not done again"
@@ -195,7 +201,7 @@ def test_samples_keep_their_place(tmp_path, monkeypatch):
     monkeypatch.setattr(ladder, "RESULTS", tmp_path)
     rows = torch.randint(0, 256, (2, 20, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for number, row in enumerate(rows, start=1):
-        ladder._add_picture(tmp_path / "x.png", row.float() / 127.5 - 1, number)
+        runner._add_picture(tmp_path / "x.png", row.float() / 127.5 - 1, number)
     (tmp_path / "x.json").write_text(json.dumps({"systems": [{"name": "a"}], "faults": [{"name": "b"}]}))
     samples = ladder_samples("x")
     assert list(samples) == ["a", "b"]
@@ -209,7 +215,7 @@ def test_missing_ladder_says_how_to_make_it(tmp_path, monkeypatch):
     monkeypatch.setattr(ladder, "RESULTS", tmp_path)
     for read in (load_ladder, ladder_samples):
         with pytest.raises(
-            FileNotFoundError, match=r"no such ladder; python -m ddpm_helpers.ladder .*nowhere.json makes it"
+            FileNotFoundError, match=r"no such ladder; python tests/benchmarks/ladder.py .*nowhere.json makes it"
         ):
             read("nowhere")
 
@@ -240,9 +246,9 @@ def test_a_damaged_ladder_says_so(tmp_path, monkeypatch, content):
         with pytest.raises(ValueError, match=r"bad\.json: not the results of a ladder"):
             read("bad")
     monkeypatch.setattr("sys.argv", ["ladder", str(tmp_path / "bad.json")])
-    monkeypatch.setattr(ladder, "load_images", lambda *_, **__: ImageData(None, None, (), "toy"))
+    monkeypatch.setattr(runner, "load_images", lambda *_, **__: ImageData(None, None, (), "toy"))
     with pytest.raises(SystemExit, match="not the results of a ladder"):
-        ladder.main()
+        runner.main()
 
 
 def test_a_damaged_picture_of_a_ladder_says_so(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from ddpm_helpers import (
     q_sample,
     sample,
 )
-from ddpm_helpers.libraries import (
+from ddpm_helpers.lessons.libraries import (
     DeepinvUNet,
     DiffusersUNet,
     MissingLibrary,

@@ -7,9 +7,9 @@ import torch
 
 from ddpm_helpers import (
     bits_per_dim,
+    evaluate,
     frechet_distance,
     frechet_floor,
-    judge,
     linear_schedule,
     nearest_images,
     prior_bits,
@@ -82,15 +82,15 @@ def test_frechet_warns_of_too_few():
         frechet_distance(torch.randn(4, 4), torch.randn(20, 4))
 
 
-def test_judge_counts():
+def test_evaluate_counts():
     torch.manual_seed(0)
     net = FeatureNet().eval()
     with torch.no_grad():
         net.head[-1].weight.zero_()
         net.head[-1].bias.copy_(torch.tensor([50.0] + [0.0] * 9))
     images = torch.rand(7, 1, 28, 28)
-    seen = judge(net, images, batch_size=3)
-    torch.testing.assert_close(seen.features, judge(net, images).features)
+    seen = evaluate(net, images, batch_size=3)
+    torch.testing.assert_close(seen.features, evaluate(net, images).features)
     assert seen.features.shape == (7, 64)
     assert seen.histogram.tolist() == [1.0] + [0.0] * 9
     assert seen.entropy == 0
@@ -108,14 +108,14 @@ def test_judge_counts():
         (torch.zeros(5, 1, 28, 28, dtype=torch.uint8), "use to_float"),
     ],
 )
-def test_judge_bad_input(images, message):
+def test_evaluate_bad_input(images, message):
     with pytest.raises(ValueError, match=message):
-        judge(FeatureNet().eval(), images)
+        evaluate(FeatureNet().eval(), images)
 
 
-def test_judge_in_train_mode():
+def test_evaluate_in_train_mode():
     with pytest.raises(ValueError, match=r"in train mode.*net.eval\(\)"):
-        judge(FeatureNet(), torch.zeros(5, 1, 28, 28))
+        evaluate(FeatureNet(), torch.zeros(5, 1, 28, 28))
 
 
 def test_the_nearest_of_two_near_copies():
@@ -148,15 +148,15 @@ def test_nearest_images():
         nearest_images(images, images[:0])
 
 
-def test_judge_takes_any_float():
+def test_evaluate_takes_any_float():
     images = torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     net = FeatureNet().eval()
-    assert torch.equal(judge(net, images.double()).features, judge(net, images).features)
+    assert torch.equal(evaluate(net, images.double()).features, evaluate(net, images).features)
 
 
 @pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no Apple GPU here")
 def test_on_mps(grey):
-    judge(FeatureNet().eval().to("mps"), torch.rand(20, 1, 28, 28))
+    evaluate(FeatureNet().eval().to("mps"), torch.rand(20, 1, 28, 28))
     bits_per_dim(lambda x, t: x, linear_schedule(50).to("mps"), grey.to("mps"))
 
 

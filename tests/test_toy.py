@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from ddpm_helpers import cosine_schedule, linear_schedule, snr
-from ddpm_helpers.toy import (
+from ddpm_helpers.lessons.toy import (
     Mixture,
     ReverseModel,
     double,
     gaussian_kl,
+    log_closed_form,
     log_forward,
-    log_jump,
     log_normal,
     log_weight,
     loss_weight,
@@ -67,7 +67,7 @@ def test_mixture_has_total_one_mean_and_variance():
 @pytest.mark.parametrize("t", [1, 4, 8])
 def test_noised_mixture_is_the_integral(t):
     schedule = double(cosine_schedule(8, max_beta=0.9))
-    jump = log_jump(schedule, GRID[:, None], GRID[None, :], t).exp()  # row x_0, column x_t
+    jump = log_closed_form(schedule, GRID[:, None], GRID[None, :], t).exp()  # row x_0, column x_t
     density = mixture().log_density(GRID).exp()
     close(density @ jump * STEP, mixture().noised(schedule, t).log_density(GRID).exp())
 
@@ -78,7 +78,7 @@ def test_jump_is_many_forward_steps():
     for t in range(1, 5):
         walk = walk @ log_forward(schedule, GRID[:, None], GRID[None, :], t).exp() * STEP
     middle = slice(400, 601)
-    close(walk[middle], log_jump(schedule, GRID[:, None], GRID[None, :], 4).exp()[middle])
+    close(walk[middle], log_closed_form(schedule, GRID[:, None], GRID[None, :], 4).exp()[middle])
 
 
 def test_ideal_eps_of_one_gaussian_is_a_straight_line():
@@ -126,7 +126,7 @@ def test_steps_outside_are_refused(t):
     model = ReverseModel(schedule, schedule.beta, lambda x, t: x)
     for call in (
         lambda: log_forward(schedule, GRID, GRID, t),
-        lambda: log_jump(schedule, GRID, GRID, t),
+        lambda: log_closed_form(schedule, GRID, GRID, t),
         lambda: model.log_step(GRID, GRID, t),
     ):
         with pytest.raises(ValueError, match=r"int in 1 \.\.\. 8"):

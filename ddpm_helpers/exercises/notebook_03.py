@@ -2,8 +2,8 @@
 
 import torch
 
+from ..lessons.toy import ReverseModel, double, gaussian_kl, log_closed_form, log_forward, log_weight, loss_weight
 from ..schedule import cosine_schedule, linear_schedule, per_image, posterior, predict_x0
-from ..toy import ReverseModel, double, gaussian_kl, log_forward, log_jump, log_weight, loss_weight
 from .core import Exercise
 
 
@@ -49,7 +49,7 @@ Exercise(
             lambda model, path: _sum(
                 path,
                 model.log_prior(path[-1]),
-                lambda t, a, b: model.log_step(a, b, t) - log_jump(model.schedule, path[0], b, t),
+                lambda t, a, b: model.log_step(a, b, t) - log_closed_form(model.schedule, path[0], b, t),
             )
         ),
         "It looks as if q is missing: what remains is the log density of the model's path alone.": (

@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import torch
+from ladder import NEAR_T, score, write
 from record import machine
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -42,7 +43,7 @@ from ddpm_helpers import (
     sample,
     velocity_loss,
 )
-from ddpm_helpers.ladder import NEAR_T, RESULTS, _write, score
+from ddpm_helpers.lessons.ladder import RESULTS
 from ddpm_helpers.sampling import ddim_steps
 from ddpm_helpers.schedule import NoiseSchedule, per_image, q_sample, snr
 from ddpm_helpers.training import fast_model
@@ -242,14 +243,14 @@ def main() -> None:
             "systems": [],
             "faults": [],
         }
-        _write(PATH, results)
+        write(PATH, results)
     if len(results["systems"]) == len(VARIANTS):
         print(f"{PATH} has every variant: nothing is left to do. Move it away to start anew.")
     for variant in VARIANTS[len(results["systems"]) :]:
         steps = steps_in(options.seconds, variant, results["speed"])
         row = train_and_judge(variant, data.images, steps, options.samples)
         results["systems"].append(row | speed_of(variant, results["speed"]))
-        _write(PATH, results)
+        write(PATH, results)
         print(f"{row['name']:<28}{steps:7,} steps   distance {row['frechet']:7.0f}", flush=True)
 
 

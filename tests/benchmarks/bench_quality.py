@@ -4,7 +4,7 @@
 
 The unit is the naive model of notebook 01 after its published 3 epochs, sampled in 40 moves. Then come the shipped
 weights, always with 10,000 samples (the unit is judged by as many, too), and every system after each time. The trainer,
-the samplers and the judge are those of `ddpm_helpers.ladder`. The speeds are measured in turns, first of all, each with
+the samplers and the feature network are those of `ladder.py`. The speeds are measured in turns, first of all, each with
 all threads; from them follow the steps of each row. The rows are then trained side by side. Writes
 figures/bench_quality.json and its chart, a row when it is done; stopped and typed again, it goes on. With the defaults
 it takes about two hours on 2 cores; `--minutes` without a number stops after the shipped weights.
@@ -18,11 +18,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 import torch
+from ladder import FRESH, NEAR_T, SYSTEMS, climb, measure_speed, score
 from record import FIGURES, record, side_by_side
 from torch import Tensor
 
 from ddpm_helpers import default_device, load_images, load_pretrained
-from ddpm_helpers.ladder import FRESH, NEAR_T, SYSTEMS, climb, measure_speed, score
 from ddpm_helpers.training import fast_model
 from ddpm_helpers.viz import subplots
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from ladder import NEAR_T, score
 from record import machine
 from torch import Tensor
 from torchvision.utils import save_image
@@ -35,7 +36,6 @@ from ddpm_helpers import (
     velocity_loss,
 )
 from ddpm_helpers.checkpoint import save_pretrained
-from ddpm_helpers.ladder import NEAR_T, score
 from ddpm_helpers.training import default_device, fast_autocast, fast_model
 
 PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12), "T4": (65e12, 0.32e12)}

@@ -1,0 +1,1 @@
+"""Machinery of one notebook each, named after it."""
