@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from ddpm_helpers import cosine_schedule, ddim_trajectory, linear_schedule, load_pretrained, sample, to_float
+from ddpm_helpers import (
+    DataError,
+    cosine_schedule,
+    ddim_trajectory,
+    linear_schedule,
+    load_images,
+    load_pretrained,
+    per_image,
+    sample,
+    to_float,
+)
 from ddpm_helpers.digits import synthetic_digits
 from ddpm_helpers.lessons import clinic, quiz
 from ddpm_helpers.lessons.diagnosis import IdealDenoiser, diagnose, loss_by_t, straight_line_loss
@@ -57,11 +67,49 @@ def test_healthy_with_other_schedules(schedule):
     assert diagnose(model, schedule, IMAGES, samples) == []
 
 
+def real(name):
+    try:
+        return to_float(load_images(name, strict=True).images[:64])
+    except DataError as error:
+        pytest.skip(f"no {name} here: {error}")
+
+
 def test_shipped_network_is_left_in_peace():
-    """Judged on drawn digits it would rightly be found lacking, so here it is looked at with its own samples."""
+    model, schedule, _ = load_pretrained("fashion")
+    assert diagnose(model, schedule, real("fashion"), sample(model, schedule, 32, steps=15)) == []
+
+
+def test_shipped_network_of_digits_has_not_learned_both_ends():
+    """Its steps were drawn by weight: t = 1 hardly ever came up, and none from t = 990 on."""
     model, schedule, _ = load_pretrained("mnist")
-    samples = sample(model, schedule, 48, steps=15)
-    assert diagnose(model, schedule, samples[:32].clamp(-1, 1), samples[16:]) == []
+    [found] = diagnose(model, schedule, real("mnist"), sample(model, schedule, 32, steps=20))
+    assert found.check == "loss by t"
+    assert "at t = 1, 1000; at 1 " in found.measured
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first"),
+    [
+        (linear_schedule(1000), 651),
+        (linear_schedule(1000), 750),
+        (cosine_schedule(1000), 921),
+        (cosine_schedule(), 960),
+    ],
+)
+def test_a_network_that_never_saw_the_last_steps(schedule, first):
+    """From step `first` on it returns its input."""
+    ideal = IdealDenoiser(IMAGES, schedule)
+    model = clinic.Model(lambda x, t: torch.where(per_image(t >= first, x), x, ideal(x, t)))
+    [found] = diagnose(model, schedule, IMAGES)
+    assert found.check == "loss by t"
+
+
+@pytest.mark.parametrize(("T", "off"), [(300, True), (500, True), (700, False)])
+def test_the_end_of_the_process_is_told_by_the_mean_pixel(T, off):
+    """At T = 500 the image has less than 1 % of the variance, and the mean pixel is still 1.7 standard deviations off."""
+    schedule = linear_schedule(T, rescale=False)
+    found = diagnose(IdealDenoiser(IMAGES, schedule), schedule, IMAGES)
+    assert [finding.check for finding in found] == ["end of the process"] * off
 
 
 def test_lines_with_the_right_gradient_arrive():

@@ -18,7 +18,7 @@ class Finding(NamedTuple):
     advice: str  # what to look at
 
 
-Findings = Iterator[tuple[str, str, str]]  # check, measured, advice
+Findings = Iterator[tuple[str, str, str]]
 
 
 def ideal_x0(images: Tensor, x_t: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
@@ -105,10 +105,9 @@ def diagnose(
         samples: (M, C, H, W), M at least 16, what your sampler returns, before it is shown.
         average: the moving average of the weights, if you sample from it.
     """
-    for name, x in (("images", images), ("samples", samples)):
-        if x is not None and (x.ndim != 4 or len(x) < 16 or x.shape[1:] != images.shape[1:]):
-            found = f"got {tuple(x.shape)}"
-            raise ValueError(f"diagnose: {name} must be (N, C, H, W) with N at least 16 and one shape, {found}")
+    for name, x in (("images", images), ("samples", images if samples is None else samples)):
+        if x.ndim != 4 or len(x) < 16 or x.shape[1:] != images.shape[1:]:
+            raise ValueError(f"diagnose: {name} must be (N, C, H, W), N at least 16, one shape; got {tuple(x.shape)}")
     findings = [Finding(*found) for found in _look(model, schedule, images, samples, average)]
     for check, measured, advice in findings:
         print(f"{check}: {measured}. {advice}{'' if advice.endswith('?') else '.'}")
@@ -125,32 +124,24 @@ def _look(model, schedule, images, samples, average) -> Findings:
     if not (-1.05 <= low < -0.5 and 0.5 < high <= 1.05):
         advice = "Schedule, clipping and display are made for [-1, 1]: scale the images to that, in one place"
         yield "data range", f"the images reach from {low:.2f} to {high:.2f}", advice
-    yield from _look_at_the_end(schedule, images)
-    yield from _look_at_model(model, schedule, images[:256])
-    if average is not None:
-        yield from _look_at_average(model, average, schedule, images[:256])
+    # The mean pixel of x_T (2.17), in standard deviations of that of noise; root mean square over the images.
+    off = schedule.sqrt_alpha_bar[-1] * _rms(images.mean((1, 2, 3))) * images[0].numel() ** 0.5
+    if off > 1:
+        left = (
+            f"alpha_bar[T] is {schedule.alpha_bar[-1]:.2g}: x_T has a mean pixel {off:.1f} standard deviations from 0"
+        )
+        advice = "Sampling starts from pure noise, which the model has never seen: more steps, or larger betas"
+        yield "end of the process", left, f"{advice} (linear_schedule rescales them to T)"
+    yield from _look_at_model(model, average, schedule, images[:256])
     if samples is not None:
         yield from _look_at_samples(samples, images)
 
 
-def _look_at_the_end(schedule: NoiseSchedule, images: Tensor) -> Findings:
-    """The mean pixel of x_T against that of noise, as in (2.17); root mean square over the images."""
-    means = images.flatten(1).mean(1)
-    off = schedule.sqrt_alpha_bar[-1] * _rms(means) * images[0].numel() ** 0.5
-    if off > 1:
-        yield (
-            "end of the process",
-            f"alpha_bar[T] is {schedule.alpha_bar[-1]:.2g}: x_T has a mean pixel {off:.1f} standard deviations from 0",
-            "Sampling starts from pure noise, which the model has never seen: more steps, or larger betas "
-            "(linear_schedule rescales them to T)",
-        )
-
-
-def _look_at_model(model: nn.Module, schedule: NoiseSchedule, images: Tensor) -> Findings:
+def _look_at_model(model: nn.Module, average: nn.Module | None, schedule: NoiseSchedule, images: Tensor) -> Findings:
     T, training = schedule.T, getattr(model, "training", False)
     if training:
         yield "mode", "the model is in train mode", "Call model.eval() before sampling: dropout is at work"
-    t = _some_steps(T, images)
+    t = _some_steps(schedule)
     ours, line = loss_by_t(model, schedule, images, t), straight_line_loss(schedule, images, t)
     if not ours.isfinite().all():
         yield "loss by t", "not finite", "Look for a division by sigma[0] or a log of 0"
@@ -170,17 +161,26 @@ def _look_at_model(model: nn.Module, schedule: NoiseSchedule, images: Tensor) ->
         advice = "Images of a batch must not see each other: look for BatchNorm, and for a (B,) that meets (B, C, H, W)"
         yield "batch", "an image alone gets another answer than in its batch", advice
     # Near T both losses are close to 0: a trained network's by about 0.0004, the line's by less and less.
-    worse = ours > 1.1 * line + 0.0005
-    if not worse.any():
+    over = ours - 1.1 * line
+    worse = over > 0.0005
+    if worse.any():
+        where, k = ", ".join(map(str, t[worse].tolist())), int(over.argmax())
+        numbers = f"at t = {where}; at {t[k]} {ours[k]:.2g} against {line[k]:.2g}"
+        yield (
+            "loss by t",
+            f"worse than a straight line through each pixel {numbers}",
+            "Either it is not trained yet, or not at these steps, or it was trained on another process than this "
+            "schedule's: compare the training loop's x_t with q_sample, its target with the noise, and their shapes",
+        )
+    else:
         yield from _look_at_offset(model, schedule, images)
-        return
-    where, k = ", ".join(map(str, t[worse].tolist())), int((ours - line).argmax())
-    yield (
-        "loss by t",
-        f"worse than a straight line through each pixel at t = {where}; at {t[k]} {ours[k]:.3f} against {line[k]:.3f}",
-        "Either it is not trained yet, or not at these steps, or it was trained on another process than this "
-        "schedule's: compare the training loop's x_t with q_sample, its target with the noise, and their shapes",
-    )
+    if average is not None:
+        ours, theirs = ours.mean(), loss_by_t(average, schedule, images, t).mean()
+        if theirs > 1.5 * ours + 0.01:
+            advice = (
+                "The average lags: it still holds the start. Use a smaller decay, or a warm-up of it, or train longer"
+            )
+            yield "average", f"the averaged weights have a loss of {theirs:.3f}, the last ones {ours:.3f}", advice
 
 
 def _look_at_offset(model: nn.Module, schedule: NoiseSchedule, images: Tensor) -> Findings:
@@ -192,14 +192,6 @@ def _look_at_offset(model: nn.Module, schedule: NoiseSchedule, images: Tensor) -
         measured = f"loss {losses[best]:.3f} instead of {losses[0]:.3f}"
         advice = "Training and sampling count steps differently: from 0 the one, from 1 the other"
         yield "time", f"told t{best:+d} instead of t, the model does better: {measured}", advice
-
-
-def _look_at_average(model: nn.Module, average: nn.Module, schedule: NoiseSchedule, images: Tensor) -> Findings:
-    t = _some_steps(schedule.T, images)
-    ours, theirs = (loss_by_t(net, schedule, images, t).mean().item() for net in (model, average))
-    if theirs > 1.5 * ours + 0.01:
-        advice = "The average lags: it still holds the start. Use a smaller decay, or a warm-up of it, or train longer"
-        yield "average", f"the averaged weights have a loss of {theirs:.3f}, the last ones {ours:.3f}", advice
 
 
 def _look_at_samples(samples: Tensor, images: Tensor) -> Findings:
@@ -220,12 +212,9 @@ def _look_at_samples(samples: Tensor, images: Tensor) -> Findings:
         yield "samples' brightness", f"{ours.mean():.2f} with a {spreads}", advice
     ours, theirs = _grain(samples.clamp(-1, 1)), _grain(images)
     if ours > 1.5 * theirs + 0.01:
-        yield (
-            "samples' grain",
-            f"neighbouring pixels differ by {ours:.3f}, in the images by {theirs:.3f}",
-            "Noise is left: is some added at the last step, are values turned into bytes without clipping, is the "
-            "model trained?",
-        )
+        advice = "Noise is left: is some added at the last step, are values turned into bytes without clipping, is the "
+        numbers = f"neighbouring pixels differ by {ours:.3f}, in the images by {theirs:.3f}"
+        yield "samples' grain", numbers, f"{advice}model trained?"
     apart = torch.pdist(samples.flatten(1).cpu().double()).median()  # MPS has neither pdist nor float64
     usual = torch.pdist(images[: len(samples)].flatten(1).cpu().double()).median()
     if apart < 0.5 * usual:
@@ -237,10 +226,11 @@ def _noise(images: Tensor, seed: int) -> Tensor:
     return torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images.device)
 
 
-def _some_steps(T: int, images: Tensor) -> Tensor:
-    """Eleven steps from 1 to T, more of them towards both ends."""
-    share = (1 - torch.linspace(0, torch.pi, 11).cos()) / 2
-    return (share * T).long().clamp(1, T).unique().to(images.device)
+def _some_steps(schedule: NoiseSchedule) -> Tensor:
+    """Nine steps from 1 to T, and the last ones at which the image has 1 % and 0.2 % of the variance."""
+    late = [int((schedule.alpha_bar >= share).sum()) - 1 for share in (0.01, 0.002)]
+    steps = torch.linspace(1, schedule.T, 9).long().tolist()
+    return torch.tensor([*steps, *late], device=schedule.beta.device).clamp(min=1).unique()
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -40,10 +40,10 @@ class Mixture:
     stds: Tensor  # (K,)
 
     def __post_init__(self):
-        if not self.weights.shape == self.means.shape == self.stds.shape == (len(self.weights),):
-            raise ValueError("Mixture: weights, means and stds must be three tensors of one shape (K,)")
-        if not bool((self.weights > 0).all() and (self.stds > 0).all()) or abs(self.weights.sum().item() - 1) > 1e-6:
-            raise ValueError("Mixture: weights and stds must be above 0, and the weights must sum to 1")
+        alike = self.weights.shape == self.means.shape == self.stds.shape == (len(self.weights),)
+        positive = bool((self.weights > 0).all() and (self.stds > 0).all())
+        if not alike or not positive or abs(self.weights.sum().item() - 1) > 1e-6:
+            raise ValueError("Mixture: three tensors (K,), weights and stds above 0, and the weights with sum 1")
 
     def log_density(self, x: Tensor) -> Tensor:
         """log q(x), same shape as `x`."""
@@ -129,11 +129,9 @@ def loss_weight(schedule: NoiseSchedule, variance: Tensor) -> Tensor:
     Entry t is beta_t^2 / (2 variance_t alpha_t sigma_t^2), with variance[t] (T+1,) of the model's step from t to t - 1.
     """
     if variance.shape != schedule.beta.shape:
-        wanted, found = tuple(schedule.beta.shape), tuple(variance.shape)
-        raise ValueError(f"loss_weight: variance must have shape {wanted}, got {found}")
-    weight = torch.zeros_like(schedule.beta)
-    beta, alpha, sigma = schedule.beta[1:], schedule.alpha[1:], schedule.sigma[1:]
-    weight[1:] = beta**2 / (2 * variance[1:] * alpha * sigma**2)
+        raise ValueError(f"loss_weight: variance must have shape ({schedule.T + 1},), got {tuple(variance.shape)}")
+    weight = schedule.beta**2 / (2 * variance * schedule.alpha * schedule.sigma**2)
+    weight[0] = 0
     return weight
 
 
