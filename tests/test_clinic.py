@@ -44,10 +44,6 @@ def checks(system: clinic.System) -> list[str]:
     return [f.check for f in diagnose(system.model, system.schedule, system.images, system.samples, system.average)]
 
 
-def test_every_fault_has_its_check():
-    assert set(FAULTS) == set(FOUND_BY)
-
-
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
 def test_fault_is_found(fault, capsys):
     assert FOUND_BY[fault] in checks(fault(IMAGES))
@@ -63,8 +59,12 @@ def test_healthy_system_is_left_in_peace(capsys):
 @pytest.mark.parametrize("schedule", [linear_schedule(1000), cosine_schedule(1000), linear_schedule(30)], ids=str)
 def test_healthy_with_other_schedules(schedule):
     model = IdealDenoiser(IMAGES, schedule)
-    samples = sample(model, schedule, 32, steps=20)
-    assert diagnose(model, schedule, IMAGES, samples) == []
+    assert diagnose(model, schedule, IMAGES, sample(model, schedule, 32, steps=20)) == []
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 4])
+def test_healthy_with_a_short_schedule(T):
+    assert diagnose(IdealDenoiser(IMAGES, cosine_schedule(T)), cosine_schedule(T), IMAGES) == []
 
 
 def real(name):
@@ -106,7 +106,7 @@ def test_a_network_that_never_saw_the_last_steps(schedule, first):
 
 @pytest.mark.parametrize(("T", "off"), [(300, True), (500, True), (700, False)])
 def test_the_end_of_the_process_is_told_by_the_mean_pixel(T, off):
-    """At T = 500 the image has less than 1 % of the variance, and the mean pixel is still 1.7 standard deviations off."""
+    """At T = 500 the image has less than 1 % of the variance, and the mean pixel still is 1.7 standard deviations."""
     schedule = linear_schedule(T, rescale=False)
     found = diagnose(IdealDenoiser(IMAGES, schedule), schedule, IMAGES)
     assert [finding.check for finding in found] == ["end of the process"] * off
@@ -180,18 +180,10 @@ def test_an_image_that_sees_its_batch():
 
 @pytest.mark.parametrize("samples", [torch.zeros(3, 1, 28, 28), torch.zeros(32, 1, 14, 14), torch.zeros(32, 784)])
 def test_samples_that_do_not_fit(samples):
-    system = clinic.healthy(IMAGES)
     with pytest.raises(ValueError, match="samples must be"):
-        diagnose(system.model, system.schedule, IMAGES, samples)
+        diagnose(torch.nn.Identity(), linear_schedule(50), IMAGES, samples)
 
 
 def test_too_few_images():
     with pytest.raises(ValueError, match="images must be"):
         diagnose(torch.nn.Identity(), linear_schedule(50), IMAGES[:5])
-
-
-@pytest.mark.parametrize("T", [1, 2, 3, 4])
-def test_diagnose_of_a_perfect_model_on_a_short_schedule(T, capsys):
-    images, schedule = to_float(synthetic_digits(64, seed=0)[0]), cosine_schedule(T)
-    diagnose(IdealDenoiser(images, schedule), schedule, images)
-    assert capsys.readouterr().out == "Nothing found.\n"

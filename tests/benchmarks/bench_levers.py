@@ -202,7 +202,7 @@ def steps_in(seconds: float, variant: Variant, speeds: dict[str, dict[str, float
     return max(1, round(left * speed["images_per_second"] / batch_size(variant)))
 
 
-def train_and_judge(variant: Variant, images: Tensor, steps: int, count: int) -> dict:
+def train_and_evaluate(variant: Variant, images: Tensor, steps: int, count: int) -> dict:
     with changed(variant):
         trainer = make(variant, images, steps)
         for _ in trainer.run():
@@ -223,7 +223,7 @@ def train_and_judge(variant: Variant, images: Tensor, steps: int, count: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=180, help="of training for each variant (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=1000, help="to judge of each (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=1000, help="to draw of each (default: %(default)s)")
     options = parser.parse_args()
     data = load_images("mnist", strict=True)
     about = {"seconds": options.seconds, "samples": options.samples}
@@ -248,7 +248,7 @@ def main() -> None:
         print(f"{PATH} has every variant: nothing is left to do. Move it away to start anew.")
     for variant in VARIANTS[len(results["systems"]) :]:
         steps = steps_in(options.seconds, variant, results["speed"])
-        row = train_and_judge(variant, data.images, steps, options.samples)
+        row = train_and_evaluate(variant, data.images, steps, options.samples)
         results["systems"].append(row | speed_of(variant, results["speed"]))
         write(PATH, results)
         print(f"{row['name']:<28}{steps:7,} steps   distance {row['frechet']:7.0f}", flush=True)

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_quality.py [--minutes 3 6 12] [--samples 1000]
 
 The unit is the naive model of notebook 01 after its published 3 epochs, sampled in 40 moves. Then come the shipped
-weights, always with 10,000 samples (the unit is judged by as many, too), and every system after each time. The trainer,
+weights, always with 10,000 samples (the unit is measured by as many, too), and every system after each time. The trainer,
 the samplers and the feature network are those of `ladder.py`. The speeds are measured in turns, first of all, each with
 all threads; from them follow the steps of each row. The rows are then trained side by side. Writes
 figures/bench_quality.json and its chart, a row when it is done; stopped and typed again, it goes on. With the defaults
@@ -49,7 +49,7 @@ class Job:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, nargs="*", default=[3, 6, 12], help="(default: 3 6 12)")
-    parser.add_argument("--samples", type=int, default=1000, help="to judge of each system (default: 1000)")
+    parser.add_argument("--samples", type=int, default=1000, help="to draw of each system (default: 1000)")
     options = parser.parse_args()
     images = load_images("mnist", strict=True).images
     results = json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
@@ -81,7 +81,7 @@ def jobs(speed: dict, minutes: list[float], samples: int, images: int) -> list[J
 
 
 def trained(job: Job) -> dict:
-    """A row: what the judge says, beside what `ladder.climb` tells."""
+    """A row: what the feature network says, beside what `ladder.climb` tells."""
     images = load_images("mnist", strict=True).images
     if job.name in SHIPPED:
         row = score(shipped_samples(job.name), images)

@@ -1,4 +1,4 @@
-"""Everything here that a GPU is worth, in one command of ten minutes: check, time, train, draw, judge.
+"""Everything here that a GPU is worth, in one command of ten minutes: check, time, train, draw, evaluate.
 
     python tests/benchmarks/gpu.py OUT [--minutes 9] [--only mnist fashion]
 
