@@ -17,9 +17,9 @@ from PIL import Image as PILImage
 from torch import Tensor
 from tqdm import tqdm
 
-from .clinic import System
-from .diagnosis import loss_by_t, straight_line_loss
-from .quiz import LETTERS, Case
+from .lessons.clinic import System
+from .lessons.diagnosis import loss_by_t, straight_line_loss
+from .lessons.quiz import LETTERS, Case
 from .sampling import Step
 from .schedule import NoiseSchedule, q_sample
 

@@ -1,16 +1,24 @@
 """The ladder: its losses and samplers by hand, its files, its command on toy systems, and what it shows."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from ddpm_helpers import ImageData, ddpm_loss, ladder, linear_schedule, naive_loss, synthetic_digits
-from ddpm_helpers.ladder import System, ladder_samples, ladder_table, load_ladder
+from ddpm_helpers import ImageData, ddpm_loss, linear_schedule, naive_loss, synthetic_digits
+from ddpm_helpers.lessons import ladder
+from ddpm_helpers.lessons.ladder import ladder_samples, ladder_table, load_ladder
 
-SCHEDULE = linear_schedule(100)
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+import ladder as runner
+
+SCHEDULE, SHORT = linear_schedule(100), linear_schedule(25)
+IMAGES, LABELS = synthetic_digits(300)
+DATA = ImageData(IMAGES, LABELS, tuple("0123456789"), "toy")
 
 
 def normal(*shape, seed=0):
@@ -28,49 +36,28 @@ class Tiny(nn.Module):
         return self.conv(x) * (1 + t.reshape(-1, 1, 1, 1) / 1000)
 
 
-@pytest.fixture
-def batch():
-    return Tiny(), SCHEDULE, normal(4, 1, 6, 5).clamp(-1, 1), torch.tensor([1, 30, 70, 100]), normal(4, 1, 6, 5, seed=1)
+# the runner: what is minimised, how it samples
 
 
-def gradient(loss, net):
-    return torch.autograd.grad(loss, net.conv.weight)[0]
-
-
-# what is minimised
-
-
-def test_scaled_gradient_is_the_gradient_times_the_loss(batch):
-    loss = ddpm_loss(*batch)
-    scaled = ladder.scaled_gradient_objective(*batch)
+def test_objectives():
+    net, x0, t, noise = Tiny(), normal(4, 1, 6, 5).clamp(-1, 1), torch.tensor([1, 30, 70, 100]), normal(4, 1, 6, 5)
+    batch = net, SCHEDULE, x0, t, noise
+    loss, scaled = ddpm_loss(*batch), runner.scaled_gradient_objective(*batch)
+    gradients = [torch.autograd.grad(value, net.conv.weight)[0] for value in (loss, scaled)]
     assert scaled.item() == pytest.approx(loss.item())
-    expected = loss.item() * gradient(loss, batch[0])
-    torch.testing.assert_close(gradient(scaled, batch[0]), expected)
-
-
-def test_unit_range_objective_sees_images_from_0_to_1(batch):
-    net, schedule, x0, t, noise = batch
-    expected = ddpm_loss(net, schedule, (x0 + 1) / 2, t, noise)
-    torch.testing.assert_close(ladder.unit_range_objective(*batch), expected)
-
-
-def test_naive_objective_is_notebook_01s(batch):
-    net, _, x0, t, noise = batch
+    torch.testing.assert_close(gradients[1], loss.item() * gradients[0])
+    torch.testing.assert_close(runner.unit_range_objective(*batch), ddpm_loss(net, SCHEDULE, (x0 + 1) / 2, t, noise))
     uniform = 0.5 * (1 + torch.erf(noise / 2**0.5))
     expected = naive_loss(lambda x: net(x, torch.ones(4)), (x0 + 1) / 2, t / 100, uniform)
     torch.testing.assert_close(ladder.naive_objective(*batch), expected, rtol=1e-4, atol=1e-6)
 
 
-# how it samples
-
-
-@pytest.mark.parametrize("sampler", [ladder.naive_samples, ladder.sample, ladder.unit_range_samples])
+@pytest.mark.parametrize("sampler", [runner.naive_samples, runner.sample, runner.unit_range_samples])
 @torch.no_grad()
 def test_samples_lie_in_range_and_do_not_depend_on_the_count(sampler):
     torch.manual_seed(0)
-    net, steps = Tiny(), 3 if sampler is ladder.naive_samples else None
-    many = sampler(net, SCHEDULE, 66, (1, 6, 5), steps=steps)
-    few = sampler(net, SCHEDULE, 2, (1, 6, 5), steps=steps)
+    net, steps = Tiny(), 3 if sampler is runner.naive_samples else None
+    many, few = (sampler(net, SCHEDULE, count, (1, 6, 5), steps=steps) for count in (66, 2))
     assert many.shape == (66, 1, 6, 5)
     assert many.abs().max() < 1.001
     torch.testing.assert_close(many[:2], few, rtol=1e-4, atol=1e-5)
@@ -78,16 +65,15 @@ def test_samples_lie_in_range_and_do_not_depend_on_the_count(sampler):
 
 
 def test_a_border_is_added_for_training_and_cut_off_the_samples():
-    images, _ = synthetic_digits(8)
-    system = System("bordered", Tiny, linear_schedule(25), steps=2, batch_size=4, border=2)
-    trainer = ladder.make_trainer(system, images, steps=1)
+    system = runner.System("bordered", Tiny, SHORT, steps=2, batch_size=4, border=2)
+    trainer = runner.make_trainer(system, IMAGES[:8], steps=1)
     assert trainer.images.shape == (8, 1, 32, 32)
     assert not trainer.images[..., :2, :].any()
-    assert ladder.draw(system, trainer, 3).shape == (3, 1, 28, 28)
+    assert runner.draw(system, trainer, 3).shape == (3, 1, 28, 28)
 
 
 def test_the_systems_are_those_of_the_table():
-    names = [system.name for system in (*ladder.SYSTEMS, *ladder.FAULTS)]
+    names = [system.name for system in (*runner.SYSTEMS, *runner.FAULTS)]
     assert len(set(names)) == len(names) == 12
     assert "SimpleUNet, repaired" in names, "the faults are compared with it"
 
@@ -96,53 +82,50 @@ def test_the_systems_are_those_of_the_table():
 
 
 @pytest.fixture
-def toy(monkeypatch, tmp_path):
-    """Two systems and a fault of one convolution each, and a place for their results."""
-    repaired = System("SimpleUNet, repaired", Tiny, linear_schedule(25), batch_size=4)
-    monkeypatch.setattr(
-        ladder,
-        "SYSTEMS",
-        (System("naive", Tiny, SCHEDULE, ladder.naive_objective, ladder.naive_samples, 2, 4), repaired),
-    )
-    monkeypatch.setattr(ladder, "FAULTS", (System("fault", Tiny, linear_schedule(25), batch_size=4),))
-    images, labels = synthetic_digits(300)
-    data = ImageData(images, labels, tuple("0123456789"), "toy")
-    monkeypatch.setattr(ladder, "load_images", lambda *_, **__: data)
-    measured = ladder.measure_speed
-    monkeypatch.setattr(ladder, "measure_speed", lambda systems, x: measured(systems, x, rounds=2, seconds=0.02))
+def results(monkeypatch, tmp_path):
     monkeypatch.setattr(ladder, "RESULTS", tmp_path)
-    return tmp_path / "toy.json"
+    return tmp_path
+
+
+@pytest.fixture
+def toy(monkeypatch, results):
+    """Two systems and a fault of one convolution each, and a place for their results."""
+    naive = runner.System("naive", Tiny, SCHEDULE, ladder.naive_objective, runner.naive_samples, 2, 4)
+    repaired, fault = (runner.System(name, Tiny, SHORT, batch_size=4) for name in ("SimpleUNet, repaired", "fault"))
+    measured = runner.measure_speed
+    monkeypatch.setattr(runner, "SYSTEMS", (naive, repaired))
+    monkeypatch.setattr(runner, "FAULTS", (fault,))
+    monkeypatch.setattr(runner, "load_images", lambda *_, **__: DATA)
+    monkeypatch.setattr(runner, "measure_speed", lambda systems, x: measured(systems, x, rounds=2, seconds=0.02))
+    return results / "toy.json"
 
 
 def run(monkeypatch, *line):
     monkeypatch.setattr("sys.argv", ["ladder", *map(str, line)])
-    ladder.main()
+    runner.main()
 
 
 @pytest.mark.filterwarnings("ignore:frechet_distance")  # few samples
 def test_command_writes_results_and_goes_on_where_it_stopped(toy, monkeypatch):
-    climb = ladder.climb
-    line = (toy, "--seconds", 1, "--samples", 100)
+    climb, line, stops = runner.climb, (toy, "--seconds", 1, "--samples", 100), ["fault"]
 
-    def stop(system, *rest):
-        if system.name == "fault":
+    def short(system, images, steps, count):
+        if system.name in stops:
             raise KeyboardInterrupt
-        return climb(system, images, min(rest[1], 20), rest[2])
+        return climb(system, images, 20, count)
 
-    images = synthetic_digits(300)[0]
-    monkeypatch.setattr(ladder, "climb", stop)
+    monkeypatch.setattr(runner, "climb", short)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, *line)
     before = json.loads(toy.read_text())
     assert [row["name"] for row in before["systems"]] == ["naive", "SimpleUNet, repaired"]
-    monkeypatch.setattr(ladder, "climb", lambda system, images, steps, count: climb(system, images, 20, count))
+    stops.clear()
     run(monkeypatch, *line)
     after = load_ladder("toy")
     assert after["systems"] == before["systems"], "what was done is not done again"
     assert [row["name"] for row in after["faults"]] == ["fault"]
     row = after["systems"][1]
-    assert row["parameters"] == 10
-    assert row["sampler_steps"] == 25
+    assert (row["parameters"], row["sampler_steps"]) == (10, 25)
     assert row["floor"] > 0
     assert 0 <= row["recognisable"] <= 1
     added = "frechet_with_noise_at_the_last_step"
@@ -152,12 +135,9 @@ def test_command_writes_results_and_goes_on_where_it_stopped(toy, monkeypatch):
     assert {tuple(images.shape) for images in samples.values()} == {(20, 1, 28, 28)}
     with pytest.raises(SystemExit, match=r"holds a ladder with another seconds: 1\. Name another file"):
         run(monkeypatch, toy, "--seconds", 2, "--samples", 100)
-
-    for content in ("", "[]", "{}", '{"systems": [], "faults": []}'):
-        toy.write_text(content)
-        with pytest.raises(SystemExit, match=r"toy\.json: not the results of a ladder .* Name another file"):
-            run(monkeypatch, toy)
-        assert toy.read_text() == content
+    toy.write_text('{"systems": [], "faults": []}')  # no speeds
+    with pytest.raises(SystemExit, match="not the results of a ladder"):
+        run(monkeypatch, *line)
 
 
 @pytest.mark.parametrize("line", ["--seconds 0", "--samples 1", "--samples 30001"])
@@ -170,95 +150,66 @@ def test_what_would_fail_after_hours_fails_at_once(toy, monkeypatch, capsys, lin
 
 # what is shown
 
-ROW = {
-    "name": "a",
-    "parameters": 1234567,
-    "images_per_second": 1547.7,
-    "train_steps": 2176,
-    "loss": 0.01674,
-    "frechet": 682.25,
-    "recognisable": 0.496,
-    "entropy": 2.228,
-    "seconds_for_64": 0.556,
-}
-
 
 def test_table_lines_up_and_leaves_out_what_is_not_known():
-    title, full, part = ladder_table([ROW, {"name": "b", "frechet": 7.0}]).splitlines()
+    row = {"name": "a", "parameters": 1234567, "images_per_second": 1547.7, "train_steps": 2176, "loss": 0.01674}
+    row |= {"frechet": 682.25, "recognisable": 0.496, "entropy": 2.228, "seconds_for_64": 0.556}
+    title, full, part = ladder_table([row, {"name": "b", "frechet": 7.0}]).splitlines()
     for value in ("1,234,567", "1,548", "2,176", "0.0167", "682", "50%", "2.23", "0.6"):
         assert f" {value}" in full
     assert part.split() == ["b", "7"]
     assert title.index("distance") + len("distance") == full.index("682") + 3 == part.index("7") + 1
 
 
-def test_samples_keep_their_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "RESULTS", tmp_path)
+def test_samples_keep_their_place(results):
     rows = torch.randint(0, 256, (2, 20, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for number, row in enumerate(rows, start=1):
-        ladder._add_picture(tmp_path / "x.png", row.float() / 127.5 - 1, number)
-    (tmp_path / "x.json").write_text(json.dumps({"systems": [{"name": "a"}], "faults": [{"name": "b"}]}))
+        runner._add_picture(results / "x.png", row.float() / 127.5 - 1, number)
+    (results / "x.json").write_text(json.dumps({"systems": [{"name": "a"}], "faults": [{"name": "b"}]}))
     samples = ladder_samples("x")
     assert list(samples) == ["a", "b"]
     assert torch.equal(torch.stack(list(samples.values())), rows)
-    Image.new("L", (560, 28)).save(tmp_path / "x.png")
-    with pytest.raises(ValueError, match="1 rows of samples, and 2 rows of results"):
-        ladder_samples("x")
-
-
-def test_missing_ladder_says_how_to_make_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "RESULTS", tmp_path)
-    for read in (load_ladder, ladder_samples):
-        with pytest.raises(
-            FileNotFoundError, match=r"no such ladder; python -m ddpm_helpers.ladder .*nowhere.json makes it"
-        ):
-            read("nowhere")
 
 
 def test_the_shipped_ladder_is_there():
-    results, samples = load_ladder(), ladder_samples()
-    assert list(samples) == [row["name"] for row in results["systems"] + results["faults"]]
-    assert {"device", "date", "seconds", "samples", "command", "data"} <= results.keys()
+    found = load_ladder()
+    assert list(ladder_samples()) == [row["name"] for row in found["systems"] + found["faults"]]
+    assert {"device", "date", "seconds", "samples", "command", "data"} <= found.keys()
+    assert load_ladder("levers_cpu")["systems"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "x" * 300, "a\0b"])
+@pytest.mark.parametrize("read", [load_ladder, ladder_samples])
+def test_missing_ladder_says_how_to_make_it(read, name):
+    with pytest.raises(FileNotFoundError, match=r"no such ladder; python tests/benchmarks/ladder.py .*\.json makes it"):
+        read(name)
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"[]",
-        b"\xff",
-        b"{",
-        b'{"a":' * 100_000,
-        b'{"systems": [], "faults": [3]}',
-        b'{"systems": []}',
-        b'{"systems": [], "faults": {}}',
+        *(b"", b"[]", b"{}", b"\xff", b"{", b'{"a":' * 100_000, b'{"systems": []}', b'{"systems": [], "faults": {}}'),
+        *(b'{"systems": [], "faults": [3]}', b'{"systems": [3], "faults": []}'),
     ],
 )
-def test_a_damaged_ladder_says_so(tmp_path, monkeypatch, content):
-    monkeypatch.setattr(ladder, "RESULTS", tmp_path)
-    (tmp_path / "bad.json").write_bytes(content)
+def test_a_damaged_ladder_says_so(toy, monkeypatch, content):
+    toy.write_bytes(content)
     for read in (load_ladder, ladder_samples):
-        with pytest.raises(ValueError, match=r"bad\.json: not the results of a ladder"):
-            read("bad")
-    monkeypatch.setattr("sys.argv", ["ladder", str(tmp_path / "bad.json")])
-    monkeypatch.setattr(ladder, "load_images", lambda *_, **__: ImageData(None, None, (), "toy"))
-    with pytest.raises(SystemExit, match="not the results of a ladder"):
-        ladder.main()
+        with pytest.raises(ValueError, match=r"toy\.json: not the results of a ladder"):
+            read("toy")
+    with pytest.raises(SystemExit, match=r"toy\.json: not the results of a ladder .* Name another file"):
+        run(monkeypatch, toy)
+    assert toy.read_bytes() == content
 
 
-def test_a_damaged_picture_of_a_ladder_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "RESULTS", tmp_path)
-    (tmp_path / "bad.json").write_text('{"systems": [{"name": "a"}], "faults": []}')
+def test_a_damaged_picture_of_a_ladder_says_so(results):
+    (results / "bad.json").write_text('{"systems": [{"name": "a"}, {"name": "b"}], "faults": []}')
     with pytest.raises(FileNotFoundError):
         ladder_samples("bad")
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (results / "bad.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="cannot be read as a picture"):
         ladder_samples("bad")
-    Image.new("RGB", (28, 28)).save(tmp_path / "bad.png")
-    with pytest.raises(ValueError, match="rows of samples"):
-        ladder_samples("bad")
-
-
-def test_a_ladder_by_a_name_that_no_file_can_have():
-    for name in ("x" * 300, "a\0b"):
-        with pytest.raises(FileNotFoundError):
-            load_ladder(name)
+    for picture in (Image.new("RGB", (28, 56)), Image.new("L", (560, 28)), Image.new("L", (30, 56))):
+        picture.save(results / "bad.png")
+        with pytest.raises(ValueError, match="and 2 rows of results"):
+            ladder_samples("bad")

@@ -24,7 +24,7 @@ from ddpm_helpers import (
     q_sample,
     sample,
 )
-from ddpm_helpers.libraries import (
+from ddpm_helpers.lessons.libraries import (
     DeepinvUNet,
     DiffusersUNet,
     MissingLibrary,
@@ -138,11 +138,9 @@ def test_diffusers_networks_are_the_published_ones(make, parameters):
 
 def tiny_unet2d():
     pytest.importorskip("diffusers")
-    down, up = ("DownBlock2D", "DownBlock2D"), ("UpBlock2D", "UpBlock2D")
     settings = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
-    return DiffusersUNet(
-        sample_size=8, in_channels=1, out_channels=1, down_block_types=down, up_block_types=up, **settings
-    )
+    settings |= {"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")}
+    return DiffusersUNet(sample_size=8, in_channels=1, out_channels=1, **settings)
 
 
 def test_a_network_of_diffusers_trains_is_saved_and_goes_on(tmp_path):

@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from test_train import make, steps
 
-from ddpm_helpers import CheckpointError, DataError, ladder, load_feature_net, load_images, load_pretrained, metrics
+from ddpm_helpers import CheckpointError, DataError, load_feature_net, load_images, load_pretrained, metrics
 from ddpm_helpers import pictures as pictures_module
 from ddpm_helpers.files import read
+from ddpm_helpers.lessons import ladder
 
 
 class Evil:

@@ -2,30 +2,23 @@
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from ddpm_helpers import cosine_schedule, linear_schedule, snr
-from ddpm_helpers.toy import (
-    Mixture,
-    ReverseModel,
-    double,
-    gaussian_kl,
-    log_forward,
-    log_jump,
-    log_normal,
-    log_weight,
-    loss_weight,
-)
+from ddpm_helpers.lessons import toy
+from ddpm_helpers.lessons.toy import Mixture, ReverseModel, double
 
 GRID = torch.linspace(-10, 10, 1001, dtype=torch.float64)
 STEP = GRID[1] - GRID[0]
+EIGHT = double(cosine_schedule(8, max_beta=0.9))
 
 
 def numbers(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def mixture():
-    return Mixture(numbers(0.3, 0.7), numbers(-1.0, 0.5), numbers(0.2, 0.4))
+MIXTURE = Mixture(numbers(0.3, 0.7), numbers(-1.0, 0.5), numbers(0.2, 0.4))
+STANDARD = Mixture(numbers(1.0), numbers(0.0), numbers(1.0))
 
 
 def close(left, right, tolerance=1e-9):
@@ -35,123 +28,87 @@ def close(left, right, tolerance=1e-9):
 def test_double_keeps_the_schedule_and_gains_digits():
     single, exact = linear_schedule(1000), double(linear_schedule(1000))
     for name in ("beta", "alpha", "alpha_bar", "sqrt_alpha_bar", "sigma", "posterior_variance"):
-        assert getattr(exact, name).dtype == torch.float64
-        assert getattr(single, name).dtype == torch.float32
+        assert (getattr(exact, name).dtype, getattr(single, name).dtype) == (torch.float64, torch.float32)
         close(getattr(exact, name), getattr(single, name).double(), 1e-6)
     close(exact.alpha_bar + exact.sigma**2, torch.ones(1001, dtype=torch.float64), 1e-14)
-    assert exact.T == 1000
-    assert exact.name == single.name
+    assert (exact.T, exact.name) == (1000, single.name)
 
 
-def test_log_normal_is_torchs():
-    x, mean, std = torch.randn(3, 50, dtype=torch.float64)
-    std = std.abs() + 0.1
-    close(log_normal(x, mean, std**2), torch.distributions.Normal(mean, std).log_prob(x))
-
-
-@pytest.mark.parametrize("variance", [0.0, -1.0, float("nan")])
-def test_log_normal_refuses_a_variance(variance):
-    with pytest.raises(ValueError, match="variance must be above 0"):
-        log_normal(GRID, 0.0, variance)
+def test_densities_and_divergences_are_torchs():
+    means, stds = torch.randn(2, 40, dtype=torch.float64), torch.rand(2, 40, dtype=torch.float64) + 0.1
+    x, normals = torch.randn(40, dtype=torch.float64), [Normal(m, s) for m, s in zip(means, stds, strict=True)]
+    close(toy.log_normal(x, means[0], stds[0] ** 2), normals[0].log_prob(x))
+    close(toy.gaussian_kl(means[0], stds[0] ** 2, means[1], stds[1] ** 2), kl_divergence(*normals))
 
 
 def test_mixture_has_total_one_mean_and_variance():
-    density = mixture().log_density(GRID).exp()
+    density = MIXTURE.log_density(GRID).exp()
     close(density.sum() * STEP, numbers(1.0)[0])
-    mean = 0.3 * -1.0 + 0.7 * 0.5
-    close((density * GRID).sum() * STEP, numbers(mean)[0])
-    second = 0.3 * (0.2**2 + 1) + 0.7 * (0.4**2 + 0.25)
-    close((density * GRID**2).sum() * STEP, numbers(second)[0])
+    close((density * GRID).sum() * STEP, numbers(0.3 * -1.0 + 0.7 * 0.5)[0])
+    close((density * GRID**2).sum() * STEP, numbers(0.3 * (0.2**2 + 1) + 0.7 * (0.4**2 + 0.25))[0])
 
 
 @pytest.mark.parametrize("t", [1, 4, 8])
 def test_noised_mixture_is_the_integral(t):
-    schedule = double(cosine_schedule(8, max_beta=0.9))
-    jump = log_jump(schedule, GRID[:, None], GRID[None, :], t).exp()  # row x_0, column x_t
-    density = mixture().log_density(GRID).exp()
-    close(density @ jump * STEP, mixture().noised(schedule, t).log_density(GRID).exp())
+    closed_form = toy.log_closed_form(EIGHT, GRID[:, None], GRID[None, :], t).exp()  # row x_0, column x_t
+    density = MIXTURE.log_density(GRID).exp()
+    close(density @ closed_form * STEP, MIXTURE.noised(EIGHT, t).log_density(GRID).exp())
 
 
-def test_jump_is_many_forward_steps():
-    schedule = double(cosine_schedule(4, max_beta=0.9))
+def test_closed_form_is_many_forward_steps():
     walk = torch.eye(1001, dtype=torch.float64) / STEP
     for t in range(1, 5):
-        walk = walk @ log_forward(schedule, GRID[:, None], GRID[None, :], t).exp() * STEP
+        walk = walk @ toy.log_forward(EIGHT, GRID[:, None], GRID[None, :], t).exp() * STEP
     middle = slice(400, 601)
-    close(walk[middle], log_jump(schedule, GRID[:, None], GRID[None, :], 4).exp()[middle])
-
-
-def test_ideal_eps_of_one_gaussian_is_a_straight_line():
-    schedule = double(linear_schedule(50))
-    eps = Mixture(numbers(1.0), numbers(0.0), numbers(1.0)).ideal_eps(schedule)
-    close(eps(GRID, 20), schedule.sigma[20] * GRID)
+    close(walk[middle], toy.log_closed_form(EIGHT, GRID[:, None], GRID[None, :], 4).exp()[middle])
 
 
 def test_ideal_eps_is_minus_sigma_times_the_score():
-    schedule = double(cosine_schedule(8, max_beta=0.9))
     x = GRID[300:701].clone().requires_grad_()
-    score = torch.autograd.grad(mixture().noised(schedule, 3).log_density(x).sum(), x)[0]
-    close(mixture().ideal_eps(schedule)(x.detach(), 3), -schedule.sigma[3] * score)
+    score = torch.autograd.grad(MIXTURE.noised(EIGHT, 3).log_density(x).sum(), x)[0]
+    close(MIXTURE.ideal_eps(EIGHT)(x.detach(), 3), -EIGHT.sigma[3] * score)
+    close(STANDARD.ideal_eps(EIGHT)(GRID, 5), EIGHT.sigma[5] * GRID)
 
 
 def test_perfect_model_of_a_standard_normal_has_no_gap():
     """For data N(0, 1) and variance beta the reverse chain is exact: log W is log p(x_0) on every single path."""
-    schedule = double(cosine_schedule(6, max_beta=0.9))
-    standard = Mixture(numbers(1.0), numbers(0.0), numbers(1.0))
-    model = ReverseModel(schedule, schedule.beta, standard.ideal_eps(schedule))
-    path = torch.randn(7, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    close(log_weight(model, path), log_normal(path[0], 0.0, 1.0))
-
-
-def test_kl_against_torch():
-    means, stds = torch.randn(2, 40, dtype=torch.float64), torch.rand(2, 40, dtype=torch.float64) + 0.1
-    normals = [torch.distributions.Normal(m, s) for m, s in zip(means, stds, strict=True)]
-    expected = torch.distributions.kl_divergence(*normals)
-    close(gaussian_kl(means[0], stds[0] ** 2, means[1], stds[1] ** 2), expected)
-    close(gaussian_kl(means[0], stds[0], means[0], stds[0]), torch.zeros(40, dtype=torch.float64))
+    model = ReverseModel(EIGHT, EIGHT.beta, STANDARD.ideal_eps(EIGHT))
+    path = torch.randn(9, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    close(toy.log_weight(model, path), toy.log_normal(path[0], 0.0, 1.0))
 
 
 def test_loss_weight_is_the_share_of_signal_lost():
     schedule = double(linear_schedule(1000))
     variance = torch.cat([schedule.beta[:2], schedule.posterior_variance[2:]])
     ratio = snr(schedule)
-    close(loss_weight(schedule, variance)[2:], 0.5 * (ratio[1:-1] / ratio[2:] - 1))
-    assert loss_weight(schedule, variance)[0] == 0
-    close(loss_weight(schedule, schedule.beta)[1], 0.5 / schedule.alpha[1])
+    close(toy.loss_weight(schedule, variance)[2:], 0.5 * (ratio[1:-1] / ratio[2:] - 1))
+    assert toy.loss_weight(schedule, variance)[0] == 0
+    close(toy.loss_weight(schedule, schedule.beta)[1], 0.5 / schedule.alpha[1])
 
 
 @pytest.mark.parametrize("t", [0, 9, 2.0, True, torch.tensor(2)])
 def test_steps_outside_are_refused(t):
-    schedule = double(cosine_schedule(8, max_beta=0.9))
-    model = ReverseModel(schedule, schedule.beta, lambda x, t: x)
-    for call in (
-        lambda: log_forward(schedule, GRID, GRID, t),
-        lambda: log_jump(schedule, GRID, GRID, t),
-        lambda: model.log_step(GRID, GRID, t),
-    ):
+    model = ReverseModel(EIGHT, EIGHT.beta, lambda x, t: x)
+    for call in (toy.log_forward, toy.log_closed_form, lambda schedule, *rest: model.log_step(*rest)):
         with pytest.raises(ValueError, match=r"int in 1 \.\.\. 8"):
-            call()
+            call(EIGHT, GRID, GRID, t)
 
 
-@pytest.mark.parametrize(
-    ("weights", "means", "stds"),
-    [
-        ((0.5, 0.5), (0.0, 1.0), (1.0,)),
-        ((0.5, 0.4), (0.0, 1.0), (1.0, 1.0)),
-        ((1.5, -0.5), (0.0, 1.0), (1.0, 1.0)),
-        ((0.5, 0.5), (0.0, 1.0), (1.0, 0.0)),
-    ],
-)
-def test_bad_mixtures_are_refused(weights, means, stds):
-    with pytest.raises(ValueError, match="Mixture"):
-        Mixture(numbers(*weights), numbers(*means), numbers(*stds))
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.5, 0.4), (1.5, -0.5)])
+@pytest.mark.parametrize("stds", [(1.0,), (1.0, 1.0), (1.0, 0.0)])
+def test_bad_mixtures_are_refused(weights, stds):
+    if (weights, stds) != ((0.5, 0.5), (1.0, 1.0)):
+        with pytest.raises(ValueError, match="Mixture"):
+            Mixture(numbers(*weights), numbers(0.0, 1.0), numbers(*stds))
 
 
-def test_bad_shapes_are_refused():
-    schedule = double(cosine_schedule(4, max_beta=0.9))
-    model = ReverseModel(schedule, schedule.beta, lambda x, t: x)
-    for shape in ((4, 3), (6, 3), (5,)):
-        with pytest.raises(ValueError, match="T \\+ 1 = 5 rows"):
-            log_weight(model, torch.zeros(shape, dtype=torch.float64))
+def test_bad_shapes_and_variances_are_refused():
+    model = ReverseModel(EIGHT, EIGHT.beta, lambda x, t: x)
+    for shape in ((8, 3), (10, 3), (9,)):
+        with pytest.raises(ValueError, match=r"T \+ 1 = 9 rows"):
+            toy.log_weight(model, torch.zeros(shape, dtype=torch.float64))
     with pytest.raises(ValueError, match="variance must have shape"):
-        loss_weight(schedule, schedule.beta[1:])
+        toy.loss_weight(EIGHT, EIGHT.beta[1:])
+    for variance in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="variance must be above 0"):
+            toy.log_normal(GRID, 0.0, variance)

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from ..lessons.toy import double
 from ..sampling import ddim_step, ddim_steps, ddpm_step, slerp
 from ..schedule import cosine_schedule, linear_schedule, per_image
-from ..toy import double
 from .core import Exercise
 
 

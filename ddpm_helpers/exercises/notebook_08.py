@@ -5,9 +5,9 @@ import math
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..lessons.toy import double
 from ..metrics import frechet_distance, nearest_images, prior_bits
 from ..schedule import cosine_schedule, linear_schedule
-from ..toy import double
 from .core import Exercise
 
 BIT = math.log(2)  # in nats

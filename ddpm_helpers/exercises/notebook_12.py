@@ -2,7 +2,7 @@
 
 import torch
 
-from ..diagnosis import ideal_x0, straight_line_loss
+from ..lessons.diagnosis import ideal_x0, straight_line_loss
 from ..schedule import cosine_schedule, linear_schedule, per_image
 from .core import Exercise
 

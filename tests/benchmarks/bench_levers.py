@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import torch
+from ladder import NEAR_T, score, write
 from record import machine
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -42,7 +43,7 @@ from ddpm_helpers import (
     step_weight,
     velocity_loss,
 )
-from ddpm_helpers.ladder import NEAR_T, RESULTS, _write, score
+from ddpm_helpers.lessons.ladder import RESULTS
 from ddpm_helpers.machine import fast_model
 from ddpm_helpers.sampling import ddim_steps
 from ddpm_helpers.schedule import NoiseSchedule, per_image, q_sample, snr
@@ -201,7 +202,7 @@ def steps_in(seconds: float, variant: Variant, speeds: dict[str, dict[str, float
     return max(1, round(left * speed["images_per_second"] / batch_size(variant)))
 
 
-def train_and_judge(variant: Variant, images: Tensor, steps: int, count: int) -> dict:
+def train_and_evaluate(variant: Variant, images: Tensor, steps: int, count: int) -> dict:
     with changed(variant):
         trainer = make(variant, images, steps)
         for _ in trainer.run():
@@ -222,7 +223,7 @@ def train_and_judge(variant: Variant, images: Tensor, steps: int, count: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=180, help="of training for each variant (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=1000, help="to judge of each (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=1000, help="to draw of each (default: %(default)s)")
     options = parser.parse_args()
     data = load_images("mnist", strict=True)
     about = {"seconds": options.seconds, "samples": options.samples}
@@ -242,14 +243,14 @@ def main() -> None:
             "systems": [],
             "faults": [],
         }
-        _write(PATH, results)
+        write(PATH, results)
     if len(results["systems"]) == len(VARIANTS):
         print(f"{PATH} has every variant: nothing is left to do. Move it away to start anew.")
     for variant in VARIANTS[len(results["systems"]) :]:
         steps = steps_in(options.seconds, variant, results["speed"])
-        row = train_and_judge(variant, data.images, steps, options.samples)
+        row = train_and_evaluate(variant, data.images, steps, options.samples)
         results["systems"].append(row | speed_of(variant, results["speed"]))
-        _write(PATH, results)
+        write(PATH, results)
         print(f"{row['name']:<28}{steps:7,} steps   distance {row['frechet']:7.0f}", flush=True)
 
 

@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_quality.py [--minutes 3 6 12] [--samples 1000]
 
 The unit is the naive model of notebook 01 after its published 3 epochs, sampled in 40 moves. Then come the shipped
-weights, always with 10,000 samples (the unit is judged by as many, too), and every system after each time. The trainer,
-the samplers and the judge are those of `ddpm_helpers.ladder`. The speeds are measured in turns, first of all, each with
+weights, always with 10,000 samples (the unit is measured by as many, too), and every system after each time. The trainer,
+the samplers and the feature network are those of `ladder.py`. The speeds are measured in turns, first of all, each with
 all threads; from them follow the steps of each row. The rows are then trained side by side. Writes
 figures/bench_quality.json and its chart, a row when it is done; stopped and typed again, it goes on. With the defaults
 it takes about two hours on 2 cores; `--minutes` without a number stops after the shipped weights.
@@ -18,11 +18,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 import torch
+from ladder import FRESH, NEAR_T, SYSTEMS, climb, measure_speed, score
 from record import FIGURES, record, side_by_side
 from torch import Tensor
 
 from ddpm_helpers import default_device, load_images, load_pretrained
-from ddpm_helpers.ladder import FRESH, NEAR_T, SYSTEMS, climb, measure_speed, score
 from ddpm_helpers.machine import fast_model
 from ddpm_helpers.viz import subplots
 
@@ -49,7 +49,7 @@ class Job:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, nargs="*", default=[3, 6, 12], help="(default: 3 6 12)")
-    parser.add_argument("--samples", type=int, default=1000, help="to judge of each system (default: 1000)")
+    parser.add_argument("--samples", type=int, default=1000, help="to draw of each system (default: 1000)")
     options = parser.parse_args()
     images = load_images("mnist", strict=True).images
     results = json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
@@ -81,7 +81,7 @@ def jobs(speed: dict, minutes: list[float], samples: int, images: int) -> list[J
 
 
 def trained(job: Job) -> dict:
-    """A row: what the judge says, beside what `ladder.climb` tells."""
+    """A row: what the feature network says, beside what `ladder.climb` tells."""
     images = load_images("mnist", strict=True).images
     if job.name in SHIPPED:
         row = score(shipped_samples(job.name), images)

@@ -34,7 +34,7 @@ from ddpm_helpers import (
     sample,
     to_float,
 )
-from ddpm_helpers.libraries import MissingLibrary, grey_unet2d
+from ddpm_helpers.lessons.libraries import MissingLibrary, grey_unet2d
 from ddpm_helpers.machine import fast_model
 
 ROUNDS, STEPS, BATCH = 3, 4, 64

@@ -1,4 +1,4 @@
-"""Everything here that a GPU is worth, in one command of ten minutes: check, time, train, draw, judge.
+"""Everything here that a GPU is worth, in one command of ten minutes: check, time, train, draw, evaluate.
 
     python tests/benchmarks/gpu.py OUT [--minutes 9] [--only mnist fashion]
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from ladder import NEAR_T, score
 from record import machine
 from torch import Tensor
 from torchvision.utils import save_image
@@ -34,7 +35,6 @@ from ddpm_helpers import (
     sample,
     velocity_loss,
 )
-from ddpm_helpers.ladder import NEAR_T, score
 from ddpm_helpers.machine import default_device, fast_autocast, fast_model
 from ddpm_helpers.pretrained import save_pretrained
 

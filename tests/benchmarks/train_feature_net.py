@@ -1,4 +1,6 @@
-"""Train the judge of notebook 08 on MNIST and write its weights: python -m ddpm_helpers.metrics NAME.safetensors
+"""Train the feature network of notebook 09 on MNIST and write its weights.
+
+    python tests/benchmarks/train_feature_net.py NAME.safetensors
 
 Digits are moved by up to two pixels while training. The test images are looked at once, at the end.
 """
@@ -12,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import DataError, ImageData, load_images, shuffled_indices, to_float
-from ..files import CheckpointError, write
-from ..machine import default_device, device_name
-from . import FeatureNet
+from ddpm_helpers import CheckpointError, DataError, ImageData, default_device, load_images, to_float
+from ddpm_helpers.files import write
+from ddpm_helpers.data import shuffled_indices
+from ddpm_helpers.metrics import FeatureNet
+from ddpm_helpers.machine import device_name
 
 BATCH = 128
 
@@ -36,7 +39,7 @@ def train(data: ImageData, steps: int, seed: int = 0) -> FeatureNet:
     net = FeatureNet(len(data.classes)).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
-    for step in tqdm(range(steps), desc="judge", ncols=88, file=sys.stdout, mininterval=5):
+    for step in tqdm(range(steps), desc="feature network", ncols=88, file=sys.stdout, mininterval=5):
         index = shuffled_indices(len(data.images), BATCH, step, seed)
         x = moved(to_float(data.images[index]), generator).to(device)
         loss = F.cross_entropy(net(x), data.labels[index].to(device))
@@ -55,11 +58,7 @@ def accuracy(net: FeatureNet, data: ImageData) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ddpm_helpers.metrics",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", help="to write, NAME.safetensors")
     parser.add_argument("--steps", type=int, default=5000, help="of batches of 128 images (default: %(default)s)")
     options = parser.parse_args()
@@ -69,7 +68,7 @@ def main() -> None:
         right = accuracy(net, test)
         print(f"reads {100 * right:.2f} % of the {len(test.images):,} test images")
         recipe = {
-            "command": f"python -m ddpm_helpers.metrics {' '.join(sys.argv[1:])}",
+            "command": f"python tests/benchmarks/train_feature_net.py {' '.join(sys.argv[1:])}",
             "data": data.source,
             "steps": options.steps,
             "batch_size": BATCH,

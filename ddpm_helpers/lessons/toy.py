@@ -1,7 +1,7 @@
-"""A world with one pixel, where likelihood, bound and posterior can be computed exactly (notebook 03).
+"""A world with one pixel, where likelihood, bound and posterior can be computed exactly (notebooks 03 and 04).
 
-Contract: numbers are float64, `t` is a plain int in 1 ... T that holds for all points, and points broadcast, so
-that one function serves a path (N,) and a grid (n, 1) against (1, n).
+Numbers are float64, `t` is a plain int in 1 ... T that holds for all points, and points broadcast, so that one function
+serves a path (N,) and a grid (n, 1) against (1, n).
 """
 
 import copy
@@ -12,15 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .schedule import NoiseSchedule, tables
+from ..schedule import NoiseSchedule, tables
 
 
 def double(schedule: NoiseSchedule) -> NoiseSchedule:
-    """The same schedule with its tables computed afresh from `beta` and kept in float64 (on the CPU).
-
-    >>> double(linear_schedule(1000)).alpha_bar.dtype
-    torch.float64
-    """
+    """The same schedule with its tables computed afresh from `beta` and kept in float64 (on the CPU)."""
     exact = copy.copy(schedule)
     for name, table in tables(schedule.beta.detach().cpu().double()).items():
         object.__setattr__(exact, name, table)
@@ -28,11 +24,7 @@ def double(schedule: NoiseSchedule) -> NoiseSchedule:
 
 
 def log_normal(x: Tensor, mean: Tensor | float, variance: Tensor | float) -> Tensor:
-    """Log density of N(mean, variance) at `x`; all three broadcast.
-
-    Raises:
-        ValueError: if a variance is not above 0.
-    """
+    """Log density of N(mean, variance) at `x`; all three broadcast."""
     variance = torch.as_tensor(variance, dtype=x.dtype)
     if not bool((variance > 0).all()):
         raise ValueError(f"log_normal: variance must be above 0, got {variance.min().item():g}")
@@ -41,25 +33,24 @@ def log_normal(x: Tensor, mean: Tensor | float, variance: Tensor | float) -> Ten
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """A mixture of Gaussians on the line.
-
-    Raises:
-        ValueError: if the three tensors (K,) differ in length, weights do not sum to 1, or one is not above 0.
-    """
+    """A mixture of Gaussians on the line."""
 
     weights: Tensor  # (K,), they sum to 1
     means: Tensor  # (K,)
     stds: Tensor  # (K,)
 
     def __post_init__(self):
-        if not self.weights.shape == self.means.shape == self.stds.shape == (len(self.weights),):
-            raise ValueError("Mixture: weights, means and stds must be three tensors of one shape (K,)")
-        if not bool((self.weights > 0).all() and (self.stds > 0).all()) or abs(self.weights.sum().item() - 1) > 1e-6:
-            raise ValueError("Mixture: weights and stds must be above 0, and the weights must sum to 1")
+        alike = self.weights.shape == self.means.shape == self.stds.shape == (len(self.weights),)
+        positive = bool((self.weights > 0).all() and (self.stds > 0).all())
+        if not alike or not positive or abs(self.weights.sum().item() - 1) > 1e-6:
+            raise ValueError("Mixture: three tensors (K,), weights and stds above 0, and the weights with sum 1")
 
     def log_density(self, x: Tensor) -> Tensor:
         """log q(x), same shape as `x`."""
-        return torch.logsumexp(self.weights.log() + log_normal(x[..., None], self.means, self.stds**2), -1)
+        return self._log_peaks(x).logsumexp(-1)
+
+    def _log_peaks(self, x: Tensor) -> Tensor:
+        return self.weights.log() + log_normal(x[..., None], self.means, self.stds**2)  # (..., K)
 
     def noised(self, schedule: NoiseSchedule, t: int) -> "Mixture":
         """The distribution of x_t: each peak moves towards 0 and widens towards 1."""
@@ -71,9 +62,8 @@ class Mixture:
 
         def eps(x_t: Tensor, t: int) -> Tensor:
             peaks = self.noised(schedule, t)
-            logits = peaks.weights.log() + log_normal(x_t[..., None], peaks.means, peaks.stds**2)  # (..., K)
-            shares = schedule.sigma[t] * (x_t[..., None] - peaks.means) / peaks.stds**2  # E[noise | x_t, peak]
-            return (logits.softmax(-1) * shares).sum(-1)
+            noise = schedule.sigma[t] * (x_t[..., None] - peaks.means) / peaks.stds**2  # E[noise | x_t, peak]
+            return (peaks._log_peaks(x_t).softmax(-1) * noise).sum(-1)
 
         return eps
 
@@ -84,7 +74,7 @@ def log_forward(schedule: NoiseSchedule, x_prev: Tensor, x_t: Tensor, t: int) ->
     return log_normal(x_t, schedule.alpha[t].sqrt() * x_prev, schedule.beta[t])
 
 
-def log_jump(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: int) -> Tensor:
+def log_closed_form(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: int) -> Tensor:
     """log q(x_t | x_0): t steps of noise at once."""
     _check_step(schedule, t)
     return log_normal(x_t, schedule.sqrt_alpha_bar[t] * x0, schedule.sigma[t] ** 2)
@@ -114,17 +104,9 @@ class ReverseModel:
 
 
 def log_weight(model: ReverseModel, path: Tensor) -> Tensor:
-    """log p_theta(x_0, ..., x_T) - log q(x_1, ..., x_T | x_0) of each path.
+    """log p_theta(x_0, ..., x_T) - log q(x_1, ..., x_T | x_0) of each path; `path` is (T+1, N), the result (N,).
 
-    Args:
-        model: the reverse model, with its schedule.
-        path: (T+1, N), path[t] holds x_t of N paths.
-
-    Returns:
-        (N,). Over paths drawn from q its mean is the ELBO; the mean of its exponential is the likelihood.
-
-    Raises:
-        ValueError: if `path` has not T + 1 rows.
+    Over paths drawn from q its mean is the ELBO; the mean of its exponential is the likelihood.
     """
     T = model.schedule.T
     if path.ndim != 2 or len(path) != T + 1:
@@ -136,34 +118,20 @@ def log_weight(model: ReverseModel, path: Tensor) -> Tensor:
 
 
 def gaussian_kl(mean_1: Tensor, variance_1: Tensor, mean_2: Tensor, variance_2: Tensor) -> Tensor:
-    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) in nats, element by element; the four broadcast.
-
-    >>> gaussian_kl(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(0.0), torch.tensor(1.0))
-    tensor(0.5000)
-    """
+    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) in nats, element by element; the four broadcast."""
     ratio = variance_1 / variance_2
     return 0.5 * (ratio - 1 - torch.log(ratio) + (mean_1 - mean_2) ** 2 / variance_2)
 
 
 def loss_weight(schedule: NoiseSchedule, variance: Tensor) -> Tensor:
-    """What the bound puts in front of the squared noise error of each step (Ho et al. 2020, eq. 12).
+    """What the bound puts in front of the squared noise error of each step (Ho et al. 2020, eq. 12): (T+1,), 0 first.
 
-    Args:
-        schedule: the forward process.
-        variance: (T+1,), variance[t] of the model's step from t to t - 1; index 0 is not used.
-
-    Returns:
-        (T+1,), entry t is beta_t^2 / (2 variance_t alpha_t sigma_t^2); entry 0 is 0.
-
-    Raises:
-        ValueError: if `variance` has another shape than the tables.
+    Entry t is beta_t^2 / (2 variance_t alpha_t sigma_t^2), with variance[t] (T+1,) of the model's step from t to t - 1.
     """
     if variance.shape != schedule.beta.shape:
-        wanted, found = tuple(schedule.beta.shape), tuple(variance.shape)
-        raise ValueError(f"loss_weight: variance must have shape {wanted}, got {found}")
-    weight = torch.zeros_like(schedule.beta)
-    beta, alpha, sigma = schedule.beta[1:], schedule.alpha[1:], schedule.sigma[1:]
-    weight[1:] = beta**2 / (2 * variance[1:] * alpha * sigma**2)
+        raise ValueError(f"loss_weight: variance must have shape ({schedule.T + 1},), got {tuple(variance.shape)}")
+    weight = schedule.beta**2 / (2 * variance * schedule.alpha * schedule.sigma**2)
+    weight[0] = 0
     return weight
 
 

@@ -1,7 +1,7 @@
 """How good are the samples? Numbers that compare sets of images, and the likelihood of images under a model.
 
-Contract: images are float tensors (N, C, H, W) in [-1, 1] on any device. A judge is a `FeatureNet`, a small classifier;
-what it computes just before its answer, its features, is what sets of images are compared by.
+Images are float tensors (N, C, H, W) in [-1, 1] on any device. The feature network is a small classifier; what it
+computes just before its answer, its features, is what sets of images are compared by.
 """
 
 import math
@@ -12,18 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..files import WEIGHTS, read
-from ..schedule import NoiseSchedule, _check_images, posterior, predict_x0, q_sample
+from .files import WEIGHTS, read
+from .schedule import NoiseSchedule, _check_images, predict_x0, q_sample
 
 
 class FeatureNet(nn.Module):
-    """A small classifier of 28x28 images with one channel; its 64 features judge samples.
+    """A classifier of images (B, 1, 28, 28), 257,674 parameters for ten classes; samples are compared by its features.
 
-    Three convolutions and two linear layers, 257,674 parameters for ten classes. The shipped one, trained on MNIST by
-    `python -m ddpm_helpers.metrics`, reads more than 99 % of the test digits.
-
-    Args:
-        classes: number of classes.
+    The shipped one, trained on MNIST, reads more than 99 % of the test digits.
     """
 
     def __init__(self, classes: int = 10):
@@ -46,91 +42,56 @@ class FeatureNet(nn.Module):
 
 
 def load_feature_net(device: str | torch.device = "cpu") -> FeatureNet:
-    """The shipped judge of digits, in eval mode, on `device`."""
+    """The shipped feature network of digits, in eval mode."""
     state = read(WEIGHTS / "mnist_features.safetensors", "feature network")
     net = FeatureNet(state["classes"])
     net.load_state_dict(state["weights"])
     return net.eval().to(device)
 
 
-class Judgement(NamedTuple):
-    """What a judge sees in a set of images."""
+class Evaluation(NamedTuple):
+    """What the feature network makes of a set of images."""
 
     features: Tensor  # (N, 64)
     histogram: Tensor  # (classes,) the share of each class
     entropy: float  # of that histogram in nats: log(classes) if all classes come equally often, 0 if one does
-    recognisable: float  # share of images of whose class the judge is at least 95 % sure; noise can fool it
+    recognisable: float  # share of images of whose class it is at least 95 % sure; noise can fool it
 
 
 @torch.no_grad()
-def judge(net: FeatureNet, images: Tensor, batch_size: int = 500) -> Judgement:
-    """Look at images (N, 1, 28, 28) in [-1, 1] with the judge `net`.
-
-    Values beyond [-1, 1] by more than 1e-3 are an error, not clipped: what a reader is shown is what must be judged.
-
-    Raises:
-        ValueError: if there are fewer than 2 images, they have another shape, or hold NaN or values out of range; or
-            if `net` is in train mode.
-    """
-    if not isinstance(images, Tensor):
-        raise ValueError(f"judge: expected a tensor of images, got {type(images).__name__}: torch.as_tensor makes one")
-    if images.ndim != 4 or images.shape[1:] != (1, 28, 28):
-        raise ValueError(f"judge: expected images (N, 1, 28, 28), got {tuple(images.shape)}: it reads grey digits")
+def evaluate(net: FeatureNet, images: Tensor, batch_size: int = 500) -> Evaluation:
+    """Show images (N, 1, 28, 28) in [-1, 1] to the feature network. Values out of range are an error, not clipped."""
+    found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+    if found[1:] != (1, 28, 28):
+        raise ValueError(f"evaluate: expected images (N, 1, 28, 28), got {found}: it reads grey digits, as one tensor")
     if len(images) < 2:
-        raise ValueError(f"judge: at least 2 images are needed to compare sets, got {len(images)}")
+        raise ValueError(f"evaluate: at least 2 images are needed to compare sets, got {len(images)}")
     if not images.is_floating_point():
-        raise ValueError(f"judge: expected float images in [-1, 1], got {images.dtype}: use to_float")
+        raise ValueError(f"evaluate: expected float images in [-1, 1], got {images.dtype}: use to_float")
     low, high = images.min().item(), images.max().item()
     if not (low >= -1.001 and high <= 1.001):  # NaN fails both
-        raise ValueError(
-            f"judge: images must lie in [-1, 1], found {low:.3g} to {high:.3g}: clip samples as you would to show them"
-        )
+        found = f"found {low:.3g} to {high:.3g}"
+        raise ValueError(f"evaluate: images must lie in [-1, 1], {found}: clip samples as you would to show them")
     if net.training:
-        raise ValueError("judge: the net is in train mode, where dropout is at work; call net.eval() first")
+        raise ValueError("evaluate: the net is in train mode, where dropout is at work; call net.eval() first")
     device = next(net.parameters()).device
     features = torch.cat([net.features(batch.to(device, torch.float32)) for batch in images.split(batch_size)])
     probability = net.head(features).softmax(1)  # (N, classes)
     histogram = torch.bincount(probability.argmax(1), minlength=probability.shape[1]).cpu() / len(images)
-    entropy = torch.special.entr(histogram).sum().item()
-    return Judgement(features.cpu(), histogram, entropy, (probability.amax(1) >= 0.95).float().mean().item())
+    recognisable = (probability.amax(1) >= 0.95).float().mean().item()
+    return Evaluation(features.cpu(), histogram, torch.special.entr(histogram).sum().item(), recognisable)
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of two sets of features, each taken for a Gaussian (Dowson & Landau 1982, eq. 16).
+    """Frechet distance of two sets of features (N, D) and (M, D), taken for Gaussians (Dowson & Landau 1982, eq. 16).
 
     The squared distance of the means plus tr(A + B - 2 (A^1/2 B A^1/2)^1/2) of the covariances, in float64: the root of
     a symmetric matrix, so nothing is complex. With the features of Inception this is called FID (Heusel et al. 2017);
     with others it must not be. It is biased upwards, more so the fewer features there are: compare equal numbers.
-
-    Args:
-        a: (N, D) features.
-        b: (M, D) features.
-
-    Returns:
-        0 or above; 0 for equal means and covariances.
-
-    Raises:
-        ValueError: if a set has fewer than 2 rows, holds NaN or infinity, or does not vary, or if D differs.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"frechet_distance: expected (N, D) and (M, D), got {tuple(a.shape)} and {tuple(b.shape)}")
-    moments = []
-    for name, x in (("first", a), ("second", b)):
-        x = x.detach().cpu().double()
-        if len(x) < 2 or not x.isfinite().all():
-            what = "at least 2 rows" if len(x) < 2 else "finite features"
-            raise ValueError(f"frechet_distance: the {name} set needs {what}; it has shape {tuple(x.shape)}")
-        covariance = x.T.cov().reshape(x.shape[1], x.shape[1])
-        if not covariance.diagonal().any():
-            raise ValueError(f"frechet_distance: all rows of the {name} set are equal: constant samples?")
-        if len(x) <= x.shape[1]:
-            warnings.warn(
-                f"frechet_distance: {len(x)} samples cannot fill a {x.shape[1]}-dimensional covariance; the distance "
-                "says little",
-                stacklevel=2,
-            )
-        moments.append((x.mean(0), covariance))
-    (mean_a, cov_a), (mean_b, cov_b) = moments
+    (mean_a, cov_a), (mean_b, cov_b) = _moments(a, "first"), _moments(b, "second")
     values, vectors = torch.linalg.eigh(cov_a)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     overlap = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
@@ -138,17 +99,22 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return max(distance.item(), 0.0)
 
 
+def _moments(features: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    x = features.detach().cpu().double()
+    if len(x) < 2 or not x.isfinite().all():
+        what = "at least 2 rows" if len(x) < 2 else "finite features"
+        raise ValueError(f"frechet_distance: the {name} set needs {what}; it has shape {tuple(x.shape)}")
+    covariance = x.T.cov().reshape(x.shape[1], x.shape[1])
+    if not covariance.diagonal().any():
+        raise ValueError(f"frechet_distance: all rows of the {name} set are equal: constant samples?")
+    if len(x) <= x.shape[1]:
+        few = f"{len(x)} samples cannot fill a {x.shape[1]}-dimensional covariance"
+        warnings.warn(f"frechet_distance: {few}; the distance says little", stacklevel=3)
+    return x.mean(0), covariance
+
+
 def frechet_floor(features: Tensor, count: int, seed: int = 0) -> float:
-    """The distance of two disjoint random sets of `count` real images: what a perfect model would score.
-
-    Args:
-        features: (N, D) of real images, N >= 2 * count.
-        count: images in each set: as many as the samples that are to be judged.
-        seed: of the split.
-
-    Raises:
-        ValueError: if there are too few images.
-    """
+    """The distance of two disjoint random sets of `count` rows of real features: what a perfect model would score."""
     if 2 * count > len(features):
         raise ValueError(f"frechet_floor: two sets of {count} need {2 * count} real images, there are {len(features)}")
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
@@ -156,25 +122,12 @@ def frechet_floor(features: Tensor, count: int, seed: int = 0) -> float:
 
 
 def nearest_images(samples: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """For each sample the closest of `images`, by root mean squared difference of pixels.
-
-    Args:
-        samples: (N, C, H, W) in [-1, 1].
-        images: (M, C, H, W) in [-1, 1]: the training images, say.
-
-    Returns:
-        indices (N,) into `images`, and distances (N,).
-
-    Raises:
-        TypeError: if one of the two is not a float tensor, or of another dtype than the other.
-        ValueError: if an image of the one has another shape than one of the other, or there are no `images`.
-    """
+    """For each sample the index of the closest of `images` (N,), and the root mean square of their difference (N,)."""
     if samples.shape[1:] != images.shape[1:]:
         raise ValueError(f"nearest_images: shapes {tuple(samples.shape)} and {tuple(images.shape)} do not fit together")
     if not samples.is_floating_point() or samples.dtype != images.dtype:
-        raise TypeError(
-            f"nearest_images: both must be floats in [-1, 1], got {samples.dtype} and {images.dtype}; see to_float"
-        )
+        found = f"{samples.dtype} and {images.dtype}"
+        raise TypeError(f"nearest_images: both must be floats in [-1, 1], got {found}; see to_float")
     if not len(images):
         raise ValueError("nearest_images: there are no images to look among")
     flat, indices, distances = images.flatten(1), [], []
@@ -215,64 +168,44 @@ def bits_per_dim(
     """An upper bound on -log2 p(images) per dimension, with reverse variances beta_t (Ho et al. 2020, section 3.3).
 
     Args:
-        model: callable (x, t) -> predicted noise.
-        schedule: on the device of the model.
-        images: (N, C, H, W) in [-1, 1], made of 256 grey levels, on the same device.
+        model: callable (x, t) -> predicted noise, on the device of schedule and images.
+        images: (N, C, H, W) in [-1, 1], made of 256 grey levels.
         steps: the most steps among 2 ... T at which to compute L_{t-1}. One is drawn from each of so many stretches,
             short ones where t is small and the terms are large, and the sum is estimated without bias. None: all.
-        seed: of the noise and of the choice of steps.
         clip: clip the predicted clean images to [-1, 1].
-
-    Raises:
-        ValueError: if the images do not lie in [-1, 1], or steps is not in 1 ... T - 1, or T is 1.
     """
     if not (images.min() >= -1.001 and images.max() <= 1.001):
         raise ValueError("bits_per_dim: images must lie in [-1, 1], on 256 grey levels: use to_float")
     T, generator = schedule.T, torch.Generator().manual_seed(seed)
     count = T - 1 if steps is None else steps
-    if T < 2:
-        raise ValueError(f"bits_per_dim: a schedule of 2 steps or more is needed, got T = {T}")
     if not isinstance(count, int) or not 1 <= count <= T - 1:
         raise ValueError(f"bits_per_dim: steps must be in 1 ... T - 1 = {T - 1}, got {steps}")
-    edges = torch.tensor(range(2, T + 2)) if steps is None else torch.logspace(1, math.log2(T + 1), count + 1, base=2)
+    edges = torch.arange(2, T + 2) if steps is None else torch.logspace(1, math.log2(T + 1), count + 1, base=2)
     edges = edges.round().long().unique()  # each stretch edges[i] ... edges[i + 1] - 1 of steps is seen by one of them
     width = edges.diff()
     chosen = edges[:-1] + (torch.rand(len(width), generator=generator) * width).long()
-    nats = 1 / math.log(2)
 
-    def guess(t: int) -> tuple[Tensor, Tensor, Tensor]:
+    def guess(t: int) -> Tensor:
+        """The clean images, as the model finds them in x_t."""
         steps = torch.full((len(images),), t, device=images.device)
-        noise = torch.randn(images.shape, generator=generator).to(images.device)
-        x_t = q_sample(schedule, images, steps, noise)
+        x_t = q_sample(schedule, images, steps, torch.randn(images.shape, generator=generator).to(images.device))
         parts = zip(x_t.split(500), steps.split(500), strict=True)  # a network needs most of the memory
         x0_hat = predict_x0(schedule, x_t, steps, torch.cat([model(*part) for part in parts]))
-        return x_t, x0_hat.clamp(-1, 1) if clip else x0_hat, steps
+        return x0_hat.clamp(-1, 1) if clip else x0_hat
 
-    per_step = []
-    for t in chosen.tolist():
-        x_t, x0_hat, steps_t = guess(t)
-        mean_q, _ = posterior(schedule, images, x_t, steps_t)
-        mean_p, _ = posterior(schedule, x0_hat, x_t, steps_t)
-        ratio = schedule.posterior_variance[t] / schedule.beta[t]
-        kl = 0.5 * (ratio - 1 - ratio.log() + (mean_q - mean_p).square() / schedule.beta[t])
-        per_step.append(kl.mean() * nats)
-    per_step = torch.stack(per_step).cpu()
-    _, x0_hat, _ = guess(1)
-    decoder = -discretised_log_likelihood(images, x0_hat, schedule.beta[1].sqrt()).mean() * nats
+    error = torch.stack([(images - guess(t)).square().mean() for t in chosen.tolist()]).cpu()
+    beta, sigma, alpha_bar = (table.cpu() for table in (schedule.beta, schedule.sigma, schedule.alpha_bar))
+    ratio = (schedule.posterior_variance.cpu() / beta)[chosen]
+    weight = alpha_bar[chosen - 1] * beta[chosen] / sigma[chosen] ** 4  # the posterior's mean is linear in x_0
+    nats = 1 / math.log(2)
+    per_step = 0.5 * (ratio - 1 - ratio.log() + weight * error) * nats
+    decoder = -discretised_log_likelihood(images, guess(1), schedule.beta[1].sqrt()).mean() * nats
     middle = (per_step * width).sum().item()
     return BitsPerDim(prior_bits(schedule, images), chosen, per_step, width, middle, decoder.item())
 
 
 def prior_bits(schedule: NoiseSchedule, images: Tensor) -> float:
-    """L_T in bits per dimension: how far x_T is from N(0, I), if the images are where it started.
-
-    Args:
-        schedule: on the device of the images.
-        images: (N, C, H, W) in [-1, 1].
-
-    Raises:
-        TypeError: if the images are not floats.
-    """
+    """L_T in bits per dimension: how far x_T is from N(0, I), if `images` (N, C, H, W) are where it started."""
     _check_images(images=images)
     a_bar = schedule.alpha_bar[-1]
     nats = 0.5 * (a_bar * images.square() - a_bar - torch.log1p(-a_bar)).mean()
@@ -280,21 +213,15 @@ def prior_bits(schedule: NoiseSchedule, images: Tensor) -> float:
 
 
 def discretised_log_likelihood(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Log-probability of grey levels under a Gaussian cut into 256 bins (Ho et al. 2020, eq. 13), in nats.
+    """Log-probability of grey levels under a Gaussian cut into 256 bins (Ho et al. 2020, eq. 13), in nats, on the CPU.
 
-    Args:
-        x: in [-1, 1], on the 256 levels 2 u / 255 - 1.
-        mean: same shape.
-        std: the Gaussian's standard deviation, a scalar tensor.
-
-    Returns:
-        same shape as `x`, on the CPU; the first and last bin reach to infinity, so the 256 probabilities add to 1.
+    `x` and `mean` have one shape, x on the levels 2 u / 255 - 1; `std` is a scalar. The first and last bin reach to
+    infinity, so the 256 probabilities add to 1.
     """
     x, mean, std = (value.cpu().double() for value in (x, mean, std))  # MPS has no float64
+    side = torch.where(x > mean, -1.0, 1.0)  # the bin or its mirror image below the mean, where no digit is lost
+    x, mean = side * x, side * mean
     upper = torch.where(x > 1 - 1 / 255, math.inf, (x + 1 / 255 - mean) / std)
     lower = torch.where(x < -1 + 1 / 255, -math.inf, (x - 1 / 255 - mean) / std)
-    above = lower > 0  # there both probabilities are close to 1: in the mirror image no digit is lost
-    upper, lower = torch.where(above, -lower, upper), torch.where(above, -upper, lower)
     log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
-    difference = torch.log1p(-torch.exp((log_lower - log_upper).clamp(max=-1e-300)))
-    return torch.where(lower == -math.inf, log_upper, log_upper + difference).float()
+    return (log_upper + torch.log(-torch.expm1((log_lower - log_upper).clamp(max=-1e-300)))).float()

@@ -1,6 +1,8 @@
-"""The ladder: well-known designs on the same data, for the same wall time, under the same judge.
+"""The ladder: well-known designs on the same data, for the same wall time, compared by the same feature network.
 
-python -m ddpm_helpers.ladder NAME.json trains each system and writes NAME.json, and samples to NAME.png.
+    python tests/benchmarks/ladder.py NAME.json [--seconds 180 --samples 500]
+
+Trains each system and writes NAME.json, and samples to NAME.png; what notebook 10 shows is in ddpm_helpers/results.
 
 First the speed of all systems is measured in turns, and from it follows how many steps fit into the time. So a noisy
 minute slows everyone alike, and the steps, which decide the result, can be repeated anywhere. Every system is trained
@@ -11,8 +13,8 @@ next system.
 
 import argparse
 import datetime
+import io
 import json
-import os
 import statistics
 import sys
 import time
@@ -21,37 +23,43 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, _replace
-from .data import DataError, load_images, to_float, to_uint8
-from .lessons.naive import naive_loss, naive_trajectory
-from .lessons.published import BasicUNet, LayerNormUNet
-from .libraries import DeepinvUNet, MissingLibrary, grey_unet2d
-from .losses import ddpm_loss, velocity_loss
-from .metrics import frechet_distance, frechet_floor, judge, load_feature_net
-from .nets import SimpleUNet, UNet, VelocityNet, count_parameters
-from .sampling import ddim_steps, image_noise, sample
-from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
-from .training import (
+from ddpm_helpers import (
+    BasicUNet,
+    CheckpointError,
+    DataError,
+    LayerNormUNet,
+    NoiseSchedule,
+    SimpleUNet,
     TrainConfig,
     Trainer,
+    UNet,
+    VelocityNet,
+    cosine_schedule,
+    count_parameters,
+    ddim_steps,
+    ddpm_loss,
     default_device,
-    device_name,
-    fast_dtype,
-    fast_model,
+    evaluate,
+    frechet_distance,
+    frechet_floor,
+    image_noise,
+    linear_schedule,
+    load_feature_net,
+    load_images,
+    naive_trajectory,
+    sample,
+    to_float,
+    to_uint8,
+    velocity_loss,
 )
-
-RESULTS = Path(__file__).parent / "results"
-
-
-def naive_objective(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Notebook 01's loss from the trainer's ingredients: the share t / T of uniform noise, images in [0, 1]."""
-    uniform = torch.special.ndtr(noise)  # the normal distribution function makes normal numbers uniform
-    return naive_loss(lambda x: model(x, torch.ones_like(t)), (x0 + 1) / 2, t / schedule.T, uniform)
+from ddpm_helpers.files import write_bytes
+from ddpm_helpers.lessons.ladder import naive_objective, parse
+from ddpm_helpers.lessons.libraries import DeepinvUNet, MissingLibrary, grey_unet2d
+from ddpm_helpers.machine import device_name, fast_dtype, fast_model
 
 
 def unit_range_objective(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -201,12 +209,12 @@ def climb(system: System, images: Tensor, steps: int, count: int) -> tuple[dict,
 
 
 def score(samples: Tensor, images: Tensor) -> dict[str, float]:
-    """What the shipped judge says of samples (N, 1, 28, 28) in [-1, 1], against real images (2 N or more) uint8.
+    """What the shipped feature network says of samples (N, 1, 28, 28) in [-1, 1], against 2 N or more real images.
 
     The floor is the mean of ten random splits: at 500 images a single one may be half of it, or almost twice.
     """
     net, count = load_feature_net(), len(samples)
-    seen, real = judge(net, samples), judge(net, to_float(images[: 2 * count]))
+    seen, real = evaluate(net, samples), evaluate(net, to_float(images[: 2 * count]))
     return {
         "frechet": frechet_distance(seen.features, real.features[:count]),
         "floor": statistics.mean(frechet_floor(real.features, count, seed) for seed in range(10)),
@@ -215,74 +223,11 @@ def score(samples: Tensor, images: Tensor) -> dict[str, float]:
     }
 
 
-def load_ladder(name: str = "ladder_cpu") -> dict:
-    """The results of a ladder that was run before and is shipped with the course.
-
-    Returns:
-        what the command wrote: "device", "date", "command" ... , and the rows "systems" and "faults", see `climb`.
-
-    Raises:
-        FileNotFoundError: if there is no such ladder; the message says how to make it.
-        ValueError: if the file is damaged.
-    """
-    file = RESULTS / f"{name}.json"
-    if not os.path.isfile(file):  # False also for a name that no file can have
-        raise FileNotFoundError(f"{file}: there is no such ladder; python -m ddpm_helpers.ladder {file} makes it")
-    return _parse(file)
-
-
-def ladder_samples(name: str = "ladder_cpu") -> dict[str, Tensor]:
-    """What each row of a shipped ladder drew: name -> (20, 1, 28, 28) uint8, the first samples, not chosen ones.
-
-    Raises:
-        FileNotFoundError: as `load_ladder`.
-        ValueError: if a file is damaged, or the picture beside the results does not show their rows.
-    """
-    results, file = load_ladder(name), RESULTS / f"{name}.png"
-    names = [row["name"] for row in results["systems"] + results["faults"]]
-    try:
-        with Image.open(file) as picture:
-            pixels = torch.from_numpy(np.array(picture))
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # what is in a file can make Pillow fail in any way
-        raise ValueError(f"{file}: cannot be read as a picture ({error})") from error
-    if pixels.ndim != 2 or pixels.shape[0] != 28 * len(names) or pixels.shape[1] % 28:
-        raise ValueError(f"{file}: {len(pixels) // 28} rows of samples, and {len(names)} rows of results")
-    pixels = pixels.reshape(len(names), 28, -1, 28).permute(0, 2, 1, 3)  # rows, height, samples, width
-    return {name: row[:, None] for name, row in zip(names, pixels, strict=True)}
-
-
-COLUMNS = {  # of `ladder_table`: key of a row -> title, width, format
-    "name": ("", "<27", ""),
-    "parameters": ("parameters", ">12", ","),
-    "images_per_second": ("images/s", ">10", ",.0f"),
-    "train_steps": ("steps", ">8", ","),
-    "loss": ("loss", ">9", ".4f"),
-    "frechet": ("distance", ">10", ",.0f"),
-    "recognisable": ("recognis.", ">11", ".0%"),
-    "entropy": ("entropy", ">9", ".2f"),
-    "seconds_for_64": ("s for 64", ">10", ".1f"),
-}
-
-
-def ladder_table(rows: list[dict]) -> str:
-    """Rows of a ladder as text, a line each below a line of titles; what a row does not have is left empty."""
-    columns = {key: column for key, column in COLUMNS.items() if any(key in row for row in rows)}
-    lines = ["".join(f"{title:{width}}" for title, width, _ in columns.values())]
-    for row in rows:
-        cells = (f"{format(row[key], how) if key in row else '':{width}}" for key, (_, width, how) in columns.items())
-        lines.append("".join(cells).rstrip())
-    return "\n".join(lines)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ddpm_helpers.ladder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="results to write, NAME.json; samples go to NAME.png")
     parser.add_argument("--seconds", type=int, default=180, help="of training for each system (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=500, help="to judge of each system (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=500, help="to draw of each system (default: %(default)s)")
     options = parser.parse_args()
     if options.seconds < 1 or not 2 <= options.samples <= 30_000:
         parser.error(
@@ -298,7 +243,7 @@ def _run(file: Path, seconds: int, count: int) -> None:
     data = load_images("mnist", strict=True)
     about = {"seconds": seconds, "samples": count, "data": data.source, "device": device_name(default_device())}
     if file.exists():
-        results = _read(file)
+        results = read(file)
         other = [name for name, value in about.items() if results.get(name) != value]
         if other:
             found = results.get(other[0])
@@ -307,7 +252,7 @@ def _run(file: Path, seconds: int, count: int) -> None:
         speed = measure_speed(SYSTEMS, data.images)
         results = {
             **about,
-            "command": f"python -m ddpm_helpers.ladder {file.name} --seconds {seconds} --samples {count}",
+            "command": f"python tests/benchmarks/ladder.py {file.name} --seconds {seconds} --samples {count}",
             "precision": str(fast_dtype(default_device())).removeprefix("torch."),
             "torch": torch.__version__,
             "date": datetime.date.today().isoformat(),
@@ -315,7 +260,7 @@ def _run(file: Path, seconds: int, count: int) -> None:
             "systems": [],
             "faults": [],
         }
-        _write(file, results)
+        write(file, results)
     for kind, systems in (("systems", SYSTEMS), ("faults", FAULTS)):
         for system in systems[len(results[kind]) :]:
             # A system with a fault takes as many steps as the one without.
@@ -324,34 +269,22 @@ def _run(file: Path, seconds: int, count: int) -> None:
             row, samples = climb(system, data.images, steps, count)
             results[kind].append(row | speed)
             _add_picture(file.with_suffix(".png"), samples[:20], row=len(results["systems"]) + len(results["faults"]))
-            _write(file, results)
+            write(file, results)
             print(row, flush=True)
 
 
-def _read(file: Path) -> dict:
+def read(file: Path) -> dict:
     try:
-        results = _parse(file)
+        results = parse(file)
         [results["speed"][system.name]["images_per_second"] for system in SYSTEMS]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: not the results of a ladder ({error!r}). Name another file") from error
     return results
 
 
-def _parse(file: Path) -> dict:
-    """Results with their rows, each a dictionary with a name; ValueError if the file holds something else."""
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-        rows = results["systems"] + results["faults"]
-        if not isinstance(rows, list) or not all(isinstance(row["name"], str) for row in rows):
-            raise TypeError("its rows are no rows, or have no names")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file}: not the results of a ladder ({error!r})") from error
-    return results
-
-
-def _write(file: Path, results: dict) -> None:
+def write(file: Path, results: dict) -> None:
     text = json.dumps(results, indent=1) + "\n"
-    _replace(file, lambda opened: opened.write(text.encode()))  # hours of work: never half a file
+    write_bytes(file, text.encode())  # hours of work: never half a file
 
 
 def _add_picture(file: Path, samples: Tensor, row: int) -> None:
@@ -361,7 +294,9 @@ def _add_picture(file: Path, samples: Tensor, row: int) -> None:
     if row > 1:
         picture.paste(Image.open(file))
     picture.paste(Image.fromarray(new.numpy()), (0, 28 * (row - 1)))
-    _replace(file, lambda opened: picture.save(opened, "png"))
+    content = io.BytesIO()
+    picture.save(content, "png")
+    write_bytes(file, content.getvalue())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Sixteen broken systems, for notebook 12: each has one usual fault, and shows its symptom in seconds.
+"""Sixteen broken systems, for notebook 13: each has one usual fault, and shows its symptom in seconds.
 
 Training is left out: `IdealDenoiser` answers what a perfect network would, so a symptom has no other cause than the
-fault. Where the fault lies in training, the ideal answer is that of a network trained with it.
+fault. Where the fault lies in training, the ideal answer is that of a network trained with it. Images are (N, C, H, W)
+in [-1, 1], N at most a few hundred.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..sampling import ddpm_trajectory, image_noise, sample
+from ..schedule import NoiseSchedule, linear_schedule, per_image, predict_eps, predict_x0, q_sample
 from .diagnosis import IdealDenoiser, loss_by_t
-from .sampling import ddpm_trajectory, image_noise, sample
-from .schedule import NoiseSchedule, linear_schedule, per_image, predict_eps, predict_x0, q_sample
 
 T, COUNT = 100, 32
+SCHEDULE = linear_schedule(T)
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class System:
         return self.own_loss(t) if self.own_loss else loss_by_t(self.model, self.schedule, self.images, t)
 
 
-class _Broken(nn.Module):
-    """A module, in eval mode, that answers `answer(x, t)`."""
+class Model(nn.Module):
+    """A function (x, t) as a module, in eval mode."""
 
     def __init__(self, answer: Callable[[Tensor, Tensor], Tensor]):
         super().__init__()
@@ -46,32 +48,35 @@ class _Broken(nn.Module):
         return self.answer(x, t)
 
 
-def _draw(model: nn.Module, schedule: NoiseSchedule, images: Tensor, **options) -> Tensor:
-    return sample(model, schedule, COUNT, tuple(images.shape[1:]), **options)
+def _system(model: nn.Module, schedule: NoiseSchedule, images: Tensor, own_loss=None, **options) -> System:
+    samples = sample(model, schedule, COUNT, tuple(images.shape[1:]), **options)
+    return System(model, schedule, images, samples, own_loss=own_loss)
 
 
 def _with(images: Tensor, answer: Callable[[nn.Module, Tensor, Tensor], Tensor], **options) -> System:
     """The healthy system, but for its answer: answer(ideal, x, t)."""
-    schedule = linear_schedule(T)
-    ideal = IdealDenoiser(images, schedule)
-    model = _Broken(lambda x, t: answer(ideal, x, t))
-    return System(model, schedule, images, _draw(model, schedule, images, **options))
+    ideal = IdealDenoiser(images, SCHEDULE)
+    return _system(Model(lambda x, t: answer(ideal, x, t)), SCHEDULE, images, **options)
 
 
-def _trained_on(images: Tensor, schedule: NoiseSchedule, signal: Tensor, sigma: Tensor) -> System:
-    """The ideal network of a training loop that mixes signal[t] x_0 + sigma[t] eps; the sampler follows `schedule`."""
+def _trained_on(images: Tensor, signal: Tensor, sigma: Tensor) -> System:
+    """The ideal network of a training loop with x_t = signal[t] x_0 + sigma[t] eps; sampled with the schedule."""
     model = IdealDenoiser(images, (signal, sigma))
 
     def own_loss(t: Tensor) -> Tensor:
-        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+        noise = _normal(images)
         errors = [model(signal[k] * images + sigma[k] * noise, k.expand(len(images))) - noise for k in t]
         return torch.stack(errors).square().mean((1, 2, 3, 4))
 
-    return System(model, schedule, images, _draw(model, schedule, images), own_loss=own_loss)
+    return _system(model, SCHEDULE, images, own_loss)
+
+
+def _normal(x: Tensor) -> Tensor:
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
 
 def healthy(images: Tensor) -> System:
-    """Images (N, C, H, W) in [-1, 1], N at most a few hundred -> a system without a fault."""
+    """A system without a fault."""
     return _with(images, lambda ideal, x, t: ideal(x, t))
 
 
@@ -83,16 +88,13 @@ def unit_range(images: Tensor) -> System:
 def never_noise(images: Tensor) -> System:
     """50 steps with the betas of 1000: the forward process does not end in noise, but sampling starts there."""
     schedule = linear_schedule(50, rescale=False)
-    model = IdealDenoiser(images, schedule)
-    return System(model, schedule, images, _draw(model, schedule, images))
+    return _system(IdealDenoiser(images, schedule), schedule, images)
 
 
 def noisy_last_step(images: Tensor) -> System:
     """The sampler adds noise at the last step, too."""
     system = healthy(images)
-    noise = torch.randn(system.samples.shape, generator=torch.Generator().manual_seed(0))
-    samples = system.samples + system.schedule.beta[1].sqrt() * noise
-    return System(system.model, system.schedule, images, samples)
+    return replace(system, samples=system.samples + SCHEDULE.beta[1].sqrt() * _normal(system.samples))
 
 
 def off_by_one(images: Tensor) -> System:
@@ -102,27 +104,24 @@ def off_by_one(images: Tensor) -> System:
 
 def no_square_root(images: Tensor) -> System:
     """Training mixed alpha_bar x_0 + (1 - alpha_bar) eps: the square roots are missing."""
-    schedule = linear_schedule(T)
-    return _trained_on(images, schedule, schedule.alpha_bar, 1 - schedule.alpha_bar)
+    return _trained_on(images, SCHEDULE.alpha_bar, 1 - SCHEDULE.alpha_bar)
 
 
 def alpha_for_alpha_bar(images: Tensor) -> System:
-    """Training jumped with alpha_t where alpha_bar_t belongs: it saw hardly any noise."""
-    schedule = linear_schedule(T)
-    return _trained_on(images, schedule, schedule.alpha.sqrt(), schedule.beta.sqrt())
+    """The training loop's x_t has alpha_t where alpha_bar_t belongs: it saw hardly any noise."""
+    return _trained_on(images, SCHEDULE.alpha.sqrt(), SCHEDULE.beta.sqrt())
 
 
 def uniform_noise(images: Tensor) -> System:
     """The sampler draws torch.rand instead of torch.randn."""
-    schedule = linear_schedule(T)
-    model, normal = IdealDenoiser(images, schedule), image_noise(0, range(COUNT), tuple(images.shape[1:]))
+    model, normal = IdealDenoiser(images, SCHEDULE), image_noise(0, range(COUNT), tuple(images.shape[1:]))
 
     def rand() -> Tensor:
         return torch.special.ndtr(normal())
 
-    for step in ddpm_trajectory(model, schedule, rand(), rand):
+    for step in ddpm_trajectory(model, SCHEDULE, rand(), rand):
         samples = step.x
-    return System(model, schedule, images, samples)
+    return System(model, SCHEDULE, images, samples)
 
 
 def no_time(images: Tensor) -> System:
@@ -132,18 +131,15 @@ def no_time(images: Tensor) -> System:
 
 def young_average(images: Tensor) -> System:
     """Sampled from an average of the weights that still holds nine tenths of the start, where the output is zero."""
-    system = healthy(images)
-    average = _Broken(lambda x, t: 0.1 * system.model(x, t))
-    samples = _draw(average, system.schedule, images)
-    return System(system.model, system.schedule, images, samples, average)
+    young = _with(images, lambda ideal, x, t: 0.1 * ideal(x, t))
+    return replace(young, model=IdealDenoiser(images, SCHEDULE), average=young.model)
 
 
 def wrapped_bytes(images: Tensor) -> System:
     """Samples went through uint8 without clipping: a little above white is black."""
     system = healthy(images)
-    noise = torch.randn(system.samples.shape, generator=torch.Generator().manual_seed(0))
-    values = ((system.samples + 0.01 * noise + 1) * 127.5).long() % 256
-    return System(system.model, system.schedule, images, values / 127.5 - 1)
+    values = ((system.samples + 0.01 * _normal(system.samples) + 1) * 127.5).long() % 256
+    return replace(system, samples=values / 127.5 - 1)
 
 
 def blind_to_brightness(images: Tensor) -> System:
@@ -162,43 +158,32 @@ def rescaled_pictures(images: Tensor) -> System:
 
 
 def gradient_times_loss(images: Tensor) -> System:
-    """`loss.backward(loss)`: the smaller the loss, the smaller the steps.
+    """`loss.backward(loss)`: the smaller the loss, the smaller the steps."""
+    return trained_lines(images, faulty=True)
 
-    Here the network is a straight line for each step and pixel, a (x - its mean), and goes 60 times a tenth of the way
-    to the best one. With the right gradient that is enough to arrive.
+
+def trained_lines(images: Tensor, faulty: bool = False) -> System:
+    """The healthy twin of `gradient_times_loss`: a straight line for each step and pixel, a (x - its mean).
+
+    It goes 60 times a tenth of the way to the best one, which is enough to arrive with the right gradient.
     """
-    return _trained_lines(images, faulty=True)
-
-
-def trained_lines(images: Tensor) -> System:
-    """The healthy twin of `gradient_times_loss`."""
-    return _trained_lines(images, faulty=False)
-
-
-def _trained_lines(images: Tensor, faulty: bool) -> System:
-    schedule = linear_schedule(T)
-    signal, sigma = (table[:, None] for table in (schedule.sqrt_alpha_bar, schedule.sigma))  # (T+1, 1)
+    signal, sigma = SCHEDULE.sqrt_alpha_bar[:, None], SCHEDULE.sigma[:, None]  # (T+1, 1)
     mean, variance = images.mean(0).flatten(), images.var(0).flatten()  # (D,)
     square = (signal**2 * variance + sigma**2)[1:]  # (T, D) mean square of x_t - its mean; the curvature is twice that
     best, a = sigma[1:] / square, torch.zeros_like(square)
     for _ in range(60):
         loss = (1 - 2 * a * sigma[1:] + a**2 * square).mean()
         a = a - 0.1 * (a - best) * (loss if faulty else 1)
-
-    def answer(x: Tensor, t: Tensor) -> Tensor:
-        return (a[t - 1] * (x.flatten(1) - signal[t] * mean)).reshape(x.shape)
-
-    model = _Broken(answer)
-    return System(model, schedule, images, _draw(model, schedule, images))
+    model = Model(lambda x, t: (a[t - 1] * (x.flatten(1) - signal[t] * mean)).reshape(x.shape))
+    return _system(model, SCHEDULE, images)
 
 
 def train_mode(images: Tensor) -> System:
     """The network is left in train mode: dropout is on while sampling."""
-    schedule = linear_schedule(T)
-    ideal = IdealDenoiser(images, schedule)
-    model = _Broken(lambda x, t: F.dropout(ideal(x, t), 0.1, training=model.training)).train()
+    ideal = IdealDenoiser(images, SCHEDULE)
+    model = Model(lambda x, t: F.dropout(ideal(x, t), 0.1, training=model.training)).train()
     torch.manual_seed(0)
-    return System(model, schedule, images, _draw(model, schedule, images))
+    return _system(model, SCHEDULE, images)
 
 
 def broadcast_loss(images: Tensor) -> System:
@@ -209,11 +194,10 @@ def broadcast_loss(images: Tensor) -> System:
     system = _with(images, lambda ideal, x, t: ideal(x, t) / 16)
 
     def own_loss(t: Tensor) -> Tensor:
-        noise = torch.randn(images[:16].shape, generator=torch.Generator().manual_seed(0))
-        losses = []
+        noise, losses = _normal(images[:16]), []
         for k in t:
             steps = k.expand(len(noise))
-            prediction = system.model(q_sample(system.schedule, images[:16], steps, noise), steps)
+            prediction = system.model(q_sample(SCHEDULE, images[:16], steps, noise), steps)
             losses.append((prediction[None] - noise[:, None]).square().mean())
         return torch.stack(losses)
 
@@ -224,15 +208,7 @@ def no_fine_skip(images: Tensor) -> System:
     """The finest skip is never used: what is smaller than 2x2 pixels does not get through."""
 
     def answer(ideal, x, t):
-        guess = predict_x0(schedule, x, t, ideal(x, t))
-        return predict_eps(schedule, x, t, F.interpolate(F.avg_pool2d(guess, 2), scale_factor=2))
+        x0_hat = predict_x0(SCHEDULE, x, t, ideal(x, t))
+        return predict_eps(SCHEDULE, x, t, F.interpolate(F.avg_pool2d(x0_hat, 2), scale_factor=2))
 
-    schedule = linear_schedule(T)
     return _with(images, answer)
-
-
-FAULTS = (
-    *(unit_range, never_noise, noisy_last_step, off_by_one, no_square_root, alpha_for_alpha_bar, uniform_noise),
-    *(no_time, young_average, wrapped_bytes, rescaled_pictures, gradient_times_loss, train_mode, broadcast_loss),
-    *(no_fine_skip, blind_to_brightness),
-)
