@@ -1,0 +1,1 @@
+"""What one notebook each needs; the core knows nothing of it."""
