@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from matplotlib.legend import Legend
 from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 from torch import Tensor
@@ -70,11 +70,13 @@ def chart(figure: Figure) -> PILImage.Image:
 
 
 def _plain_ticks(axis) -> None:
-    """Ticks at 1, 2, 5 where there is room for them, in plain numbers, on a logarithmic axis whose ticks nobody set."""
+    """Plain numbers, at 1, 2, 5 where there is room for them, on a logarithmic axis whose ticks nobody has set."""
     if axis.get_scale() == "log" and isinstance(axis.get_major_locator(), LogLocator):
         low, high = sorted(axis.get_view_interval())
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if 3 * np.log10(high / low) < axis.get_tick_space() else (1,)))
-        axis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:.1g}".replace("e-0", "e-"))
+        decades = np.log10(high / low)
+        log = LogLocator(subs=(1, 2, 5) if 3 * decades < axis.get_tick_space() else (1,))
+        axis.set_major_locator(log if decades > 0.8 else MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 1e4 else f"{x:.4g}".replace("e-0", "e-"))
         axis.set_minor_formatter(NullFormatter())
 
 
@@ -133,7 +135,8 @@ def mosaic(
     room = max(round(pen.multiline_textbbox((0, 0), name, FONT)[2]) for name in names)
     left, top = room + 3 * GAP if room else 0, 40 if titles else 0
     high, wide = images[0].shape[1:3]
-    times = max(1, min(round(168 / high), ((width - left) // max(map(len, images)) - GAP) // wide))
+    fits = ((width - left) // max(map(len, images)) - GAP) // wide
+    times = max(1, round(84 / high), min(round(168 / high), fits))  # none is tiny, should the mosaic get wider for it
     grid = PILImage.fromarray(_grid(images, times))
     picture = PILImage.new("RGB", (left + grid.width + (left + grid.width) % 2, top + grid.height), "white")
     picture.paste(grid, (left, top))
@@ -151,7 +154,7 @@ def joined(first: PILImage.Image, second: PILImage.Image, *, beside: bool = Fals
     """Two pictures as one: the second below the first, or beside it."""
     x, y = (first.width, 0) if beside else (0, first.height)
     both = PILImage.new("RGB", (max(first.width, x + second.width), max(first.height, y + second.height)), "white")
-    both.paste(first, (0, 0))
+    both.paste(first, (0, (both.height - first.height) // 2 if beside else 0))
     both.paste(second, (x, y))
     return both
 
@@ -183,7 +186,7 @@ def _grid(rows: list[np.ndarray], times: int, levels: int = 255) -> np.ndarray:
             if np.isnan(image).any():
                 continue
             top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
-            if np.concatenate([image[[0, -1]].ravel(), image[:, [0, -1]].ravel()]).mean() > 0.8:
+            if np.concatenate([image[[0, -1]].ravel(), image[:, [0, -1]].ravel()]).mean() > 0.9:
                 canvas[top - 2 : top + height + 2, left - 2 : left + width + 2] = 160
             values = ((image * levels).round() * (255 / levels)).round().astype(np.uint8)
             canvas[top : top + height, left : left + width] = values.repeat(times, 0).repeat(times, 1)
@@ -333,12 +336,14 @@ def plot_curves(
 
 
 def _named_at_their_ends(axes: Axes) -> bool:
-    """Write the names of the lines beside their right ends, if these lie there and a line of text apart."""
-    lines = [line for line in axes.lines if not line.get_label().startswith("_")]
-    ends = {line.get_label(): line.get_xydata()[-1] for line in lines}
-    places = axes.transLimits.transform(axes.transScale.transform(list(ends.values())))
-    apart = np.diff(np.sort(places[:, 1]))
-    if not np.isfinite(places).all() or np.ptp(places[:, 0]) > 0.01 or (apart < 0.09).any():
+    """Write the names of the lines beside their right ends, if these lie at one x and, for a while, clearly apart."""
+    ends, tails = {}, []
+    for line in (line for line in axes.lines if not line.get_label().startswith("_")):
+        tail = line.get_xydata()[-max(1, len(line.get_xydata()) // 20) :]
+        ends[line.get_label()], places = tail[-1], axes.transLimits.transform(axes.transScale.transform(tail))
+        tails.append((places[:, 1].min(), places[:, 1].max(), places[-1, 0]))
+    tails = np.array(sorted(tails))
+    if not np.isfinite(tails).all() or np.ptp(tails[:, 2]) > 0.01 or (tails[1:, 0] - tails[:-1, 1] < 0.08).any():
         return False
     for name, end in ends.items():
         axes.annotate(name, end, (5, 0), textcoords="offset points", va="center", fontsize=10)

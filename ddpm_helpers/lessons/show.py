@@ -248,14 +248,14 @@ def show_case(case: Case, images: Tensor, *, count: int = 8, answered: bool = Fa
     else:
         curves["measured"] = t, broken.measured_loss(t)
         rows, alt = {"healthy": good, "broken": bad}, case.seen
-    figure, axis = viz.subplots(size=(2.7, 1.8))
-    looks = {"straight line": "k--", "measured": "C1", "before": "C1", "after": "C2"}
-    for name, (x, loss) in curves.items():
-        axis.plot(x, loss, looks[name], label=name)
+    figure, axis = viz.subplots(size=(2.45, 1.9))
+    looks = (("black", "--"), (COLOURS[1], "-"), (COLOURS[2], "-"))
+    for (name, (x, loss)), (colour, dashes) in zip(curves.items(), looks, strict=False):
+        axis.plot(x, loss, dashes, color=colour, label=name)
     axis.set(xlabel="step t", xlim=(0, None), ylim=(-0.03, 1.3))  # a loss above 1.3 leaves the picture at the top
     axis.set_title("loss", loc="left")
-    axis.legend(fontsize=9, loc="center right")
-    both = viz.joined(viz.mosaic(rows, width=1060), viz.chart(figure), beside=True)
+    axis.legend(fontsize=9, labelspacing=0.2)
+    both = viz.joined(viz.mosaic(rows, width=1130), viz.chart(figure), beside=True)
     viz.show(both, f"Case {case.number}: {alt}")
 
 
