@@ -102,31 +102,18 @@ def image_grid(images: Tensor, *, alt: str, columns: int = 8, value_range: tuple
 
 
 def image_rows(
-    rows: dict[str, Tensor],
-    *,
-    alt: str,
-    titles: list[str] | None = None,
-    value_range: tuple[float, float] = (-1, 1),
+    rows: dict[str, Tensor], *, alt: str, titles: list[str] = (), value_range: tuple[float, float] = (-1, 1)
 ) -> None:
-    """Show rows of images under each other: the dictionary's keys name the rows, `titles` the columns.
+    """Show rows of images (N, C, H, W) under each other, named by the dictionary's keys, under titles for the columns.
 
-    Args:
-        rows: name -> images (N, C, H, W), uint8 or floats within `value_range` (clipped); nothing is shown for NaN.
-        alt: text for those who cannot see the picture.
-        titles: one per column.
-        value_range: the floats shown as black and as white.
-
-    Raises:
-        ValueError: if a row is not (N, C, H, W) with 1 or 3 channels.
+    Images are uint8, or floats of which `value_range` is shown as black to white, the rest clipped. Where an image is
+    NaN nothing is shown. ValueError for a shape that is no row of images in grey or colour.
     """
-    show(mosaic(rows, titles or [], value_range), alt)
+    show(mosaic(rows, titles, value_range), alt)
 
 
 def mosaic(
-    rows: dict[str, Tensor],
-    titles: list[str] | tuple = (),
-    value_range: tuple[float, float] = (-1, 1),
-    width: int = 1600,
+    rows: dict[str, Tensor], titles: list[str] = (), value_range: tuple[float, float] = (-1, 1), width: int = 1600
 ) -> PILImage.Image:
     """The picture that `image_rows` shows: every pixel of an image is the same whole number of pixels wide."""
     images = [_pixels(row, value_range) for row in rows.values()]
@@ -196,29 +183,18 @@ def _grid(rows: list[np.ndarray], times: int, levels: int = 255) -> np.ndarray:
 class LiveLoss:
     """A progress bar and a loss curve that grow while a training loop runs; call it once a step with the loss.
 
-    Losses stay on the device until the curve is drawn, so that watching does not slow training down. Nor does a
-    picture that cannot be drawn end a run.
+    Losses stay on the device until the curve is drawn, so that watching does not slow training down. And nothing that
+    goes wrong with the picture ends a run.
 
     Args:
         steps: number of calls to come.
-        label: what is drawn.
-        mean_over: draw means over this many steps.
-        seconds: time between two drawings.
+        label: what is drawn, as means over `mean_over` steps, every few `seconds`.
         losses: (N,) those of the steps before, where a run goes on.
         samples: callable () -> images (N, C, H, W) in [-1, 1], drawn under the curve; called at the end, and as often
             as keeps it below a tenth of the time.
     """
 
-    def __init__(
-        self,
-        steps: int,
-        *,
-        label: str = "loss",
-        mean_over: int = 50,
-        seconds: float = 3.0,
-        losses: Tensor | None = None,
-        samples: Callable[[], Tensor] | None = None,
-    ):
+    def __init__(self, steps, *, label="loss", mean_over=50, seconds=3.0, losses=None, samples=None):
         self.steps, self.label, self.mean_over, self.seconds = steps, label, mean_over, seconds
         self.samples, self.count = samples, 0 if losses is None else len(losses)
         self._losses = torch.zeros(steps)  # one tensor: thousands of small ones keep much memory from being reused
@@ -231,9 +207,7 @@ class LiveLoss:
 
     def __call__(self, loss: Tensor) -> None:
         if self.count == self.steps:
-            raise ValueError(
-                f"LiveLoss was made for {self.steps} steps, and this is one more: make another for a new loop"
-            )
+            raise ValueError(f"LiveLoss was made for {self.steps} steps, and this is one more: make another")
         loss = torch.as_tensor(loss)
         if self._losses.device != loss.device:
             self._losses = self._losses.to(loss.device)
@@ -242,15 +216,14 @@ class LiveLoss:
         self.bar.update()
         last = self.count == self.steps
         if last or time.monotonic() - self.drawn > self.seconds:
-            self._sample(last)
-            self._draw()
+            self._show(self._sample, self._draw)
         if last:
             self.bar.close()
 
     def close(self) -> None:
         """Where a run stops before its last step: draw what there is, and end the line of the progress bar."""
         if not self.bar.disable:  # as it is once closed
-            self._draw()
+            self._show(self._draw)
             self.bar.close()
 
     @property
@@ -263,24 +236,24 @@ class LiveLoss:
         losses = self.losses
         return losses[: len(losses) // length * length].reshape(-1, length).mean(1).tolist()
 
-    def _sample(self, last: bool) -> None:
-        began = time.monotonic()
-        if self.samples and (last or began - self.sampled > 10 * self.sampling):
+    def _show(self, *parts: Callable[[], None]) -> None:
+        for part in parts:
             try:
-                self.images = mosaic(_in_rows(self.samples(), 8))
+                part()
             except Exception as error:
                 self.samples = None
-                tqdm.write(f"The samples are not shown: {error}", file=sys.stdout)
+                tqdm.write(f"Not shown: {error}", file=sys.stdout)
+
+    def _sample(self) -> None:
+        began = time.monotonic()
+        if self.samples and (self.count == self.steps or began - self.sampled > 10 * self.sampling):
+            self.images = mosaic(_in_rows(self.samples(), 8))
             self.sampled = time.monotonic()
             self.sampling = self.sampled - began
 
     def _draw(self) -> None:
         if self.handle:  # there is none outside of a notebook
-            try:
-                self.handle.update(self._picture())
-            except Exception as error:
-                self.handle = None
-                tqdm.write(f"The curve is not shown: {error}", file=sys.stdout)
+            self.handle.update(self._picture())
         self.drawn = time.monotonic()
 
     def _picture(self) -> Image:
@@ -300,13 +273,7 @@ class LiveLoss:
 
 
 def plot_curves(
-    curves: dict[str, Tensor | tuple | dict],
-    *,
-    alt: str,
-    xlabel: str = "step t",
-    ylabel: str = "",
-    level: float | None = None,
-    log: str = "",
+    curves: dict, *, alt: str, xlabel: str = "step t", ylabel: str = "", level: float | None = None, log: str = ""
 ) -> None:
     """Draw named curves, with their names beside their ends where these lie far enough apart.
 
@@ -314,8 +281,7 @@ def plot_curves(
         curves: name -> y (N,), drawn over 0 ... N-1; or name -> (x, y). Or title -> such a dictionary: panels side by
             side with the same y axis.
         alt: text for those who cannot see the picture.
-        xlabel: name of the horizontal axis.
-        ylabel: name of the vertical axis.
+        xlabel, ylabel: names of the axes.
         level: height of a thin horizontal line.
         log: the axes that are logarithmic: "x", "y" or "xy".
     """
@@ -367,16 +333,10 @@ def plot_walks(panels: dict[str, tuple[Tensor, Tensor, Tensor]], *, alt: str, yl
 
 
 def animate(frames: list[Tensor], *, alt: str, columns: int = 8, seconds: float = 0.12, pause: float = 3.0) -> None:
-    """Show grids of images one after the other, for ever: an animated GIF.
+    """Show grids of images one after the other, for ever: an animated GIF. Its last frame stays for `pause` seconds.
 
-    Noise does not compress, so greys are rounded to 8 levels, except in the last frame.
-
-    Args:
-        frames: of N images (N, C, H, W) each, in [-1, 1]; what lies outside is clipped.
-        alt: text for those who cannot see the picture.
-        columns: images per row.
-        seconds: per frame.
-        pause: seconds that the last frame stays.
+    Each frame is N images (N, C, H, W) in [-1, 1], clipped. Noise does not compress, so greys are rounded to 8 levels,
+    except in the last frame.
     """
     pictures = []
     for images in frames:
@@ -387,7 +347,7 @@ def animate(frames: list[Tensor], *, alt: str, columns: int = 8, seconds: float 
     display(Image(buffer.getvalue(), format="gif", metadata={"alt": alt}))
 
 
-def explore(frames: dict[str, list[tuple[str, list[Tensor]]]], *, slider: str = "step", menu: str = "") -> widgets.VBox:
+def explore(frames: dict[str, list], *, slider: str = "step", menu: str = "") -> widgets.VBox:
     """A slider and a Play button over frames, and a menu where there are several series of them.
 
     Every picture is drawn before the widget appears, so moving the slider only swaps one for another.

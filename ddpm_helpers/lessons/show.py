@@ -25,8 +25,8 @@ def plot_histograms(
     *,
     alt: str,
     columns: int = 4,
-    span: tuple[float, float] = (-4, 4),
-    normal: dict[str, tuple[float, float]] | None = None,
+    span: tuple = (-4, 4),
+    normal: dict | None = None,
 ) -> None:
     """Draw histograms in panels, each over the density of a Gaussian, a dashed line.
 
@@ -49,9 +49,9 @@ def plot_histograms(
         axis.plot(x, density, "--", color="black", linewidth=1.2)
         axis.set(title=title, yticks=[], xlim=span, ylim=(0, 1.6 * density.max()))  # spikes are cut off
         axis.spines["left"].set_visible(False)
-    many = max(np.ravel(axes), key=lambda axis: len(axis.get_legend_handles_labels()[0]))
-    if len(names := many.get_legend_handles_labels()[1]) > 1:
-        figure.legend(*many.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
+    handles, names = max((axis.get_legend_handles_labels() for axis in np.ravel(axes)), key=lambda found: len(found[1]))
+    if len(names) > 1:
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     viz.show(figure, alt)
 
 
@@ -123,20 +123,20 @@ def plot_points(panels: dict[str, tuple[Tensor, Tensor]], *, alt: str, xlabel: s
 
 def plot_ladder(results: dict) -> None:
     """Draw the systems of `ladder.load_ladder`, the closest to real images on top, with the floor of real images."""
-    kinds = {
-        "predicts noise or velocity": lambda row: (
-            not row["name"].startswith("naive") and "published" not in row["name"]
-        ),
-        "as published, with a fault": lambda row: row["name"].endswith(", published"),
-        "predicts the clean image": lambda row: row["name"].startswith("naive"),
-    }
-    facts = "{frechet:,.0f}   ({parameters:,} parameters, {images_per_second:,.0f} images/s)"
-    figure, axis, order = _ranking(results["systems"], kinds, facts)
-    floor, worst = (
-        choose(row[name] for row in results["systems"]) for choose, name in ((min, "floor"), (max, "frechet"))
-    )
+
+    def kind(row: dict) -> str:
+        if row["name"].startswith("naive"):
+            return "predicts the clean image"
+        return "as published, with a fault" if row["name"].endswith(", published") else "predicts noise or velocity"
+
+    facts = "{frechet:,.0f}  ({parameters:,} parameters, {images_per_second:,.0f} images/s)"
+    figure, axis, order = _ranking(results["systems"], kind, facts)
+    floor, worst = min(row["floor"] for row in results["systems"]), max(row["frechet"] for row in results["systems"])
     axis.axvline(floor, color="black", linestyle="--", linewidth=1, label=f"real images: {floor:,.0f}")
-    axis.set(xscale="log", xlim=(floor / 2, 40 * worst))
+    axis.set(xscale="log", xlim=(floor / 2, 60 * worst))
+    ticks = [digit * 10**k for k in range(6) for digit in (1, 2, 5) if floor / 2 < digit * 10**k < 2 * worst]
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.minorticks_off()
     figure.legend(loc="outside lower center", ncols=2)
     viz.show(figure, f"Dots of the Frechet distance, from the smallest: {order}; real images {floor:,.0f}")
 
@@ -144,11 +144,10 @@ def plot_ladder(results: dict) -> None:
 def plot_levers(results: dict) -> None:
     """Draw `load_ladder("levers_cpu")`: the recipe, seeds of it, and variants, the closest to real images on top."""
     recipe = results["systems"][0]
-    kinds = {
-        "as many steps": lambda row: row["train_steps"] == recipe["train_steps"],
-        "faster or slower: more or fewer steps": lambda row: row["train_steps"] != recipe["train_steps"],
-    }
-    figure, axis, order = _ranking(results["systems"], kinds, "{frechet:,.0f}")
+    kinds = "faster or slower: more or fewer steps", "as many steps"
+    figure, axis, order = _ranking(
+        results["systems"], lambda row: kinds[row["train_steps"] == recipe["train_steps"]], "{frechet:,.0f}"
+    )
     seeds = [row["frechet"] for row in results["systems"] if row["name"].startswith(recipe["name"])]
     axis.axvspan(min(seeds), max(seeds), color="0.88", label=f"{recipe['name']}, {len(seeds)} seeds")
     axis.margins(x=0.12)
@@ -156,15 +155,17 @@ def plot_levers(results: dict) -> None:
     viz.show(figure, f"Dots of the Frechet distance, from the smallest: {order}")
 
 
-def _ranking(systems: list[dict], kinds: dict[str, Callable[[dict], bool]], facts: str) -> tuple:
-    """A dot for each system, the best on top, in the colour of its kind, and `facts` beside it."""
+def _ranking(systems: list[dict], kind: Callable[[dict], str], facts: str) -> tuple:
+    """A dot for each system, the best on top, `facts` beside it; the best one's kind is blue."""
     rows = sorted(systems, key=lambda row: -row["frechet"])
-    figure, axis = viz.subplots(size=(8, 1.1 + 0.27 * len(rows)))
-    for colour, (name, belongs) in zip(COLOURS, kinds.items(), strict=False):
-        places = [i for i, row in enumerate(rows) if belongs(row)]
-        axis.plot([rows[i]["frechet"] for i in places], places, "o", color=colour, label=name)
+    figure, axis = viz.subplots(size=(8, 1.1 + 0.25 * len(rows)))
+    for colour, name in zip(COLOURS, dict.fromkeys(map(kind, reversed(rows))), strict=False):
+        dots = [(row["frechet"], i) for i, row in enumerate(rows) if kind(row) == name]
+        axis.plot(*zip(*dots, strict=True), "o", color=colour, label=name)
     for i, row in enumerate(rows):
-        axis.annotate(facts.format(**row), (row["frechet"], i), (8, 0), textcoords="offset points", va="center")
+        axis.annotate(
+            facts.format(**row), (row["frechet"], i), (8, 0), textcoords="offset points", va="center", fontsize=9
+        )
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axis.set(xlabel="Frechet distance of the features, less is better", ylim=(-0.7, len(rows) - 0.3))
     return figure, axis, ", ".join(f"{row['name']} {row['frechet']:,.0f}" for row in reversed(rows))
