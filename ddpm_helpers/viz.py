@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from IPython.display import Image, display
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from matplotlib.legend import Legend
@@ -43,7 +44,7 @@ GAP = 8  # pixels between images
 def subplots(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (7.0, 3.2), **options):
     """`Figure.subplots` in the course's style: figure and axes. `size` is width and height in inches."""
     with matplotlib.style.context(["default", STYLE]):  # without what a reader's own settings say
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, dpi=200, layout="constrained")
         return figure, figure.subplots(rows, columns, **options)
 
 
@@ -54,7 +55,6 @@ def show(picture: Figure | PILImage.Image, alt: str) -> None:
 
 def chart(figure: Figure) -> PILImage.Image:
     """The figure at 200 dpi in 64 colours, readable whatever style cells or a reader's settings gave its texts."""
-    buffer = io.BytesIO()
     with matplotlib.style.context(["default", STYLE]):
         for axes in figure.axes:
             for axis in (axes.xaxis, axes.yaxis):
@@ -63,10 +63,12 @@ def chart(figure: Figure) -> PILImage.Image:
             text.set(usetex=False, fontsize=max(9, text.get_fontsize()))
         for legend in figure.findobj(Legend):
             legend.set_frame_on(False)
-            for text in legend.get_texts():
+            for text in legend.findobj(Text):
                 text.set_color("black")
-        figure.savefig(buffer, format="png", dpi=200)
-    return PILImage.open(buffer).convert("RGB").quantize(64, dither=PILImage.Dither.NONE).convert("RGB")
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    picture = PILImage.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    return picture.quantize(64, dither=PILImage.Dither.NONE)
 
 
 def _plain_ticks(axis) -> None:
@@ -86,13 +88,10 @@ def _image(picture: Figure | PILImage.Image, alt: str) -> Image:
 
 
 def _png(picture: PILImage.Image) -> bytes:
-    """Nothing is lost: grey has one channel, and few colours have a table."""
-    buffer, values = io.BytesIO(), np.asarray(picture)
-    if (values == values[..., :1]).all():
+    buffer, values = io.BytesIO(), np.asarray(picture.convert("RGB"))
+    if (values == values[..., :1]).all():  # one channel is enough for grey
         picture = picture.convert("L")
-    elif few := picture.getcolors(256):
-        picture = picture.quantize(len(few), dither=PILImage.Dither.NONE)
-    picture.save(buffer, "png", optimize=True)
+    picture.save(buffer, "png")
     return buffer.getvalue()
 
 

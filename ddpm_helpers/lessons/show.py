@@ -129,13 +129,16 @@ def plot_ladder(results: dict) -> None:
             return "predicts the clean image"
         return "as published, with a fault" if row["name"].endswith(", published") else "predicts noise or velocity"
 
-    facts = "{frechet:,.0f}  ({parameters:,} parameters, {images_per_second:,.0f} images/s)"
+    def facts(row: dict) -> str:
+        millions, speed = row["parameters"] / 1e6, row["images_per_second"]
+        return f"{row['frechet']:,.0f}  ({millions:.1f} M parameters, {speed:,.0f} images/s)"
+
     figure, axis, order = _ranking(results["systems"], kind, facts)
     floor, worst = min(row["floor"] for row in results["systems"]), max(row["frechet"] for row in results["systems"])
     axis.axvline(floor, color="black", linestyle="--", linewidth=1, label=f"real images: {floor:,.0f}")
-    axis.set(xscale="log", xlim=(floor / 2, 60 * worst))
+    axis.set(xscale="log", xlim=(floor / 2, 30 * worst))
     ticks = [digit * 10**k for k in range(6) for digit in (1, 2, 5) if floor / 2 < digit * 10**k < 2 * worst]
-    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.set_xticks(ticks, ticks)
     axis.minorticks_off()
     figure.legend(loc="outside lower center", ncols=2)
     viz.show(figure, f"Dots of the Frechet distance, from the smallest: {order}; real images {floor:,.0f}")
@@ -146,7 +149,9 @@ def plot_levers(results: dict) -> None:
     recipe = results["systems"][0]
     kinds = "faster or slower: more or fewer steps", "as many steps"
     figure, axis, order = _ranking(
-        results["systems"], lambda row: kinds[row["train_steps"] == recipe["train_steps"]], "{frechet:,.0f}"
+        results["systems"],
+        lambda row: kinds[row["train_steps"] == recipe["train_steps"]],
+        lambda row: f"{row['frechet']:,.0f}",
     )
     seeds = [row["frechet"] for row in results["systems"] if row["name"].startswith(recipe["name"])]
     axis.axvspan(min(seeds), max(seeds), color="0.88", label=f"{recipe['name']}, {len(seeds)} seeds")
@@ -155,7 +160,7 @@ def plot_levers(results: dict) -> None:
     viz.show(figure, f"Dots of the Frechet distance, from the smallest: {order}")
 
 
-def _ranking(systems: list[dict], kind: Callable[[dict], str], facts: str) -> tuple:
+def _ranking(systems: list[dict], kind: Callable[[dict], str], facts: Callable[[dict], str]) -> tuple:
     """A dot for each system, the best on top, `facts` beside it; the best one's kind is blue."""
     rows = sorted(systems, key=lambda row: -row["frechet"])
     figure, axis = viz.subplots(size=(8, 1.1 + 0.25 * len(rows)))
@@ -163,9 +168,7 @@ def _ranking(systems: list[dict], kind: Callable[[dict], str], facts: str) -> tu
         dots = [(row["frechet"], i) for i, row in enumerate(rows) if kind(row) == name]
         axis.plot(*zip(*dots, strict=True), "o", color=colour, label=name)
     for i, row in enumerate(rows):
-        axis.annotate(
-            facts.format(**row), (row["frechet"], i), (8, 0), textcoords="offset points", va="center", fontsize=9
-        )
+        axis.annotate(facts(row), (row["frechet"], i), (8, 0), textcoords="offset points", va="center", fontsize=9)
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axis.set(xlabel="Frechet distance of the features, less is better", ylim=(-0.7, len(rows) - 0.3))
     return figure, axis, ", ".join(f"{row['name']} {row['frechet']:,.0f}" for row in reversed(rows))
