@@ -1,14 +1,18 @@
-"""Pictures: pixel values are kept or clipped, never rescaled; every picture has its text."""
+"""Pictures: every pixel as wide as every other, nothing rescaled, every picture with its text and its width."""
 
 import io
+import itertools
 
+import matplotlib
+import matplotlib.style
 import numpy as np
 import pytest
 import torch
 from IPython.display import Image
+from matplotlib.text import Text
 from PIL import Image as Picture
 
-from ddpm_helpers import Step, viz
+from ddpm_helpers import viz
 
 
 @pytest.fixture
@@ -19,100 +23,217 @@ def shown(monkeypatch):
     return pictures
 
 
-def pixels(image: Image) -> np.ndarray:
-    return np.asarray(Picture.open(io.BytesIO(image.data)).convert("L"))
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were drawn, in order."""
+    drawn, draw = [], viz.chart
+    monkeypatch.setattr(viz, "chart", lambda figure: (drawn.append(figure), draw(figure))[1])
+    monkeypatch.setattr(viz, "display", lambda *_, **__: None)
+    return drawn
 
 
-def test_floats_are_clipped_not_rescaled():
-    faint = torch.tensor([-0.1, 0.0, 0.1]).reshape(1, 1, 1, 3)
-    np.testing.assert_allclose(viz._pixels(faint, (-1, 1))[0, 0], [0.45, 0.5, 0.55], atol=1e-6)
-    np.testing.assert_allclose(viz._pixels(30 * faint, (-1, 1))[0, 0], [0, 0.5, 1])
-    np.testing.assert_allclose(
-        viz._pixels(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8), (-1, 1))[0, 0], [0, 0.2, 1]
-    )
+def pixels(image) -> np.ndarray:
+    """The greys of a picture or an image widget."""
+    data = image.data if isinstance(image, Image) else image.value
+    return np.asarray(Picture.open(io.BytesIO(data)).convert("L"))
+
+
+def colours(image: Image) -> set[str]:
+    found = Picture.open(io.BytesIO(image.data)).convert("RGB").getcolors(2**20)
+    return {f"#{bytes(colour).hex().upper()}" for _, colour in found}
+
+
+# ---- images ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [torch.tensor([-3, -0.1, 0, 0.1, 3]), torch.tensor([0, 115, 128, 140, 255]).byte()])
+def test_images_are_clipped_not_rescaled(values):
+    levels = np.unique(np.asarray(viz.mosaic({"": values.reshape(1, 1, 1, 5).expand(1, 1, 9, 5)})))
+    np.testing.assert_allclose(levels, [0, 115, 128, 140, 255], atol=1)
+
+
+@pytest.mark.parametrize(("side", "columns"), [(5, 3), (28, 7), (28, 16), (32, 12), (64, 9), (200, 2)])
+@pytest.mark.parametrize("name", ["", "a row with a long name"])
+def test_every_pixel_is_as_wide_as_every_other(side, columns, name):
+    stripes = torch.arange(side).remainder(2).expand(columns, 1, side, side) * 1.0 - 0.6  # two greys, in turns
+    picture = viz.mosaic({name: stripes, name + " ": stripes}, titles=["title"] * columns)
+    line = np.asarray(picture)[picture.height - 12, :, 0]
+    runs = [len(list(run)) for level, run in itertools.groupby(line) if level not in (0, 255)]
+    assert len(runs) == side * columns
+    assert len(set(runs)) == 1
+    assert picture.width <= 1600 or runs[0] * side < 110, "as wide as a page, unless images would be tiny"
 
 
 def test_mosaic_keeps_order_and_colour():
-    grey, colour = np.zeros((2, 4, 3)), np.ones((1, 4, 3, 3)) * [1, 0, 0]
-    canvas, size = viz._mosaic([grey, colour])
-    assert size == (4, 3)
-    assert canvas.shape == (2 * 4 + viz.GAP, 2 * 3 + viz.GAP, 3)
-    assert canvas[0, 0].tolist() == [0, 0, 0]
-    assert canvas[-1, 0].tolist() == [1, 0, 0]
-    assert canvas[-1, -1].tolist() == [1, 1, 1], "the missing fourth picture is white"
+    red = torch.tensor([1.0, -1, -1]).reshape(1, 3, 1, 1).expand(1, 3, 4, 3)
+    canvas = viz._grid([viz._pixels(x, (-1, 1)) for x in (-torch.ones(2, 1, 4, 3), red)], 2)
+    assert canvas.shape == (2 * 8 + 3 * viz.GAP, 2 * 6 + 3 * viz.GAP, 3)
+    assert canvas[viz.GAP, viz.GAP].tolist() == canvas[viz.GAP, -viz.GAP - 1].tolist() == [0, 0, 0]
+    assert canvas[-viz.GAP - 1, viz.GAP].tolist() == [255, 0, 0]
+    assert (canvas[-viz.GAP - 8 :, viz.GAP + 6 :] == 255).all(), "the missing fourth picture is white"
 
 
-def test_every_picture_has_its_text(shown):
+def test_white_images_have_a_frame_and_nan_is_nothing():
+    canvas = viz._grid([viz._pixels(torch.ones(1, 1, 5, 5) * level, (-1, 1)) for level in (1.0, 0.0, torch.nan)], 1)
+    assert canvas[viz.GAP - 1, viz.GAP, 0] < 200
+    assert set(np.unique(canvas[2 * viz.GAP + 5 :])) == {128, 255}
+
+
+def test_every_picture_has_its_text_and_half_its_width(shown):
     viz.image_grid(-torch.ones(10, 1, 8, 8), columns=4, alt="ten black squares")
     viz.image_rows({"a": torch.zeros(3, 3, 8, 8)}, titles=["x", "y", "z"], alt="three")
-    assert [picture.metadata["alt"] for picture in shown] == ["ten black squares", "three"]
+    viz.plot_curves({"a": torch.arange(1, 9)}, alt="a line")
+    assert [picture.metadata["alt"] for picture in shown] == ["ten black squares", "three", "a line"]
+    for picture in shown:
+        told = picture._repr_mimebundle_()[1]["image/png"]
+        assert told == {"alt": picture.metadata["alt"], "width": pixels(picture).shape[1] / 2}
     assert (pixels(shown[0]) < 5).mean() > 0.3
 
 
-def test_grey_pictures_have_one_channel_and_others_keep_their_colours(shown):
-    red = torch.tensor([1.0, -1.0, -1.0]).reshape(1, 3, 1, 1).expand(2, 3, 8, 8)
-    viz.image_grid(torch.zeros(2, 1, 8, 8), alt="two grey squares")
-    viz.image_grid(red, alt="two red squares")
-    grey, colour = (Picture.open(io.BytesIO(picture.data)) for picture in shown)
-    assert grey.mode == "L"
-    assert 128 in np.asarray(grey)
-    assert (np.asarray(colour.convert("RGB")) == (255, 0, 0)).all(-1).any()
+def test_grey_has_one_channel_and_colours_stay(shown):
+    noise = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for images in (torch.zeros(2, 1, 8, 8), noise):
+        viz.image_grid(images, alt="squares")
+    assert [Picture.open(io.BytesIO(picture.data)).mode for picture in shown] == ["L", "RGB"]
+    assert 128 in pixels(shown[0])
+    assert len(colours(shown[1])) > 900
 
 
-def test_images_of_a_wrong_shape():
+def test_images_of_a_wrong_shape_or_kind():
     with pytest.raises(ValueError, match="expected images"):
         viz.image_rows({"a": torch.zeros(28, 28)[None]}, alt="")
+    with pytest.raises(TypeError, match=r"got torch\.int64"):
+        viz.image_grid(torch.zeros(1, 1, 2, 2).long(), alt="")
+
+
+@pytest.mark.parametrize("hue", [torch.ones(3), torch.tensor([1.0, -1.0, -1.0])])
+def test_animation_holds_every_frame_and_pauses_at_the_end(shown, hue):
+    frames = [(hue * level).reshape(1, 3, 1, 1).expand(6, 3, 4, 5) for level in (-3.0, 0.0, 0.5)]
+    viz.animate(frames, columns=3, seconds=0.1, pause=2.0, alt="three squares")
+    assert shown[0]._repr_mimebundle_()[1]["image/gif"]["alt"] == "three squares"
+    film, first, durations = Picture.open(io.BytesIO(shown[0].data)), [], []
+    for i in range(film.n_frames):
+        film.seek(i)
+        durations.append(film.info["duration"])
+        first.append(film.convert("RGB").getpixel((viz.GAP, viz.GAP))[0])
+    assert film.size == (3 * 10 + 4 * viz.GAP, 2 * 8 + 3 * viz.GAP)
+    assert (film.info["loop"], durations) == (0, [100, 100, 2000])
+    assert first[0] == 0, "clipped"
+    assert abs(first[1] - 127.5) < 20, "rounded to a few greys, not rescaled"
+    assert first[2] == 191, "the last frame is not rounded"
+
+
+# ---- charts ---------------------------------------------------------------------------------------------------------
+
+
+def test_charts_have_few_colours_the_lines_their_own(shown):
+    viz.plot_curves({name: torch.arange(9) * i for i, name in enumerate("abcdef")}, alt="six lines")
+    assert len(colours(shown[0])) <= 64
+    assert set(viz.COLOURS) <= colours(shown[0])
+
+
+def test_what_a_reader_set_changes_no_chart():
+    def picture():
+        figure, axis = viz.subplots()
+        axis.plot([1, 2], label="a_b $x$")
+        axis.set(title="100 %", xlabel="step", yscale="log")
+        axis.legend(title="two")
+        return np.asarray(viz.chart(figure).convert("RGB"))
+
+    expected, own = picture(), {"text.usetex": True, "savefig.bbox": "tight", "legend.frameon": True}
+    with matplotlib.style.context(["dark_background", own]):
+        assert (picture() == expected).all()
+
+
+def test_no_text_is_smaller_than_nine_points(figures):
+    figure, axis = viz.subplots()
+    axis.plot([1, 2], label="a")
+    axis.legend(fontsize=6)
+    viz.show(figure, alt="")
+    assert min(text.get_fontsize() for text in figures[0].findobj(Text)) >= 9
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1, 1000, "1 2 5 10 20 50 100 200 500 1000"),
+        (0.02, 0.6, "0.02 0.05 0.1 0.2 0.5"),
+        (0.55, 0.95, "0.6 0.7 0.8 0.9"),
+        (1e-8, 20_000, "1e-8 1e-6 0.0001 0.01 1 100 10,000"),
+    ],
+)
+def test_numbers_on_logarithmic_axes_are_plain(figures, low, high, expected):
+    viz.plot_curves({"a": ([low, high], [low, high])}, log="xy", alt="a line")
+    axis = figures[0].axes[0]
+    axis.set_xlim(low, high)
+    marks = [label.get_text() for label in axis.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert " ".join(marks) == expected
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
+    assert not any(label.get_text() for label in axis.get_xticklabels(minor=True))
+
+
+def test_lines_are_named_at_their_ends_where_these_are_apart(figures):
+    y = torch.rand(3, requires_grad=True)
+    viz.plot_curves({"up": ([1, 2], [0, 1]), "down": ([1, 2], [1, 0])}, alt="")
+    viz.plot_curves({"a": y, "b": y + 0.001}, level=1, alt="")
+    viz.plot_curves({"short": ([1, 2], [0, 1]), "long": ([1, 3], [1, 0])}, alt="")
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["up", "down"]
+    assert [figure.axes[0].get_legend() is None for figure in figures] == [True, False, False]
+
+
+def test_panels_share_their_axis(figures):
+    viz.plot_curves({"a": {"one": ([0, 1], torch.tensor([0, 9]))}, "b": {"one": ([0, 1], [0, 1])}}, alt="two panels")
+    left, right = figures[0].axes
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_ylim()[1] >= 9
+    assert (left.get_title(), right.get_title()) == ("a", "b")
+
+
+# ---- a run ----------------------------------------------------------------------------------------------------------
+
+
+class Handle:
+    """What `display` returns in a notebook."""
+
+    def __init__(self, shown: list):
+        self.update = shown.append
 
 
 def test_live_loss(shown, capsys):
     live = viz.LiveLoss(6, label="error", seconds=1e9)
     for step in range(6):
-        live(torch.tensor(float(step + 1), requires_grad=True))
+        live(torch.tensor(float(step + 1), requires_grad=True) if step else 1.0)
     assert live.means(2) == [1.5, 3.5, 5.5]
     assert live.means(4) == [2.5], "an incomplete stretch is left out"
     assert "6/6" in capsys.readouterr().out
     assert not live.losses.requires_grad
-
-
-def test_live_loss_takes_numbers_and_no_step_too_many(shown):
-    live = viz.LiveLoss(1, seconds=1e9)
-    live(0.5)
-    with pytest.raises(ValueError, match="made for 1 steps, and this is one more"):
+    with pytest.raises(ValueError, match="made for 6 steps, and this is one more"):
         live(0.5)
 
 
-def test_curves_that_need_a_gradient(shown):
-    y = torch.rand(3, requires_grad=True)
-    viz.plot_curves({"a": y, "b": ([1, 2, 3], y)}, alt="")
-    viz.plot_panels({"a": {"b": ([1, 2, 3], y)}}, alt="")
-
-
-def test_live_loss_goes_on_where_a_run_stood(shown, capsys):
+def test_live_loss_goes_on_where_a_run_stood_and_may_stop_early(shown, capsys):
     before = torch.tensor([4.0, 2.0])
-    live = viz.LiveLoss(4, losses=before, seconds=1e9)
+    live = viz.LiveLoss(5, losses=before, seconds=1e9)
     for value in (3.0, 1.0):
         live(torch.tensor(value))
+    live.close()
+    live.close()
     assert live.means(2) == [3.0, 2.0]
     assert before.tolist() == [4.0, 2.0], "the tensor that was given is left alone"
     assert shown[0].metadata["alt"] == "Curve of loss over 2 steps: it falls from 4.0000 to 2.0000"
     out = capsys.readouterr().out
-    assert "2/4" in out
-    assert "4/4" in out
+    assert all(mark in out for mark in ("2/5", "4/5"))
 
 
 def test_live_loss_shows_samples(monkeypatch):
     shown, made, clock = [], [], [0.0]
 
-    class Handle:
-        def update(self, picture):
-            shown.append(picture)
-
     def samples():
         made.append(clock[0])
         clock[0] += 1.0  # sampling takes a second
-        return torch.zeros(3, 1, 8, 8)
+        return torch.zeros(3, 1, 28, 28)
 
-    monkeypatch.setattr(viz, "display", lambda picture, **_: (shown.append(picture), Handle())[1])
+    monkeypatch.setattr(viz, "display", lambda picture, **_: (shown.append(picture), Handle(shown))[1])
     monkeypatch.setattr(viz.time, "monotonic", lambda: clock[0])
     live = viz.LiveLoss(100, seconds=6, samples=samples)
     for _ in range(100):
@@ -120,122 +241,45 @@ def test_live_loss_shows_samples(monkeypatch):
         live(torch.tensor(1.0))
     assert 3 <= len(made) <= 6, "about a tenth of the 50 seconds"
     assert made[-1] == 50 + len(made) - 1, "the last one after the last step"
-    assert "samples" not in shown[0].metadata["alt"]
-    assert (
-        shown[-1].metadata["alt"]
-        == "Curve of loss over 100 steps: it falls from 1.0000 to 1.0000; below it, samples of the model"
-    )
-    assert pixels(shown[-1]).shape[0] > pixels(shown[0]).shape[0]
-    assert not any(loss.requires_grad for loss in live.losses)
+    said = "Curve of loss over 100 steps: it falls from 1.0000 to 1.0000; below it, samples of the model"
+    assert ("samples" not in shown[0].metadata["alt"], shown[-1].metadata["alt"]) == (True, said)
+    assert pixels(shown[-1]).shape[0] > pixels(shown[0]).shape[0] + 160, "not tiny"
 
 
-def test_curves_on_logarithmic_axes(shown, monkeypatch):
-    figures = []
-    monkeypatch.setattr(viz, "show", lambda figure, alt: figures.append(figure))
-    viz.plot_curves({"a": torch.arange(1, 9)}, alt="a line", log="x")
-    viz.plot_curves({"a": torch.arange(1, 9)}, alt="a line", log="xy")
-    scales = [(figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) for figure in figures]
-    assert scales == [("log", "linear"), ("log", "log")]
+@pytest.mark.parametrize("bad", [torch.zeros(3, 2, 8, 8), torch.zeros(3, 4, 8, 8), None])
+def test_no_picture_ends_a_run(monkeypatch, capsys, bad):
+    shown = []
+    monkeypatch.setattr(viz, "display", lambda picture, **_: Handle(shown))
+    live = viz.LiveLoss(3, seconds=-1, samples=lambda: bad if bad is not None else 1 / 0)
+    live.sampled = -1e9
+    for _ in range(3):
+        live(1.0)
+    assert len(live.losses) == len(shown) == 3, "the curve is drawn all the same"
+    assert capsys.readouterr().out.count("Not shown: ") == 1
 
 
-def test_panels_share_their_axis(monkeypatch):
-    figures = []
-    monkeypatch.setattr(viz, "show", lambda figure, alt: figures.append(figure))
-    viz.plot_panels({"a": {"one": ([0, 1], torch.tensor([0, 9]))}, "b": {"one": ([0, 1], [0, 1])}}, alt="two panels")
-    left, right = figures[0].axes
-    assert left.get_ylim() == right.get_ylim()
-    assert left.get_ylim()[1] >= 9
+# ---- controls -------------------------------------------------------------------------------------------------------
 
 
-def test_growth_begins_at_one_beside_the_expected_slope(monkeypatch):
-    figures = []
-    monkeypatch.setattr(viz, "show", lambda figure, alt: figures.append(figure))
-    viz.plot_growth({"pixels": ([1, 4], {"time": [3.0, 12.0]}, 1), "base": ([8, 16], {"time": [1, 5]}, 2)}, alt="two")
-    lines = [[line.get_ydata().tolist() for line in axis.lines] for axis in figures[0].axes]
-    assert lines == [[[1, 4], [1, 4]], [[1, 5], [1, 4]]]
+def test_explorer_has_its_pictures_before_it_moves(monkeypatch):
+    def series(name, level):
+        return [(f"{name}{i}", [torch.full((2, 1, 4, 6), level + i / 4)]) for i in range(3)]
+
+    box = viz.explore({"a": series("a", -0.5), "b": series("b", 0.1)}, slider="scale", menu="letter")
+    monkeypatch.setattr(viz, "_frame", None)  # would raise if it were called now
+    (names, play, slider), (label, image) = box.children[0].children, box.children[1:]
+    seen = {}
+    for names.value in "ab":
+        for slider.value in range(3):
+            seen[label.value] = pixels(image)[viz.GAP, viz.GAP]
+    assert list(seen) == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    np.testing.assert_allclose(list(seen.values()), [64, 96, 128, 140, 172, 204], atol=1)
+    assert (slider.max, play.max, slider.description, names.description) == (2, 2, "scale", "letter")
+    assert "run this notebook" in repr(box)
 
 
-def test_heat_maps(shown):
-    table = torch.linspace(-1, 1, 40).reshape(10, 4)
-    viz.heat_maps({"one": table, "two": table[:5]}, alt="two tables")
-    viz.heat_maps({"one": table}, alt="one table")
-    assert [picture.metadata["alt"] for picture in shown] == ["two tables", "one table"]
-
-
-def test_animation_holds_every_frame_and_pauses_at_the_end(shown):
-    frames = [torch.full((6, 1, 4, 5), level) for level in (-3.0, 0.0, 0.5)]
-    viz.animate(frames, columns=3, seconds=0.1, pause=2.0, alt="three greys")
-    (shown,) = shown
-    assert shown._repr_mimebundle_()[1]["image/gif"]["alt"] == "three greys"
-    film = Picture.open(io.BytesIO(shown.data))
-    assert film.n_frames == 3
-    assert film.info["loop"] == 0
-    levels, durations = [], []
-    for i in range(3):
-        film.seek(i)
-        durations.append(film.info["duration"])
-        picture = np.asarray(film.convert("L"))
-        levels.append(picture[0, 0].item())
-        assert picture.shape == (2 * (2 * 4 + viz.GAP), 2 * (3 * 5 + 2 * viz.GAP))
-        assert picture[2 * 4, 0] == 255, "a white gap between the rows"
-    assert durations == [100, 100, 2000]
-    assert levels[0] == 0, "clipped"
-    assert abs(levels[1] - 127.5) < 20, "rounded to a few greys, not rescaled"
-    assert levels[2] == 191, "the last frame is not rounded"
-
-
-def test_animation_in_colour(shown):
-    red = torch.tensor([1.0, -1.0, -1.0]).reshape(1, 3, 1, 1).expand(2, 3, 4, 4)
-    viz.animate([red, -red], alt="red, then the opposite")
-    film = Picture.open(io.BytesIO(shown[0].data))
-    assert film.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
-
-
-def test_trajectory_explorer():
-    images = torch.linspace(-1, 1, 10).reshape(10, 1, 1, 1, 1).expand(10, 3, 1, 4, 6)
-    path = [Step(9 - i, images[i], -images[i]) for i in range(10)]
-    slider, label, image = viz.explore_trajectory(path, positions=4).children
-    seen, labels = set(), []
-    for slider.value in range(4):
-        seen.add(bytes(image.value))
-        labels.append(label.value.split(":")[0])
-    assert labels == ["t = 9", "t = 6", "t = 3", "t = 0"]
-    assert len(seen) == 4
-    shown = np.asarray(Picture.open(io.BytesIO(image.value)))
-    assert (shown[0, 0], shown[-1, 0]) == (255, 0), "above the images, below the guesses"
-    assert slider.max == 3
-    assert viz.explore_trajectory(path[:2]).children[0].max == 1
-
-
-def test_points_of_all_panels_share_axes(shown):
-    near, labels = torch.tensor([[0.0, 0.0], [1.0, 2.0], [1.0, 2.0]]), torch.tensor([3, 7, 7])
-    viz.plot_points({"a": (near, labels), "b": (100 * near, labels)}, alt="Points of two classes, twice")
-    picture = pixels(shown[0])
-    left, right = picture[:, : picture.shape[1] // 2], picture[:, picture.shape[1] // 2 :]
-    assert left.shape[0] > 300
-    assert (left < 128).any()
-    assert (right < 128).any()
-
-
-def test_ladder_chart_names_every_system_from_the_best(shown):
-    rows = [
-        {"name": name, "frechet": distance, "floor": 5.0, "parameters": 1000, "images_per_second": 10.0}
-        for name, distance in (("naive net", 300.0), ("net, published", 90.0), ("net, repaired", 20.0))
-    ]
-    viz.plot_ladder({"systems": rows})
-    assert "net, repaired 20, net, published 90, naive net 300; real images 5" in shown[0].metadata["alt"]
-    drawn = {tuple(colour) for colour in np.asarray(Picture.open(io.BytesIO(shown[0].data))).reshape(-1, 3).tolist()}
-    for colour in viz.COLOURS[:3]:  # one for each kind
-        assert tuple(bytes.fromhex(colour[1:])) in drawn
-
-
-def test_levers_chart_names_every_variant_from_the_best(shown):
-    rows = [
-        {"name": name, "frechet": distance, "train_steps": steps}
-        for name, distance, steps in (("net", 20.0, 9), ("net, seed 1", 22.0, 9), ("slow", 90.0, 5), ("other", 15.0, 9))
-    ]
-    viz.plot_levers({"systems": rows})
-    assert "other 15, net 20, net, seed 1 22, slow 90" in shown[0].metadata["alt"]
-    drawn = {tuple(colour) for colour in np.asarray(Picture.open(io.BytesIO(shown[0].data))).reshape(-1, 3).tolist()}
-    for colour in viz.COLOURS[:2]:  # as many steps, and another number
-        assert tuple(bytes.fromhex(colour[1:])) in drawn
+def test_one_series_needs_no_menu():
+    box = viz.explore({"": [("t = 1", [torch.ones(2, 1, 4, 6), -torch.ones(2, 1, 4, 6)])] * 2})
+    assert len(box.children[0].children) == 2
+    picture = pixels(box.children[2])
+    assert (picture[viz.GAP, viz.GAP], picture[-viz.GAP - 1, viz.GAP]) == (255, 0), "the second row is below"

@@ -1,5 +1,1 @@
-<<<<<<< HEAD
-"""Machinery of one notebook each, named after it; what several notebooks use is in the package itself."""
-=======
-"""Machinery of one notebook each, named after it."""
->>>>>>> w-lessons
+"""What one notebook each needs; the core knows nothing of it."""

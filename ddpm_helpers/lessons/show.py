@@ -1,0 +1,314 @@
+"""Pictures and controls that a single notebook uses; what several use is in `viz`."""
+
+import html
+from collections.abc import Callable
+from functools import lru_cache
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import viz
+from ..clinic import System
+from ..diagnosis import loss_by_t, straight_line_loss
+from ..quiz import LETTERS, Case
+from ..sampling import Step
+from ..schedule import NoiseSchedule, q_sample
+from ..viz import COLOURS
+
+# ---- 02, forward process --------------------------------------------------------------------------------------------
+
+
+def plot_histograms(
+    panels: dict[str, dict[str, Tensor]],
+    *,
+    alt: str,
+    columns: int = 4,
+    span: tuple = (-4, 4),
+    normal: dict | None = None,
+) -> None:
+    """Draw histograms in panels, each over the density of a Gaussian, a dashed line.
+
+    Args:
+        panels: title -> name -> samples (N,); the first of a panel is filled, others are outlined.
+        alt: text for those who cannot see the picture.
+        columns: panels per row.
+        span: ends of the horizontal axis.
+        normal: title -> (mean, standard deviation) of the dashed line; 0 and 1 where the title is not named.
+    """
+    rows = -(-len(panels) // columns)
+    figure, axes = viz.subplots(rows, columns, size=(8, 0.9 + 1.5 * rows))
+    edges, x = np.linspace(*span, 81), np.linspace(*span, 400)
+    for axis, (title, samples) in zip(np.ravel(axes), panels.items(), strict=False):
+        for j, (name, values) in enumerate(samples.items()):
+            kind = {"histtype": "step", "linewidth": 1.5} if j else {"alpha": 0.45}
+            axis.hist(values.detach().cpu().numpy(), edges, density=True, color=COLOURS[j], label=name, **kind)
+        mean, std = (normal or {}).get(title, (0.0, 1.0))
+        density = np.exp(-(((x - mean) / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi))
+        axis.plot(x, density, "--", color="black", linewidth=1.2)
+        axis.set(title=title, yticks=[], xlim=span, ylim=(0, 1.6 * density.max()))  # spikes are cut off
+        axis.spines["left"].set_visible(False)
+    handles, names = max((axis.get_legend_handles_labels() for axis in np.ravel(axes)), key=lambda found: len(found[1]))
+    if len(names) > 1:
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    viz.show(figure, alt)
+
+
+def forward_frames(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, positions: int = 41) -> dict:
+    """For `viz.explore`: images x0 (N, C, H, W) from step 1 to step T of each schedule, with the same noise.
+
+    Raises:
+        ValueError: if two schedules have one name.
+    """
+    if len({schedule.name for schedule in schedules}) < len(schedules):
+        raise ValueError(f"two schedules have one name: {', '.join(schedule.name for schedule in schedules)}")
+    frames = {schedule.name: [] for schedule in schedules}
+    for schedule in schedules:
+        for t in torch.linspace(1, schedule.T, positions).round().long():
+            weights = f"{schedule.sqrt_alpha_bar[t]:.3f} x image + {schedule.sigma[t]:.3f} x noise"
+            x_t = q_sample(schedule, x0, t.expand(len(x0)), noise)
+            frames[schedule.name].append((f"t = {t} of {schedule.T}: {weights}", [x_t]))
+    return frames
+
+
+# ---- 05, time conditioning ------------------------------------------------------------------------------------------
+
+
+def heat_maps(panels: dict[str, Tensor], *, alt: str, xlabel: str = "step t", ylabel: str = "dimension") -> None:
+    """Draw tables of numbers in [-1, 1] side by side, red to blue: title -> (N, D), N = 1 at the left, D downwards."""
+    figure, axes = viz.subplots(1, len(panels), size=(8, 3.2), squeeze=False)
+    for axis, (title, table) in zip(axes[0], panels.items(), strict=True):
+        extent = (0.5, len(table) + 0.5, table.shape[1] - 0.5, -0.5)
+        look = {"cmap": "RdBu", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
+        picture = axis.imshow(table.T.numpy(), aspect="auto", extent=extent, **look)
+        axis.set(title=title, xlabel=xlabel)
+    axes[0, 0].set_ylabel(ylabel)
+    figure.colorbar(picture, ax=axes)
+    viz.show(figure, alt)
+
+
+# ---- 08, sampling ---------------------------------------------------------------------------------------------------
+
+
+def trajectory_frames(path: list[Step], positions: int = 41) -> dict:
+    """For `viz.explore`: the images of completed steps, below them the clean images that the model predicted."""
+    places = torch.linspace(0, len(path) - 1, min(positions, len(path))).round().long().tolist()
+    text = "above, the images; below, what the model takes for clean"
+    return {"": [(f"t = {path[i].t}: {text}", [path[i].x, path[i].x0_hat]) for i in places]}
+
+
+# ---- 09, evaluation -------------------------------------------------------------------------------------------------
+
+
+def plot_points(panels: dict[str, tuple[Tensor, Tensor]], *, alt: str, xlabel: str = "", ylabel: str = "") -> None:
+    """Draw points side by side on the same axes: title -> (points (N, 2), labels (N,), whole numbers from 0).
+
+    A point has its label's colour; the label stands at the median of its points in the first panel, in every panel.
+    """
+    figure, axes = viz.subplots(1, len(panels), size=(8, 4), sharex=True, sharey=True, squeeze=False)
+    first, classes = next(iter(panels.values()))
+    medians = {k: first[classes == k].median(0).values.tolist() for k in classes.unique().tolist()}
+    for axis, (title, (points, labels)) in zip(axes[0], panels.items(), strict=True):
+        axis.scatter(*points.T.numpy(), s=5, c=labels.numpy(), cmap="tab10", vmin=0, vmax=9, alpha=0.6, linewidths=0)
+        for label, (x, y) in medians.items():
+            axis.text(x, y, str(label), fontsize=15, weight="bold", ha="center", va="center")
+        axis.set(title=title, xlabel=xlabel)
+    axes[0, 0].set_ylabel(ylabel)
+    viz.show(figure, alt)
+
+
+# ---- 10, libraries --------------------------------------------------------------------------------------------------
+
+
+def plot_ladder(results: dict) -> None:
+    """Draw the systems of `ladder.load_ladder`, the closest to real images on top, with the floor of real images."""
+
+    def kind(row: dict) -> str:
+        if row["name"].startswith("naive"):
+            return "predicts the clean image"
+        return "as published, with a fault" if row["name"].endswith(", published") else "predicts noise or velocity"
+
+    def facts(row: dict) -> str:
+        millions, speed = row["parameters"] / 1e6, row["images_per_second"]
+        return f"{row['frechet']:,.0f}  ({millions:.1f} M parameters, {speed:,.0f} images/s)"
+
+    figure, axis, order = _ranking(results["systems"], kind, facts)
+    floor, worst = min(row["floor"] for row in results["systems"]), max(row["frechet"] for row in results["systems"])
+    axis.axvline(floor, color="black", linestyle="--", linewidth=1, label=f"real images: {floor:,.0f}")
+    axis.set(xscale="log", xlim=(floor / 2, 30 * worst))
+    ticks = [digit * 10**k for k in range(6) for digit in (1, 2, 5) if floor / 2 < digit * 10**k < 2 * worst]
+    axis.set_xticks(ticks, ticks)
+    axis.minorticks_off()
+    figure.legend(loc="outside lower center", ncols=2)
+    viz.show(figure, f"Dots of the Frechet distance, from the smallest: {order}; real images {floor:,.0f}")
+
+
+def plot_levers(results: dict) -> None:
+    """Draw `load_ladder("levers_cpu")`: the recipe, seeds of it, and variants, the closest to real images on top."""
+    recipe = results["systems"][0]
+    kinds = "faster or slower: more or fewer steps", "as many steps"
+    figure, axis, order = _ranking(
+        results["systems"],
+        lambda row: kinds[row["train_steps"] == recipe["train_steps"]],
+        lambda row: f"{row['frechet']:,.0f}",
+    )
+    seeds = [row["frechet"] for row in results["systems"] if row["name"].startswith(recipe["name"])]
+    axis.axvspan(min(seeds), max(seeds), color="0.88", label=f"{recipe['name']}, {len(seeds)} seeds")
+    axis.margins(x=0.12)
+    figure.legend(loc="outside lower center", ncols=3)
+    viz.show(figure, f"Dots of the Frechet distance, from the smallest: {order}")
+
+
+def _ranking(systems: list[dict], kind: Callable[[dict], str], facts: Callable[[dict], str]) -> tuple:
+    """A dot for each system, the best on top, `facts` beside it; the best one's kind is blue."""
+    rows = sorted(systems, key=lambda row: -row["frechet"])
+    figure, axis = viz.subplots(size=(8, 1.1 + 0.25 * len(rows)))
+    for colour, name in zip(COLOURS, dict.fromkeys(map(kind, reversed(rows))), strict=False):
+        dots = [(row["frechet"], i) for i, row in enumerate(rows) if kind(row) == name]
+        axis.plot(*zip(*dots, strict=True), "o", color=colour, label=name)
+    for i, row in enumerate(rows):
+        axis.annotate(facts(row), (row["frechet"], i), (8, 0), textcoords="offset points", va="center", fontsize=9)
+    axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axis.set(xlabel="Frechet distance of the features, less is better", ylim=(-0.7, len(rows) - 0.3))
+    return figure, axis, ", ".join(f"{row['name']} {row['frechet']:,.0f}" for row in reversed(rows))
+
+
+# ---- 11, colour and scale -------------------------------------------------------------------------------------------
+
+
+def plot_growth(panels: dict[str, tuple[list, dict[str, list], float]], *, alt: str) -> None:
+    """Draw how numbers grow, side by side on logarithmic axes, against the slope that is expected.
+
+    Args:
+        panels: name of the horizontal axis -> (x, name -> y, expected slope). Each y is divided by its first value, so
+            that all begin at 1, and so does the dashed line of the expected slope.
+        alt: text for those who cannot see the picture.
+    """
+    figure, axes = viz.subplots(1, len(panels), size=(8, 3.2), squeeze=False)
+    for axis, (title, (x, curves, slope)) in zip(axes[0], panels.items(), strict=True):
+        for name, y in curves.items():
+            axis.loglog(x, [value / y[0] for value in y], "o-", label=name)
+        expected = [(value / x[0]) ** slope for value in x]
+        axis.loglog(x, expected, "--", color="black", linewidth=1, label=f"slope {slope:g}")
+        axis.set_xticks(x, [f"{value:,}" for value in x])
+        axis.minorticks_off()
+        axis.set(xlabel=title)
+        axis.legend(fontsize=9)
+    axes[0, 0].set_ylabel("times the first")
+    viz.show(figure, alt)
+
+
+# ---- 12, guidance ---------------------------------------------------------------------------------------------------
+
+
+def guidance_frames(scales: list[float], images: Tensor, names: list[str] | None = None) -> dict:
+    """For `viz.explore`: images (S, K, N, C, H, W), N of each of K classes at each of S scales; a series a class.
+
+    Raises:
+        ValueError: if there are not images for every scale, and names for every class.
+    """
+    names = [str(k) for k in range(images.shape[1])] if names is None else names
+    if images.ndim != 6 or images.shape[:2] != (len(scales), len(names)):
+        raise ValueError(
+            f"guidance_frames: expected images (S, K, N, C, H, W) of S = {len(scales)} scales and K = {len(names)} "
+            f"classes, got {tuple(images.shape)}"
+        )
+    return {
+        name: [(f"scale {scale:g}, asked for {name}", [images[i, k]]) for i, scale in enumerate(scales)]
+        for k, name in enumerate(names)
+    }
+
+
+# ---- 13, debugging clinic -------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def _system(fault: Callable[[Tensor], System], images: Tensor) -> System:
+    """A broken system is built once for the same tensor of images: the notebook shows each three times."""
+    return fault(images)
+
+
+def show_case(case: Case, images: Tensor, *, count: int = 8, answered: bool = False) -> None:
+    """Show a broken system: its samples under those of its repaired twin, beside them its loss by t.
+
+    Before the answer the loss is what the author of the broken code would measure. Afterwards it is measured with
+    the right process, before and after the repair, and the rows change places.
+
+    Args:
+        case: one of `quiz.CASES`.
+        images: the data (N, C, H, W) in [-1, 1].
+        count: samples in a row.
+        answered: show the picture after the repair.
+    """
+    broken, repaired = _system(case.fault, images), _system(case.twin, images)
+    bad, good = case.shown(broken.samples[:count]), case.shown(repaired.samples[:count])
+    t, steps = (torch.arange(1, system.schedule.T + 1) for system in (broken, repaired))
+    curves = {"straight line": (t, straight_line_loss(broken.schedule, broken.images, t))}
+    if answered:
+        curves["before"] = t, loss_by_t(broken.model, broken.schedule, broken.images, t)
+        curves["after"] = steps, loss_by_t(repaired.model, repaired.schedule, repaired.images, steps)
+        rows, alt = {"before": bad, "after": good}, "before the repair and after it, with the loss by t of both"
+    else:
+        curves["measured"] = t, broken.measured_loss(t)
+        rows, alt = {"healthy": good, "broken": bad}, case.seen
+    figure, axis = viz.subplots(size=(2.45, 1.9))
+    looks = (("black", "--"), (COLOURS[1], "-"), (COLOURS[2], "-"))
+    for (name, (x, loss)), (colour, dashes) in zip(curves.items(), looks, strict=False):
+        axis.plot(x, loss, dashes, color=colour, label=name)
+    axis.set(xlabel="step t", xlim=(0, None), ylim=(-0.03, 1.3))  # a loss above 1.3 leaves the picture at the top
+    axis.set_title("loss", loc="left")
+    axis.legend(fontsize=9, labelspacing=0.2)
+    both = viz.joined(viz.mosaic(rows, width=1130), viz.chart(figure), beside=True)
+    viz.show(both, f"Case {case.number}: {alt}")
+
+
+def show_cases(cases: tuple[Case, ...], images: Tensor, *, count: int = 6) -> None:
+    """What all the broken systems return, `count` samples each, in two columns of rows; an even number of cases."""
+    strips = [case.shown(_system(case.fault, images).samples[:count]).clamp(-1, 1) for case in cases]
+    half, gap = len(cases) // 2, torch.full_like(strips[0][:1], torch.nan)
+    rows = {
+        f"{left.number} and {right.number}": torch.cat([strips[i], gap, strips[i + half]])
+        for i, (left, right) in enumerate(zip(cases[:half], cases[half:], strict=True))
+    }
+    viz.image_rows(rows, alt=f"What {len(cases)} broken systems return: noise, grey, wrong digits, and digits like any")
+
+
+def mark_table(marks: dict[str, list[str]], *, alt: str) -> None:
+    """A table of marks: row name -> the columns in which it has one. Columns come in the order of their first mark."""
+    columns = list(dict.fromkeys(name for names in marks.values() for name in names))
+    table = np.array([[column in names for column in columns] for names in marks.values()], float)
+    figure, axis = viz.subplots(size=(1.8 + 0.42 * len(columns), 1.5 + 0.24 * len(marks)))
+    axis.imshow(table, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    axis.set_yticks(range(len(marks)), marks, fontsize=9)
+    axis.set_xticks(range(len(columns)), columns, rotation=45, ha="left", rotation_mode="anchor", fontsize=9)
+    axis.set_xticks(np.arange(0.5, len(columns) - 1), minor=True)
+    axis.set_yticks(np.arange(0.5, len(marks) - 1), minor=True)
+    axis.grid(which="minor", color="0.8", linewidth=0.8)
+    axis.tick_params(which="both", length=0, labelbottom=False, labeltop=True)
+    viz.show(figure, alt)
+
+
+def ask(case: Case) -> widgets.VBox:
+    """Radio buttons for the diagnosis of a case, and a line that answers."""
+    options = [(f"{letter}  {text}", letter) for letter, text in case.choices.items()]
+    buttons = widgets.RadioButtons(options=options, value=None, layout=widgets.Layout(width="max-content"))
+    line = widgets.HTML()
+
+    def update(_=None) -> None:
+        line.value = html.escape(case.reply(buttons.value)) if buttons.value in LETTERS else ""
+
+    buttons.observe(update, "value")
+    return _Question(case, [widgets.Label(f"Case {case.number}: what is wrong?"), buttons, line])
+
+
+class _Question(widgets.VBox):
+    def __init__(self, case: Case, children: list[widgets.Widget]):
+        self.case = case
+        super().__init__(children)
+
+    def __repr__(self) -> str:
+        return f'{self.case}\nTo answer without buttons: quiz.answer({self.case.number}, "a")'
+
+    def _repr_mimebundle_(self, **options) -> dict[str, str]:  # ipywidgets would cut the text after 110 characters
+        return {**super()._repr_mimebundle_(**options), "text/plain": repr(self)}

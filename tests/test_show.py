@@ -1,0 +1,145 @@
+"""Pictures of single notebooks: what they show and say."""
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+
+from ddpm_helpers import Step, cosine_schedule, linear_schedule, quiz, to_float, viz
+from ddpm_helpers.digits import synthetic_digits
+from ddpm_helpers.lessons import show
+
+IMAGES = to_float(synthetic_digits(24, seed=1)[0])
+SETS = torch.rand((3, 4, 2, 1, 5, 6), generator=torch.Generator().manual_seed(0)) * 2 - 1  # (S, K, N, C, H, W)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were drawn, the rows of the mosaics, and what is said about each picture."""
+    found, draw, tile = {"figures": [], "rows": [], "alts": []}, viz.chart, viz.mosaic
+    monkeypatch.setattr(viz, "chart", lambda figure: (found["figures"].append(figure), draw(figure))[1])
+    monkeypatch.setattr(viz, "mosaic", lambda rows, *a, **k: (found["rows"].append(rows), tile(rows, *a, **k))[1])
+    monkeypatch.setattr(viz, "display", lambda picture, **_: found["alts"].append(picture.metadata["alt"]))
+    return found
+
+
+def test_forward_frames_reach_from_the_first_step_to_the_last():
+    x0, noise = SETS[0, :3, 0], SETS[1, :3, 0]
+    frames = show.forward_frames([linear_schedule(300), cosine_schedule(50)], x0, noise, positions=5)
+    texts = [text for series in frames.values() for text, _ in series]
+    assert [len(series) for series in frames.values()] == [5, 5]
+    assert texts[0].startswith("t = 1 of 300: ")
+    assert texts[9] == "t = 50 of 50: 0.001 x image + 1.000 x noise"
+    assert (frames["cosine, T = 50"][4][1][0] - noise).abs().max() < 0.01
+    with pytest.raises(ValueError, match="two schedules have one name: linear, T = 50, linear, T = 50"):
+        show.forward_frames([linear_schedule(50), linear_schedule(50)], x0, noise)
+
+
+def test_trajectory_frames_show_the_guess_below():
+    path = [Step(9 - i, torch.full((3, 1, 4, 6), i / 9), torch.full((3, 1, 4, 6), -i / 9)) for i in range(10)]
+    (frames,) = show.trajectory_frames(path, positions=4).values()
+    assert [text.split(":")[0] for text, _ in frames] == ["t = 9", "t = 6", "t = 3", "t = 0"]
+    assert [rows[0].mean() + rows[1].mean() for _, rows in frames] == [0, 0, 0, 0]
+    assert len(show.trajectory_frames(path[:2])[""]) == 2
+
+
+def test_guidance_frames_have_a_series_for_each_class():
+    frames = show.guidance_frames([0, 1.5, 8], SETS, names=["a", "b", "c", "d"])
+    text, (row,) = frames["c"][1]
+    assert text == "scale 1.5, asked for c"
+    assert row.equal(SETS[1, 2])
+    assert list(show.guidance_frames([0, 1.5, 8], SETS)) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("scales", "images", "names"),
+    [([0, 1], SETS, None), ([0, 1, 2], SETS[0], None), ([0, 1, 2], SETS, ["a"])],
+)
+def test_guidance_frames_of_images_that_do_not_fit(scales, images, names):
+    with pytest.raises(ValueError, match=r"expected images \(S, K, N, C, H, W\)"):
+        show.guidance_frames(scales, images, names)
+
+
+def test_histograms_lie_over_their_gaussian(drawn):
+    x = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    show.plot_histograms(
+        {"one": {"x": x}, "two": {"x": x, "noise": -x}}, normal={"two": (1, 0.5)}, columns=2, alt="two"
+    )
+    peaks = [axis.lines[0].get_xdata()[axis.lines[0].get_ydata().argmax()] for axis in drawn["figures"][0].axes]
+    np.testing.assert_allclose(peaks, [0, 1], atol=0.02)
+    assert [text.get_text() for text in drawn["figures"][0].legends[0].get_texts()] == ["x", "noise"]
+
+
+def test_growth_begins_at_one_beside_the_expected_slope(drawn):
+    show.plot_growth({"pixels": ([1, 4], {"time": [3.0, 12.0]}, 1), "base": ([8, 16], {"time": [1, 5]}, 2)}, alt="two")
+    lines = [[line.get_ydata().tolist() for line in axis.lines] for axis in drawn["figures"][0].axes]
+    assert lines == [[[1, 4], [1, 4]], [[1, 5], [1, 4]]]
+
+
+def test_heat_maps_and_points(drawn):
+    table, labels = torch.linspace(-1, 1, 40).reshape(10, 4), torch.tensor([3, 7, 7])
+    show.heat_maps({"one": table, "two": table[:5]}, alt="two tables")
+    points = torch.tensor([[0.0, 0.0], [1.0, 2.0], [1.0, 2.0]])
+    show.plot_points({"a": (points, labels), "b": (100 * points, labels)}, alt="two classes")
+    assert drawn["alts"] == ["two tables", "two classes"]
+    left, right = drawn["figures"][1].axes
+    assert (left.get_xlim(), left.get_ylim()) == (right.get_xlim(), right.get_ylim())
+    assert [(text.get_text(), text.get_position()) for text in right.texts] == [("3", (0, 0)), ("7", (1, 2))]
+
+
+def test_rankings_name_every_system_from_the_best(drawn):
+    names = {"naive net": 300.0, "net, published": 90.0, "net, repaired": 20.0, "net, repaired, seed 1": 22.0}
+    row = {"floor": 5.0, "parameters": 1000, "images_per_second": 10.0}
+    rows = [{"name": name, "frechet": distance, "train_steps": 9, **row} for name, distance in names.items()]
+    rows[0]["train_steps"] = 5
+    show.plot_ladder({"systems": rows})
+    show.plot_levers({"systems": rows[2:] + rows[:2]})
+    order = "net, repaired 20, net, repaired, seed 1 22, net, published 90, naive net 300"
+    assert [order in alt for alt in drawn["alts"]] == [True, True]
+    assert "real images 5" in drawn["alts"][0]
+    kinds = [[text.get_text() for text in figure.legends[0].get_texts()] for figure in drawn["figures"]]
+    assert (len(kinds[0]), kinds[1][-1]) == (4, "net, repaired, 2 seeds")
+
+
+@pytest.mark.parametrize("number", [1, 8, 11, 13])
+def test_picture_of_a_case(number, drawn):
+    case = quiz.case(number)
+    show.show_case(case, IMAGES)
+    show.show_case(case, IMAGES, answered=True)
+    lines = [[line.get_label() for line in figure.axes[0].lines] for figure in drawn["figures"]]
+    assert lines == [["straight line", "measured"], ["straight line", "before", "after"]]
+    assert [list(rows) for rows in drawn["rows"]] == [["healthy", "broken"], ["before", "after"]]
+    assert f"Case {number}" in drawn["alts"][0]
+    assert not any(word in drawn["alts"][0] for word in (case.fault.__name__, case.right))
+
+
+def test_sheet_of_all_cases(drawn):
+    show.show_cases(quiz.CASES[:4], IMAGES, count=3)
+    assert list(drawn["rows"][0]) == ["1 and 3", "2 and 4"]
+    assert drawn["rows"][0]["1 and 3"][3].isnan().all(), "nothing between the columns"
+
+
+def test_mark_table(drawn):
+    show.mark_table({"one": ["a"], "two": [], "three": ["b", "a"]}, alt="Three rows of marks")
+    axis = drawn["figures"][0].axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["a", "b"]
+    assert axis.images[0].get_array().tolist() == [[1, 0], [0, 0], [1, 1]]
+
+
+def test_buttons_answer():
+    case = quiz.case(5)
+    _, buttons, line = show.ask(case).children
+    assert (buttons.value, line.value) == (None, "")
+    seen = set()
+    for letter in "abcd":
+        buttons.value = letter
+        assert line.value.startswith("Yes") == (letter == case.letter)
+        seen.add(line.value)
+    assert len(seen) == 4
+
+
+@pytest.mark.skipif(ipywidgets.__version__[0] == "7", reason="ipywidgets 7, which Colab has, cuts the text")
+def test_a_page_without_widgets_shows_the_choices():
+    text = show.ask(quiz.case(2))._repr_mimebundle_()["text/plain"]
+    assert all(choice in text for choice in quiz.case(2).choices.values())
+    assert 'quiz.answer(2, "a")' in text
