@@ -7,7 +7,7 @@ from .checkpoint import CheckpointError, Pretrained, load_pretrained
 from .data import DataError, ImageData, batches, load_images, read_idx, to_float, to_uint8
 from .diagnosis import IdealDenoiser, diagnose
 from .digits import synthetic_digits
-from .exercises import AnswerError, EquationError, check, show_solution, verify
+from .marking import AnswerError, EquationError, check, show_solution, verify
 from .metrics import (
     bits_per_dim,
     frechet_distance,

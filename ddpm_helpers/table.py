@@ -30,18 +30,30 @@ def mistakes(reference: Callable, answer: str, table: str, names: dict) -> dict[
 
 def function(reference: Callable, body: str, names: dict) -> Callable:
     """A function called as `reference` is, with this body; it sees `names` and what the reference's module sees."""
-    arguments = [p.name for p in inspect.signature(reference).parameters.values() if p.default is p.empty]
     scope = {**vars(inspect.getmodule(reference)), **names, "right": reference}
-    exec(f"def {reference.__name__}({', '.join(arguments)}):\n{indent(body, '    ')}", scope)
+    exec(written(reference, body), scope)
     return scope[reference.__name__]
 
 
+def written(reference: Callable, body: str) -> str:
+    """The text of a function called as `reference` is in a notebook, where no argument has a default."""
+    arguments = [p.name for p in inspect.signature(reference).parameters.values() if p.default is p.empty]
+    return f"def {reference.__name__}({', '.join(arguments)}):\n{indent(body, '    ')}"
+
+
 def plain_body(reference: Callable) -> str:
-    """The text of a function below its docstring."""
+    """The text of a function below its docstring, without the checks of arguments that begin it."""
     source = dedent(inspect.getsource(reference))
-    [node] = ast.parse(source).body
-    first = node.body[1 if ast.get_docstring(node) else 0]
+    body = ast.parse(source).body[0].body[1 if ast.get_docstring(ast.parse(source).body[0]) else 0 :]
+    first = next(line for line in body if not _is_check(line))
     return dedent("\n".join(source.splitlines()[first.lineno - 1 :]))
+
+
+def _is_check(line: ast.stmt) -> bool:
+    """A call of `_check...`, or an `if` that only raises."""
+    if isinstance(line, ast.If):
+        return isinstance(line.body[0], ast.Raise)
+    return isinstance(line, ast.Expr) and getattr(getattr(line.value, "func", None), "id", "").startswith("_check")
 
 
 def edited(body: str, edits: str) -> str:

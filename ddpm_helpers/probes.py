@@ -1,0 +1,192 @@
+"""What can be said of a wrong answer that no table of mistakes names: how its outcomes are related to the right ones."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .outcomes import difference, run
+
+
+class Trial:
+    """An answer on the cases of an exercise: its outcomes, and how they differ from what is expected."""
+
+    def __init__(self, reference: Callable, answer: Callable, cases: list[tuple], tolerance: float, in_64_bits: float):
+        self.reference, self.answer, self.cases = reference, answer, cases
+        self.expected = [run(reference, case) for case in cases]
+        self.outcomes = [run(answer, case) for case in cases]
+        doubles = [isinstance(right, Tensor) and right.dtype == torch.float64 for right in self.expected]
+        self.tolerances = [in_64_bits if double else tolerance for double in doubles]
+        self.differences = list(map(difference, self.expected, self.outcomes, self.tolerances))
+
+    def is_like(self, results: Iterable[Any]) -> bool:
+        """Whether the outcomes equal some other results; a number does not equal a tensor."""
+        return all(
+            isinstance(result, Tensor) == isinstance(outcome, Tensor) and difference(result, outcome, tolerance) is None
+            for result, outcome, tolerance in zip(results, self.outcomes, self.tolerances, strict=True)
+        )
+
+
+ARGUMENTS = {  # what an argument may have been taken for
+    "{0} - 1 stands where {0} belongs": lambda v: v - 1,
+    "{0} + 1 stands where {0} belongs": lambda v: v + 1,
+    "the first entry of {0} is used for all: each has its own": lambda v: v[:1].expand_as(v),
+    "the last entry of {0} is used for all, as when a loop writes over its result: each has its own": (
+        lambda v: v[-1:].expand_as(v)
+    ),
+    "the mean of {0} is used for all: each has its own": lambda v: v.mean().expand_as(v),
+    "{0} has the wrong sign": lambda v: -v,
+    "1 - {0} stands where {0} belongs": lambda v: 1 - v,
+    "{0} is squared": lambda v: v**2,
+    "the root of {0} is taken": lambda v: v**0.5,
+    "{0} is doubled": lambda v: 2 * v,
+    "{0} is halved": lambda v: v / 2,
+    "{0} is clipped to [-1, 1]": lambda v: v.clamp(-1, 1),
+    "{0} does not count: the result is that for {0} = 1": lambda v: v * 0 + 1,
+    "{0} does not count: the result is that for {0} = 0": lambda v: v * 0,
+}
+
+RESULTS = {  # what may have been done to the result
+    "the sign is turned round": lambda r: -r,
+    "the result is clipped to [-1, 1]: return it as it is": lambda r: r.clamp(-1, 1),
+    "the result is clipped to [0, 1]: return it as it is": lambda r: r.clamp(0, 1),
+    "the root of the result is returned": lambda r: r**0.5,
+    "the square of the result is returned": lambda r: r**2,
+    "the result is turned upside down, 1 / it": lambda r: 1 / r,
+    "the logarithm of the result is returned": lambda r: r.log(),
+    "exp is taken of the result": lambda r: r.exp(),
+    "the sign of the result is lost": abs,
+    "only whole numbers are left": lambda r: r.trunc(),
+    "the result is averaged over all its entries": lambda r: r.mean(),
+    "the result is averaged over its first axis": lambda r: r.mean(0),
+    "the result is summed over all its entries": lambda r: r.sum(),
+    "the result is summed over its first axis": lambda r: r.sum(0),
+    "the order along the first axis is reversed": lambda r: r.flip(0),
+    "the order along the second axis is reversed": lambda r: r.flip(1),
+    "the order along the last axis is reversed": lambda r: r.flip(-1),
+    "the last two axes are exchanged": lambda r: r.mT,
+    "the values are in the other order": lambda r: r[::-1],
+    ".item() made a number of the result: return the tensor": lambda r: r.item(),
+    "the dtype alone is wrong, float64": lambda r: r.double(),
+    "the dtype alone is wrong, float32": lambda r: r.float(),
+    "the result was turned into integers": lambda r: r.int(),
+    "the result was turned into long integers": lambda r: r.long(),
+}
+
+
+ENTRIES = {  # which entries along the first axis may be wrong, in every call that is
+    "only the first {0} is right: is its number taken for all?": lambda wrong: not wrong[0] and wrong[1:].all(),
+    "only the last {0} is right, as when a loop writes over its result": lambda wrong: (
+        not wrong[-1] and wrong[:-1].all()
+    ),
+    "only the first {0} is wrong": lambda wrong: wrong[0] and not wrong[1:].any(),
+    "only the last {0} is wrong": lambda wrong: wrong[-1] and not wrong[:-1].any(),
+}
+
+
+def probed(trial: Trial) -> str | None:
+    """One general sentence about a wrong answer, or None; what explains all calls goes first."""
+    looks = [_permuted, _right_for_some_calls]
+    if not any(isinstance(outcome, BaseException) for outcome in trial.outcomes):
+        looks[1:1] = _changed_argument, _changed_result, _by_numbers, _right_for_some_entries
+    return next((found for look in looks if (found := look(trial))), None)
+
+
+def _permuted(trial: Trial) -> str | None:
+    names = list(inspect.signature(trial.reference).parameters)[: len(trial.cases[0])]
+    for order in list(permutations(range(len(names))))[1:] if len(names) <= 4 else []:
+        results = (run(trial.answer, tuple(case[i] for i in order)) for case in trial.cases)
+        if not any(map(difference, trial.expected, results, trial.tolerances)):
+            name, called = trial.reference.__name__, ", ".join(names[i] for i in order)
+            return f"It would be right if called as {name}({called}); it is called as {name}({', '.join(names)})."
+    return None
+
+
+def _changed_argument(trial: Trial) -> str | None:
+    for place, name in enumerate(inspect.signature(trial.reference).parameters):
+        for sentence, change in ARGUMENTS.items():
+
+            def changed(*case: Any, place: int = place, change: Callable = change) -> Any:
+                return trial.reference(*case[:place], change(case[place]), *case[place + 1 :])
+
+            if trial.is_like(run(changed, case) for case in trial.cases):
+                return f"It looks as if {sentence.format(name)}."
+    return None
+
+
+def _changed_result(trial: Trial) -> str | None:
+    for sentence, change in RESULTS.items():
+        if trial.is_like(run(change, (right,)) for right in trial.expected):
+            return f"It looks as if {sentence}."
+    return None
+
+
+def _by_numbers(trial: Trial) -> str | None:
+    """Factors, offsets and orders, which are read off the numbers."""
+    right, found = ([_flat(value) for value in values] for values in (trial.expected, trial.outcomes))
+    if list(map(len, right)) != list(map(len, found)) or sum(map(len, right)) < 2:
+        return None
+
+    def equals(values: Iterable[Tensor], others: list[Tensor] = found) -> bool:
+        largest = [r.abs().max() for r in right]
+        return all(
+            bool((value - other).abs().max() <= tolerance * scale)
+            for value, other, tolerance, scale in zip(values, others, trial.tolerances, largest, strict=True)
+        )
+
+    if equals(right):
+        return "The values are right, their shape or dtype is not."
+    if equals([r.sort().values for r in right], [f.sort().values for f in found]):
+        return "The values are right, but stand in another order."
+    factors = [((f @ r) / (r @ r)).item() for r, f in zip(right, found, strict=True)]
+    if equals(factor * r for factor, r in zip(factors, right, strict=True)):
+        if max(factors) - min(factors) <= 1e-4 * abs(factors[0]):
+            return f"Every value is {factors[0]:.4g} times what it should be."
+        said = ", ".join(f"{factor:.4g}" for factor in factors)
+        return f"In each call all values are off by one factor: {said}. Is there a sum for a mean, or a mean for a sum?"
+    if equals(r + (found[0] - right[0]).mean() for r in right):
+        return f"Every value is off by the same number, {(found[0] - right[0]).mean().item():+.4g}."
+    return None
+
+
+def _flat(value: Any) -> Tensor:
+    """The numbers of a result in 64 bits; none where there is something else in it."""
+    try:
+        numbers = torch.as_tensor(value).detach().flatten()
+        return numbers.new_empty(0) if numbers.is_complex() or numbers.is_meta else numbers.double()
+    except (TypeError, ValueError, RuntimeError):
+        return torch.empty(0)
+
+
+def _right_for_some_entries(trial: Trial) -> str | None:
+    wrong = []
+    for right, found, tolerance, problem in zip(
+        trial.expected, trial.outcomes, trial.tolerances, trial.differences, strict=True
+    ):
+        alike = isinstance(right, Tensor) and isinstance(found, Tensor) and right.shape == found.shape
+        if not alike or right.ndim == 0 or len(right) < 3:
+            return None
+        if problem:
+            error = (found.detach().double() - right.detach().double()).abs().reshape(len(right), -1).amax(1)
+            wrong.append(~(error <= tolerance * right.abs().max()))
+    what = "image" if trial.expected[0].ndim == 4 else "entry"
+    return next((f"In the result {s.format(what)}." for s, fits in ENTRIES.items() if all(map(fits, wrong))), None)
+
+
+def _right_for_some_calls(trial: Trial) -> str | None:
+    count = sum(problem is None for problem in trial.differences)
+    if count == 0 or any(said in str(trial.differences) for said in ("64 bits", "values are right")):
+        return None  # 64 bits and gradients are asked for in some calls only, and are spoken of
+    for place, name in enumerate(inspect.signature(trial.reference).parameters):
+        values = [case[place] for case in trial.cases if place < len(case)]
+        right, wrong = (
+            {value for value, problem in zip(values, trial.differences, strict=False) if (problem is None) == is_right}
+            for is_right in (True, False)
+        )
+        if all(isinstance(value, int | float) for value in values) and len(right) == 1 and not right & wrong:
+            return f"It is right where {name} is {right.pop():g}, and wrong elsewhere: is that number built in?"
+    calls = f"{count} of {len(trial.cases)} calls"
+    return f"It is right in {calls}: is a number or a size built in that belongs to one call? Use the arguments."
