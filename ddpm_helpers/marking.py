@@ -58,12 +58,17 @@ class Exercise:
     def body(self) -> str:
         return textwrap.dedent(self.answer).strip() or plain_body(self.reference)
 
+    @property
+    def asked(self) -> int:
+        """How many arguments the text asks for; the reference may have more, with defaults."""
+        return len(self.cases()[0])
+
     @cached_property
     def wrong(self) -> dict[str, Callable]:
         """Sentence -> the wrong function that earns it; read from the table when an answer is wrong."""
         if isinstance(self.mistakes, dict):
             return self.mistakes
-        return mistakes(self.reference, self.body, self.mistakes, self.names)
+        return mistakes(self.reference, self.body, self.mistakes, self.names, self.asked)
 
 
 def _exercises() -> dict[str, Exercise]:
@@ -116,7 +121,7 @@ def _unknown(answer: Any) -> str:
         )
     near = difflib.get_close_matches(name, EXERCISES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"check knows no exercise called {name!r}{hint} Keep the name that the exercise gives, and leave out decorators."
+    return f"check knows no exercise called {name!r}{hint} Keep the exercise's name; a decorator may have changed it."
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def show_solution(exercise: str | Callable) -> None:
 
 def solution(exercise: Exercise) -> str:
     """The answer as the text asked for it, to be pasted into the notebook."""
-    return written(exercise.reference, exercise.body)
+    return written(exercise.reference, exercise.body, exercise.asked)
 
 
 def verify(
@@ -182,8 +187,8 @@ def _apart(tag: str, left: Tensor, right: Tensor, tol: float) -> tuple[bool, str
         raise ValueError(f"({tag}): left has shape {tuple(left.shape)}, right {tuple(right.shape)}")
     scale = right.abs().max().item()
     apart = (left - right).abs().max().item() / (scale or 1.0)
-    unit = " of the largest value" if scale and right.numel() > 1 else " of the value" if scale else ""
-    return not apart <= tol, f"largest difference {apart:.1e}{unit}, allowed {tol:.0e}"  # `not`: NaN is far, too
+    unit = " of the largest value" if scale else ""
+    return not apart <= tol, f"largest difference {apart:.1e}{unit}, tolerance {tol:.0e}"  # `not`: NaN is far, too
 
 
 def _mean_apart(samples: Tensor, expected: Tensor, sigmas: float) -> tuple[bool, str]:
@@ -252,8 +257,8 @@ def _problem(exercise: Exercise, answer: Callable) -> str | None:
     if not any(trial.differences):
         if stays_on_cpu(exercise.reference, answer, cases):
             return (
-                "The numbers are right, but it makes a tensor on the CPU, wherever its arguments are: on a GPU it would "
-                "stop. Give what makes one the device of an argument, as in torch.arange(n, device=x.device)."
+                "The numbers are right, but it makes a tensor on the CPU, wherever its arguments are: on a GPU it "
+                "would stop. Give what makes one the device of an argument, as in torch.arange(n, device=x.device)."
             )
         return exercise.also(answer)
     for sentence, mistake in exercise.wrong.items():

@@ -5,13 +5,14 @@ import inspect
 import re
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .schedule import NoiseSchedule
 
@@ -53,8 +54,8 @@ def copied(case: tuple) -> tuple:
 
 
 def _settings() -> tuple:
-    deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    return torch.initial_seed(), torch.get_default_dtype(), torch.is_grad_enabled(), deterministic
+    reproducible = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    return torch.initial_seed(), torch.get_default_dtype(), torch.is_grad_enabled(), *reproducible
 
 
 @contextmanager
@@ -73,10 +74,11 @@ def settings_kept() -> Iterator[Callable[[], str]]:
         yield changed
     finally:
         torch.set_rng_state(random)
-        _, dtype, gradients, (deterministic, warn_only) = before
+        _, dtype, gradients, deterministic, warn_only = before
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(gradients)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if _settings() != before:  # not always: the first time this call takes seconds
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def _odd(function: Callable, result: Any) -> str:
@@ -117,12 +119,27 @@ def _changed_argument(function: Callable, case: tuple, arguments: tuple) -> str:
     return ""
 
 
+class _Makes(TorchFunctionMode):
+    """Sees whether a tensor is made that does not follow the device of an argument."""
+
+    seen = False
+
+    def __torch_function__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        parts = [part for arg in args for part in (arg if isinstance(arg, list | tuple) else [arg])]
+        if isinstance(result, Tensor) and result.ndim and not any(isinstance(part, Tensor) for part in parts):
+            self.seen |= "device" not in (kwargs or {})
+        return result
+
+
 def stays_on_cpu(reference: Callable, answer: Callable, cases: list[tuple]) -> bool:
     """Whether the answer makes tensors on the CPU though its arguments lie elsewhere: on a GPU it would stop.
 
-    Tried on the device "meta", where tensors have shapes and no numbers, and where both can be run without those.
+    Tried on the device "meta", where tensors have shapes and no numbers; its first use takes two seconds.
     """
-    for case in cases:
+    with settings_kept(), suppress(Exception, SystemExit), _Makes() as makes:
+        answer(*copied(cases[0]))
+    for case in cases if makes.seen else ():
         with settings_kept():
             try:
                 right = _devices(reference(*_on_meta(case)))
@@ -172,7 +189,9 @@ def difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return None if type(actual) is type(expected) else f"Expected {wanted}, got {summary(actual)}."
     if actual.is_complex() if isinstance(actual, Tensor) else isinstance(actual, complex):
         alike = isinstance(expected, complex) or (isinstance(expected, Tensor) and expected.is_complex())
-        return None if alike else "The result is complex, and a real one is wanted: take .real, or a form that stays real."
+        return (
+            None if alike else "The result is complex, and a real one is wanted: take .real, or a form that stays real."
+        )
     number = not isinstance(expected, Tensor)
     if number:
         right, expected, actual = expected, _as_number(expected), _as_number(actual)
@@ -208,8 +227,8 @@ def difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         return f"At index {place} it should be {one}, and is {other}."
     if number:
         return f"Expected {one}, got {other}."
-    where = f" at index {place}" if place else ""
-    text = f"Shape and dtype are right, values are not: the largest error is {largest:.3g},{where} (expected {one}, got {other})"
+    text = f"Shape and dtype are right, values are not: the largest error is {largest:.3g}"
+    text += f", at index {place}: expected {one}, got {other}" if place else f": expected {one}, got {other}"
     if expected.dtype == torch.float64 and largest <= 1e-5 * ours.abs().max().item():
         return (
             f"{text}. That is little, but too much for 64 bits: is a small number added against a division by 0, or "
@@ -275,15 +294,17 @@ def _difference_of_lists(expected: tuple | list, actual: Any, tolerance: float) 
     if not alike or len(actual) != len(expected):
         advice = "; .tolist() makes a list of it" if isinstance(expected, list) and isinstance(actual, Tensor) else ""
         return f"Expected a {type(expected).__name__} of {len(expected)} values, got {summary(actual)}{advice}."
-    if isinstance(expected, list) and all(map(_is_number, expected)) and all(map(_is_number, actual)):
+    if isinstance(expected, list) and all(map(_is_number, [*expected, *actual])):
+        pairs = list(zip(expected, actual, strict=True))
         if expected != actual:
-            place = next(i for i, (e, a) in enumerate(zip(expected, actual, strict=True)) if e != a)
+            place = next(i for i, (e, a) in enumerate(pairs) if e != a)
             return f"At index {place} it should be {expected[place]!r}, and is {actual[place]!r}."
-        if any(type(a) is not int for e, a in zip(expected, actual, strict=True) if type(e) is int):
-            return (
-                "The numbers are right, but some are floats, or integers of NumPy or PyTorch: int(...) turns each "
-                "into an integer of Python."
-            )
+        if all(type(a) is int for e, a in pairs if type(e) is int):
+            return None
+        return (
+            "The numbers are right, but some are floats, or integers of NumPy or PyTorch: int(...) turns each into an "
+            "integer of Python."
+        )
     parts = (difference(e, a, tolerance) for e, a in zip(expected, actual, strict=True))
     place, part = next(((place, part) for place, part in enumerate(parts) if part), (0, None))
     if part is None or len(expected) == 1:
@@ -350,7 +371,6 @@ HINTS = {  # pattern in an error, or in the line that raised it -> what else to 
     r"(?s)(in range of \[-1, 0\]|\bmin\(\) received).*torch\.min\(": "torch.min(x, 1) looks along axis 1, and "
     "torch.min(1, x) wants two tensors; x.clamp(max=1) is the smaller of x and the number 1.",
 }
-
 
 
 def explained(error: BaseException) -> str:

@@ -1,6 +1,8 @@
-"""What can be said of a wrong answer that no table of mistakes names: how its outcomes are related to the right ones."""
+"""What can be said of a wrong answer that no table names: how its outcomes are related to the right ones."""
 
 import inspect
+import re
+import warnings
 from collections.abc import Callable, Iterable
 from itertools import permutations
 from typing import Any
@@ -30,52 +32,12 @@ class Trial:
         )
 
 
-ARGUMENTS = {  # what an argument may have been taken for
-    "{0} - 1 stands where {0} belongs": lambda v: v - 1,
-    "{0} + 1 stands where {0} belongs": lambda v: v + 1,
-    "the first entry of {0} is used for all: each has its own": lambda v: v[:1].expand_as(v),
-    "the last entry of {0} is used for all, as when a loop writes over its result: each has its own": (
-        lambda v: v[-1:].expand_as(v)
-    ),
-    "the mean of {0} is used for all: each has its own": lambda v: v.mean().expand_as(v),
-    "{0} has the wrong sign": lambda v: -v,
-    "1 - {0} stands where {0} belongs": lambda v: 1 - v,
-    "{0} is squared": lambda v: v**2,
-    "the root of {0} is taken": lambda v: v**0.5,
-    "{0} is doubled": lambda v: 2 * v,
-    "{0} is halved": lambda v: v / 2,
-    "{0} is clipped to [-1, 1]": lambda v: v.clamp(-1, 1),
-    "{0} does not count: the result is that for {0} = 1": lambda v: v * 0 + 1,
-    "{0} does not count: the result is that for {0} = 0": lambda v: v * 0,
-}
-
-RESULTS = {  # what may have been done to the result
-    "the sign is turned round": lambda r: -r,
-    "the result is clipped to [-1, 1]: return it as it is": lambda r: r.clamp(-1, 1),
-    "the result is clipped to [0, 1]: return it as it is": lambda r: r.clamp(0, 1),
-    "the root of the result is returned": lambda r: r**0.5,
-    "the square of the result is returned": lambda r: r**2,
-    "the result is turned upside down, 1 / it": lambda r: 1 / r,
-    "the logarithm of the result is returned": lambda r: r.log(),
-    "exp is taken of the result": lambda r: r.exp(),
-    "the sign of the result is lost": abs,
-    "only whole numbers are left": lambda r: r.trunc(),
-    "the result is averaged over all its entries": lambda r: r.mean(),
-    "the result is averaged over its first axis": lambda r: r.mean(0),
-    "the result is summed over all its entries": lambda r: r.sum(),
-    "the result is summed over its first axis": lambda r: r.sum(0),
-    "the order along the first axis is reversed": lambda r: r.flip(0),
-    "the order along the second axis is reversed": lambda r: r.flip(1),
-    "the order along the last axis is reversed": lambda r: r.flip(-1),
-    "the last two axes are exchanged": lambda r: r.mT,
-    "the values are in the other order": lambda r: r[::-1],
-    ".item() made a number of the result: return the tensor": lambda r: r.item(),
-    "the dtype alone is wrong, float64": lambda r: r.double(),
-    "the dtype alone is wrong, float32": lambda r: r.float(),
-    "the result was turned into integers": lambda r: r.int(),
-    "the result was turned into long integers": lambda r: r.long(),
-}
-
+# What may stand where an argument v belongs, and what may be returned where the right result is r.
+ARGUMENTS = ["v[0].expand_as(v)", "v[-1].expand_as(v)", "v.mean().expand_as(v)", "v - 1", "v + 1", "-v", "1 - v"]
+ARGUMENTS += ["v**2", "v**0.5", "2 * v", "v / 2", "v.clamp(-1, 1)", "0 * v", "0 * v + 1"]
+RESULTS = ["-r", "1 - r", "1 / r", "r**2", "r**0.5", "r.log()", "r.exp()", "abs(r)", "r.clamp(-1, 1)", "r.clamp(0, 1)"]
+RESULTS += ["r.mean()", "r.mean(0)", "r.sum()", "r.sum(0)", "r.flip(0)", "r.flip(1)", "r.flip(-1)", "r[::-1]", "r.mT"]
+RESULTS += ["r.item()", "r.round()", "r.int()", "r.long()"]
 
 ENTRIES = {  # which entries along the first axis may be wrong, in every call that is
     "only the first {0} is right: is its number taken for all?": lambda wrong: not wrong[0] and wrong[1:].all(),
@@ -92,7 +54,8 @@ def probed(trial: Trial) -> str | None:
     looks = [_permuted, _right_for_some_calls]
     if not any(isinstance(outcome, BaseException) for outcome in trial.outcomes):
         looks[1:1] = _changed_argument, _changed_result, _by_numbers, _right_for_some_entries
-    return next((found for look in looks if (found := look(trial))), None)
+    with warnings.catch_warnings(action="ignore"):
+        return next((found for look in looks if (found := look(trial))), None)
 
 
 def _permuted(trial: Trial) -> str | None:
@@ -107,21 +70,31 @@ def _permuted(trial: Trial) -> str | None:
 
 def _changed_argument(trial: Trial) -> str | None:
     for place, name in enumerate(inspect.signature(trial.reference).parameters):
-        for sentence, change in ARGUMENTS.items():
-
-            def changed(*case: Any, place: int = place, change: Callable = change) -> Any:
-                return trial.reference(*case[:place], change(case[place]), *case[place + 1 :])
-
-            if trial.is_like(run(changed, case) for case in trial.cases):
-                return f"It looks as if {sentence.format(name)}."
+        for text in ARGUMENTS:
+            changed = _with_changed(trial.reference, place, eval(f"lambda v: {text}"))
+            if trial.is_like(_tried(changed, case) for case in trial.cases):
+                shown = re.sub(r"\bv\b", name, text.replace(".expand_as(v)", ""))
+                return f"It looks as if {shown} stands where {name} belongs."
     return None
+
+
+def _with_changed(function: Callable, place: int, change: Callable) -> Callable:
+    return lambda *case: function(*case[:place], change(case[place]), *case[place + 1 :])
 
 
 def _changed_result(trial: Trial) -> str | None:
-    for sentence, change in RESULTS.items():
-        if trial.is_like(run(change, (right,)) for right in trial.expected):
-            return f"It looks as if {sentence}."
+    for text in RESULTS:
+        change = eval(f"lambda r: {text}")
+        if trial.is_like(_tried(change, (right,)) for right in trial.expected):
+            return f"It looks as if {text} is returned, where r is the right result."
     return None
+
+
+def _tried(function: Callable, case: tuple) -> Any:
+    try:
+        return function(*case)
+    except Exception:
+        return None
 
 
 def _by_numbers(trial: Trial) -> str | None:
@@ -147,6 +120,9 @@ def _by_numbers(trial: Trial) -> str | None:
             return f"Every value is {factors[0]:.4g} times what it should be."
         said = ", ".join(f"{factor:.4g}" for factor in factors)
         return f"In each call all values are off by one factor: {said}. Is there a sum for a mean, or a mean for a sum?"
+    low, high = min(f.min() for f in found), max(f.max() for f in found)
+    if equals(r.clamp(low, high) for r in right):
+        return f"The result is clipped to [{low:.4g}, {high:.4g}]: return it as it is."
     if equals(r + (found[0] - right[0]).mean() for r in right):
         return f"Every value is off by the same number, {(found[0] - right[0]).mean().item():+.4g}."
     return None
@@ -187,6 +163,8 @@ def _right_for_some_calls(trial: Trial) -> str | None:
             for is_right in (True, False)
         )
         if all(isinstance(value, int | float) for value in values) and len(right) == 1 and not right & wrong:
-            return f"It is right where {name} is {right.pop():g}, and wrong elsewhere: is that number built in?"
+            value = right.pop()
+            built_in = ": is that number built in?" if value not in (0, 1) else "."
+            return f"It is right where {name} is {value:g}, and wrong elsewhere{built_in}"
     calls = f"{count} of {len(trial.cases)} calls"
     return f"It is right in {calls}: is a number or a size built in that belongs to one call? Use the arguments."

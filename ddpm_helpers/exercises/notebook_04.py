@@ -13,6 +13,11 @@ def _timed(steps: list[int], T: int, *shape: int) -> tuple:
     return x, torch.tensor(steps), T
 
 
+def _asking(x, *rest) -> tuple:
+    """The same, and a gradient is asked for the images."""
+    return (x.requires_grad_(), *rest)
+
+
 def _with_channel(x, values, first=False):
     time = values.to(x.dtype).expand_as(x[:, :1])
     return torch.cat([time, x] if first else [x, time], dim=1)
@@ -55,6 +60,7 @@ Exercise(
         _timed([1000, 1, 250], 1000, 3, 1, 2, 5),
         _timed([7, 300, 2, 40], 300, 4, 2, 6, 4),  # B = W: a wrong broadcast runs through
         _timed([9, 2, 30, 4], 40, 4, 2, 3, 5),  # no step is T, so T is not t.max()
+        _asking(*_timed([5, 20, 1], 20, 3, 1, 2, 5)),
     ],
     mistakes={
         "It looks as if t, shape (B,), met the last axis of the images. Where B happens to equal W that runs, and each "
