@@ -15,7 +15,9 @@ from collections.abc import Callable
 from textwrap import dedent, indent
 
 
-def mistakes(reference: Callable, answer: str, table: str, names: dict) -> dict[str, Callable]:
+def mistakes(
+    reference: Callable, answer: str, table: str, names: dict, asked: int | None = None
+) -> dict[str, Callable]:
     """Sentence -> wrong function, for each block of the table; ValueError where a block changes or says nothing new."""
     found = {}
     for block in re.split(r"\n(?=\S)", dedent(table).strip()):
@@ -24,24 +26,36 @@ def mistakes(reference: Callable, answer: str, table: str, names: dict) -> dict[
         sentence = said[2:] if said.startswith("! ") else f"It looks as if {said}"
         if not said or sentence in found:
             raise ValueError(f"{reference.__name__}: no sentence, or one that stands above already: {block!r}")
-        found[sentence] = function(reference, edited(dedent(answer).strip(), edits), names)
+        found[sentence] = function(reference, edited(dedent(answer).strip(), edits), names, asked)
     return found
 
 
-def function(reference: Callable, body: str, names: dict) -> Callable:
-    """A function called as `reference` is, with this body; it sees `names` and what the reference's module sees."""
-    arguments = [p.name for p in inspect.signature(reference).parameters.values() if p.default is p.empty]
+def function(reference: Callable, body: str, names: dict, asked: int | None = None) -> Callable:
+    """A function with this body that sees `names` and what the reference's module sees."""
     scope = {**vars(inspect.getmodule(reference)), **names, "right": reference}
-    exec(f"def {reference.__name__}({', '.join(arguments)}):\n{indent(body, '    ')}", scope)
+    exec(written(reference, body, asked), scope)
     return scope[reference.__name__]
 
 
+def written(reference: Callable, body: str, asked: int | None = None) -> str:
+    """The text of a function with the reference's first `asked` arguments, as a notebook has it."""
+    arguments = list(inspect.signature(reference).parameters)[:asked]
+    return f"def {reference.__name__}({', '.join(arguments)}):\n{indent(body, '    ')}"
+
+
 def plain_body(reference: Callable) -> str:
-    """The text of a function below its docstring."""
+    """The text of a function below its docstring and its checks of arguments."""
     source = dedent(inspect.getsource(reference))
     [node] = ast.parse(source).body
-    first = node.body[1 if ast.get_docstring(node) else 0]
+    first = next(line for line in node.body[bool(ast.get_docstring(node)) :] if not _is_check(line))
     return dedent("\n".join(source.splitlines()[first.lineno - 1 :]))
+
+
+def _is_check(line: ast.stmt) -> bool:
+    """A call of `_check...`, or an `if` that only raises."""
+    if isinstance(line, ast.If):
+        return isinstance(line.body[0], ast.Raise)
+    return isinstance(line, ast.Expr) and ast.unparse(line).startswith("_check")
 
 
 def edited(body: str, edits: str) -> str:

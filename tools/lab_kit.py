@@ -22,8 +22,7 @@ from nbformat import NotebookNode
 
 from build import NOTEBOOKS, ROOT, in_words, measured, title_of
 from ddpm_helpers.data import DATASETS, DataError, _load_torchvision
-from ddpm_helpers.exercises import EXERCISES
-from ddpm_helpers.exercises.solutions import names_in, solution
+from ddpm_helpers.exercises import EXERCISES, solution
 from ddpm_helpers.pictures import load_folder
 
 KIT = ROOT / "build" / "lab-kit.zip"
@@ -199,7 +198,7 @@ def answer_edition(learners: NotebookNode) -> NotebookNode:
     """Each skeleton replaced by the course's own solution."""
     notebook = copy.deepcopy(learners)
     for cell, exercise, skeleton in exercise_cells(notebook):
-        cell.source = cell.source.replace(skeleton, solution(exercise.reference, given_names(learners)), 1)
+        cell.source = cell.source.replace(skeleton, solution(exercise), 1)
     return notebook
 
 
@@ -215,7 +214,7 @@ def nbgrader_edition(learners: NotebookNode) -> NotebookNode:
         cells.append(cell)
         cell.metadata.pop("nbgrader", None)
         for _, exercise, skeleton in exercise_cells(notebook, [cell]):
-            hidden = f"### BEGIN SOLUTION\n{solution(exercise.reference, given_names(learners))}\n### END SOLUTION"
+            hidden = f"### BEGIN SOLUTION\n{solution(exercise)}\n### END SOLUTION"
             cell.source = cell.source.replace(skeleton, f"{skeleton}\n\n\n{hidden}", 1)
             cell.metadata["nbgrader"] = marks(f"{exercise.name}-answer", solution=True)
             test = nbformat.v4.new_code_cell(
@@ -242,13 +241,6 @@ def exercise_cells(notebook: NotebookNode, cells: list[NotebookNode] | None = No
             [function] = [node for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)]
             skeleton = "\n".join(cell.source.splitlines()[function.lineno - 1 : function.end_lineno])
             yield cell, EXERCISES[function.name], skeleton
-
-
-def given_names(notebook: NotebookNode) -> set[str]:
-    """What the set-up cell imports, and the names of the exercises."""
-    [setup] = [cell for cell in notebook.cells if "setup" in cell.metadata.get("tags", [])]
-    given = {alias.asname or alias.name for node in ast.walk(ast.parse(setup.source)) for alias in names_in(node)}
-    return given | {exercise.name for _, exercise, _ in exercise_cells(notebook)}
 
 
 NBGRADER_CONFIG = """# nbgrader's settings for this folder; names and places of your own go here, too

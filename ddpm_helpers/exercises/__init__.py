@@ -1,11 +1,11 @@
-"""Exercises that mark themselves, and equations that are run. One module a notebook holds the exercises."""
+"""The exercises as content, one module a notebook; importing this loads them all (see marking.py)."""
 
 from importlib import import_module
 from pathlib import Path
 
-from .core import EXERCISES, AnswerError, EquationError, Exercise, check, mark, show_solution, verify
+from ..marking import EXERCISES, Exercise, check, mark, show_solution, solution, verify
 
 for _file in sorted(Path(__file__).parent.glob("notebook_*.py")):
     import_module(f"{__name__}.{_file.stem}")
 
-__all__ = ["EXERCISES", "AnswerError", "EquationError", "Exercise", "check", "mark", "show_solution", "verify"]
+__all__ = ["EXERCISES", "Exercise", "check", "mark", "show_solution", "solution", "verify"]

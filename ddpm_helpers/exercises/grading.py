@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .core import EXERCISES
+from ..marking import EXERCISES
 from .worker import OUT_OF_MEMORY
 
 PACKAGES = Path(__file__).resolve().parents[2]  # the folder from which this very package was imported

@@ -3,7 +3,7 @@
 import torch
 
 from ..data import to_float
-from .core import Exercise
+from ..marking import Exercise
 
 
 def _images() -> list[tuple]:

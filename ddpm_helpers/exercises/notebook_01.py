@@ -3,10 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from ..sampling import naive_step
-from ..schedule import corrupt
-from ..training import naive_loss
-from .core import Exercise
+from ..lessons.naive import corrupt, naive_loss, naive_step
+from ..marking import Exercise
 
 
 def _batch(*shape: int) -> tuple:

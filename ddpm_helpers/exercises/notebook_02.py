@@ -2,9 +2,9 @@
 
 import torch
 
+from ..marking import Exercise
 from ..schedule import NoiseSchedule, cosine_schedule, forward_step, linear_beta, linear_schedule, q_sample, snr
 from ..table import mistakes
-from .core import Exercise
 
 
 def _images(*shape: int) -> tuple:

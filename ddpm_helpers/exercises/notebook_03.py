@@ -2,9 +2,9 @@
 
 import torch
 
+from ..lessons.toy import ReverseModel, double, log_weight
+from ..marking import Exercise
 from ..schedule import cosine_schedule
-from ..toy import ReverseModel, double, log_jump, log_weight
-from .core import Exercise
 
 
 def _walk(T: int, paths: int) -> tuple:
@@ -18,7 +18,6 @@ Exercise(
     tag="3.1",
     reference=log_weight,
     cases=lambda: [_walk(4, 3), _walk(2, 7), _walk(5, 5)],
-    names={"log_closed_form": log_jump},
     answer="""
         T = model.schedule.T
         total = model.log_prior(path[T])

@@ -4,8 +4,8 @@ import math
 
 import torch
 
+from ..marking import Exercise
 from ..nets import append_time, film, sinusoidal_embedding
-from .core import Exercise
 
 
 def _timed(steps: list[int], T: int, *shape: int) -> tuple:

@@ -1,172 +1,110 @@
-"""Exercises of notebook 10: mirrored images, and the part of a batch that one of several processes takes."""
+"""Exercises of notebook 10: the steps of diffusers' samplers in our counting, and its networks behind our signature."""
+
+from numbers import Number
 
 import torch
+from torch import Tensor
 
-from ..losses import random_flip, share_of_batch
-from ..schedule import per_image
-from .core import Exercise
+from ..lessons.libraries import ask_diffusers, leading_steps
+from ..marking import Exercise
 
-
-def _images(chance: list[float], *shape: int) -> tuple:
-    generator = torch.Generator().manual_seed(len(chance))
-    return torch.randn((len(chance), *shape), generator=generator), torch.tensor(chance)
+HALF = torch.tensor(0.5, requires_grad=True)
 
 
-def _mirrored(x, chance, mirror):
-    return torch.where(per_image(chance, x) < 0.5, mirror(x), x)
+class Answer(dict):
+    """What a network of diffusers answers with: its prediction is `.sample`, `[0]`, `["sample"]`, `.to_tuple()[0]`."""
+
+    @property
+    def sample(self) -> Tensor:
+        return self["sample"]
+
+    def __getitem__(self, key: int | str) -> Tensor:
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple:
+        return tuple(self.values())
 
 
-def _each_mirrored(x, chance, mirror):
-    return torch.stack([mirror(image) if c < 0.5 else image for image, c in zip(x, chance, strict=True)])
+def answering_net(sample: Tensor, timestep: Tensor | int, class_labels: None = None, return_dict: bool = True) -> tuple:
+    """Stands in for a network of diffusers, with the arguments of theirs: a timestep each, or one for all."""
+    if not isinstance(timestep, Tensor | Number) or torch.as_tensor(timestep).ndim > 1:  # theirs stops further inside
+        found = f"of shape {tuple(timestep.shape)}" if isinstance(timestep, Tensor) else type(timestep).__name__
+        raise TypeError(f"timestep must be a tensor (B,), or one number, got {found}")
+    timesteps = torch.as_tensor(timestep, dtype=torch.float32).expand(len(sample))  # theirs does so, too
+    answer = HALF * sample + (timesteps / 3).cos().reshape(-1, 1, 1, 1)
+    return Answer(sample=answer) if return_dict else (answer,)
 
 
-def _batch(size: int, *shape: int) -> torch.Tensor:
-    return torch.randn((size, *shape), generator=torch.Generator().manual_seed(size))
+answering_net.forward = answering_net  # theirs are modules, and can be asked so as well
+
+
+def _case(*shape: int, t: list[int]) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    return answering_net, torch.randn((len(t), *shape), generator=generator), torch.tensor(t)
 
 
 Exercise(
     tag="10.1",
-    reference=random_flip,
-    cases=lambda: [
-        _images([0.7, 0.1, 0.45, 0.99, 0.2], 3, 4, 2),
-        _images([0.3, 0.8, 0.6], 1, 2, 5),
-        _images([0.5, 0.25, 0.1, 0.75], 2, 3, 4),
-        _images([0.2, 0.4, 0.45, 0.97, 0.98, 0.3], 1, 3, 2),  # the mean is above 1/2, and most are below
-    ],
-    mistakes={
-        "It looks as if images are turned upside down: left and right is the last axis.": (
-            lambda x, chance: _mirrored(x, chance, lambda x: x.flip(-2))
-        ),
-        "It looks as if the colour channels are reversed, red for blue: left and right is the last axis.": (
-            lambda x, chance: _mirrored(x, chance, lambda x: x.flip(1))
-        ),
-        "It looks as if the order of the batch is reversed: left and right is the last axis.": (
-            lambda x, chance: _mirrored(x, chance, lambda x: x.flip(0))
-        ),
-        "It looks as if images are turned by half a circle: mirror the last axis only, not the one before it.": (
-            lambda x, chance: _mirrored(x, chance, lambda x: x.flip(-1, -2))
-        ),
-        "It looks as if all axes of an image are reversed: mirror the last one only.": (
-            lambda x, chance: _mirrored(x, chance, lambda x: x.flip(1, 2, 3))
-        ),
-        "It looks as if left and right and the colour channels are reversed: mirror the last axis only.": (
-            lambda x, chance: _mirrored(x, chance, lambda x: x.flip(1, -1))
-        ),
-        "It looks as if the values change their sign, which makes a negative: what changes is the order of the last "
-        "axis.": lambda x, chance: _mirrored(x, chance, torch.neg),
-        "It looks as if nothing is mirrored: the images whose number is below 1/2 should be.": lambda x, chance: x,
-        "It looks as if the mirrored images are appended: the batch keeps its length, and each of them stands in its "
-        "own place.": lambda x, chance: torch.cat([x, x[chance < 0.5].flip(-1)]),
-        "It looks as if the condition itself is returned: torch.where(condition, a, b) takes from a where it holds, "
-        "else from b.": lambda x, chance: per_image(chance, x) < 0.5,
-        "It looks as if the numbers meet the last axis: per_image(chance, x) gives them the shape (B, 1, 1, 1).": (
-            lambda x, chance: torch.where(chance < 0.5, x.flip(-1), x)
-        ),
-        "It looks as if one `if` asks for all images at once: each has its own number. torch.where chooses image by "
-        "image.": lambda x, chance: x.flip(-1) if chance < 0.5 else x,
-        "It looks as if the whole batch follows the first number: each image has its own.": (
-            lambda x, chance: x.flip(-1) if chance[0] < 0.5 else x
-        ),
-        "It looks as if the whole batch follows the last number, as when a loop writes over its result: each image "
-        "has its own.": lambda x, chance: x.flip(-1) if chance[-1] < 0.5 else x,
-        "It looks as if the whole batch follows the mean of the numbers: each image has its own.": (
-            lambda x, chance: x.flip(-1) if chance.mean() < 0.5 else x
-        ),
-        "It looks as if every image is mirrored: that gives other pictures, and no more of them than before. Mirror "
-        "where the number is below 1/2.": lambda x, chance: x.flip(-1),
-        "It looks as if the other half is mirrored: here it is the images whose number is below 1/2. (It would train "
-        "as well.)": lambda x, chance: torch.where(per_image(chance, x) < 0.5, x, x.flip(-1)),
-        "Nearly: a number of exactly 1/2 is not below 1/2.": (
-            lambda x, chance: torch.where(per_image(chance, x) <= 0.5, x.flip(-1), x)
-        ),
-        "It looks as if only the mirrored images are returned: the others belong to the batch, too.": (
-            lambda x, chance: x[chance < 0.5].flip(-1)
-        ),
-        "It looks as if the mirrored images come first and the others behind them: every image must keep its place, "
-        "or it gets another one's label.": (lambda x, chance: torch.cat([x[chance < 0.5].flip(-1), x[chance >= 0.5]])),
-        "It looks as if the pixels are shifted round, not mirrored: flip, not roll.": (
-            lambda x, chance: _mirrored(x, chance, lambda x: x.roll(1, -1))
-        ),
-        "It looks as if an image and its mirror image are blended by the number: it is one or the other.": (
-            lambda x, chance: torch.lerp(x.flip(-1), x, per_image(chance, x))
-        ),
-        "It looks as if the ones above 1/2 are chosen (by >, or by rounding): mirror those below 1/2.": (
-            lambda x, chance: _each_mirrored(x, 1 - chance.round(), lambda image: image.flip(-1))
-        ),
-    },
+    reference=leading_steps,
+    cases=lambda: [(1000, 5), (1000, 50), (100, 7), (10, 10), (300, 1), (1000, 60), (1000, 7)],
+    mistakes="""
+i + 1 -> i
+  ! These are their timesteps, counted from 0: our steps are larger by one.
+i + 1 -> i - 1
+  one is subtracted: a timestep is t - 1, so t is the timestep plus one.
+range(steps - 1, -1, -1) -> range(steps)
+  ! Right steps, wrong order: sampling starts at the noisy end, so the largest comes first.
+[T * i // steps for i in range(steps, 0, -1)]
+  ! These are the steps of ddim_steps, which diffusers calls trailing: leading starts to count at timestep 0.
+range(steps - 1, -1, -1) -> range(steps, 0, -1)
+  ! One stride too high: i runs from steps - 1 down to 0, so that the last step is t = 1.
+i + 1 -> i ; range(steps - 1, -1, -1) -> range(steps, 0, -1)
+  the multiples of k are counted from k on: leading counts from timestep 0, so that the last step is t = 1.
+// -> /
+  / stands where // belongs: the stride is a whole number, k = T // steps.
+T // steps -> round(T / steps)
+  the stride is rounded to the nearest integer: where T / steps is no integer, // rounds down.
+torch.linspace(T, 1, steps).long().tolist()
+  the steps go from T to 1: leading makes strides of k = T // steps, and its first step lies below T.
+(torch.linspace(0, T - 1, steps).round().long().flip(0) + 1).tolist()
+  the timesteps go from T - 1 to 0, which diffusers calls linspace: leading makes strides of k = T // steps, and its
+  first timestep lies below T - 1.
+list(range(1, T + 1, T // steps))[::-1]
+  ! Nearly. Where T / steps is no integer, counting by k up to T may give one step too many: stop after `steps` of them.
+T // steps * i -> T * i // steps
+  each step is rounded by itself: leading rounds the stride, k = T // steps, then multiplies.
+[T - T // steps * i + 1 for i in range(1, steps + 1)]
+  k is subtracted from T again and again: where T / steps is no integer, that does not end at t = 1. Leading counts up
+  from timestep 0.
+torch.tensor(right(T, steps))
+  ! The steps are right, but they are a tensor: .tolist() makes a list.
+range(T // steps * (steps - 1) + 1, 0, -(T // steps))
+  ! The steps are right, but they are a range: list(...) makes a list.
+""",
+    names={"torch": torch},
 )
 
 Exercise(
     tag="10.2",
-    reference=share_of_batch,
-    cases=lambda: [
-        (_batch(12, 3, 4, 2), 1, 3),
-        (_batch(12), 0, 4),
-        (_batch(10, 2), 1, 2),
-        (_batch(12, 5), 2, 3),
-        (_batch(5, 2, 3), 0, 1),
-        (_batch(6, 1, 4, 3), 1, 2),
-        (_batch(4, 3), 2, 4),  # one image each
-    ],
-    mistakes={
-        "It looks as if each process takes a block of neighbours: the steps of a batch rise, so the first process "
-        "would see small steps only, and its loss would say nothing. Take every world-th entry.": (
-            lambda batch, rank, world: batch[rank * (len(batch) // world) : (rank + 1) * (len(batch) // world)]
-        ),
-        "It looks as if all processes take the same images, those of process 0: begin at rank.": (
-            lambda batch, rank, world: batch[::world]
-        ),
-        "It looks as if all processes take the first part: they would do the same work, and the rest none would do.": (
-            lambda batch, rank, world: batch[: len(batch) // world]
-        ),
-        "It looks as if every process takes the whole batch: then several are no faster than one.": (
-            lambda batch, rank, world: batch
-        ),
-        "It looks as if a process takes a single image: it takes every world-th, from its own on.": (
-            lambda batch, rank, world: batch[rank : rank + 1]
-        ),
-        "It looks as if a process takes as many neighbours as there are processes: the third number of a slice is "
-        "the stride.": lambda batch, rank, world: batch[rank : rank + world],
-        "It looks as if processes count from 1: the first has rank 0, and begins at entry 0.": (
-            lambda batch, rank, world: batch[rank + 1 :: world]
-        ),
-        "It looks as if 1 is taken from rank: processes count from 0, and process 0 begins at entry 0.": (
-            lambda batch, rank, world: batch[rank - 1 :: world]
-        ),
-        "It looks as if rank is the stride: a slice is begin : end : stride, and the stride is world.": (
-            lambda batch, rank, world: batch[:: rank + 1]
-        ),
-        "It looks as if rank itself is the stride: a slice is begin : end : stride, and the stride is world.": (
-            lambda batch, rank, world: batch[::rank]
-        ),
-        "It looks as if rank and world have changed places: begin at rank, and stride by world.": (
-            lambda batch, rank, world: batch[world::rank]
-        ),
-        "It looks as if world is the end of the slice: it is the stride, the third number.": (
-            lambda batch, rank, world: batch[rank:world]
-        ),
-        "It looks as if a process begins where its block would, at rank times world: begin at rank.": (
-            lambda batch, rank, world: batch[rank * world :: world]
-        ),
-        "It looks as if the stride is the length of a share: it is the number of processes.": (
-            lambda batch, rank, world: batch[rank :: len(batch) // world]
-        ),
-        "It looks as if the stride is always 2: it is the number of processes.": (
-            lambda batch, rank, world: batch[rank::2]
-        ),
-        "It looks as if the last axis is shared out: the images are along the first.": (
-            lambda batch, rank, world: batch[..., rank::world]
-        ),
-        "It looks as if the second axis is shared out: the images are along the first.": (
-            lambda batch, rank, world: batch[:, rank::world]
-        ),
-        "It looks as if the batch is cut into pieces of world entries: a piece is not a share. Take every world-th "
-        "entry.": lambda batch, rank, world: batch.split(world)[rank],
-        "It looks as if the images before rank are left out, and no others: the stride is missing.": (
-            lambda batch, rank, world: batch[rank:]
-        ),
-        "It looks as if the shares are dealt from the end: process 0 begins at entry 0.": (
-            lambda batch, rank, world: batch[world - 1 - rank :: world]
-        ),
-    },
+    reference=ask_diffusers,
+    cases=lambda: [_case(3, 4, 2, t=[1, 2, 7, 300, 1000]), _case(1, 2, 5, t=[1000, 3, 1])],
+    mistakes="""
+t - 1 -> t
+  the network is told t: it counts from 0, so our step t is its timestep t - 1.
+t - 1 -> t + 1
+  the network is told t + 1: its first timestep is 0, so subtract one.
+.sample ->
+  ! The network answers with an object: its prediction is the attribute sample.
+net(x, t - 1, return_dict=False)
+  ! With return_dict=False the network answers with a tuple of one: its prediction is the entry [0].
+.sample -> .sample.detach()
+  ! The numbers are right, but the trainer calls this line, and no gradient could flow: leave out torch.no_grad() and
+  .detach().
+x, t - 1 -> t - 1, x
+  the arguments are swapped: the network takes the images first, then the timesteps.
+t - 1 -> t[0] - 1
+  all images are told the step of the first one: hand over the whole t.
+t - 1 -> (t - 1) / 1000
+  the step is divided by 1000: this network wants whole timesteps, SimpleUNet a share.
+""",
 )

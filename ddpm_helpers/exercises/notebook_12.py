@@ -1,190 +1,139 @@
-"""Exercises of notebook 12: the ideal denoiser of a few images, and the loss that any network must beat."""
+"""Exercises of notebook 12: labels left out by coins, and the step past the label."""
 
 import torch
 
-from ..lessons.diagnosis import ideal_x0, straight_line_loss
-from ..schedule import cosine_schedule, linear_schedule, per_image
-from .core import Exercise
+from ..losses import drop_labels
+from ..marking import Exercise
+from ..sampling import guided_eps
 
 
-def _noisy(count: int, *shape: int) -> tuple:
-    """A few images, and noisy ones for which more than one of them is likely."""
-    generator = torch.Generator().manual_seed(count)
-    images = torch.rand((count, *shape[1:]), generator=generator) * 2 - 1
-    sigma = torch.linspace(0.5, 0.99, shape[0])
-    signal = (1 - sigma**2).sqrt()
-    noise = torch.randn(shape, generator=generator)
-    return images, per_image(signal, noise) * images[: shape[0]] + per_image(sigma, noise) * noise, signal, sigma
+def _coins(seed: int, count: int, share: float, none: int) -> tuple:
+    """Labels, coins, share, "no label"; one coin lies exactly at the share: it keeps its label.
 
-
-def _far(*shape: int) -> tuple:
-    """Noisy ones with little noise in them, but far from every image: exp of minus the distance underflows."""
-    generator = torch.Generator().manual_seed(shape[0])
-    images, sigma = torch.rand((4, *shape[1:]), generator=generator) * 2 - 1, torch.tensor([0.03, 0.9, 0.1])
-    return images, torch.randn(shape, generator=generator), (1 - sigma**2).sqrt(), sigma
-
-
-def _softmax(d, sigma):
-    return (-d / (2 * sigma**2)).softmax(1)
-
-
-def _weighted(images, x_t, signal, sigma, weigh=_softmax, of_x=torch.ones_like, of_image=lambda signal: signal):
-    """An `ideal_x0` with other weights, functions of (squared distances, sigma), or other factors in the distance."""
-    of_x, of_image = (factor(signal)[:, None, None, None, None] for factor in (of_x, of_image))
-    pairs = of_x * x_t[:, None] - of_image * images[None]  # (B, N, C, H, W)
-    weight = weigh(pairs.square().sum((2, 3, 4)), sigma[:, None])
-    return (weight @ images.flatten(1)).reshape(x_t.shape)
-
-
-def _nearest(d, sigma):
-    return torch.nn.functional.one_hot(d.argmin(1), d.shape[1]).to(d.dtype)
-
-
-def _pixels(T: int, steps: list[int], *shape: int, make=linear_schedule, least: float = 0.1) -> tuple:
-    """Images in which every column has its own variance; `least` = 0 makes the first one as black as MNIST's border."""
-    x = torch.rand(shape, generator=torch.Generator().manual_seed(T))
-    return make(T), x * torch.linspace(least, 2, shape[-1]) - 1, torch.tensor(steps)
-
-
-def _line(schedule, images, t, variance=lambda images: images.var(0).flatten(), signal="alpha_bar", power=2):
-    kept = getattr(schedule, signal)[t, None] * variance(images)
-    return (kept / (kept + schedule.sigma[t, None] ** power)).mean(1)
+    The first label is hidden or told in turn, the last one the other way round, and the coins are squared, so that
+    their mean lies above their median: one coin for the whole batch is neither "all" nor "none", whichever it is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labels, chance = torch.randint(none, (count,), generator=generator), torch.rand(count, generator=generator) ** 2
+    below, above = share / 2, 0.999
+    chance[1], chance[0], chance[-1] = share, *((below, above) if seed % 2 == 0 else (above, below))
+    return labels, chance, share, none
 
 
 Exercise(
     tag="12.1",
-    reference=ideal_x0,
-    cases=lambda: [_noisy(5, 4, 3, 2, 6), _noisy(7, 3, 1, 4, 2), _noisy(6, 2, 1, 3, 5), _far(3, 2, 4, 5)],
-    mistakes={
-        "It looks as if the distance was divided by 2 sigma instead of 2 sigma^2.": (
-            lambda images, x, signal, sigma: _weighted(images, x, signal, sigma, lambda d, s: (-d / (2 * s)).softmax(1))
-        ),
-        "It looks as if the 2 in 2 sigma^2 is missing: the weights come out too sharp.": (
-            lambda images, x, signal, sigma: _weighted(images, x, signal, sigma, lambda d, s: (-d / s**2).softmax(1))
-        ),
-        "It looks as if / 2 * sigma^2 has lost its brackets: Python divides by 2 and then multiplies.": (
-            lambda images, x, signal, sigma: _weighted(
-                images, x, signal, sigma, lambda d, s: (-d / 2 * s**2).softmax(1)
-            )
-        ),
-        "It looks as if the 2 is squared, too: it is 2 times sigma^2.": (
-            lambda images, x, signal, sigma: _weighted(
-                images, x, signal, sigma, lambda d, s: (-d / (2 * s) ** 2).softmax(1)
-            )
-        ),
-        "It looks as if the minus sign is missing: the images farthest away get the largest weights.": (
-            lambda images, x, signal, sigma: _weighted(
-                images, x, signal, sigma, lambda d, s: (d / (2 * s**2)).softmax(1)
-            )
-        ),
-        "It looks as if the softmax runs over the batch: the weights of one x_t, over the images, must add up to 1.": (
-            lambda images, x, signal, sigma: _weighted(
-                images, x, signal, sigma, lambda d, s: (-d / (2 * s**2)).softmax(0)
-            )
-        ),
-        "It looks as if one softmax runs over all distances: the weights of each x_t must add up to 1.": (
-            lambda images, x, signal, sigma: _weighted(
-                images, x, signal, sigma, lambda d, s: (-d / (2 * s**2)).flatten().softmax(0).reshape(d.shape)
-            )
-        ),
-        "It looks as if signal multiplies x_t: it multiplies the images, x_t holds it already.": (
-            lambda images, x, signal, sigma: _weighted(
-                images, x, signal, sigma, of_x=lambda s: s, of_image=torch.ones_like
-            )
-        ),
-        "It looks as if x_t is divided by signal: that makes its noise larger than sigma. Multiply the images.": (
-            lambda images, x, signal, sigma: _weighted(
-                images, x, signal, sigma, of_x=lambda s: 1 / s, of_image=torch.ones_like
-            )
-        ),
-        "It looks as if the root of signal was taken: signal is a root already, sqrt(alpha_bar_t).": (
-            lambda images, x, signal, sigma: _weighted(images, x, signal, sigma, of_image=torch.sqrt)
-        ),
-        "It looks as if the images were not scaled: x_t is compared with sqrt(alpha_bar_t) times an image.": (
-            lambda images, x, signal, sigma: _weighted(images, x, signal, sigma, of_image=torch.ones_like)
-        ),
-        "It looks as if you took the square root of the squared distance.": (
-            lambda images, x, signal, sigma: _weighted(
-                images, x, signal, sigma, lambda d, s: (-d.sqrt() / (2 * s**2)).softmax(1)
-            )
-        ),
-        "It looks as if the squared differences were averaged over the pixels: a squared length is their sum.": (
-            lambda images, x, signal, sigma: _weighted(
-                images, x, signal, sigma, lambda d, s: (-d / images[0].numel() / (2 * s**2)).softmax(1)
-            )
-        ),
-        "It looks as if you returned the nearest image: the best answer is the mean over all, with their weights.": (
-            lambda images, x, signal, sigma: _weighted(images, x, signal, sigma, _nearest)
-        ),
-        "It looks as if the weights were not divided by their sum: a softmax does that.": (
-            lambda images, x, signal, sigma: _weighted(images, x, signal, sigma, lambda d, s: (-d / (2 * s**2)).exp())
-        ),
-        "Nearly. exp of a large negative number is 0, and 0 / 0 is NaN: softmax avoids it.": (
-            lambda images, x, signal, sigma: _weighted(
-                images, x, signal, sigma, lambda d, s: (w := (-d / (2 * s**2)).exp()) / w.sum(1, keepdim=True)
-            )
-        ),
-        "It looks as if the mean was scaled by signal, too: the clean image is asked for, not its share in x_t.": (
-            lambda images, x, signal, sigma: per_image(signal, x) * _weighted(images, x, signal, sigma)
-        ),
-    },
-    tolerance=1e-4,
+    reference=drop_labels,
+    cases=lambda: [
+        _coins(4, 13, 0.3, 10),
+        _coins(1, 7, 0.0, 3),
+        _coins(2, 40, 0.1, 4),
+        _coins(3, 9, 0.75, 6),
+        _coins(6, 11, 0.6, 5),
+    ],
+    mistakes="""
+< share -> >= share
+  the comparison is turned around: a share of 0.1 hides one label in ten, not nine.
+< share -> > share
+  the coins above the share hide their labels: those below it do.
+chance < share -> chance[0] < share
+  one coin decides for the whole batch: compare all of `chance`, each label has its own.
+chance < share -> chance[-1] < share
+  the last coin decides for the whole batch, as when a loop writes over its result: each label has its own coin.
+chance < share -> chance.mean() < share
+  the mean of the coins decides for the whole batch: each label has its own coin.
+chance < share -> chance.median() < share
+  the median of the coins decides for the whole batch: each label has its own coin.
+labels.clone()
+  no label is hidden: compare `chance` (not the labels) with `share`; return the new tensor.
+torch.full_like(labels, none)
+  every label is hidden: compare `chance` (not the labels) with `share`.
+chance -> labels
+  the labels are compared with the share: compare `chance`, the coins.
+< share -> < 0.1
+  the share is fixed at 0.1: compare with `share`.
+none -> 10
+  the hidden labels become 10, whatever `none` is: put `none`.
+none -> 0
+  the hidden labels become 0. That is a class like any other, and the network would learn that some zeros look like any
+  digit: put `none`.
+none -> -1
+  the hidden labels become -1: no row of the table has that number; put `none`.
+none -> none - 1
+  the hidden labels become none - 1, the last class; put `none`.
+labels[chance >= share]
+  the hidden labels are removed: the batch has as many labels as images, so replace them.
+< share -> <= share
+  a coin that equals the share hides its label: with share 0 some labels would be lost; use <.
+chance < share -> torch.arange(len(chance)) < round(share * len(chance))
+  the first labels of the batch are hidden, in a fixed number: let the coins decide.
+chance < share -> torch.arange(len(chance)) < int(share * len(chance))
+  the first labels of the batch are hidden, int(share * B) of them: let the coins decide.
+chance < share -> chance.argsort().argsort() < round(share * len(chance))
+  a fixed number of labels is hidden, those with the smallest coins: compare each coin with the share, and leave the
+  number to chance.
+chance < share -> (chance < share) | (labels == 0)
+  ! 0 is a class: it looks as if every label 0 is hidden too.
+right(labels, chance, share, none).float()
+  the result is a float tensor: a row of a table has a whole number.
+chance < share -> torch.rand(len(chance), generator=torch.Generator().manual_seed(9)) < share
+  new coins are tossed: use those in `chance`, so that a run can be repeated.
+labels + none * (chance < share)
+  'no label' is added to the label: replace it.
+""",
 )
+
+
+def _pair(seed: int, scale: float, *shape: int) -> tuple:
+    return (*torch.randn((2, *shape), generator=torch.Generator().manual_seed(seed)), scale)
+
+
+def _exact(case: tuple) -> tuple:
+    eps, eps_label, scale = case
+    return eps.double(), eps_label.double(), scale
+
 
 Exercise(
     tag="12.2",
-    reference=straight_line_loss,
+    reference=guided_eps,
     cases=lambda: [
-        _pixels(50, [1, 50, 7], 5, 3, 4, 2),
-        _pixels(1000, [500, 3, 1000, 40], 6, 1, 2, 5, make=cosine_schedule),
-        _pixels(30, [2, 20], 7, 1, 3, 4, least=0.0),
-        _pixels(100, [20], 6, 1, 1, 1),  # one pixel and one step
+        _pair(0, 3.0, 5, 3, 4, 2),
+        _pair(1, 0.5, 2, 1, 3, 5),
+        _pair(2, 0.0, 3, 1, 2, 4),
+        _exact(_pair(3, 8.0, 13)),  # as the notebook calls it
+        _pair(4, -1.0, 4, 3),
     ],
-    mistakes={
-        "It looks as if one variance was taken over all pixels: each pixel has its own, over the images (axis 0).": (
-            lambda schedule, images, t: _line(schedule, images, t, lambda x: x.var().reshape(1))
-        ),
-        "It looks as if one variance was taken for each channel: each pixel has its own, over the images (axis 0).": (
-            lambda schedule, images, t: _line(schedule, images, t, lambda x: x.var((0, 2, 3)))
-        ),
-        "It looks as if the variance runs over the pixels of each image: it runs over the images, one for each pixel "
-        "(axis 0).": lambda schedule, images, t: _line(schedule, images, t, lambda x: x.flatten(1).var(1)),
-        "It looks as if the variances were averaged first: average the losses of the pixels, not their variances.": (
-            lambda schedule, images, t: _line(schedule, images, t, lambda x: x.var(0).mean().reshape(1))
-        ),
-        "It looks as if you took the standard deviation of a pixel: v is its variance.": (
-            lambda schedule, images, t: _line(schedule, images, t, lambda x: x.std(0).flatten())
-        ),
-        "It looks as if the mean square of a pixel was taken: v is its variance, about its mean.": (
-            lambda schedule, images, t: _line(schedule, images, t, lambda x: x.square().mean(0).flatten())
-        ),
-        "It looks as if pixels that never change are left out: their loss is 0, and it counts in the mean.": (
-            lambda schedule, images, t: _line(schedule, images, t, lambda x: (v := x.var(0).flatten())[v > 0])
-        ),
-        "It looks as if something is divided by the variance: pixels that never change, as in MNIST's black border, "
-        "have the variance 0 and the loss 0, not 0 / 0.": (
-            lambda schedule, images, t: _line(schedule, images, t, lambda x: (v := x.var(0).flatten()) * v / v)
-        ),
-        "It looks as if the tables are read at t - 1: they begin with step 0, so that t itself is the index.": (
-            lambda schedule, images, t: _line(schedule, images, t - 1)
-        ),
-        "It looks as if the losses of the pixels are summed: take their mean.": (
-            lambda schedule, images, t: _line(schedule, images, t) * images[0].numel()
-        ),
-        "It looks as if sigma is not squared.": lambda schedule, images, t: _line(schedule, images, t, power=1),
-        "It looks as if sqrt(alpha_bar) stands where alpha_bar belongs: a factor of an image enters a variance "
-        "squared.": lambda schedule, images, t: _line(schedule, images, t, signal="sqrt_alpha_bar"),
-        "It looks as if alpha of one step stands where alpha_bar of the whole jump belongs.": (
-            lambda schedule, images, t: _line(schedule, images, t, signal="alpha")
-        ),
-        "That is the part of the noise that the line explains. The loss is what is left: 1 minus this.": (
-            lambda schedule, images, t: 1 - _line(schedule, images, t)
-        ),
-        "It looks as if the variance was divided by N: torch's var divides by N - 1, and here we leave it at that.": (
-            lambda schedule, images, t: _line(schedule, images, t, lambda x: x.var(0, correction=0).flatten())
-        ),
-        "It looks as if the losses of the steps were averaged, too: return one number for each step of t.": (
-            lambda schedule, images, t: _line(schedule, images, t).mean()
-        ),
-    },
+    mistakes="""
+return eps + -> return eps_label +
+  you start at the prediction with the label: then scale 0 is not the network without a label. That is the convention of
+  the paper, w = scale - 1.
+eps_label + scale * (eps - eps_label)
+  the two predictions are swapped: scale 0 must give the one without the label.
+eps + scale -> eps - scale
+  the difference has the wrong sign: it points from the prediction without the label to the one with it.
+scale * (eps_label - eps)
+  only the difference is returned: it is added to the prediction without the label.
+(eps_label - eps) -> eps_label
+  the prediction with the label is added, not the difference: at scale 1 two predictions of noise would be added up.
+scale * eps_label
+  the prediction with the label is multiplied by the scale: then the noise is too large, and what is exaggerated is not
+  the label. (Are brackets missing around the difference?)
+scale -> min(scale, 1.0)
+  the scale stops at 1: guidance goes past the label.
+eps_label.clone()
+  the scale is not used: the result is the prediction with the label, at every scale.
+scale -> (scale - 1)
+  scale - 1 multiplies the difference: at scale 1 the network is taken at its word, so the factor is the scale itself.
+scale -> 3
+  the scale is fixed at 3: use the argument.
+scale -> scale**2
+  the scale is squared: it multiplies the difference once.
+(eps + scale * (eps_label - eps)).clamp(-1, 1)
+  the result is clipped to [-1, 1]: that is for images; noise goes beyond.
+(eps_label - eps) -> (eps_label + eps)
+  the two predictions are added inside the brackets: take their difference.
+(eps + scale * eps_label) / (1 + scale)
+  you took a weighted mean: a mean lies between the two predictions, guidance goes past.
+right(eps, eps_label, scale) * eps_label.norm() / right(eps, eps_label, scale).norm()
+  the result is scaled back to the length of a prediction: return the sum as it is.
+""",
 )

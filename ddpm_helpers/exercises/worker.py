@@ -64,7 +64,7 @@ def main() -> None:
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
-    from .core import EXERCISES, Verdict, mark
+    from ..marking import EXERCISES, Verdict, mark
 
     exercises = dict(EXERCISES)
     shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))

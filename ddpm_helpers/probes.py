@@ -1,0 +1,159 @@
+"""What can be said of a wrong answer that no table names: how its outcomes are related to the right ones."""
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .outcomes import difference, run
+
+
+class Trial:
+    """An answer on the cases of an exercise: its outcomes, and how they differ from what is expected."""
+
+    def __init__(self, reference: Callable, answer: Callable, cases: list[tuple], tolerance: float, in_64_bits: float):
+        self.reference, self.answer, self.cases = reference, answer, cases
+        self.expected = [run(reference, case) for case in cases]
+        self.outcomes = [run(answer, case) for case in cases]
+        doubles = [isinstance(right, Tensor) and right.dtype == torch.float64 for right in self.expected]
+        self.tolerances = [in_64_bits if double else tolerance for double in doubles]
+        self.differences = list(map(difference, self.expected, self.outcomes, self.tolerances))
+
+    def is_like(self, results: Iterable[Any]) -> bool:
+        """Whether the outcomes equal some other results; a number does not equal a tensor."""
+        return all(
+            isinstance(result, Tensor) == isinstance(outcome, Tensor) and difference(result, outcome, tolerance) is None
+            for result, outcome, tolerance in zip(results, self.outcomes, self.tolerances, strict=True)
+        )
+
+
+# What may stand where an argument v belongs, and what may be returned where the right result is r.
+ARGUMENTS = ["v[0].expand_as(v)", "v[-1].expand_as(v)", "v.mean().expand_as(v)", "v - 1", "v + 1", "-v", "1 - v"]
+ARGUMENTS += ["v**2", "v**0.5", "2 * v", "v / 2", "v.clamp(-1, 1)", "0 * v", "0 * v + 1"]
+RESULTS = ["-r", "1 - r", "1 / r", "r**2", "r**0.5", "r.log()", "r.exp()", "abs(r)", "r.clamp(-1, 1)", "r.clamp(0, 1)"]
+RESULTS += ["r.mean()", "r.mean(0)", "r.sum()", "r.sum(0)", "r.flip(0)", "r.flip(1)", "r.flip(-1)", "r[::-1]", "r.mT"]
+RESULTS += ["r.item()", "r.round()", "r.int()", "r.long()"]
+
+
+def probed(trial: Trial) -> str | None:
+    """One general sentence about a wrong answer, or None; what explains all calls goes first."""
+    looks = [_permuted, _right_for_some_calls]
+    if not any(isinstance(outcome, BaseException) for outcome in trial.outcomes):
+        looks[1:1] = _changed_argument, _changed_result, _by_numbers, _right_for_some_entries
+    with warnings.catch_warnings(action="ignore"):
+        return next((found for look in looks if (found := look(trial))), None)
+
+
+def _permuted(trial: Trial) -> str | None:
+    names = list(inspect.signature(trial.reference).parameters)[: len(trial.cases[0])]
+    for order in list(permutations(range(len(names))))[1:] if len(names) <= 4 else []:
+        results = (run(trial.answer, tuple(case[i] for i in order)) for case in trial.cases)
+        if not any(map(difference, trial.expected, results, trial.tolerances)):
+            name, called = trial.reference.__name__, ", ".join(names[i] for i in order)
+            return f"It would be right if called as {name}({called}); it is called as {name}({', '.join(names)})."
+    return None
+
+
+def _changed_argument(trial: Trial) -> str | None:
+    for place, name in enumerate(inspect.signature(trial.reference).parameters):
+        for text in ARGUMENTS:
+            changed = _with_changed(trial.reference, place, eval(f"lambda v: {text}"))
+            if trial.is_like(_tried(changed, case) for case in trial.cases):
+                shown = re.sub(r"\bv\b", name, text.replace(".expand_as(v)", ""))
+                return f"It looks as if {shown} stands where {name} belongs."
+    return None
+
+
+def _with_changed(function: Callable, place: int, change: Callable) -> Callable:
+    return lambda *case: function(*case[:place], change(case[place]), *case[place + 1 :])
+
+
+def _changed_result(trial: Trial) -> str | None:
+    for text in RESULTS:
+        change = eval(f"lambda r: {text}")
+        if trial.is_like(_tried(change, (right,)) for right in trial.expected):
+            return f"It looks as if {text} is returned, where r is the right result."
+    return None
+
+
+def _tried(function: Callable, case: tuple) -> Any:
+    try:
+        return function(*case)
+    except Exception:
+        return None
+
+
+def _by_numbers(trial: Trial) -> str | None:
+    """Factors, offsets and orders, which are read off the numbers."""
+    right, found = ([_flat(value) for value in values] for values in (trial.expected, trial.outcomes))
+    if list(map(len, right)) != list(map(len, found)) or sum(map(len, right)) < 2:
+        return None
+
+    def equals(values: Iterable[Tensor], others: list[Tensor] = found) -> bool:
+        largest = [r.abs().max() for r in right]
+        return all(
+            bool((value - other).abs().max() <= tolerance * scale)
+            for value, other, tolerance, scale in zip(values, others, trial.tolerances, largest, strict=True)
+        )
+
+    if equals(right):
+        return "The values are right, their shape or dtype is not."
+    if equals([r.sort().values for r in right], [f.sort().values for f in found]):
+        return "The values are right, but stand in another order."
+    factors = [((f @ r) / (r @ r)).item() for r, f in zip(right, found, strict=True)]
+    if equals(factor * r for factor, r in zip(factors, right, strict=True)):
+        if max(factors) - min(factors) <= 1e-4 * abs(factors[0]):
+            return f"Every value is {factors[0]:.4g} times what it should be."
+        said = ", ".join(f"{factor:.4g}" for factor in factors)
+        return f"In each call all values are off by one factor: {said}. Is there a sum for a mean, or a mean for a sum?"
+    low, high = min(f.min() for f in found), max(f.max() for f in found)
+    if equals(r.clamp(low, high) for r in right):
+        return f"The result is clipped to [{low:.4g}, {high:.4g}]: return it as it is."
+    if equals(r + (found[0] - right[0]).mean() for r in right):
+        return f"Every value is off by the same number, {(found[0] - right[0]).mean().item():+.4g}."
+    return None
+
+
+def _flat(value: Any) -> Tensor:
+    """The numbers of a result in 64 bits; none where there is something else in it."""
+    try:
+        numbers = torch.as_tensor(value).detach().flatten()
+        return numbers.new_empty(0) if numbers.is_complex() or numbers.is_meta else numbers.double()
+    except (TypeError, ValueError, RuntimeError):
+        return torch.empty(0)
+
+
+def _right_for_some_entries(trial: Trial) -> str | None:
+    calls = zip(trial.expected, trial.outcomes, trial.tolerances, trial.differences, strict=True)
+    right, found, tolerance = next(call[:3] for call in calls if call[3])
+    if not isinstance(right, Tensor) or right.ndim == 0 or getattr(found, "shape", ()) != right.shape:
+        return None
+    error = (found.detach().double() - right.detach().double()).abs().reshape(len(right), -1).amax(1)
+    wrong = (error > tolerance * right.abs().max()).nonzero().flatten().tolist()
+    if not 0 < len(wrong) < len(right) or len(right) > 20:
+        return None
+    what, which = "images" if right.ndim == 4 else "entries", ", ".join(map(str, wrong))
+    return f"Of {len(right)} {what}, counted from 0, only {which} {'is' if len(wrong) == 1 else 'are'} wrong."
+
+
+def _right_for_some_calls(trial: Trial) -> str | None:
+    count = sum(problem is None for problem in trial.differences)
+    if count == 0 or any(said in str(trial.differences) for said in ("64 bits", "values are right")):
+        return None  # 64 bits and gradients are asked for in some calls only, and are spoken of
+    for place, name in enumerate(inspect.signature(trial.reference).parameters):
+        values = [case[place] for case in trial.cases if place < len(case)]
+        right, wrong = (
+            {value for value, problem in zip(values, trial.differences, strict=False) if (problem is None) == is_right}
+            for is_right in (True, False)
+        )
+        if all(isinstance(value, int | float) for value in values) and len(right) == 1 and not right & wrong:
+            value = right.pop()
+            built_in = ": is that number built in?" if value not in (0, 1) else "."
+            return f"It is right where {name} is {value:g}, and wrong elsewhere{built_in}"
+    calls = f"{count} of {len(trial.cases)} calls"
+    return f"It is right in {calls}: is a number or a size built in that belongs to one call? Use the arguments."
