@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_quality.py [--minutes 3 6 12] [--samples 1000]
 
 The unit is the naive model of notebook 01 after its published 3 epochs, sampled in 40 moves. Then come the shipped
-weights, always with 10,000 samples (the unit is measured by as many, too), and every system after each time. The trainer,
+weights, always with 10,000 samples (the unit, too), and every system after each time. The trainer,
 the samplers and the feature network are those of `ladder.py`. The speeds are measured in turns, first of all, each with
 all threads; from them follow the steps of each row. The rows are then trained side by side. Writes
 figures/bench_quality.json and its chart, a row when it is done; stopped and typed again, it goes on. With the defaults
