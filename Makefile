@@ -2,9 +2,11 @@
 PYTHON ?= python3
 COURSE = $(PYTHON) tools/course.py
 
-.PHONY: lab test course notebooks badges lab-kit readme bench soak clean
-lab:        ## JupyterLab, opened on notebook 00
-	$(COURSE) lab
+.PHONY: lab edit test course notebooks badges lab-kit readme bench soak clean
+lab:        ## JupyterLab, opened on your own notebooks; NEW=07 for a new copy with your answers, FROM=folder for old answers
+	$(COURSE) lab $(if $(NEW),--new "$(NEW)") $(if $(FROM),--from "$(FROM)")
+edit:       ## for authors: JupyterLab on notebooks/, paired with notebooks/src
+	$(COURSE) edit
 test:       ## ruff, unit tests, every notebook under nbval with the network off
 	$(COURSE) test
 course:     ## run every notebook here and write HTML pages to build/course

@@ -74,7 +74,7 @@ def one_of_everything():
         f"<details><summary>Hint</summary>\n\nOnly if asked.\n\n```python\n{code}```\n\n</details>\n\n"
         "### Three\n\n[another](00_start_here.ipynb) ![a strip](../figures/02_jump.png)"
     )
-    picture = base64.b64encode((ROOT / "figures" / "07_reverse.gif").read_bytes()).decode()
+    picture = base64.b64encode((ROOT / "figures" / "08_reverse.gif").read_bytes()).decode()
     moving = new_output("display_data", {"image/gif": picture}, metadata={"image/gif": {"alt": "it moves"}})
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Controls: run this."}
     outputs = [new_output("stream", text="out " * 80), new_output("execute_result", widget), moving]

@@ -43,7 +43,7 @@ BREAKS["02_forward_process"] = {
     "2.20": [("4 * x.var()", "2 * x.var()")],
 }
 
-BREAKS["03_elbo_to_mse"] = {
+BREAKS["03_likelihood_bound"] = {
     "3.1": [("log_density(x).exp()", "log_density(x).exp() ** 0.5"), ("density.sum() * dx", "density.sum()")],
     "3.2": [("noised(schedule, 3)", "noised(schedule, 4)"), ("density @ jump", "jump @ density")],
     "3.3": [("step**3", "step**2"), ("log_step(x_0, x_1, 1)", "log_step(x_1, x_0, 1)")],
@@ -60,82 +60,88 @@ BREAKS["03_elbo_to_mse"] = {
     "3.11": [(".exp().sum(0)", ".exp().sum(1)"), (".exp() * x)", ".exp() * x * 2**0.5)")],
     "3.12": [("jumps[t - 1] / jumps[t]", "jumps[t] / jumps[t - 1]"), ("(jumps[1]", "(jumps[2]")],
     "3.13": [("-values.sum()", "values.sum()"), ("-values.sum()", "-values[:-1].sum()")],
-    "3.14": [("s.alpha[4].sqrt() * y", "s.alpha[4] * y"), ("/ s.sigma[3] ** 2", "/ s.sigma[3]")],
-    "3.15": [("s.alpha[2:] / s.beta[2:]", "1 / s.beta[2:]"), ("(x - grid_mean) ** 2", "x**2")],
-    "3.16": [("(back * x).sum()", "(back * x**2).sum()"), ("mean[0], grid_mean", "2**0.5 * mean[0], grid_mean")],
-    "3.17": [("bells @ hidden", "bells @ density"), ("+ log_m2 - log_m3[386]", "+ log_m2")],
-    "3.18": [("log_1 - log_2", "log_2 - log_1"), ("(log_1.exp()", "(log_2.exp()")],
-    "3.19": [("distances / (2 * schedule", "distances / (schedule"), ("constant + distances", "distances")],
-    "3.20": [("error, floor + ", "error, "), ("(best - model.mean(x, t)) ** 2", "(best - model.mean(x, t)).abs()")],
-    "3.21": [("t_images, noise), images", "t_images, -noise), images"), ("t_images, images)", "t_images - 1, images)")],
-    "3.22": [("mean_from_eps(long, noisy, t_images,", "mean_from_eps(long, noisy, t_images - 1,")],
-    "3.23": [("schedule.beta[t] ** 2", "schedule.beta[t]"), ("(schedule.alpha[t] *", "(")],
-    "3.24": [("C + w * errors", "w * errors"), ("C + w * errors", "C + 2**0.5 * w * errors")],
-    "3.25": [("0.5 * (ratio", "(ratio"), ("ratio[1:-1] / ratio[2:]", "ratio[2:] / ratio[1:-1]")],
-    "3.26": [("- C) / w", "- C) * w"), ("[:-1] - C)", "[:-1])")],
-    "3.27": [("samples=draws", "samples=draws / T"), ("samples=draws", "samples=2**0.5 * draws")],
-    "3.28": [("(eps - guess)", "(eps + guess)"), (".square().sum(1), expected", ".abs().sum(1), expected")],
-    "3.29": [(".exp().sum()", ".sum()"), ("log_grey(greys,", "log_grey(greys[1:],")],
-    "3.30": [("999 * (C_long", "(C_long"), ("+ w_large[t] * errors", "+ errors")],
-    "3.31": [("theta**2 * power", "theta * power"), ("((v * schedule.sigma[1:])", "((v * schedule.sigma[1:] ** 2)")],
-    "3.32": [("noisy - sigma", "noisy + sigma"), ("sigma * noisy + signal * velocity", "sigma * noisy + velocity")],
-    "3.33": [("-ideal_eps", "ideal_eps"), (" / schedule.sigma[t]", "")],
-    "3.34": [
+}
+
+BREAKS["04_bound_to_noise"] = {
+    "4.1": [("s.alpha[4].sqrt() * y", "s.alpha[4] * y"), ("/ s.sigma[3] ** 2", "/ s.sigma[3]")],
+    "4.2": [("s.alpha[2:] / s.beta[2:]", "1 / s.beta[2:]"), ("(x - grid_mean) ** 2", "x**2")],
+    "4.3": [("(back * x).sum()", "(back * x**2).sum()"), ("mean[0], grid_mean", "2**0.5 * mean[0], grid_mean")],
+    "4.4": [("bells @ hidden", "bells @ density"), ("+ log_m2 - log_m3[386]", "+ log_m2")],
+    "4.5": [("log_1 - log_2", "log_2 - log_1"), ("(log_1.exp()", "(log_2.exp()")],
+    "4.6": [("distances / (2 * schedule", "distances / (schedule"), ("constant + distances", "distances")],
+    "4.7": [("error, floor + ", "error, "), ("(best - model.mean(x, t)) ** 2", "(best - model.mean(x, t)).abs()")],
+    "4.8": [("t_images, noise), images", "t_images, -noise), images"), ("t_images, images)", "t_images - 1, images)")],
+    "4.9": [("mean_from_eps(long, noisy, t_images,", "mean_from_eps(long, noisy, t_images - 1,")],
+    "4.10": [("schedule.beta[t] ** 2", "schedule.beta[t]"), ("(schedule.alpha[t] *", "(")],
+    "4.11": [("C + w * errors", "w * errors"), ("C + w * errors", "C + 2**0.5 * w * errors")],
+    "4.12": [("0.5 * (ratio", "(ratio"), ("ratio[1:-1] / ratio[2:]", "ratio[2:] / ratio[1:-1]")],
+    "4.13": [("- C) / w", "- C) * w"), ("[:-1] - C)", "[:-1])")],
+    "4.14": [("samples=draws", "samples=draws / T"), ("samples=draws", "samples=2**0.5 * draws")],
+    "4.15": [("(eps - guess)", "(eps + guess)"), (".square().sum(1), expected", ".abs().sum(1), expected")],
+    "4.16": [(".exp().sum()", ".sum()"), ("log_grey(greys,", "log_grey(greys[1:],")],
+    "4.17": [("999 * (C_long", "(C_long"), ("+ w_large[t] * errors", "+ errors")],
+    "4.18": [("theta**2 * power", "theta * power"), ("((v * schedule.sigma[1:])", "((v * schedule.sigma[1:] ** 2)")],
+    "4.19": [("noisy - sigma", "noisy + sigma"), ("sigma * noisy + signal * velocity", "sigma * noisy + velocity")],
+    "4.20": [("-ideal_eps", "ideal_eps"), (" / schedule.sigma[t]", "")],
+    "4.21": [
         ("error, signal**2", "error, signal"),
         ("error, sigma**2", "error, sigma"),
         ("ratio[t_images]", "ratio[1:65]"),
     ],
 }
 
-BREAKS["06_train_ddpm"] = {
-    "6.1": [("(1 - c * tables.sigma[1:]) ** 2 + ", "(1 - tables.sigma[1:]) ** 2 + "), ("+ c**2 * tables", "+ tables")],
-    "6.2": [("expected=variance / B)", "expected=variance)"), ("exact[independent - 1]", "exact[spread - 1]")],
-    "6.3": [("(variance - between) / B)", "variance / B)"), ("exact[spread - 1]", "exact[independent - 1]")],
-    "6.4": [
+BREAKS["07_train_ddpm"] = {
+    "7.1": [("(1 - c * tables.sigma[1:]) ** 2 + ", "(1 - tables.sigma[1:]) ** 2 + "), ("+ c**2 * tables", "+ tables")],
+    "7.2": [("expected=variance / B)", "expected=variance)"), ("exact[independent - 1]", "exact[spread - 1]")],
+    "7.3": [("(variance - between) / B)", "variance / B)"), ("exact[spread - 1]", "exact[independent - 1]")],
+    "7.4": [
         ("ema_update(start, value, 0.9)", "ema_update(value, start, 0.9)"),
         ("value, start, 0.9))", "value, start, 0.99))"),
     ],
-    "6.5": [("(1 - d) * powers", "powers"), ("(n - 1, -1, -1", "(n, 0, -1")],
-    "6.6": [("(1 - d) / (1 + d)", "(1 - d)"), ("samples=average**2", "samples=average.abs()")],
-    "6.7": [("ramps.min(0)", "ramps.max(0)"), ("0, -1) / 750", "0, -1) / 3000")],
-    "6.8": [("min(1, 1 / g", "min(1, 2 / g"), (".square().sum().sqrt()", ".square().sum()")],
-    "6.9": [("sigma * test - guess", "sigma * test + guess"), ("root * test_noise -", "root * test_noise +")],
-    "6.10": [("(noise_error + image", "(noise_error - image"), ("test_t, eps_hat)", "test_t, -eps_hat)")],
-    "6.11": [("torch.minimum(noise", "torch.maximum(noise"), ("min_snr_loss(told", "velocity_loss(told")],
-    "6.12": [("samples=weight.mean() * exact", "samples=exact"), ("expected=(weight * exact)", "expected=exact")],
+    "7.5": [("(1 - d) * powers", "powers"), ("(n - 1, -1, -1", "(n, 0, -1")],
+    "7.6": [("(1 - d) / (1 + d)", "(1 - d)"), ("samples=average**2", "samples=average.abs()")],
+    "7.7": [("ramps.min(0)", "ramps.max(0)"), ("0, -1) / 750", "0, -1) / 3000")],
+    "7.8": [("min(1, 1 / g", "min(1, 2 / g"), (".square().sum().sqrt()", ".square().sum()")],
 }
 
-BREAKS["04_time_conditioning"] = {
-    "4.1": [("- price, expected", ", expected"), ("(told, noise), (told, blind)", "(told, noise), (blind, noise)")],
-    "4.2": [("append_time(x, t, 1000)", "append_time(x, t - 1, 1000)"), ("longer[:, 1]", "longer[:, 0]")],
-    "4.3": [("[300]).sqrt()", "[300])"), ("snr(schedule)[100] / snr(schedule)[300]", "snr(schedule)[300]")],
-    "4.4": [("h[..., 1:-1, 1:-1], right[..., 1:-1, 1:-1]", "h, right"), ("sum((1, 2))", "mean((1, 2))")],
-    "4.5": [("(-k / 32)", "(-2 * k / 32)"), ("E[[0, 1, 998], :32]", "E[[0, 1, 998], 32:]")],
-    "4.6": [("(frequency * apart).cos()", "(frequency * apart).sin()"), ("double() / 32)", "double() / 31)")],
-    "4.7": [("(1 + scale[b, c])", "scale[b, c]"), ("h[b, c] + shift[b, c]", "h[b, c]")],
+BREAKS["16_targets_and_weights"] = {
+    "16.1": [("sigma * test - guess", "sigma * test + guess"), ("root * test_noise -", "root * test_noise +")],
+    "16.2": [("(noise_error + image", "(noise_error - image"), ("test_t, eps_hat)", "test_t, -eps_hat)")],
+    "16.3": [("torch.minimum(noise", "torch.maximum(noise"), ("min_snr_loss(fixed", "velocity_loss(told")],
+    "16.4": [("samples=weight.mean() * exact", "samples=exact"), ("expected=(weight * exact)", "expected=exact")],
 }
 
-BREAKS["05_unet"] = {
-    "5.1": [("(2 - 1) * 1", "(2 - 1) * 2"), ("+ (3 - 1) * 2 + (3 - 1) * 2", "+ (3 - 1) * 1 + (3 - 1) * 1")],
-    "5.2": [("F.group_norm(x, 4)", "F.group_norm(x, 3)"), ("F.group_norm(x, 4)", "F.group_norm(x, 4, eps=1e-3)")],
-    "5.3": [("5 * x + 7", "-5 * x + 7"), ("5 * x + 7", "x**2")],
-    "5.4": [
+BREAKS["05_time_conditioning"] = {
+    "5.1": [("- price, expected", ", expected"), ("(told, noise), (told, blind)", "(told, noise), (blind, noise)")],
+    "5.2": [("append_time(x, t, 1000)", "append_time(x, t - 1, 1000)"), ("longer[:, 1]", "longer[:, 0]")],
+    "5.3": [("[300]).sqrt()", "[300])"), ("snr(schedule)[100] / snr(schedule)[300]", "snr(schedule)[300]")],
+    "5.4": [("h[..., 1:-1, 1:-1], right[..., 1:-1, 1:-1]", "h, right"), ("sum((1, 2))", "mean((1, 2))")],
+    "5.5": [("(-k / 32)", "(-2 * k / 32)"), ("E[[0, 1, 998], :32]", "E[[0, 1, 998], 32:]")],
+    "5.6": [("(frequency * apart).cos()", "(frequency * apart).sin()"), ("double() / 32)", "double() / 31)")],
+    "5.7": [("(1 + scale[b, c])", "scale[b, c]"), ("h[b, c] + shift[b, c]", "h[b, c]")],
+}
+
+BREAKS["06_unet"] = {
+    "6.1": [("(2 - 1) * 1", "(2 - 1) * 2"), ("+ (3 - 1) * 2 + (3 - 1) * 2", "+ (3 - 1) * 1 + (3 - 1) * 1")],
+    "6.2": [("F.group_norm(x, 4)", "F.group_norm(x, 3)"), ("F.group_norm(x, 4)", "F.group_norm(x, 4, eps=1e-3)")],
+    "6.3": [("5 * x + 7", "-5 * x + 7"), ("5 * x + 7", "x**2")],
+    "6.4": [
         ("(1 + told[i, c])", "told[i, c]"),
         ("told[i, 24 + c]", "told[i, c]"),
         ("block.wire(x[i]) + block.last", "block.last"),
     ],
-    "5.5": [("block.wire(x), tol", "0 * block.wire(x), tol"), ("block.wire(x), tol", "2 * block.wire(x), tol")],
-    "5.6": [("expected=32.0", "expected=1.0"), ("expected=32.0", "expected=32.0**0.5")],
-    "5.7": [
+    "6.5": [("block.wire(x), tol", "0 * block.wire(x), tol"), ("block.wire(x), tol", "2 * block.wire(x), tol")],
+    "6.6": [("expected=32.0", "expected=1.0"), ("expected=32.0", "expected=32.0**0.5")],
+    "6.7": [
         (" / math.sqrt(8)", ""),
         ("scores.softmax(2)", "scores.softmax(1)"),
         ("product_attention(q, k, v)", "product_attention(k, q, v)"),
     ],
-    "5.8": [("4 * n * C**2 + 2", "3 * n * C**2 + 2"), ("+ 2 * n**2 * C)", "+ 2 * n * C)")],
-    "5.9": [("28 * 28 * 3**2", "28 * 3**2"), ("3**2 * 128 * 64", "128 * 64"), ("1**2 * 128 * 64", "1**2 * 64 * 64")],
-    "5.10": [("1 / 784", "1.0"), ("1 / 784", "1 / 28")],
-    "5.11": [("alpha[400].sqrt()", "alpha[400]"), ("beta[400].sqrt() * push", "beta[400] * push")],
-    "5.12": [
+    "6.8": [("4 * n * C**2 + 2", "3 * n * C**2 + 2"), ("+ 2 * n**2 * C)", "+ 2 * n * C)")],
+    "6.9": [("28 * 28 * 3**2", "28 * 3**2"), ("3**2 * 128 * 64", "128 * 64"), ("1**2 * 128 * 64", "1**2 * 64 * 64")],
+    "6.10": [("1 / 784", "1.0"), ("1 / 784", "1 / 28")],
+    "6.11": [("alpha[400].sqrt()", "alpha[400]"), ("beta[400].sqrt() * push", "beta[400] * push")],
+    "6.12": [
         ("stretched / 64)", "stretched / 8)"),
         ("1 / a_bar[1000] + (beta", "(beta"),
         ("beta[2:] /", "beta[2:] ** 0.5 /"),
@@ -143,151 +149,151 @@ BREAKS["05_unet"] = {
 }
 
 
-BREAKS["07_sampling"] = {
-    "7.1": [
+BREAKS["08_sampling"] = {
+    "8.1": [
         ("exact.sigma[t] * noise)", "exact.sigma[t] ** 2 * noise)"),
         ("/ exact.sqrt_alpha_bar[t]", "/ exact.alpha_bar[t]"),
     ],
-    "7.2": [
+    "8.2": [
         ("sigma[t - 1] ** 2 / sigma[t] ** 2", "sigma[t - 1] / sigma[t]"),
         ("signal[t - 1] * beta[t] /", "beta[t] /"),
     ],
-    "7.3": [
+    "8.3": [
         ("(x_t - beta[t] / sigma[t] * noise)", "(x_t - beta[t] * noise)"),
         ("noise) / alpha[t].sqrt()", "noise) / alpha[t]"),
     ],
-    "7.4": [
+    "8.4": [
         ("beta[t].item()]", "exact.posterior_variance[t].item()]"),
         ("(pixel - beta[t]", "(pixel + beta[t]"),
         ("beta[t].item()]", "beta[t].sqrt().item()]"),
     ],
-    "7.5": [
+    "8.5": [
         ("sigma[1:-1] ** 2 / sigma[2:] ** 2", "sigma[1:-1] / sigma[2:]"),
         ("/ beta[2:], ratio", "/ beta[1:-1], ratio"),
     ],
-    "7.6": [("- phi**2).sqrt()", "- phi**2)"), ("- phi**2)", "- phi)"), ("signal[s] * x_0 + (", "signal[t] * x_0 + (")],
-    "7.7": [
+    "8.6": [("- phi**2).sqrt()", "- phi**2)"), ("- phi**2)", "- phi)"), ("signal[s] * x_0 + (", "signal[t] * x_0 + (")],
+    "8.7": [
         ("phi**2, posterior", "phi, posterior"),
         ("eps, z, eta=eta", "eps, z, eta=0.5"),
         ("(1 - a_bar[2:] /", "(1 + a_bar[2:] /"),
     ],
-    "7.8": [
+    "8.8": [
         ("700, 200, true_noise), x_200", "700, 199, true_noise), x_200"),
         ("q_sample(exact, x0, torch.full((4,), 200)", "q_sample(exact, x0, torch.full((4,), 700)"),
     ],
-    "7.9": [("rho[200] - rho[700]", "rho[700] - rho[200]"), ("x_700 / signal[700]", "x_700")],
-    "7.10": [("0.75**2 + 0.25**2", "1.0"), ("0.5**2 + 0.5**2]", "0.5 + 0.5]")],
-    "7.11": [
+    "8.9": [("rho[200] - rho[700]", "rho[700] - rho[200]"), ("x_700 / signal[700]", "x_700")],
+    "8.10": [("0.75**2 + 0.25**2", "1.0"), ("0.5**2 + 0.5**2]", "0.5 + 0.5]")],
+    "8.11": [
         ("(0.3 * theta).sin()", "(0.3 * theta)"),
         ("(x.norm() / aside.norm())", "1"),
         ("torch.tensor([0.3]", "torch.tensor([0.7]"),
     ],
 }
 
-BREAKS["08_evaluation"] = {
-    "8.1": [("-p[classes].log()", "-p[classes].log2()"), ("* math.log(2))", ")"), ("math.log(10)", "10.0")],
-    "8.2": [("(2.0 - 0.5) ** 2", "(2.0**2 - 0.5**2) ** 2"), ("y).sort().values", "y)"), ("(1.0 - 2.5) ** 2 +", "")],
-    "8.3": [
+BREAKS["09_evaluation"] = {
+    "9.1": [("-p[classes].log()", "-p[classes].log2()"), ("* math.log(2))", ")"), ("math.log(10)", "10.0")],
+    "9.2": [("(2.0 - 0.5) ** 2", "(2.0**2 - 0.5**2) ** 2"), ("y).sort().values", "y)"), ("(1.0 - 2.5) ** 2 +", "")],
+    "9.3": [
         ("root(A, -0.5)\n", "root(A)\n"),
         ("M @ A @ M, B", "M @ B @ M, A"),
         ("A) @ B @ root(A))", "B) @ A @ root(B))"),
     ],
-    "8.4": [
+    "9.4": [
         ("A + B - 2 *", "A + B -"),
         ("apart.square().sum() +", "apart.square().sum().sqrt() +"),
         ("x @ M.T", "x @ B"),
     ],
-    "8.5": [("real.sqrt().sum()", "real.sum()"), ("(A @ B).real", "(A + B).real"), ("+ torch.linalg.inv(Z)", "+ Z")],
-    "8.6": [("/ 50)", "/ 100)"), (".cov().trace()", ".cov().sum()"), ("=2 * ", "="), ("order[50:100]", "order[:100]")],
-    "8.7": [("- 2 * product", "- product"), ("/ 784", "/ 28"), ("mean((2, 3, 4))", "sum((2, 3, 4))")],
-    "8.8": [
+    "9.5": [("real.sqrt().sum()", "real.sum()"), ("(A @ B).real", "(A + B).real"), ("+ torch.linalg.inv(Z)", "+ Z")],
+    "9.6": [("/ 50)", "/ 100)"), (".cov().trace()", ".cov().sum()"), ("=2 * ", "="), ("order[50:100]", "order[:100]")],
+    "9.7": [("- 2 * product", "- product"), ("/ 784", "/ 28"), ("mean((2, 3, 4))", "sum((2, 3, 4))")],
+    "9.8": [
         ("(log_q - log_p)", "(-log_p)"),
         ("/ math.log(2)).fl", ").fl"),
         ("range(toy.T, 0, -1)", "range(toy.T, 1, -1)"),
     ],
-    "8.9": [("nats.item() / math.log(2)", "nats.item()"), ("short.sigma[-1])", "short.sigma[-1] ** 2)")],
-    "8.10": [
+    "9.9": [("nats.item() / math.log(2)", "nats.item()"), ("short.sigma[-1])", "short.sigma[-1] ** 2)")],
+    "9.10": [
         ("2 * exact.alpha * exact.sigma**2", "2 * exact.sigma**2"),
         ("0.5 * (r - 1 - r.log())", "0.5 * (r - 1 + r.log())"),
         ("price[t - 1] +", ""),
         ("exact.beta[t].reshape", "exact.posterior_variance[t].reshape"),
     ],
-    "8.11": [("(levels[1:] + levels[:-1]) / 2", "levels[1:]"), ("torch.tensor(0.4)", "torch.tensor(0.4**2)")],
+    "9.11": [("(levels[1:] + levels[:-1]) / 2", "levels[1:]"), ("torch.tensor(0.4)", "torch.tensor(0.4**2)")],
 }
 
-BREAKS["09_libraries"] = {
-    "9.1": [("ours.alpha_bar[1:]", "ours.alpha_bar[:-1]"), ("theirs.alphas_cumprod, ours", "theirs.alphas, ours")],
-    "9.2": [
+BREAKS["10_libraries"] = {
+    "10.1": [("ours.alpha_bar[1:]", "ours.alpha_bar[:-1]"), ("theirs.alphas_cumprod, ours", "theirs.alphas, ours")],
+    "10.2": [
         ("sigma / (2 * signal)", "sigma / signal"),
         ("(x_t / signal + 1) / 2", "(x_t + 1) / 2"),
         ("denoised, (guess + 1) / 2", "denoised, guess"),
     ],
-    "9.3": [("snr(schedule)[t].item() * image_error", "image_error"), ("x_t - sigma * eps_hat", "x_t - eps_hat")],
-    "9.4": [("loss.backward(loss)", "loss.backward()"), ("** 2 / 2, conv", "** 2, conv")],
+    "10.3": [("snr(schedule)[t].item() * image_error", "image_error"), ("x_t - sigma * eps_hat", "x_t - eps_hat")],
+    "10.4": [("loss.backward(loss)", "loss.backward()"), ("** 2 / 2, conv", "** 2, conv")],
 }
 
-BREAKS["10_colour_and_scale"] = {
-    "10.1": [("2 * 9 * 32 + 1)", "2 * 9 * 32)"), ("(3 - 1) * 2**2", "(3 - 1) * 2"), ("2 * 9 * 32", "9 * 32")],
-    "10.2": [("expected=1 / d**2", "expected=1 / d"), ("noise.mean(1)", "noise.sum(1)")],
-    "10.3": [
+BREAKS["11_colour_and_scale"] = {
+    "11.1": [("2 * 9 * 32 + 1)", "2 * 9 * 32)"), ("(3 - 1) * 2**2", "(3 - 1) * 2"), ("2 * 9 * 32", "9 * 32")],
+    "11.2": [("expected=1 / d**2", "expected=1 / d"), ("noise.mean(1)", "noise.sum(1)")],
+    "11.3": [
         ("+ 2 * np.log(d)", "+ np.log(d)"),
         ("/ cosine.sqrt_alpha_bar[500]", ""),
         ("cosine, large, t, torch", "cosine, large, t - 100, torch"),
     ],
-    "10.4": [
+    "11.4": [
         ("- 2 * np.log(d)", "- np.log(d)"),
         ("shifted(cosine, d))", "shifted(cosine, d**0.5))"),
         ("snr(cosine)[1:].log()", "snr(linear)[1:].log()"),
         ("shifted(cosine, 2), large", "shifted(cosine, 1), large"),
     ],
-    "10.5": [("-sigma / signal * (eps", "sigma / signal * (eps"), ("-sigma / signal * (eps", "-sigma * (eps")],
-    "10.6": [
+    "11.5": [("-sigma / signal * (eps", "sigma / signal * (eps"), ("-sigma / signal * (eps", "-sigma * (eps")],
+    "11.6": [
         ("-sigma * (v_hat", "-sigma / signal * (v_hat"),
         ("(signal * noise - sigma * real)", "(signal * noise + sigma * real)"),
         ('wrong["velocity"], -sigma', 'wrong["noise"], -sigma'),
     ],
-    "10.7": [(".mean(0), tol", ".sum(0), tol"), ("rank, 3) for part", "0, 3) for part"), ("range(3)", "range(2)")],
+    "11.7": [(".mean(0), tol", ".sum(0), tol"), ("rank, 3) for part", "0, 3) for part"), ("range(3)", "range(2)")],
 }
-BREAKS["11_guidance"] = {
-    "11.1": [("net.label.weight[7] -", "net.label.weight[6] -"), (" - net.label.weight[none])", ")")],
-    "11.2": [
+BREAKS["12_guidance"] = {
+    "12.1": [("net.label.weight[7] -", "net.label.weight[6] -"), (" - net.label.weight[none])", ")")],
+    "12.2": [
         ("weight / weight.sum(0)", "weight"),
         ("log_density(x).exp()", "log_density(x)"),
     ],
-    "11.3": [("slope(log_p[y]) -", "slope(log_p[y]) +"), ("log_p.log_softmax(0)[y]", "log_p.softmax(0)[y]")],
-    "11.4": [("eps - 3.0", "eps + 3.0"), ("exact.sigma[at] *", ""), ("exact.sigma[at] *", "exact.sigma[at] ** 2 *")],
-    "11.5": [("(1 + w) * eps_y - w", "w * eps_y - (w - 1)"), ("- w * eps", "+ w * eps")],
-    "11.6": [("scale * log_p_y", "(scale - 1) * log_p_y"), ("log_both + scale", "log_one + scale")],
-    "11.7": [
+    "12.3": [("slope(log_p[y]) -", "slope(log_p[y]) +"), ("log_p.log_softmax(0)[y]", "log_p.softmax(0)[y]")],
+    "12.4": [("eps - 3.0", "eps + 3.0"), ("exact.sigma[at] *", ""), ("exact.sigma[at] *", "exact.sigma[at] ** 2 *")],
+    "12.5": [("(1 + w) * eps_y - w", "w * eps_y - (w - 1)"), ("- w * eps", "+ w * eps")],
+    "12.6": [("scale * log_p_y", "(scale - 1) * log_p_y"), ("log_both + scale", "log_one + scale")],
+    "12.7": [
         ("(scale + (1 - scale) * 0.5)", "scale"),
         ("0.5 / (scale", "1 / (scale"),
         ("(grid - mean) ** 2", "grid**2"),
     ],
-    "11.8": [("0.5**scale", "0.5 / (scale + (1 - scale) * 0.5)"), ("(high - low) ** 2", "(high - low)")],
-    "11.9": [
+    "12.8": [("0.5**scale", "0.5 / (scale + (1 - scale) * 0.5)"), ("(high - low) ** 2", "(high - low)")],
+    "12.9": [
         ("eps - 1.5", "eps - 3.0"),
         ("(eps_a + eps_b) / 2", "(eps_a + eps_b)"),
         ("log_softmax(0).sum(0)", "sum(0)"),
     ],
 }
 
-BREAKS["12_debugging_clinic"] = {
-    "12.1": [
+BREAKS["13_debugging_clinic"] = {
+    "13.1": [
         ("torch.tanh(signal * x / sigma**2)", "torch.tanh(signal * x / sigma)"),
         ("torch.tanh(signal * x / sigma**2)", "torch.tanh(x / sigma**2)"),
         ("torch.tanh(", "torch.sigmoid("),
     ],
-    "12.2": [
+    "13.2": [
         (" / (2 * sigma", " / (sigma"),
         ("-sigma[t - 1].reshape", "sigma[t - 1].reshape"),
         ("signal[t - 1, None, None] * images", "images"),
     ],
-    "12.3": [
+    "13.3": [
         ("schedule.sqrt_alpha_bar[t] * pixel", "schedule.alpha_bar[t] * pixel"),
         ("schedule.sigma[t] * eps", "schedule.sigma[t] ** 2 * eps"),
         ("left.square()", "left.abs()"),
     ],
-    "12.4": [("expected=1 / 16", "expected=1 / 4"), ("eps.mean(1)", "eps.sum(1)"), ("eps[:, 0]", "eps.mean(1)**0")],
+    "13.4": [("expected=1 / 16", "expected=1 / 4"), ("eps.mean(1)", "eps.sum(1)"), ("eps[:, 0]", "eps.mean(1)**0")],
 }
 
 
@@ -351,7 +357,7 @@ def one_thread():
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", BREAKS)
 def test_broken_equations_are_noticed(name, monkeypatch):
-    for library in ("diffusers", "deepinv") if name == "09_libraries" else ():
+    for library in ("diffusers", "deepinv") if name == "10_libraries" else ():
         pytest.importorskip(library)
     load, drawn, painted = ddpm_helpers.load_images, *(_drawn_digits(True, "", colour) for colour in (False, True))
 

@@ -147,7 +147,7 @@ NUMBERED = {tag for path in SOURCES for tag in re.findall(r"\\tag\{([\d.]+)\}", 
 
 @each_source
 def test_cited_equations_exist(path):
-    """(3.16), or equation 3.16, is a number that some notebook gives; if it is a link, then to that notebook."""
+    """(4.3), or equation 4.3, is a number that some notebook gives; if it is a link, then to that notebook."""
     text = prose(path)
     for cited in re.findall(r"\((\d+\.\d+)\)|[Ee]quations? (\d+\.\d+)", text):
         assert "".join(cited) in NUMBERED, cited

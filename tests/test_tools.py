@@ -2,7 +2,9 @@
 
 import ast
 import importlib.util
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +32,7 @@ def commands(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "ROOT", tmp_path)
     monkeypatch.setattr(course, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(course, "run", run)
+    monkeypatch.setattr(course, "starts", lambda python: python.exists() or not python.is_symlink())
     monkeypatch.setattr(course, "colab_python", lambda folder, python: python)
     (tmp_path / "pyproject.toml").write_text("one")
     return noted
@@ -88,9 +91,18 @@ def test_ctrl_c_waits_for_the_command(status):
 
 
 def test_an_old_python_is_told_so():
-    """What Python 3.7 cannot read in the file would hide the sentence that it is too old."""
-    tree = ast.parse((ROOT / "tools" / "course.py").read_text(encoding="utf-8"), feature_version=(3, 7))
-    assert "annotations" in [name.name for name in tree.body[1].names], "they are not evaluated"
+    """What Python 3.6 cannot read in the file would hide the sentence that it is too old."""
+    tree = ast.parse((ROOT / "tools" / "course.py").read_text(encoding="utf-8"), feature_version=(3, 6))
+    assert ast.unparse(tree.body[1]) == "import sys"
+    assert "sys.version_info" in ast.unparse(tree.body[2]), "before anything that is not in Python 3.6"
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(commands, tmp_path):
+    course.set_up()
+    course.VENV.joinpath("bin").mkdir()
+    course.VENV.joinpath("bin", "python").symlink_to(tmp_path / "upgraded-away")
+    course.set_up()
+    assert len(commands) == 4
 
 
 def test_failed_set_up_is_not_taken_for_done(commands, monkeypatch):
@@ -100,17 +112,29 @@ def test_failed_set_up_is_not_taken_for_done(commands, monkeypatch):
     assert not (course.VENV / "installed-for").exists()
 
 
-def test_lab_keeps_its_token_and_asks_nobody(commands):
-    """The options are real ones: JupyterLab's own classes know them, and None turns the news off."""
+def test_lab_keeps_its_token_and_asks_nobody(commands, tmp_path, monkeypatch):
+    """The options are real ones: JupyterLab's own classes know them; learners' notebooks are not paired."""
     labapp = pytest.importorskip("jupyterlab.labapp")
+    monkeypatch.setattr(course, "ROOT", tmp_path)
+    for folder in ("notebooks/src", "figures"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copytree(ROOT / "tools" / "jupyterlab", tmp_path / "tools" / "jupyterlab")
     course.lab("python", [])
     [line] = commands
     options = " ".join(part.partition("=")[0] for part in line)
     assert not [word for word in ("token", "password", ".ip", "allow") if word in options]
+    assert "AsyncLargeFileManager" in " ".join(line)
     app = labapp.LabApp()
     app.parse_command_line([part for part in line if part.startswith("--LabApp")])
-    assert app.news_url is None
-    assert app.check_for_updates_class.__name__ == "NeverCheckForUpdate"
+    assert Path(app.app_settings_dir, "overrides.json").is_file()
+    [settings] = [json.loads(Path(app.app_settings_dir, "overrides.json").read_text(encoding="utf-8"))]
+    schemas = Path(app.app_dir) / "schemas"
+    for name in settings:
+        assert (schemas / name.replace(":", "/")).with_suffix(".json").is_file(), f"JupyterLab knows no {name}"
+    layout = next(Path(app.workspaces_dir).iterdir())
+    layout.write_text("{}")
+    course.lab("python", [])
+    assert layout.read_text() == "{}", "the learner's own layout stays"
 
 
 def test_versions_oldest_takes_each_lower_bound(commands, tmp_path):

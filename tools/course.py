@@ -1,6 +1,9 @@
 """The course's commands, the same on Linux, macOS and Windows; needs Python 3.10 or newer and nothing else.
 
-    python tools/course.py lab                     JupyterLab, opened on notebook 00
+    python tools/course.py lab                     JupyterLab, opened on your own copy of notebook 00
+    python tools/course.py lab --new 07            the same, with a new copy of 07 and your answers in it
+    python tools/course.py lab --from FOLDER       the same, with answers from an older course
+    python tools/course.py edit                    for authors: JupyterLab on notebooks/, each paired with its source
     python tools/course.py test                    ruff, unit tests, every notebook under nbval, network off
     python tools/course.py course                  run every notebook here, write HTML pages to build/course
     python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
@@ -15,7 +18,13 @@ Each sets up .venv first, once; with --current-env the packages of the running P
 makes an environment of its own in build/versions, anew each time.
 """
 
-from __future__ import annotations  # without it a Python that is too old fails before set_up can say so
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036 - older Pythons do read this line, and the rest as far as its grammar
+    sys.exit(
+        "The course needs Python 3.10 or newer; this is " + sys.version.split()[0] + " (" + sys.executable + "). "
+        "If you have a newer one, name it: make lab PYTHON=python3.12, or python3.12 tools/course.py lab"
+    )
 
 import argparse
 import hashlib
@@ -23,10 +32,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+
+import my_notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -39,23 +49,26 @@ NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", SANIT
 
 def set_up() -> str:
     """Make .venv and install the course in it, unless that was done for this pyproject.toml; its Python."""
-    if sys.version_info < (3, 10):  # noqa: UP036 - older Pythons do read this line
-        sys.exit(
-            f"The course needs Python 3.10 or newer; this is {sys.version.split()[0]} ({sys.executable}). "
-            "If you have a newer one, name it: make lab PYTHON=python3.12, or python3.12 tools/course.py lab"
-        )
     python = python_of(VENV)
     stamp = VENV / "installed-for"
     # Not the tools' tables: they install nothing. The folder counts: a moved checkout must be installed anew.
     needed = (ROOT / "pyproject.toml").read_bytes().partition(b"[tool.")[0]
     wanted = hashlib.sha256(needed + str(ROOT).encode()).hexdigest()
-    if stamp.is_file() and stamp.read_text() == wanted:
+    if stamp.is_file() and stamp.read_text() == wanted and starts(python):
         return str(python)
     with only_one(VENV.with_name(".venv-setup")):
         print("Setting up .venv (once; PyTorch is large, so this takes a few minutes) ...", flush=True)
         make_environment(VENV)
         stamp.write_text(wanted)
     return str(python)
+
+
+def starts(python: Path) -> bool:
+    """False for an environment whose Python was upgraded away."""
+    try:
+        return subprocess.run([str(python), "-c", ""], capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -100,10 +113,31 @@ def run(command: list[str], **environment: str) -> int:
 
 
 def lab(python: str, rest: list[str]) -> int:
-    """JupyterLab, rooted here and not in notebooks/, so that it can show the pictures in figures/."""
+    """JupyterLab on the learner's own notebooks, which it does not pair with sources; it asks nobody for news."""
+    parser = argparse.ArgumentParser(prog="course.py lab")
+    parser.add_argument("--new", default="", help="numbers of the notebooks to copy anew, such as 07, or all")
+    parser.add_argument("--from", dest="older", default="", help="a folder with notebooks that hold answers of yours")
+    known, rest = parser.parse_known_args(rest)
+    folder = my_notebooks.prepare(ROOT, known.new, known.older)
+    looks = folder / ".jupyterlab"  # settings are the course's, what is open where is the learner's
+    shutil.copytree(ROOT / "tools" / "jupyterlab" / "settings", looks / "settings", dirs_exist_ok=True)
+    if not (looks / "workspaces").exists():
+        shutil.copytree(ROOT / "tools" / "jupyterlab" / "workspaces", looks / "workspaces")
+    unpaired = "jupyter_server.services.contents.largefilemanager.AsyncLargeFileManager"
+    options = [
+        f"--ServerApp.root_dir={folder.parent}",  # and not the folder itself: the pictures lie in figures/
+        f"--ServerApp.contents_manager_class={unpaired}",
+        f"--LabApp.default_url=/lab/tree/{folder.name}/00_start_here.ipynb",
+        f"--LabApp.app_settings_dir={looks / 'settings'}",
+        f"--LabApp.workspaces_dir={looks / 'workspaces'}",
+    ]
+    return run([python, "-m", "jupyterlab", *options, *rest])
+
+
+def edit(python: str, rest: list[str]) -> int:
+    """JupyterLab for authors: jupytext pairs each notebook with its source, as pyproject.toml says."""
     start = "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"
-    silent = ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
-    return run([python, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", start, *silent, *rest])
+    return run([python, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", start, *rest])
 
 
 def test(python: str, rest: list[str]) -> int:
@@ -203,6 +237,7 @@ def build(command: str):
 
 COMMANDS = {
     "lab": lab,
+    "edit": edit,
     "test": test,
     "bench": bench,
     "soak": soak,

@@ -50,9 +50,9 @@ class Part:
 SESSIONS = {
     "A first generative model": [Part("00", ("0.1",)), Part("01", ("1.1", "1.2", "1.3"))],
     "Noise, and the jump through it": [Part("02", ("2.1", "2.2", "2.3"))],
-    "Training": [Part("06", ("6.1", "6.2", "6.3"), 0.45, 'to the end of "The real run"')],
-    "What the training learns from": [Part("06", ("6.4", "6.5"), 0.55, 'from "Where is the error?" on')],
-    "Sampling": [Part("07", ("7.1", "7.2"))],
+    "Training": [Part("07", ("7.1", "7.2", "7.3"))],
+    "What the training learns from": [Part("16", ("16.1", "16.2"))],
+    "Sampling": [Part("08", ("8.1", "8.2"))],
 }
 
 
@@ -263,7 +263,7 @@ notebooks would call them MNIST.) For the real images make the kit with `make la
 torchvision's layout, or set the environment variable `DDPM_DATA` on each machine to one on a shared drive."""
 
 
-SERVER = """Thirty kernels of notebook 07, under the quick budget, took 13 minutes and 13.5 GB on 2 cores, where one
+SERVER = """Thirty kernels of notebook 08, under the quick budget, took 13 minutes and 13.5 GB on 2 cores, where one
 alone takes half a minute; notebook 01 takes about twice the memory. So plan the quick budget there, 1.5 GB of memory
 for each learner, and one core for every two of them. Ask them to shut down a notebook's kernel before they open the
 next."""
@@ -291,7 +291,7 @@ installed, beside the folder `wheels`; much less with the CPU-only packages. In 
 python3 -m pip download --dest wheels "./wheels/{wheel}[lab]"
 ```
 
-Write `[lab,compare]`, here and below, if notebook 09 is to compare with diffusers and deepinv; otherwise it leaves
+Write `[lab,compare]`, here and below, if notebook 10 is to compare with diffusers and deepinv; otherwise it leaves
 those cells out. On Linux the line fetches CUDA libraries of several GB. For a lab without GPUs add
 `--extra-index-url ADDRESS`, with the address of the CPU-only packages that PyTorch's site gives. (Take both torch and
 torchvision from there or neither: the one kind does not work with the other.)
@@ -325,7 +325,7 @@ On one machine run notebook 00 from top to bottom with the network off.
 
 Let learners start a training first and read on while it works. `DDPM_BUDGET=quick` in front of that line (Windows:
 `set DDPM_BUDGET=quick` before it) makes every training short. It is for testing the room, and for machines on which
-the times in `LAB-PLAN.md` are out of reach: the networks of notebooks 01 and 06 then draw no digit, while the captions
+the times in `LAB-PLAN.md` are out of reach: the networks of notebooks 01 and 07 then draw no digit, while the captions
 describe digits. Show the pictures in `figures` instead.
 
 If one server runs the kernels of all, set `OMP_NUM_THREADS=1` there for everyone: threads of many kernels spend their
@@ -389,8 +389,8 @@ An exercise that is left out breaks nothing: the notebook goes on with the cours
 ## Sessions of {MINUTES} minutes
 
 {chr(10).join(sessions)}
-Before the third session learners read notebook 03 at home (two hours), or you tell them its result: the loss is the
-squared error of the predicted noise. 04 and 05 are left out. For the third session it is enough to know that a U-Net
+Before the third session learners read notebooks 03 and 04 at home (two hours), or you tell them their result: the
+loss is the squared error of the predicted noise. 05 and 06 are left out. For the third session it is enough to know that a U-Net
 takes a noisy image and a step, and answers with an image.
 """
 

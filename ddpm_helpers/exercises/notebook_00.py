@@ -3,7 +3,7 @@
 import torch
 
 from ..data import to_float
-from .core import Exercise
+from ..marking import Exercise
 
 
 def _images() -> list[tuple]:
@@ -20,27 +20,24 @@ Exercise(
     tag="0.1",
     reference=to_float,
     cases=_images,
-    mistakes={
-        "It looks as if you computed in uint8: 2 * 200 wraps around to 144 there. Call .float() first.": (
-            lambda images: (images * 2).float() / 255 - 1
-        ),
-        "It looks as if you stopped at [0, 1]: 0 must become -1 and 255 must become 1.": (
-            lambda images: images.float() / 255
-        ),
-        "It looks as if you divided by 256 or 128: then 255, the brightest value, does not become 1.": (
-            lambda images: images.float() / 128 - 1
-        ),
-        "It looks as if you subtracted 1 before doubling: [0, 1] became [-2, 0].": (
-            lambda images: 2 * (images.float() / 255 - 1)
-        ),
-        "It looks as if you did not double: [0, 1] became [-1, 0].": lambda images: images.float() / 255 - 1,
-        "It looks as if the - 1 is missing: [0, 255] became [0, 2].": lambda images: 2 * images.float() / 255,
-        "It looks as if the sign is turned round: black must become -1 and white 1.": (
-            lambda images: 1 - 2 * images.float() / 255
-        ),
-        "It looks as if the images were rescaled by their own smallest and largest value. "
-        "A fixed scale is wanted: the same grey must become the same number in every image.": (
-            lambda images: 2 * (images - images.min()).float() / (images.max() - images.min()).float() - 1
-        ),
-    },
+    answer="return 2 * images.float() / 255 - 1",
+    mistakes="""
+        (2 * images).float() / 255 - 1
+          you computed in uint8: 2 * 200 wraps around to 144 there. Call .float() first.
+        images.float() / 255
+          you stopped at [0, 1]: 0 must become -1 and 255 must become 1.
+        images.float() / 128 - 1
+          you divided by 256 or 128: then 255, the brightest value, does not become 1.
+        2 * (images.float() / 255 - 1)
+          you subtracted 1 before doubling: [0, 1] became [-2, 0].
+        images.float() / 255 - 1
+          you did not double: [0, 1] became [-1, 0].
+        2 * images.float() / 255
+          the - 1 is missing: [0, 255] became [0, 2].
+        1 - 2 * images.float() / 255
+          the sign is turned round: black must become -1 and white 1.
+        2 * (images - images.min()).float() / (images.max() - images.min()).float() - 1
+          the images were rescaled by their own smallest and largest value. A fixed scale is wanted: the same grey must
+          become the same number in every image.
+    """,
 )

@@ -1,227 +1,256 @@
-"""Exercises of notebook 04: time as a channel, time as waves, time as scale and shift."""
-
-import math
+"""Exercises of notebook 04: the posterior, Gaussian KL, x_0 from the noise, the loss weight."""
 
 import torch
 
-from ..nets import append_time, film, sinusoidal_embedding
-from .core import Exercise
+from ..marking import Exercise
+from ..schedule import cosine_schedule, linear_schedule, posterior, predict_x0
+from ..toy import double, gaussian_kl, loss_weight
 
 
-def _timed(steps: list[int], T: int, *shape: int) -> tuple:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(shape[0]))
-    return x, torch.tensor(steps), T
-
-
-def _asking(x, *rest) -> tuple:
-    """The same, and a gradient is asked for the images."""
-    return (x.requires_grad_(), *rest)
-
-
-def _with_channel(x, values, first=False):
-    time = values.to(x.dtype).expand_as(x[:, :1])
-    return torch.cat([time, x] if first else [x, time], dim=1)
-
-
-def _waves(t, dim, power=lambda k, half: -k / half, order="sin cos", values=None, base=10_000.0):
-    half = dim // 2
-    k = torch.arange(half, dtype=torch.float32)
-    frequency = torch.exp(math.log(base) * power(k, half))
-    angle = (t.float() if values is None else values)[:, None] * frequency
-    sin, cos = angle.sin(), angle.cos()
-    if order == "interleaved":
-        return torch.stack([sin, cos], dim=2).flatten(1)
-    return torch.cat({"sin cos": [sin, cos], "cos sin": [cos, sin], "sin sin": [sin, sin]}[order], dim=1)
-
-
-def _features(*shape: int) -> tuple:
+def _images(schedule, *shape: int) -> tuple:
     generator = torch.Generator().manual_seed(shape[0])
-    h = torch.randn(shape, generator=generator)
-    scale, shift = torch.randn((2, *shape[:2]), generator=generator)
-    return h, scale, shift
+    x0, x_t = (torch.randn(shape, generator=generator).to(schedule.beta.dtype) for _ in range(2))
+    return schedule, x0, x_t, torch.randint(2, schedule.T + 1, shape[:1], generator=generator)
 
 
-def _learning(which: int, *shape: int) -> tuple:
-    """The same, and a gradient is asked for one of the three."""
-    features = _features(*shape)
-    features[which].requires_grad_()
-    return features
+def _noisy(schedule, *shape: int) -> tuple:
+    _, x_t, eps, t = _images(schedule, *shape)
+    return schedule, x_t, t, eps
 
 
-def _wide(values):
-    return values[:, :, None, None]
+def _gaussians(*shape: int) -> tuple:
+    generator = torch.Generator().manual_seed(shape[0])
+    means = torch.randn((2, *shape), generator=generator, dtype=torch.float64)
+    variances = 0.2 + torch.rand((2, *shape), generator=generator, dtype=torch.float64)
+    return means[0], variances[0], means[1], variances[1]
+
+
+def _gaussians_that_broadcast() -> tuple:
+    shapes = (3, 1), (), (4,), ()
+    return tuple(_gaussians(*shape or (1,))[i].reshape(shape) for i, shape in enumerate(shapes))
+
+
+def _weights(schedule, variance=lambda s: s.beta) -> tuple:
+    return double(schedule), variance(double(schedule))
 
 
 Exercise(
     tag="4.1",
-    reference=append_time,
+    reference=posterior,
     cases=lambda: [
-        _timed([1, 50, 17, 3, 30], 50, 5, 3, 4, 2),
-        _timed([1000, 1, 250], 1000, 3, 1, 2, 5),
-        _timed([7, 300, 2, 40], 300, 4, 2, 6, 4),  # B = W: a wrong broadcast runs through
-        _timed([9, 2, 30, 4], 40, 4, 2, 3, 5),  # no step is T, so T is not t.max()
-        _asking(*_timed([5, 20, 1], 20, 3, 1, 2, 5)),
+        _images(linear_schedule(50), 5, 3, 4, 2),
+        _images(cosine_schedule(9), 3, 1, 2, 6),
+        _images(linear_schedule(50), 6),
+        _images(linear_schedule(50), 4, 7),
+        _images(double(linear_schedule(50)), 3, 2, 4, 5),
+        (linear_schedule(1000), torch.ones(4, 2, 3, 5), torch.zeros(4, 2, 3, 5), torch.tensor([1, 600, 1, 3])),
+        (*_images(linear_schedule(1000), 3, 2, 4, 5)[:3], torch.tensor([2, 1, 3])),  # no large variance beside theirs
     ],
-    mistakes={
-        "It looks as if t, shape (B,), met the last axis of the images. Where B happens to equal W that runs, and each "
-        "column of pixels gets the step of another image. Give it three more axes: t.reshape(-1, 1, 1, 1).": (
-            lambda x, t, T: _with_channel(x, t / T)
-        ),
-        "It looks as if t / T, shape (B,), was multiplied with a picture: broadcasting lines it up with the last axis, "
-        "the columns. Give it three more axes: (t / T).reshape(-1, 1, 1, 1).": (
-            lambda x, t, T: torch.cat([x, t / T * torch.ones_like(x[:, :1])], dim=1)
-        ),
-        "It looks as if you repeated t before reshaping: repeat runs through all images again and again, so the "
-        "numbers get mixed over the images. Reshape to (B, 1, 1, 1) first, then expand.": (
-            lambda x, t, T: torch.cat([x, (t / T).repeat(x[0, 0].numel()).reshape(len(x), 1, *x.shape[2:])], dim=1)
-        ),
-        "It looks as if there is a time channel for every channel of the image: one is enough. Expand to the shape of "
-        "x[:, :1], not of x.": (lambda x, t, T: torch.cat([x, (t / T).reshape(-1, 1, 1, 1).expand_as(x)], dim=1)),
-        "It looks as if torch.cat got no dim: without it the images of the batch are put one after another. Channels "
-        "are dim=1.": lambda x, t, T: torch.cat([x, (t / T).reshape(-1, 1, 1, 1).expand_as(x[:, :1])]),
-        "t / T has shape (B,), and torch.cat wants the four axes of the images: reshape it to (B, 1, 1, 1), then "
-        "expand it to (B, 1, H, W).": lambda x, t, T: torch.cat([x, t / T], dim=1),
-        "It looks as if you divided by 1000: divide by the argument T.": (
-            lambda x, t, T: _with_channel(x, (t / 1000).reshape(-1, 1, 1, 1))
-        ),
-        "It looks as if you divided by the largest step in the batch: divide by T, or the same step gets another "
-        "number in another batch.": lambda x, t, T: _with_channel(x, (t / t.max()).reshape(-1, 1, 1, 1)),
-        "It looks as if t was reshaped to (B, 1, 1): broadcasting lines that up with the channel axis, not with the "
-        "images. It needs (B, 1, 1, 1).": lambda x, t, T: _with_channel(x, (t / T).reshape(-1, 1, 1)),
-        "It looks as if the step itself was appended: divide it by T, so that the channel lies in [0, 1].": (
-            lambda x, t, T: _with_channel(x, t.reshape(-1, 1, 1, 1))
-        ),
-        "It looks as if only whole numbers are left: by //, or because t / T was written into an integer tensor.": (
-            lambda x, t, T: _with_channel(x, (t // T).reshape(-1, 1, 1, 1))
-        ),
-        "It looks as if time is the first channel: the images come first, time last.": (
-            lambda x, t, T: _with_channel(x, (t / T).reshape(-1, 1, 1, 1), first=True)
-        ),
-        "It looks as if time was added to the pixels: then nobody can tell it from brightness. Append it as a channel "
-        "of its own.": lambda x, t, T: x + (t / T).reshape(-1, 1, 1, 1),
-        "It looks as if the steps were counted from 0: here they run from 1 to T, and step T becomes 1.": (
-            lambda x, t, T: _with_channel(x, ((t - 1) / T).reshape(-1, 1, 1, 1))
-        ),
-        "torch.cat does not broadcast: the time channel must have the H and W of the images. "
-        "time.expand_as(x[:, :1]) gives it that.": (
-            lambda x, t, T: torch.cat([x, (t / T).reshape(-1, 1, 1, 1)], dim=1)
-        ),
-    },
+    answer="""
+        s = schedule
+        beta = s.beta[t]
+        before, now = s.sigma[t - 1] ** 2, s.sigma[t] ** 2
+        variance = beta * before / now
+        of_x0 = s.sqrt_alpha_bar[t - 1] * beta / now
+        of_x_t = s.alpha[t].sqrt() * before / now
+        mean = per_image(of_x0, x0) * x0 + per_image(of_x_t, x_t) * x_t
+        return mean, per_image(variance, x0)
+    """,
+    mistakes="""
+        of_x0 * x0 + of_x_t * x_t, variance
+          the weights, shape (B,), met the last axis of the images: per_image(weight, x0) gives them the axes that they
+          lack.
+        s = schedule -> s, per_image = schedule, lambda values, images: values.reshape(-1, 1, 1, 1)
+          the weights have four axes whatever the images have: per_image(weight, x0) gives them as many as x0.
+        before, now = 1 - s.alpha_bar[t - 1], 1 - s.alpha_bar[t] ; variance = s.posterior_variance[t]
+          ! Right on paper. But near t = 1, 1 - alpha_bar in 32-bit floats loses digits: schedule.sigma ** 2 is the same
+          variance, and was computed in 64 bits.
+        before, now = 1 - s.alpha_bar[t - 1], 1 - s.alpha_bar[t]
+          ! Right on paper. But near t = 1, 1 - alpha_bar in 32-bit floats loses digits, in the mean and in the
+          variance: schedule.sigma ** 2 is the same, and was computed in 64 bits.
+        beta = 1 - s.alpha[t]
+          ! Right on paper. But 1 - alpha in 32-bit floats loses digits: schedule.beta is the same, and was computed in
+          64 bits.
+        beta = 1 - s.alpha[t] ; before, now = 1 - s.alpha_bar[t - 1], 1 - s.alpha_bar[t]
+          ! Right on paper. But 1 - alpha and 1 - alpha_bar in 32-bit floats lose digits: schedule.beta and
+          schedule.sigma ** 2 are the same, and were computed in 64 bits.
+        of_x0 = s.sqrt_alpha_bar[t - 1] / before * variance ; of_x_t = s.alpha[t].sqrt() / beta * variance
+          ! Right for t of 2 and above. At t = 1, sigma_{t-1} is 0, and B holds a division by it. In (4.3) that division
+          is cancelled: use that form.
+        of_x_t = s.alpha[t].sqrt()
+          sigma_t stands in front of x_t, where that of the step before, sigma_{t-1}, belongs.
+        sqrt_alpha_bar -> alpha_bar ; .sqrt() ->
+          two square roots are missing: sqrt(alpha_bar_{t-1}) in front of x_0, sqrt(alpha_t) in front of x_t.
+        ** 2 -> ; variance = s.posterior_variance[t]
+          sigma was not squared in the mean: 1 - alpha_bar is sigma^2.
+        mean = per_image(of_x_t, x0) * x0 + per_image(of_x0, x_t) * x_t
+          the weights of x_0 and x_t are swapped: near t = 1 the mean must be close to x_0.
+        sqrt_alpha_bar[t - 1] -> sqrt_alpha_bar[t]
+          alpha_bar_t stands in front of x_0, where the step before, alpha_bar_{t-1}, belongs.
+        sqrt_alpha_bar -> alpha_bar
+          a square root is missing in front of x_0: sqrt(alpha_bar_{t-1}), not alpha_bar_{t-1}.
+        variance = beta * now / before
+          the fraction of the variance is upside down: it must become 0 at t = 1, where sigma_0 = 0.
+        mean, variance
+          ! The mean is right. The variance has shape (B,): per_image(variance, x0) gives it (B, 1, ..., 1).
+        .sqrt() ->
+          a square root is missing in front of x_t: sqrt(alpha_t), not alpha_t.
+        s.alpha[t].sqrt() -> s.sqrt_alpha_bar[t]
+          sqrt(alpha_bar_t) stands in front of x_t: one step shrinks by sqrt(alpha_t) alone.
+        variance = beta
+          the variance is beta_t: knowing x_0 makes it smaller, beta_t sigma_{t-1}^2 / sigma_t^2.
+        mean, per_image(variance, x0).sqrt()
+          the second value is the standard deviation: return the variance.
+        ** 2 ->
+          sigma was not squared: 1 - alpha_bar is sigma^2.
+    """,
 )
 
 Exercise(
     tag="4.2",
-    reference=sinusoidal_embedding,
-    cases=lambda: [(torch.tensor([1, 2, 50, 999, 1000]), 8), (torch.tensor([0, 3, 700]), 32)],
-    tolerance=2e-4,  # an angle of 1000 in float32 is off by 6e-5 at most, and by that much between two right ways
-    mistakes={
-        "It looks as if the exponent is doubled: k counts the waves, and there are dim/2 of them, so k / (dim/2) runs "
-        "from 0 to almost 1. Writing 2 k there as well makes half of the waves stand still.": (
-            lambda t, dim: _waves(t, dim, lambda k, half: -2 * k / half)
-        ),
-        "It looks as if the exponent is halved: k / dim ends at 1/2, so slow waves are missing. Divide k by dim/2.": (
-            lambda t, dim: _waves(t, dim, lambda k, half: -k / (2 * half))
-        ),
-        "It looks as if the sign of the exponent is missing: the waves must get slower, not faster.": (
-            lambda t, dim: _waves(t, dim, lambda k, half: k / half)
-        ),
-        "It looks as if k was divided by dim/2 - 1. Some libraries do, so that the last wave has frequency 1/10000; "
-        "here k is divided by dim/2.": lambda t, dim: _waves(t, dim, lambda k, half: -k / (half - 1)),
-        "It looks as if k starts at 1: the first wave has frequency 1, which is k = 0.": (
-            lambda t, dim: _waves(t, dim, lambda k, half: -(k + 1) / half)
-        ),
-        "Right numbers, another order: sines and cosines alternate. Here all sines come first, then all cosines.": (
-            lambda t, dim: _waves(t, dim, order="interleaved")
-        ),
-        "Right numbers, another order: here the sines come first, then the cosines.": (
-            lambda t, dim: _waves(t, dim, order="cos sin")
-        ),
-        "It looks as if there are sines only: without the cosines, two steps at the same height of a wave look alike "
-        "to it.": lambda t, dim: _waves(t, dim, order="sin sin"),
-        "It looks as if t was divided by 1000 first: then even the fastest wave turns by no more than one radian.": (
-            lambda t, dim: _waves(t, dim, values=t / 1000)
-        ),
-        "It looks as if exp was taken without the logarithm of 10000: the slowest wave then has frequency 1/e.": (
-            lambda t, dim: _waves(t, dim, base=math.e)
-        ),
-        "It looks as if the power was taken before the division: 10000.0 ** -k / n is (10000.0 ** -k) / n. Put the "
-        "whole exponent in brackets.": lambda t, dim: _waves(t, dim, lambda k, half: -k - math.log(half, 10_000)),
-        "It looks as if the power was taken before the division: 10000 ** -k / n is (10000 ** -k) / n, and among whole "
-        "numbers 10000 ** -k is 0. Put the whole exponent in brackets.": (
-            lambda t, dim: _waves(t, dim, lambda k, half: torch.where(k == 0, -math.log(half, 10_000), -math.inf))
-        ),
-        "It looks as if the minus is missing in 10000 ** (-k / n): the waves must get slower, not faster.": (
-            lambda t, dim: (lambda angle: torch.cat([angle.sin(), angle.cos()], dim=1))(
-                t[:, None] * 10_000.0 ** (torch.arange(dim // 2) / (dim // 2))
-            )
-        ),
-        "It looks as if you divided with //, which leaves only whole exponents, and among whole numbers 10000 ** -1 is "
-        "0: use /.": lambda t, dim: _waves(t, dim, lambda k, half: torch.where(k == 0, 0.0, -math.inf)),
-        "It looks as if you divided with //, which leaves only whole exponents: use /.": (
-            lambda t, dim: _waves(t, dim, lambda k, half: -k // half)
-        ),
-        "It looks as if k was divided by dim and then by 2: put dim / 2 in brackets.": (
-            lambda t, dim: _waves(t, dim, lambda k, half: -k / (4 * half))
-        ),
-        "It looks as if there is a factor 2 pi: here the frequencies are in radians a step, and the first is 1.": (
-            lambda t, dim: _waves(t, dim, values=2 * math.pi * t.float())
-        ),
-        "It looks as if the base is 1000, the number of steps: it is 10000, whatever the schedule.": (
-            lambda t, dim: _waves(t, dim, base=1000.0)
-        ),
-        "It looks as if 1 was taken from t: use the step as it is.": (
-            lambda t, dim: _waves(t, dim, values=t.float() - 1)
-        ),
-        "It looks as if t, shape (B,), was multiplied with the frequencies, shape (dim/2,), as it is. Give it a second "
-        "axis, t[:, None], and the product has shape (B, dim/2).": lambda t, dim: t * torch.ones(dim // 2),
-    },
+    reference=gaussian_kl,
+    tolerance_64=1e-11,  # the notebook verifies to 1e-9
+    cases=lambda: [
+        _gaussians(5),
+        _gaussians(3, 2),
+        _gaussians(4, 1, 2),
+        tuple(number[0] for number in _gaussians(1)),
+        _gaussians_that_broadcast(),
+    ],
+    answer="""
+        ratio = variance_1 / variance_2
+        return 0.5 * (ratio - 1 - ratio.log() + (mean_1 - mean_2) ** 2 / variance_2)
+    """,
+    mistakes="""
+        right(mean_2, variance_2, mean_1, variance_1)
+          the two Gaussians are swapped: KL(q || p) weighs with q, the first one.
+        ** 2 / variance_2 -> ** 2 / variance_1
+          the squared distance of the means is divided by the first variance: p, the second one, says how surprising a
+          distance is.
+        0.5 * ->
+          the factor 1/2 is missing.
+        ratio = variance_2 / variance_1
+          the ratio of the variances is upside down: v_1 / v_2, both times.
+        ** 2 / variance_2 -> ** 2
+          the squared distance of the means is not divided: it counts in units of v_2.
+        0.5 * (ratio - 1 - ratio.log()) + (mean_1 - mean_2) ** 2 / variance_2
+          the factor 1/2 misses the distance of the means: put the whole sum in parentheses.
+        0.5 * ratio - 1 - ratio.log() + (mean_1 - mean_2) ** 2 / variance_2
+          the factor 1/2 meets the first term alone: put the whole sum in parentheses.
+        0.5 * (ratio - 1 - ratio.log()) + (mean_1 - mean_2) ** 2 / 2 * variance_2
+          parentheses are missing: (m_1 - m_2)^2 is divided by 2 v_2, which is / (2 * variance_2).
+        - ratio.log() -> + ratio.log()
+          the logarithm has the wrong sign: where the means agree and the variances differ, a KL is above 0.
+        ratio - 1 -> ratio
+          the - 1 is missing: two equal Gaussians have KL 0.
+        (mean_1 - mean_2) ** 2 -> (mean_1 - mean_2).abs()
+          the distance of the means is not squared.
+        (mean_1 - mean_2) ** 2 -> (mean_1 - mean_2)
+          the distance of the means has lost its square.
+        -0.5 * ratio.log() - 0.5 + (variance_1 + (mean_1 - mean_2) ** 2) / 2 * variance_2
+          parentheses are missing: the numerator of the last fraction is divided by 2 v_2, which is / (2 * variance_2).
+        right(mean_1, variance_1**2, mean_2, variance_2**2)
+          the arguments were taken for standard deviations: they are variances already.
+        right(mean_1, variance_1, mean_2, variance_2).mean()
+          the result is averaged: return one KL per element.
+    """,
 )
 
 Exercise(
     tag="4.3",
-    reference=film,
+    reference=predict_x0,
+    tolerance_64=1e-11,
     cases=lambda: [
-        _features(5, 3, 4, 2),
-        _features(3, 2, 6, 5),
-        _features(4, 6, 4, 6),  # (B, C) = (H, W): a wrong broadcast runs through
-        *[_learning(i, 3, 2, 6, 5) for i in range(3)],
+        _noisy(linear_schedule(50), 5, 3, 4, 2),
+        _noisy(cosine_schedule(9, max_beta=0.9), 3, 1, 2, 6),
+        _noisy(linear_schedule(50), 4, 1, 4, 4),
+        _noisy(linear_schedule(50), 4, 7),
+        _noisy(double(linear_schedule(50)), 2, 3, 5, 4),
     ],
-    mistakes={
-        "It looks as if the 1 is missing: scale 0 must leave the features as they are, and here it wipes them out.": (
-            lambda h, scale, shift: h * _wide(scale) + _wide(shift)
-        ),
-        "It looks as if the shift is scaled, too: scale first, then shift.": (
-            lambda h, scale, shift: (h + _wide(shift)) * (1 + _wide(scale))
-        ),
-        "It looks as if scale and shift are swapped.": lambda h, scale, shift: h * (1 + _wide(shift)) + _wide(scale),
-        "It looks as if the shift is left out.": lambda h, scale, shift: h * (1 + _wide(scale)),
-        "It looks as if scale, shape (B, C), met the axes (H, W). Where the sizes happen to agree that runs, and every "
-        "pixel gets the number of another image. Give it two more axes: scale[:, :, None, None].": (
-            lambda h, scale, shift: h * (1 + scale) + shift
-        ),
-        "The scale has its two new axes, but the shift has not: shift[:, :, None, None].": (
-            lambda h, scale, shift: h * (1 + _wide(scale)) + shift
-        ),
-        "It looks as if the channels of scale met the axis H of h: both new axes come last, scale[:, :, None, None].": (
-            lambda h, scale, shift: h * (1 + scale[:, :, None]) + shift[:, :, None]
-        ),
-        "It looks as if the brackets are missing: 1 + scale * h + shift adds the 1 to the features. It belongs to the "
-        "scale: (1 + scale) * h + shift.": lambda h, scale, shift: 1 + _wide(scale) * h + _wide(shift),
-        "It looks as if the scale is left out.": lambda h, scale, shift: h + _wide(shift),
-        "It looks as if the scale is 1 - scale: (4.7) has a plus.": (
-            lambda h, scale, shift: h * (1 - _wide(scale)) + _wide(shift)
-        ),
-        "It looks as if the shift is subtracted: (4.7) has a plus.": (
-            lambda h, scale, shift: h * (1 + _wide(scale)) - _wide(shift)
-        ),
-        "It looks as if there is a 1 at the shift, too: shift 0 must leave the features as they are.": (
-            lambda h, scale, shift: h * (1 + _wide(scale)) + 1 + _wide(shift)
-        ),
-        "It looks as if you took exp(scale). That, too, leaves the features alone at 0, but (4.7) has 1 + scale.": (
-            lambda h, scale, shift: h * _wide(scale).exp() + _wide(shift)
-        ),
-        "It looks as if scale and shift each became one number for an image: every channel has its own.": (
-            lambda h, scale, shift: h * (1 + _wide(scale[:, :1])) + _wide(shift[:, :1])
-        ),
-    },
+    answer="""
+        signal, sigma = schedule.sqrt_alpha_bar[t], schedule.sigma[t]
+        return (x_t - per_image(sigma, x_t) * eps) / per_image(signal, x_t)
+    """,
+    mistakes="""
+        x_t - per_image -> x_t + per_image
+          the noise is added: take it away.
+        .sqrt_alpha_bar -> .alpha_bar
+          you divide by alpha_bar: its square root is what multiplied the image.
+        .sigma[t] -> .sigma[t] ** 2
+          the noise was weighted by 1 - alpha_bar, its variance: sigma is the square root.
+        x_t - per_image(sigma, x_t) * eps
+          the division is missing: what remains after taking the noise away is still shrunk.
+        / per_image(signal, x_t) -> * per_image(signal, x_t)
+          you multiply by sqrt(alpha_bar_t): to undo the shrinking, divide.
+        x_t - per_image(sigma, x_t) * eps / per_image(signal, x_t)
+          only the noise is divided by sqrt(alpha_bar_t): put the difference in parentheses.
+        x_t / per_image(signal, x_t) - per_image(sigma, x_t) * eps
+          only x_t is divided by sqrt(alpha_bar_t): divide the whole difference.
+        .sqrt_alpha_bar[t] -> .alpha[t].sqrt()
+          alpha_t, of one step, stands where alpha_bar_t, of all t steps, belongs.
+        .sqrt_alpha_bar[t] -> .alpha[t].sqrt() ; .sigma[t] -> .beta[t].sqrt()
+          alpha and beta, of one step, stand where alpha_bar belongs: take sqrt_alpha_bar and sigma, of all t steps.
+        (x_t - per_image(signal, x_t) * eps) / per_image(sigma, x_t)
+          the two weights are swapped: in x_t the noise has sigma, the image sqrt_alpha_bar.
+        (x_t - sigma * eps) / signal
+          the tables, shape (B,), met the last axis of the images: per_image(sigma[t], x_t) gives them three more axes.
+        (x_t - sigma * eps) / per_image(signal, x_t)
+          sigma[t], shape (B,), met the last axis of the images: per_image(sigma[t], x_t) gives it three more axes.
+        (x_t - per_image(sigma, x_t) * eps) / signal
+          sqrt_alpha_bar[t], shape (B,), met the last axis of the images: per_image(sqrt_alpha_bar[t], x_t) gives it
+          three more axes.
+        [t] -> [t].reshape(-1, 1, 1, 1) ; (x_t - sigma * eps) / signal
+          the tables have four axes whatever the images have: per_image(sigma[t], x_t) gives them as many as x_t.
+        per_image(sigma, x_t) * eps -> eps
+          the noise is taken away at full size: in x_t it has the weight sigma_t.
+        .sigma[t] -> .beta[t].sqrt()
+          the noise has the weight of one step, the root of beta: after t steps it is sigma_t.
+        right(schedule, x_t, t, eps).clamp(-1, 1)
+          the result is clipped to [-1, 1]: (4.8) leaves it as it is.
+        [t] -> [t - 1]
+          t counts from 0 here: index 0 is the clean image, so use t as it is.
+    """,
+)
+
+Exercise(
+    tag="4.4",
+    reference=loss_weight,
+    tolerance_64=1e-11,
+    cases=lambda: [
+        _weights(linear_schedule(50)),
+        _weights(cosine_schedule(9), lambda s: s.beta * (1 + s.sigma)),
+        _weights(linear_schedule(30), lambda s: 0.3 * s.beta),
+        _weights(linear_schedule(1000)),
+    ],
+    answer="""
+        beta, alpha, sigma = schedule.beta[1:], schedule.alpha[1:], schedule.sigma[1:]
+        weight = torch.zeros_like(schedule.beta)
+        weight[1:] = beta**2 / (2 * variance[1:] * alpha * sigma**2)
+        return weight
+    """,
+    mistakes="""
+        (2 * variance -> (variance
+          the factor 1/2 is missing; it comes from the Gaussian's exponent.
+        beta**2 -> beta
+          beta is not squared: the distance of the means is squared, and so is its factor.
+        sigma**2 -> sigma
+          you divide by sigma instead of sigma^2 = 1 - alpha_bar.
+        * alpha ->
+          alpha_t is missing: the mean is divided by its square root.
+        schedule.alpha -> schedule.alpha_bar
+          alpha_bar_t, of all t steps, stands where alpha_t, of one step, belongs.
+        (2 * variance[1:] * alpha * sigma**2) -> 2 * variance[1:] * alpha * sigma**2
+          parentheses are missing: everything after the / belongs under the line.
+        beta**2 / (2 * variance[1:] -> beta / (2
+          one beta was cancelled against the variance: they are equal only for one choice of s_t^2.
+        variance[1:] -> variance[1:] ** 2
+          the variance was squared: it is a variance already.
+        [1:] ->
+          entry 0 holds 0 / 0, or the table starts at t = 1: return (T+1,) with 0 in front.
+        [1:] -> ; weight = beta -> weight[1:] = beta
+          ! weight[1:] has T entries, and the tables have T + 1: take the slices [1:] of beta, alpha, sigma and
+          variance.
+        weight[1:]
+          the first entry, of step 0, is missing: return (T+1,) with 0 in front.
+    """,
 )

@@ -17,7 +17,7 @@
 # stands in the brackets beside it. Cells share their variables, so if you change one, run those below it again; *Run >
 # Restart Kernel and Run All Cells* starts over. Every notebook runs alone, so you can start anywhere, and every one
 # works without an internet connection. The first cell makes sure that the course's helper module is there. A term is in
-# bold where it is explained; all terms and symbols are collected in [notebook 13](13_glossary.ipynb).
+# bold where it is explained; all terms and symbols are collected in [notebook 99](99_glossary.ipynb).
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in

@@ -92,7 +92,7 @@ viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="Three digits fade i
 # `BasicUNet` is a small network that can do this. It consists of **convolutions**: each output pixel is a weighted sum
 # of the pixels around it, with learned weights that are the same everywhere. Three on the way down see ever coarser
 # versions of the image, three on the way up return to full size, and two **skip connections** carry fine detail across.
-# (A network of this shape is called a **U-Net**, Ronneberger et al. 2015; [notebook 05](05_unet.ipynb) takes a larger
+# (A network of this shape is called a **U-Net**, Ronneberger et al. 2015; [notebook 06](06_unet.ipynb) takes a larger
 # one apart.) Input and output have the same shape. Note what it is not told: the amount.
 #
 # (In code, `.to(device)` moves numbers to the GPU, if there is one, and `.cpu()` brings them back. Inside
@@ -340,9 +340,9 @@ verify("1.5", naive_step(start, target, i, n), euler)
 
 # %% [markdown]
 # *So sampling means solving a differential equation whose right-hand side is a network. This view will return: one of
-# the samplers of [notebook 07](07_sampling.ipynb), DDIM, is Euler's method, too, along another path. What is missing is
+# the samplers of [notebook 08](08_sampling.ipynb), DDIM, is Euler's method, too, along another path. What is missing is
 # any reason why this straight path, and this noise, should be the right ones. (The straight path comes back at the end
-# of [notebook 12](12_debugging_clinic.ipynb), with another noise.)*
+# of [notebook 13](13_debugging_clinic.ipynb), with another noise.)*
 #
 # ## Why it works without being told the amount
 #
@@ -387,7 +387,7 @@ viz.show(figure, alt="Guessed against true amount: the points lie along the diag
 # *Every dot is one image that the guesser has never seen; on the black line the guess is right. Noise leaves its mark
 # on every pixel, so a network can read the amount from its input, and ours need not be told. The guesses spread
 # farther above 0.5 than below, and towards 1, where sampling starts, they are a little too low.
-# [Notebook 04](04_time_conditioning.ipynb) measures what telling the amount is worth all the same.*
+# [Notebook 05](05_time_conditioning.ipynb) measures what telling the amount is worth all the same.*
 #
 # ## One more limit, hidden in the last line of the network
 #

@@ -219,7 +219,7 @@ viz.plot_histograms(panels, alt="Histograms of three starts at four steps; all t
 #
 # Careful with one letter: some papers (Karras et al. 2022) write $\sigma$ for the ratio
 # $\sqrt{1-\bar\alpha_t} / \sqrt{\bar\alpha_t}$ of the last two rows, which is $\rho_t$ in this course. Here $\sigma_t$
-# is the last row alone. (All symbols of the course: [notebook 13](13_glossary.ipynb).)
+# is the last row alone. (All symbols of the course: [notebook 99](99_glossary.ipynb).)
 
 # %% tags=["nbval-check-output"]
 schedule = linear_schedule(1000)
@@ -465,7 +465,7 @@ verify("2.16", snr(schedule)[1:].log().sigmoid(), alpha_bar[1:])  # sigmoid(z) i
 # ## A trap: too few steps
 #
 # A thousand steps are slow, so let us take fewer: $T = 50$, 200 or 300, with the same ends 0.0001 and 0.02. You will
-# meet this in tutorials; [notebook 09](09_libraries.ipynb) measures one such design. Guess: how much of the image is
+# meet this in tutorials; [notebook 10](10_libraries.ipynb) measures one such design. Guess: how much of the image is
 # left at the last step?
 
 # %% tags=["nbval-check-output"]
@@ -517,8 +517,8 @@ viz.plot_histograms(panels, normal=normal, span=(-0.8, 0.3), alt=alt)
 # *Blue: the mean pixel of $x_T$, over 4,000 images. Orange: that of noise, where the sampler starts. Look at $T = 300$,
 # where the eye saw noise: the two histograms hardly overlap. A network trained with this schedule has hardly ever met
 # an image like the ones that the sampler hands it, and the loss shows nothing of this. Case 11 of
-# [notebook 12](12_debugging_clinic.ipynb) shows what becomes of the samples of a perfect network at a $T$ that is even
-# shorter; [notebook 09](09_libraries.ipynb) trains a small one at $T = 300$, with a surprise.*
+# [notebook 13](13_debugging_clinic.ipynb) shows what becomes of the samples of a perfect network at a $T$ that is even
+# shorter; [notebook 10](10_libraries.ipynb) trains a small one at $T = 300$, with a surprise.*
 #
 # ### The repair
 #
@@ -671,7 +671,7 @@ print(f"walk {walked * 1000:.0f} ms, jump {(time.perf_counter() - start) * 1000:
 # jump is no help either: to guess $x_0$ from $x_T$ in one go is the grey cloud of
 # [notebook 01](01_corrupt_and_predict.ipynb). We need a model that learns to undo *small* steps, and a loss that says
 # what "well undone" means. The usual loss is the squared error of the predicted noise. Why that, and not something
-# else? [Notebook 03](03_elbo_to_mse.ipynb) starts from the likelihood of the data and derives it.
+# else? [Notebook 03](03_likelihood_bound.ipynb) starts from the likelihood of the data and derives it.
 #
 # ### Experiments to try
 #

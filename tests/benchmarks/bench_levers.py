@@ -5,7 +5,7 @@
 First the speed of all variants that do other work than the recipe is measured in turns, and from it follows how many
 steps fit into the time; so the steps, which decide the result, can be repeated anywhere. What a variant needs for its
 first steps (`torch.compile` writes and compiles C++) counts as time. Writes ddpm_helpers/results/levers_cpu.json, which
-notebook 09 shows: one more ladder. Stopped and typed again, it goes on with the next variant. The recipe is trained
+notebook 10 shows: one more ladder. Stopped and typed again, it goes on with the next variant. The recipe is trained
 from three seeds, to see how large a difference chance makes. Needs MNIST; about three hours on 2 cores.
 """
 

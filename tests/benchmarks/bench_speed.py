@@ -1,4 +1,4 @@
-"""Measure loading, training and sampling, side by side: what the levers of notebook 06 are worth in time.
+"""Measure loading, training and sampling, side by side: what the levers of notebook 07 are worth in time.
 
     python tests/benchmarks/bench_speed.py
 

@@ -117,7 +117,7 @@ def kernel(kills: int) -> dict:
 
 
 def disconnect(kills: int) -> dict:
-    """Notebook 06's own run in a kernel like Colab's, which dies: a new one goes on from the folder that was named."""
+    """Notebook 07's own run in a kernel like Colab's, which dies: a new one goes on from the folder that was named."""
     with tempfile.TemporaryDirectory() as name:
         python, drive, steps = course.colab_python(Path(name), sys.executable), Path(name) / "drive", 20 * (kills + 1)
         set_up, data, run = cells_of_own_run(drive, steps)
@@ -155,8 +155,8 @@ def disconnect(kills: int) -> dict:
 
 
 def cells_of_own_run(folder: Path, steps: int) -> tuple[str, str, str]:
-    """Of notebook 06, what its text says to run after a disconnect; with a folder, fewer steps, a save after each."""
-    source = TESTS.parent / "notebooks" / "src" / "06_train_ddpm.py"
+    """Of notebook 07, what its text says to run after a disconnect; with a folder, fewer steps, a save after each."""
+    source = TESTS.parent / "notebooks" / "src" / "07_train_ddpm.py"
     cells = [cell.source for cell in jupytext.read(source).cells if cell.cell_type == "code"]
     (run,) = (cell for cell in cells if cell.startswith("KEEP = None"))
     for old, new in (("None", repr(str(folder))), ("20_000", str(steps)), ('.pt")', '.pt", seconds_between_saves=0)')):

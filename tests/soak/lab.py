@@ -25,11 +25,11 @@ from torchvision.transforms.functional import to_pil_image
 from ddpm_helpers import synthetic_digits
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "07_sampling.ipynb"
+NOTEBOOK = ROOT / "notebooks" / "08_sampling.ipynb"
 
 
 def kernels(count: int) -> dict:
-    """Kernels of notebook 07, quick budget, all at once: each finishes; what they take, at most, of memory."""
+    """Kernels of notebook 08, quick budget, all at once: each finishes; what they take, at most, of memory."""
     os.environ |= {"DDPM_BUDGET": "quick", "OMP_NUM_THREADS": "1"}  # threads of many kernels wait for each other
     rss, pss, together, done = Counter(), Counter(), [0.0], threading.Event()
 

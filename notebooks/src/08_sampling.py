@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Sampling: a thousand steps, or fifty
 #
-# ![Thirty-two squares of noise turn into handwritten digits, over and over](../figures/07_reverse.gif)
+# ![Thirty-two squares of noise turn into handwritten digits, over and over](../figures/08_reverse.gif)
 #
 # *A thousand steps of Algorithm 2, run by the code of this notebook; 19 moments are shown. Watch one square: when do you
 # first know which digit it will be? The network knows earlier.*
 #
 # **You will** turn a trained network into images with 1000 random steps, then derive a second way down that needs 50 and no
 # randomness, and use it to blend digits and to run images backwards into noise. **You need** the posterior from
-# [notebook 03](03_elbo_to_mse.ipynb) or its result on trust; nothing is trained here. **Time** 55 minutes of reading; the
+# [notebook 04](04_bound_to_noise.ipynb) or its result on trust; nothing is trained here. **Time** 55 minutes of reading; the
 # cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
@@ -35,9 +35,9 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## The network, and where it comes from
 #
-# [Notebook 06](06_train_ddpm.ipynb) trained networks that predict noise, and left it to a function to make images of
-# the predictions. This notebook opens that function. For the network, a U-Net ([notebook 05](05_unet.ipynb)) learned
-# to predict the noise, on steps drawn by weight (`--middle`, "A weight without a factor" in notebook 06), but wider
+# [Notebook 07](07_train_ddpm.ipynb) trained networks that predict noise, and left it to a function to make images of
+# the predictions. This notebook opens that function. For the network, a U-Net ([notebook 06](06_unet.ipynb)) learned
+# to predict the noise, on steps drawn by weight (`--middle`, "A weight without a factor" in notebook 16), but wider
 # (`--base 48`) and for 14,000 steps. Its weights lie beside the course's code. Weights without their recipe are a riddle, so the file
 # holds both.
 
@@ -49,7 +49,7 @@ print(schedule)
 
 # %% [markdown]
 # *The data, the number of steps, the loss it reached: the mean squared error per pixel of the velocity that belongs to
-# the predicted noise, [(6.9)](06_train_ddpm.ipynb). The last line is the schedule
+# the predicted noise, [(16.1)](16_targets_and_weights.ipynb). The last line is the schedule
 # ([notebook 02](02_forward_process.ipynb)): sampling must use the one that the network was trained with. The command,
 # typed into a terminal, trains such a network again.*
 #
@@ -63,7 +63,7 @@ viz.image_grid(grid, columns=4, alt="Sixteen sampled digits in a 4 x 4 grid")
 
 # %% [markdown]
 # *Every one of these started as noise. How many would you take for handwriting? Keep the number in mind. It is an
-# opinion; [notebook 08](08_evaluation.ipynb) measures.*
+# opinion; [notebook 09](09_evaluation.ipynb) measures.*
 #
 # ### A promise about seeds
 #
@@ -91,18 +91,18 @@ print(f"largest difference of the first 4 images, made 3 at a time: {(again - gr
 # **A guess at the clean image.** The jump $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sigma_t\,\epsilon$, with
 # $\sigma_t = \sqrt{1 - \bar\alpha_t}$, solved for $x_0$, with the predicted noise in place of the true one:
 #
-# $${\color{#009E73}{\hat x_0}} = \frac{x_t - \sigma_t\, {\color{#009E73}{\hat\epsilon}}}{\sqrt{\bar\alpha_t}} \tag{7.1}$$
+# $${\color{#009E73}{\hat x_0}} = \frac{x_t - \sigma_t\, {\color{#009E73}{\hat\epsilon}}}{\sqrt{\bar\alpha_t}} \tag{8.1}$$
 #
-# **The posterior.** If the clean image were known, $x_{t-1}$ would be Gaussian [(3.16)](03_elbo_to_mse.ipynb). Put the
+# **The posterior.** If the clean image were known, $x_{t-1}$ would be Gaussian [(4.3)](04_bound_to_noise.ipynb). Put the
 # guess in its place, and the mean is a mix of the guess and of where we are:
 #
 # $${\color{#009E73}{\hat\mu}} = \frac{\sqrt{\bar\alpha_{t-1}}\; \beta_t}{\sigma_t^2}\, {\color{#009E73}{\hat x_0}}
-# + \frac{\sqrt{\alpha_t}\; \sigma_{t-1}^2}{\sigma_t^2}\, x_t \tag{7.2}$$
+# + \frac{\sqrt{\alpha_t}\; \sigma_{t-1}^2}{\sigma_t^2}\, x_t \tag{8.2}$$
 #
-# Put (7.1) into (7.2) and $\hat x_0$ disappears, as in [(3.22)](03_elbo_to_mse.ipynb). This is how the paper writes it
+# Put (8.1) into (8.2) and $\hat x_0$ disappears, as in [(4.9)](04_bound_to_noise.ipynb). This is how the paper writes it
 # (Ho et al. 2020, equation 11):
 #
-# $${\color{#009E73}{\hat\mu}} = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#009E73}{\hat\epsilon}}\Big) \tag{7.3}$$
+# $${\color{#009E73}{\hat\mu}} = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#009E73}{\hat\epsilon}}\Big) \tag{8.3}$$
 #
 # We check these three formulas where the noise is known. `exact` holds the tables of our schedule in 64 bits.
 
@@ -112,7 +112,7 @@ x0 = grid[:4].cpu().double().clamp(-1, 1)  # (4, 1, 28, 28)
 noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
 x_t = q_sample(exact, x0, torch.full((4,), t), noise)
 x0_hat = (x_t - exact.sigma[t] * noise) / exact.sqrt_alpha_bar[t]
-verify("7.1", x0_hat, x0, tol=1e-9)
+verify("8.1", x0_hat, x0, tol=1e-9)
 
 # %% tags=["nbval-check-output"]
 alpha, beta, sigma, signal = exact.alpha, exact.beta, exact.sigma, exact.sqrt_alpha_bar
@@ -120,24 +120,24 @@ of_guess = signal[t - 1] * beta[t] / sigma[t] ** 2
 of_x_t = alpha[t].sqrt() * sigma[t - 1] ** 2 / sigma[t] ** 2
 mean = of_guess * x0_hat + of_x_t * x_t
 pull, hold = alpha[t].sqrt() / beta[t] * x_t, signal[t - 1] / sigma[t - 1] ** 2 * x0_hat  # Bayes: two Gaussians in x_{t-1}
-verify("7.2", mean, (pull + hold) / (alpha[t] / beta[t] + 1 / sigma[t - 1] ** 2), tol=1e-9)
-verify("7.3", mean, (x_t - beta[t] / sigma[t] * noise) / alpha[t].sqrt(), tol=1e-9)
+verify("8.2", mean, (pull + hold) / (alpha[t] / beta[t] + 1 / sigma[t - 1] ** 2), tol=1e-9)
+verify("8.3", mean, (x_t - beta[t] / sigma[t] * noise) / alpha[t].sqrt(), tol=1e-9)
 print(f"at t = {t} the guess has weight {of_guess:.4f}, the image at hand {of_x_t:.4f}")
 
 # %% [markdown]
-# *What (7.2) is compared with is computed from scratch, by multiplying two Gaussians. Look at the weights in the last line: a
+# *What (8.2) is compared with is computed from scratch, by multiplying two Gaussians. Look at the weights in the last line: a
 # single step moves towards the guess by less than one part in a hundred. The guess may be poor, because it will be made anew
 # 399 times.*
 #
 # **Fresh noise.** The posterior has a variance, so the step ends with a draw $z \sim \mathcal{N}(0, I)$. For its
 # variance $s_t^2$ take $\beta_t$ for now:
 #
-# $$x_{t-1} = {\color{#009E73}{\hat\mu}} + {\color{#D55E00}{s_t\; z}}, \qquad s_t^2 = \beta_t, \qquad z = 0 \text{ at } t = 1 \tag{7.4}$$
+# $$x_{t-1} = {\color{#009E73}{\hat\mu}} + {\color{#D55E00}{s_t\; z}}, \qquad s_t^2 = \beta_t, \qquad z = 0 \text{ at } t = 1 \tag{8.4}$$
 #
-# One thing is missing in the formulas. Images lie in [-1, 1], and the guess (7.1) may be far outside. So it is **clipped**
-# to [-1, 1] before (7.2). (The paper's code clips, too. Its formula (7.3) cannot: there is no guess left in it.)
+# One thing is missing in the formulas. Images lie in [-1, 1], and the guess (8.1) may be far outside. So it is **clipped**
+# to [-1, 1] before (8.2). (The paper's code clips, too. Its formula (8.3) cannot: there is no guess left in it.)
 #
-# ### Exercise 7.1 - `ddpm_step`
+# ### Exercise 8.1 - `ddpm_step`
 #
 # Write the step: guess, clip, mean, noise. All images of a batch are at the same step, so `t` is an integer and the tables
 # give plain numbers: `schedule.sigma[t]`, `schedule.sqrt_alpha_bar[t]`, `schedule.beta[t]`, `schedule.alpha[t]`. `eps` is
@@ -145,9 +145,9 @@ print(f"at t = {t} the guess has weight {of_guess:.4f}, the image at hand {of_x_
 
 # %% tags=["exercise", "nbval-check-output"]
 def ddpm_step(schedule, x_t, t, eps, noise):
-    x0_hat = ...  # (7.1), clipped to [-1, 1]
-    mean = ...  # (7.2)
-    x_before = ...  # (7.4): mind the last step
+    x0_hat = ...  # (8.1), clipped to [-1, 1]
+    mean = ...  # (8.2)
+    x_before = ...  # (8.4): mind the last step
     return x_before
 
 
@@ -156,7 +156,7 @@ ddpm_step = check(ddpm_step)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `x0_hat.clamp(-1, 1)` clips. The weights of (7.2) are in the cell that checks it, for the tables in 64 bits. A
+# `x0_hat.clamp(-1, 1)` clips. The weights of (8.2) are in the cell that checks it, for the tables in 64 bits. A
 # variance is added as its square root times the noise. At `t == 1` return the mean.
 #
 # </details>
@@ -170,7 +170,7 @@ draws = torch.randn(n, 1, 1, 1, generator=generator, dtype=torch.float64)
 before = ddpm_step(exact, torch.full_like(draws, pixel), t, torch.full_like(draws, pixel_noise), draws)
 mean = (pixel - beta[t] / sigma[t] * pixel_noise) / alpha[t].sqrt()
 moments = torch.stack([before, (before - mean) ** 2], 1).flatten(1)  # (n, 2)
-verify("7.4", samples=moments, expected=[mean.item(), beta[t].item()])
+verify("8.4", samples=moments, expected=[mean.item(), beta[t].item()])
 
 # %% [markdown]
 # That is all of **Algorithm 2**. Line by line beside the loop below:
@@ -205,7 +205,7 @@ print(f"{n} images in 1000 steps: {time.perf_counter() - start:.0f} seconds")
 #
 # Guess before you look: at $t = 800$ you see noise. What does the network see?
 
-# %% tags=["figure-07_guesses"]
+# %% tags=["figure-08_guesses"]
 ends = (999, 950, 900, 800, 700, 600, 500, 400, 300, 200, 100, 0)
 kept = [step for step in path if step.t in ends]
 rows = {}
@@ -216,7 +216,7 @@ viz.image_rows(rows, titles=[str(t) for t in ends], alt="Three images at twelve 
 
 # %% [markdown]
 # *For each image: where it is at step $t$, and below it the clean image that the network guessed at $t + 1$, on the way
-# there. At 999 the guess is black and white, with no grey: (7.1) divides by almost nothing there, and clipping stops
+# there. At 999 the guess is black and white, with no grey: (8.1) divides by almost nothing there, and clipping stops
 # the rest. Then it is a grey cloud, as in [notebook 01](01_corrupt_and_predict.ipynb), and for the same reason: much is
 # still open, and the answer is a mean. By the time that you find a digit in the upper row, the guess below has had it
 # for a hundred steps or more. What is decided late is the edge of the stroke. (A guess can be wrong: that of the
@@ -225,7 +225,7 @@ viz.image_rows(rows, titles=[str(t) for t in ends], alt="Three images at twelve 
 # The walk once more, in one picture that moves, and in one that you move. (On a page that cannot run Python, the strip
 # above has to do.)
 
-# %% tags=["figure-07_reverse"]
+# %% tags=["figure-08_reverse"]
 moments = (750, 620, *range(540, -1, -36))
 frames = [image_noise(0, range(n), shape)()] + [step.x for step in path if step.t in moments]
 viz.animate(frames, alt="An animation: squares of noise turn into handwritten digits, then start again")
@@ -297,19 +297,19 @@ viz.image_rows({"with noise": clean, "without": walks["no noise"]}, alt="Eight d
 # %% [markdown]
 # *Clean, and all the same: whatever the start, the walk ends at the same thin stroke. A mean forgets where it came
 # from. For data that are $\mathcal{N}(0, 1)$ we can see it in the formula: $x_t$ has variance 1, the share $\sigma_t^2$
-# of it is noise, so the best guess of $\sigma_t\, \epsilon$ is $\sigma_t^2\, x_t$, and (7.3) becomes
+# of it is noise, so the best guess of $\sigma_t\, \epsilon$ is $\sigma_t^2\, x_t$, and (8.3) becomes
 # $\sqrt{\alpha_t}\, x_t$. Without noise $T$ such steps leave $\sqrt{\bar\alpha_T}\, x_T$, which is almost 0 for every
 # start. The noise of each step puts back the variance that the mean takes away. So leaving out the noise is not a way
 # to a deterministic sampler. Remember this when you meet one below.*
 #
 # ### Clipping
 #
-# (7.1) divides by $\sqrt{\bar\alpha_t}$. Our schedule ends with a very small one, so near $t = T$ the smallest error of
+# (8.1) divides by $\sqrt{\bar\alpha_t}$. Our schedule ends with a very small one, so near $t = T$ the smallest error of
 # the network becomes an enormous error of the guess.
 
 # %%
 print(f"an error of the noise at t = T is multiplied by {(schedule.sigma[-1] / schedule.sqrt_alpha_bar[-1]).item():,.0f}")
-of_guess = schedule.sqrt_alpha_bar[-2] * schedule.beta[-1] / schedule.sigma[-1] ** 2  # its weight in (7.2) at t = T
+of_guess = schedule.sqrt_alpha_bar[-2] * schedule.beta[-1] / schedule.sigma[-1] ** 2  # its weight in (8.2) at t = T
 print(f"weight of the guess in the first of 1000 steps: {of_guess.item():.4f}, in that of 50: {schedule.sqrt_alpha_bar[980].item():.4f}")
 for t in (1000, 990, 900, 500, 1):
     print(f"t = {t:4}: unclipped guesses reach {reach[t]:8.1f}")
@@ -318,8 +318,8 @@ rows |= {"50, clipped": grid[:few], "50, not": sample(model, schedule, few, step
 viz.image_rows(rows, alt="The same starts with and without clipping: without it, some digits and much dirt in 1000 steps, and ruins in 50")
 
 # %% [markdown]
-# *First the upper two rows; the second is the bare formula (7.3). In the first of 1000 steps the guess has the
-# weight 0.0016 in (7.2). For a guess beyond two thousand that makes at most 3.4, beside noise of size 1. That looks like little, and three images got over it, two
+# *First the upper two rows; the second is the bare formula (8.3). In the first of 1000 steps the guess has the
+# weight 0.0016 in (8.2). For a guess beyond two thousand that makes at most 3.4, beside noise of size 1. That looks like little, and three images got over it, two
 # of them as other digits than above. In the other five the network met pixels such as no training image has, answered
 # them wrongly, and the next steps built on it. (How much a network repairs is hard to foresee: one from the same
 # command with `--steps 10000` got over nearly all of it.) Now the lower two rows: eight images of the grid from the
@@ -332,16 +332,16 @@ viz.image_rows(rows, alt="The same starts with and without clipping: without it,
 #
 # ### Which variance?
 #
-# (7.4) used $s_t^2 = \beta_t$. [Notebook 03](03_elbo_to_mse.ipynb) found that the posterior has a smaller one,
-# $\tilde\beta_t$ [(3.15)](03_elbo_to_mse.ipynb). Ho et al. (2020, section 3.2) tried both: $\beta_t$ is right for data
+# (8.4) used $s_t^2 = \beta_t$. [Notebook 04](04_bound_to_noise.ipynb) found that the posterior has a smaller one,
+# $\tilde\beta_t$ [(4.2)](04_bound_to_noise.ipynb). Ho et al. (2020, section 3.2) tried both: $\beta_t$ is right for data
 # that are noise already, $\tilde\beta_t$ for data that are one single image; the truth is in between. Their ratio:
 #
-# $$\frac{\tilde\beta_t}{\beta_t} = \frac{\sigma_{t-1}^2}{\sigma_t^2} = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \tag{7.5}$$
+# $$\frac{\tilde\beta_t}{\beta_t} = \frac{\sigma_{t-1}^2}{\sigma_t^2} = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \tag{8.5}$$
 
 # %% tags=["nbval-check-output"]
 posterior_variance = 1 / (alpha[2:] / beta[2:] + 1 / sigma[1:-1] ** 2)  # (T-1,): precisions add up
 ratio = sigma[1:-1] ** 2 / sigma[2:] ** 2
-verify("7.5", posterior_variance / beta[2:], ratio, tol=1e-9)
+verify("8.5", posterior_variance / beta[2:], ratio, tol=1e-9)
 print("ratio at t = 2, 10, 100:", [f"{ratio[t - 2].item():.2f}" for t in (2, 10, 100)])
 
 # %%
@@ -356,7 +356,7 @@ viz.image_rows({"beta": clean, "posterior": walks["posterior"]}, alt="Digits sam
 
 # %% [markdown]
 # *Note the logarithmic axis. The two differ in the last few steps only, the very steps that add next to no noise. So
-# the two rows agree, digit by digit. The choice matters for the likelihood ([notebook 08](08_evaluation.ipynb)), where
+# the two rows agree, digit by digit. The choice matters for the likelihood ([notebook 09](09_evaluation.ipynb)), where
 # a variance that is too small or too large is paid for, and it matters when there are few steps: a long step changes
 # $\sigma$ so much that the ratio is well below 1 at many of them, not only at the last.*
 #
@@ -372,11 +372,11 @@ viz.image_rows({"beta": clean, "posterior": walks["posterior"]}, alt="Digits sam
 # in $x_t$, which is $\epsilon = (x_t - \sqrt{\bar\alpha_t}\, x_0) / \sigma_t$. Keep some of it, and add some fresh noise $z$
 # with a standard deviation $\varphi$ between 0 and $\sigma_s$:
 #
-# $$x_s = {\color{#0072B2}{\sqrt{\bar\alpha_s}\; x_0}} + {\color{#D55E00}{\sqrt{\sigma_s^2 - \varphi^2}\; \epsilon + \varphi\, z}} \tag{7.6}$$
+# $$x_s = {\color{#0072B2}{\sqrt{\bar\alpha_s}\; x_0}} + {\color{#D55E00}{\sqrt{\sigma_s^2 - \varphi^2}\; \epsilon + \varphi\, z}} \tag{8.6}$$
 #
 # Given $x_0$ alone, $\epsilon$ and $z$ are independent standard Gaussians, so the orange part has the variance
 # $(\sigma_s^2 - \varphi^2) + \varphi^2 = \sigma_s^2$. That is the jump to $s$, exactly, **for every $\varphi$ and every
-# $s$**. Run it: jump to $t = 600$, then go to $s = 200$ by (7.6) with three different $\varphi$, and ask for the
+# $s$**. Run it: jump to $t = 600$, then go to $s = 200$ by (8.6) with three different $\varphi$, and ask for the
 # moments of the jump.
 
 # %% tags=["nbval-check-output"]
@@ -388,13 +388,13 @@ for phi in (0.0, 0.1, sigma[s].item()):
     eps = (x_t - signal[t] * x_0) / sigma[t]
     x_s = signal[s] * x_0 + (sigma[s] ** 2 - phi**2).sqrt() * eps + phi * z
     centred = torch.stack([x_s, (x_s - signal[s] * x_0) ** 2], 1)  # (n_draws, 2)
-    verify("7.6", samples=centred, expected=[(signal[s] * x_0).item(), (sigma[s] ** 2).item()])
+    verify("8.6", samples=centred, expected=[(signal[s] * x_0).item(), (sigma[s] ** 2).item()])
 
 # %% [markdown]
 # Sampling replaces $x_0$ and $\epsilon$ by what the network predicts, as before. Song, Meng & Ermon (equation 16) give
 # the dial $\varphi$ a scale from $\eta = 0$ to $\eta = 1$:
 #
-# $$\varphi = \eta\; \frac{\sigma_s}{\sigma_t} \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}} \tag{7.7}$$
+# $$\varphi = \eta\; \frac{\sigma_s}{\sigma_t} \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}} \tag{8.7}$$
 #
 # Why this? Take $\eta = 1$ and $s = t - 1$. Then $\bar\alpha_t / \bar\alpha_s = \alpha_t$, the root is $\sqrt{\beta_t}$, and
 # $\varphi^2 = \beta_t\, \sigma_{t-1}^2 / \sigma_t^2$ is the variance of the posterior. The whole step is then the step of
@@ -403,12 +403,12 @@ for phi in (0.0, 0.1, sigma[s].item()):
 # %% tags=["nbval-check-output"]
 a_bar, eta = exact.alpha_bar, 1.0
 phi = eta * sigma[1:-1] / sigma[2:] * (1 - a_bar[2:] / a_bar[1:-1]).sqrt()  # all t from 2 to T at once, s = t - 1
-verify("7.7", phi**2, posterior_variance, tol=1e-9)
+verify("8.7", phi**2, posterior_variance, tol=1e-9)
 x_t, eps, z = torch.randn(3, 4, 1, 28, 28, generator=generator, dtype=torch.float64)
 for t in (2, 100, 1000):
     ddim = ddpm_helpers.ddim_step(exact, x_t, t, t - 1, eps, z, eta=eta)
     ddpm = ddpm_helpers.ddpm_step(exact, x_t, t, eps, z, variance="posterior")
-    verify("7.7", ddim, ddpm, tol=1e-9)
+    verify("8.7", ddim, ddpm, tol=1e-9)
 
 # %% [markdown]
 # ## DDIM: no noise at all
@@ -416,7 +416,7 @@ for t in (2, 100, 1000):
 # The other end of the dial is $\eta = 0$: no fresh noise, and the whole of the predicted noise is put back at the
 # strength of step $s$. This is the step of **DDIM**, the denoising diffusion *implicit* model:
 #
-# $$x_s = \sqrt{\bar\alpha_s}\; {\color{#009E73}{\hat x_0}} + \sigma_s\, {\color{#009E73}{\hat\epsilon}} \tag{7.8}$$
+# $$x_s = \sqrt{\bar\alpha_s}\; {\color{#009E73}{\hat x_0}} + \sigma_s\, {\color{#009E73}{\hat\epsilon}} \tag{8.8}$$
 #
 # Compare with the walk that collapsed above. That one took the mean and dropped the noise, so its variance shrank. Here
 # the weights are those of the jump, so an $x_s$ looks as noisy as step $s$ should.
@@ -425,15 +425,15 @@ for t in (2, 100, 1000):
 # $\sqrt{\bar\alpha_t}\,\hat x_0 + \sigma_t \hat\epsilon$ would not be $x_t$. So the noise is computed once more from $x_t$
 # and the clipped $\hat x_0$.
 #
-# ### Exercise 7.2 - `ddim_step`
+# ### Exercise 8.2 - `ddim_step`
 #
-# Write (7.8): from step `t` down to step `s`, both integers, with clipping and with the noise that fits the clipped guess.
+# Write (8.8): from step `t` down to step `s`, both integers, with clipping and with the noise that fits the clipped guess.
 
 # %% tags=["exercise", "nbval-check-output"]
 def ddim_step(schedule, x_t, t, s, eps):
-    x0_hat = ...  # (7.1), clipped to [-1, 1]
+    x0_hat = ...  # (8.1), clipped to [-1, 1]
     eps = ...  # the noise in x_t if x0_hat is right
-    x_s = ...  # (7.8)
+    x_s = ...  # (8.8)
     return x_s
 
 
@@ -453,7 +453,7 @@ ddim_step = check(ddim_step)
 true_noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
 x_700 = q_sample(exact, x0, torch.full((4,), 700), true_noise)
 x_200 = q_sample(exact, x0, torch.full((4,), 200), true_noise)
-verify("7.8", ddim_step(exact, x_700, 700, 200, true_noise), x_200, tol=1e-9)
+verify("8.8", ddim_step(exact, x_700, 700, 200, true_noise), x_200, tol=1e-9)
 
 # %% [markdown]
 # ### Which steps?
@@ -461,7 +461,7 @@ verify("7.8", ddim_step(exact, x_700, 700, 200, true_noise), x_200, tol=1e-9)
 # With $n$ steps, spread them evenly over $T$. The first one must be $T$: the start is pure noise, and the network must be
 # told so. The last one ends at 0. For $T = 1000$ and $n = 4$: from 1000 to 750, to 500, to 250, to 0.
 #
-# ### Exercise 7.3 - `ddim_steps`
+# ### Exercise 8.3 - `ddim_steps`
 #
 # `steps` is the number $n$. Return a list of the $n$ steps at which the network is asked, largest first, 0 left out. The
 # $i$-th from the end is $T\, i / n$, rounded down. `ddim_steps(1000, 4)` is `[1000, 750, 500, 250]`.
@@ -503,7 +503,7 @@ print(f"largest difference from the grid at the top: {(x - grid).abs().max():.1g
 #
 # Now the same starts with ever fewer steps. Guess before you run: which row is the first that you would send back?
 
-# %% tags=["figure-07_steps"]
+# %% tags=["figure-08_steps"]
 counts = [c for c in (1000, 250, 100, 50, 20, 10, 5) if c <= longest]
 begin = image_noise(0, range(12 if longest == 1000 else 4), shape, device)()
 ends, seconds = {}, {}
@@ -544,7 +544,7 @@ viz.show(figure, alt="Distance from the longest run against the number of steps,
 # %% [markdown]
 # *The time falls in proportion to the steps, because it is all spent in the network. The plot says how the result
 # approaches that of many steps: the measured line is on the whole about as steep as the dashed one, which starts at the
-# same point by choice; (7.9) will explain why. It is not smooth (100 steps come no closer than 50): the median of a
+# same point by choice; (8.9) will explain why. It is not smooth (100 steps come no closer than 50): the median of a
 # dozen images is a rough measure. But mind what is measured: the distance to another run, and a digit that differs from
 # it may be as good a digit. It is no measure of quality.*
 #
@@ -587,15 +587,15 @@ viz.image_rows(rows, alt="Twelve starts in ten steps with three shares of fresh 
 # %% [markdown]
 # *The starts are equal in all rows, most digits are not: with fresh noise the start does not decide alone any more.
 # Which row is best? Song, Meng & Ermon (2021, table 1) found $\eta = 0$ ahead when steps are few, on other data and
-# with a measure of quality. Twelve digits, looked at, are none. [Notebook 08](08_evaluation.ipynb) has one, and with it, at
+# with a measure of quality. Twelve digits, looked at, are none. [Notebook 09](09_evaluation.ipynb) has one, and with it, at
 # fifty steps, a surprise.*
 #
 # ## Why few steps are enough: it is a path
 #
-# Divide (7.8) by $\sqrt{\bar\alpha_s}$, put in (7.1), and write $\rho_t = \sigma_t / \sqrt{\bar\alpha_t}$ for the noise
+# Divide (8.8) by $\sqrt{\bar\alpha_s}$, put in (8.1), and write $\rho_t = \sigma_t / \sqrt{\bar\alpha_t}$ for the noise
 # per signal (Song, Meng & Ermon 2021, equation 13):
 #
-# $$\frac{x_s}{\sqrt{\bar\alpha_s}} = \frac{x_t}{\sqrt{\bar\alpha_t}} + (\rho_s - \rho_t)\, {\color{#009E73}{\hat\epsilon}} \tag{7.9}$$
+# $$\frac{x_s}{\sqrt{\bar\alpha_s}} = \frac{x_t}{\sqrt{\bar\alpha_t}} + (\rho_s - \rho_t)\, {\color{#009E73}{\hat\epsilon}} \tag{8.9}$$
 #
 # This is [notebook 01](01_corrupt_and_predict.ipynb) again: **Euler's method**. The image, scaled, moves along a path
 # whose slope with respect to $\rho$ is $\hat\epsilon$, and a DDIM step follows the tangent for a while. A path that
@@ -606,7 +606,7 @@ viz.image_rows(rows, alt="Twelve starts in ten steps with three shares of fresh 
 # %% tags=["nbval-check-output"]
 rho = sigma / signal
 left = ddim_step(exact, x_700, 700, 200, true_noise) / signal[200]
-verify("7.9", left, x_700 / signal[700] + (rho[200] - rho[700]) * true_noise, tol=1e-9)
+verify("8.9", left, x_700 / signal[700] + (rho[200] - rho[700]) * true_noise, tol=1e-9)
 
 # %% [markdown]
 # A path has no dice, so the start decides everything. That makes the starts a space that we can walk in.
@@ -616,23 +616,23 @@ verify("7.9", left, x_700 / signal[700] + (rho[200] - rho[700]) * true_noise, to
 # Take two starts $x$ and $y$, and go from one to the other. The straight line $(1-a)\,x + a\,y$ (**lerp**) has a flaw. Both
 # ends are independent noise, and so variances add up:
 #
-# $$\operatorname{Var}[(1-a)\,x + a\,y] = (1-a)^2 + a^2 \tag{7.10}$$
+# $$\operatorname{Var}[(1-a)\,x + a\,y] = (1-a)^2 + a^2 \tag{8.10}$$
 #
 # In the middle that is 1/2. The network was never shown noise that weak at $t = T$. In 784 dimensions this is no matter
 # of luck: all noise images have a length close to $\sqrt{784} = 28$, and the straight line cuts through where there are
 # none. The way around is an arc. With $\theta$ for the angle between $x$ and $y$ (**slerp**, Shoemake 1985):
 #
 # $$\mathrm{slerp}(x, y, a) = \frac{\sin((1-a)\,\theta)}{\sin\theta}\, x + \frac{\sin(a\,\theta)}{\sin\theta}\, y, \qquad
-# \cos\theta = \frac{x \cdot y}{\lVert x \rVert\, \lVert y \rVert} \tag{7.11}$$
+# \cos\theta = \frac{x \cdot y}{\lVert x \rVert\, \lVert y \rVert} \tag{8.11}$$
 #
-# ### Exercise 7.4 - `slerp`
+# ### Exercise 8.4 - `slerp`
 #
 # `x` and `y` have shape (B, C, H, W), `amount` has shape (B,). Every image has its own angle to its partner.
 
 # %% tags=["exercise", "nbval-check-output"]
 def slerp(x, y, amount):
     angle = ...  # (B,)
-    mixed = ...  # (B, C, H, W), (7.11)
+    mixed = ...  # (B, C, H, W), (8.11)
     return mixed
 
 
@@ -647,20 +647,20 @@ slerp = check(slerp)
 #
 # </details>
 #
-# The check of (7.11) builds the arc in another way: it turns $x$ towards $y$ by the angle $a\,\theta$.
+# The check of (8.11) builds the arc in another way: it turns $x$ towards $y$ by the angle $a\,\theta$.
 
 # %% tags=["nbval-check-output"]
 x, y = torch.randn(2, 200_000, generator=generator, dtype=torch.float64)
 quarter, half = 0.75 * x + 0.25 * y, 0.5 * x + 0.5 * y
-verify("7.10", samples=torch.stack([quarter**2, half**2], 1), expected=[0.75**2 + 0.25**2, 0.5**2 + 0.5**2])
+verify("8.10", samples=torch.stack([quarter**2, half**2], 1), expected=[0.75**2 + 0.25**2, 0.5**2 + 0.5**2])
 x, y = torch.randn(2, 1, 1, 28, 28, generator=generator, dtype=torch.float64)
 y = y * x.norm() / y.norm()  # of one length
 aside = y - (x * y).sum() / (x * x).sum() * x  # the part of y at a right angle to x
 theta = torch.atan2(aside.norm(), (x * y).sum() / x.norm())
 turned = (0.3 * theta).cos() * x + (0.3 * theta).sin() * aside * (x.norm() / aside.norm())
-verify("7.11", slerp(x, y, torch.tensor([0.3], dtype=torch.float64)), turned, tol=1e-9)
+verify("8.11", slerp(x, y, torch.tensor([0.3], dtype=torch.float64)), turned, tol=1e-9)
 
-# %% tags=["figure-07_between"]
+# %% tags=["figure-08_between"]
 amount, rows = torch.linspace(0, 1, 9, device=device), {}
 ends_a, ends_b = image_noise(0, (1, 4), shape, device)(), image_noise(0, (6, 9), shape, device)()
 for i in range(2 if longest == 1000 else 1):
@@ -691,7 +691,7 @@ for name, begin in {
 #
 # ## Backwards: which noise makes this image?
 #
-# (7.9) can be read in the other direction. Start at a clean image and take the steps *up*, $\rho$ growing, with the noise
+# (8.9) can be read in the other direction. Start at a clean image and take the steps *up*, $\rho$ growing, with the noise
 # that the network sees at each place. The end should be a start from which DDIM comes back to the image. That is
 # **inversion**, and `ddim_invert` does it. We try it on real digits that the network was not trained on.
 #
@@ -750,13 +750,13 @@ viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="One real digit be
 # **What broke:** nothing failed, and that is the trouble. We said that 50 steps look like 1000, that both variances
 # look alike, that five steps stay closer from 950, and that arcs keep variety. All that was measured is how far images
 # lie from each other, and that is not quality. Are the samples *good*? Are they *varied*, or is one digit missing? Are
-# they *new*, or copies of training images? Looking is not measuring. [Notebook 08](08_evaluation.ipynb) measures.
+# they *new*, or copies of training images? Looking is not measuring. [Notebook 09](09_evaluation.ipynb) measures.
 #
 # ### Experiments to try
 #
 # - `load_pretrained("fashion")` at the top, and `load_images("fashion", train=False)` for the inversion. Which of the
 #   four details matters more for clothing, and which pictures change character?
 # - Give `ddim_trajectory` ten steps from 950 down that are not even: dense at the noisy end, or dense near 0. Which end
-#   deserves them? ([Notebook 09](09_libraries.ipynb) shows one answer.)
+#   deserves them? ([Notebook 10](10_libraries.ipynb) shows one answer.)
 # - Turn around at $t = 999$ instead of 950 when inverting. Then clip on the way down.
 # - Start from $2\,x_T$ and from $x_T / 2$. What does too much noise do, if too little makes plain digits?

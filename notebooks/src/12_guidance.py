@@ -1,15 +1,15 @@
 # %% [markdown]
 # # Guidance: how do I ask for a digit?
 #
-# ![Ten rows of seven digits: in the first column anything, from the second on more and more clearly the digits 0 to 9](../figures/11_scales.png)
+# ![Ten rows of seven digits: in the first column anything, from the second on more and more clearly the digits 0 to 9](../figures/12_scales.png)
 #
 # *Each row was asked for one digit, 0 at the top, 9 at the bottom, and started from one noise, the same in all seven
 # columns. What changes from left to right is one number, the scale. In the first column nobody listens. Where would you
 # stop, and why not go further?*
 #
 # **You will** tell a network what to draw, derive the step that makes it listen, find out what that step is *not*, and
-# measure what it costs. **You need** the samplers of [notebook 07](07_sampling.ipynb), the score at the end of
-# [notebook 03](03_elbo_to_mse.ipynb), and the judge of [notebook 08](08_evaluation.ipynb). **Time** 45 minutes of
+# measure what it costs. **You need** the samplers of [notebook 08](08_sampling.ipynb), the score at the end of
+# [notebook 04](04_bound_to_noise.ipynb), and the judge of [notebook 09](09_evaluation.ipynb). **Time** 45 minutes of
 # reading; the cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
@@ -34,16 +34,16 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## Telling the network
 #
-# [Notebook 10](10_colour_and_scale.ipynb) went to colour and to larger pictures, and the model still drew what it
-# liked. Whoever wanted a seven from the model of [notebook 07](07_sampling.ipynb) had to draw about ten samples and throw
+# [Notebook 11](11_colour_and_scale.ipynb) went to colour and to larger pictures, and the model still drew what it
+# liked. Whoever wanted a seven from the model of [notebook 08](08_sampling.ipynb) had to draw about ten samples and throw
 # nine away. But the training images come with labels, so the network can be told. How?
 #
 # It is already told one thing beside the image, the time: a vector, here $\tau(t)$, that scales and shifts the features
-# in every block (the FiLM of [notebook 04](04_time_conditioning.ipynb)). The label uses the same door. A table with one
+# in every block (the FiLM of [notebook 05](05_time_conditioning.ipynb)). The label uses the same door. A table with one
 # row of numbers per class is learned with the rest, a learned **embedding**, and the row $e_y$ of the label $y$ is
 # added:
 #
-# $$c(t, y) = \tau(t) + e_y \tag{11.1}$$
+# $$c(t, y) = \tau(t) + e_y \tag{12.1}$$
 #
 # The table has one row more than there are classes: row 10 says **no label**, written $\varnothing$. We load a network
 # with such a table. Its shape is that of the other digit models of this course, and the labels cost it 11 rows.
@@ -55,7 +55,7 @@ seven = torch.full((3,), 7, device=device)
 x, t = torch.zeros(3, 1, 28, 28, device=device), torch.tensor([10, 500, 990], device=device)
 with torch.no_grad():
     shift = net.embed(x, t, seven) - net.embed(x, t, torch.full_like(seven, none))
-    verify("11.1", shift, (net.label.weight[7] - net.label.weight[none]).expand(3, -1), tol=1e-4)
+    verify("12.1", shift, (net.label.weight[7] - net.label.weight[none]).expand(3, -1), tol=1e-4)
 print(f"table: {tuple(net.label.weight.shape)}; trained for {recipe['steps']:,} steps with label_dropout = {recipe['label_dropout']}")
 
 # %% [markdown]
@@ -68,7 +68,7 @@ print(f"table: {tuple(net.label.weight.shape)}; trained for {recipe['steps']:,} 
 # coin; here one in ten. From then on one network answers two questions: what is the noise in $x_t$ if this is a seven, and
 # what is it if you know nothing? (Ho & Salimans 2022, algorithm 1.)
 #
-# ### Exercise 11.1 - `drop_labels`
+# ### Exercise 12.1 - `drop_labels`
 #
 # `labels` has shape (B,), int64. `chance` has shape (B,): the coins, uniform in [0, 1). Where a coin is below `share`,
 # put `none` in place of the label. Return a new tensor (B,).
@@ -88,9 +88,9 @@ drop_labels = check(drop_labels)
 #
 # </details>
 #
-# That is all that training needs. `Trainer(..., labels=...)` of [notebook 06](06_train_ddpm.ipynb) calls your
+# That is all that training needs. `Trainer(..., labels=...)` of [notebook 07](07_train_ddpm.ipynb) calls your
 # function's twin on every batch, and the loss stays what it was. (The network above learned the velocity,
-# [(6.9)](06_train_ddpm.ipynb). `model` turns its answer into noise.)
+# [(16.1)](16_targets_and_weights.ipynb). `model` turns its answer into noise.)
 
 # %%
 labels, coins = torch.arange(100_000) % 10, torch.rand(100_000, generator=generator)
@@ -103,9 +103,9 @@ print(f"share of 'no label': {(told == none).float().mean():.3f}; sevens told am
 # that mean can be written with the answers of the classes: first ask which class it may be, then take each class's answer
 # with that weight.
 #
-# $$\mathbb{E}[{\color{#D55E00}{\epsilon}} \mid x_t] = \sum_k p(k \mid x_t)\; \mathbb{E}[{\color{#D55E00}{\epsilon}} \mid x_t, k] \tag{11.2}$$
+# $$\mathbb{E}[{\color{#D55E00}{\epsilon}} \mid x_t] = \sum_k p(k \mid x_t)\; \mathbb{E}[{\color{#D55E00}{\epsilon}} \mid x_t, k] \tag{12.2}$$
 #
-# We check it in a world where every answer is exact: one pixel, as in [notebook 03](03_elbo_to_mse.ipynb). Class 0 is
+# We check it in a world where every answer is exact: one pixel, as in [notebook 03](03_likelihood_bound.ipynb). Class 0 is
 # one peak at $-1$. Class 1 comes in two styles, at $0.5$ and at $1.5$. Keep them in mind: the style at $0.5$ is the one
 # that resembles the other class.
 
@@ -118,7 +118,7 @@ both, classes = peaks([0.5, 0.25, 0.25], [-1.0, 0.5, 1.5], [0.5, 0.3, 0.3]), [pe
 x, at = torch.linspace(-4, 4, 9, dtype=torch.float64), 400
 weight = torch.stack([0.5 * one.noised(exact, at).log_density(x).exp() for one in classes])  # (2, 9), each p(k) p(x_t | k)
 answers = torch.stack([one.ideal_eps(exact)(x, at) for one in classes])
-verify("11.2", both.ideal_eps(exact)(x, at), (weight / weight.sum(0) * answers).sum(0), tol=1e-9)
+verify("12.2", both.ideal_eps(exact)(x, at), (weight / weight.sum(0) * answers).sum(0), tol=1e-9)
 
 # %% [markdown]
 # So where $x_t$ already shows the class, the label is no news: one weight is 1, and both questions have the same
@@ -143,7 +143,7 @@ for at in (50, 200, 400, 600, 800, 950):
 # *In a full run the label is worth almost nothing at $t = 50$, where the digit stands there for all to see, and most at
 # about $t = 800$: there the network without a label errs by about a third more, and one that is told the wrong digit
 # errs twice as much as one that is told the right one. That is where it is decided which digit it will be;
-# [notebook 07](07_sampling.ipynb) watched it in the guesses.*
+# [notebook 08](08_sampling.ipynb) watched it in the guesses.*
 #
 # ## Guidance, derived
 #
@@ -154,16 +154,16 @@ for at in (50, 200, 400, 600, 800, 950):
 # Begin with Bayes: $p(x_t \mid y) = p(x_t)\, p(y \mid x_t) / p(y)$. Take logarithms and slopes with respect to $x_t$;
 # $p(y)$ does not depend on it and disappears.
 #
-# $$\nabla \log p(y \mid x_t) = \nabla \log p(x_t \mid y) - \nabla \log p(x_t) \tag{11.3}$$
+# $$\nabla \log p(y \mid x_t) = \nabla \log p(x_t \mid y) - \nabla \log p(x_t) \tag{12.3}$$
 #
 # On the left stands a **classifier** of noisy images, and the slope says: in which direction would $x_t$ look more like
-# a $y$? On the right stand two scores, and scores we have: [(3.33)](03_elbo_to_mse.ipynb) says that the ideal noise is
+# a $y$? On the right stand two scores, and scores we have: [(4.20)](04_bound_to_noise.ipynb) says that the ideal noise is
 # $-\sigma_t$ times the score. To push $s$ times as hard towards $y$ as the label alone would, start at the score
 # without a label and add $s$ times the classifier's slope. Times $-\sigma_t$ this is noise, with
 # $\hat\epsilon_\varnothing$ for the prediction without a label and $\hat\epsilon_y$ for that with it:
 #
 # $${\color{#009E73}{\hat\epsilon}} = {\color{#009E73}{\hat\epsilon_\varnothing}} - s\, \sigma_t \nabla \log p(y \mid x_t)
-# = {\color{#009E73}{\hat\epsilon_\varnothing}} + s\, \big({\color{#009E73}{\hat\epsilon_y}} - {\color{#009E73}{\hat\epsilon_\varnothing}}\big) \tag{11.4}$$
+# = {\color{#009E73}{\hat\epsilon_\varnothing}} + s\, \big({\color{#009E73}{\hat\epsilon_y}} - {\color{#009E73}{\hat\epsilon_\varnothing}}\big) \tag{12.4}$$
 #
 # The classifier has left the formula; hence the name **classifier-free guidance** (Ho & Salimans 2022). $s$ is the
 # **scale** (and not, in this notebook, a step): at 0 the label does not count, at 1 the network is taken at its word,
@@ -177,17 +177,17 @@ x_t = torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
 log_p = torch.stack([one.noised(exact, at).log_density(x_t) for one in classes])  # (2, 13)
 slope = lambda values: torch.autograd.grad(values.sum(), x_t, retain_graph=True)[0]  # noqa: E731
 classifier = slope(log_p.log_softmax(0)[y])  # both classes are equally likely beforehand
-verify("11.3", classifier, slope(log_p[y]) - slope(both.noised(exact, at).log_density(x_t)), tol=1e-9)
+verify("12.3", classifier, slope(log_p[y]) - slope(both.noised(exact, at).log_density(x_t)), tol=1e-9)
 
 # %% [markdown]
-# ### Exercise 11.2 - `guided_eps`
+# ### Exercise 12.2 - `guided_eps`
 #
-# The right-hand side of (11.4). `eps` is predicted without the label, `eps_label` with it, both of one shape, whatever
+# The right-hand side of (12.4). `eps` is predicted without the label, `eps_label` with it, both of one shape, whatever
 # it is; `scale` is a number.
 
 # %% tags=["exercise", "nbval-check-output"]
 def guided_eps(eps, eps_label, scale):
-    guided = ...  # (11.4)
+    guided = ...  # (12.4)
     return guided
 
 
@@ -203,7 +203,7 @@ guided_eps = check(guided_eps)
 # %% tags=["nbval-check-output"]
 with torch.no_grad():
     eps, eps_y = both.ideal_eps(exact)(x_t, at), classes[y].ideal_eps(exact)(x_t, at)
-verify("11.4", guided_eps(eps, eps_y, 3.0), eps - 3.0 * exact.sigma[at] * classifier, tol=1e-9)
+verify("12.4", guided_eps(eps, eps_y, 3.0), eps - 3.0 * exact.sigma[at] * classifier, tol=1e-9)
 
 # %% [markdown]
 # Two remarks for reading papers.
@@ -211,30 +211,30 @@ verify("11.4", guided_eps(eps, eps_y, 3.0), eps - 3.0 * exact.sigma[at] * classi
 # **Another scale.** Ho & Salimans count from the other end. Their $w$ is what is added to the label's own answer, so
 # $w = s - 1$:
 #
-# $${\color{#009E73}{\hat\epsilon}} = (1 + w)\, {\color{#009E73}{\hat\epsilon_y}} - w\, {\color{#009E73}{\hat\epsilon_\varnothing}}, \qquad w = s - 1 \tag{11.5}$$
+# $${\color{#009E73}{\hat\epsilon}} = (1 + w)\, {\color{#009E73}{\hat\epsilon_y}} - w\, {\color{#009E73}{\hat\epsilon_\varnothing}}, \qquad w = s - 1 \tag{12.5}$$
 #
 # Most programs call $s$ the guidance scale, some papers print $w$. Whoever takes the one for the other is off by one.
 
 # %% tags=["nbval-check-output"]
 w = 2.0
-verify("11.5", guided_eps(eps, eps_y, 3.0), (1 + w) * eps_y - w * eps, tol=1e-9)
+verify("12.5", guided_eps(eps, eps_y, 3.0), (1 + w) * eps_y - w * eps, tol=1e-9)
 
 # %% [markdown]
-# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (11.4) for DDIM (their algorithm 2); for steps with
+# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (12.4) for DDIM (their algorithm 2); for steps with
 # fresh noise they moved the mean, by nearly as much (algorithm 1). That takes a model trained without labels (or with
 # them, which went even better), a classifier trained on *noisy* images, and its gradient in every step. The
 # advantage is that the diffusion model can do without labels, and a new classifier makes it answer new questions. The
-# price is a second network that must read images at every noise level (the judge of [notebook 08](08_evaluation.ipynb),
+# price is a second network that must read images at every noise level (the judge of [notebook 09](09_evaluation.ipynb),
 # which knows clean digits only, will not do), and a backward pass per step. Classifier-free guidance costs two forward
 # passes per step, or one with a batch of twice the size, which is what `guide` does.
 #
 # ## What guidance is not
 #
-# (11.4) says: push $s$ times as hard. It is tempting to read this as a distribution. At scale 1 it is one:
+# (12.4) says: push $s$ times as hard. It is tempting to read this as a distribution. At scale 1 it is one:
 # $p(x)\, p(y \mid x)$ is, up to a constant, the class $y$ itself. And at any scale the guided score at the clean end,
 # $t = 0$, is the score of
 #
-# $$p_s(x) \propto p(x)\, p(y \mid x)^s \propto p(x)^{1-s}\, p(x \mid y)^s \tag{11.6}$$
+# $$p_s(x) \propto p(x)\, p(y \mid x)^s \propto p(x)^{1-s}\, p(x \mid y)^s \tag{12.6}$$
 #
 # ($\propto$: equal but for a constant factor), which is a sensible thing to ask for: the data, reweighted by how surely
 # each point is a $y$. Is that what the sampler draws? In the one-pixel world we can see. First the formula, on a fine
@@ -249,7 +249,7 @@ def formula(scale):
     return ((1 - scale) * log_both + scale * log_one).softmax(0) / (grid[1] - grid[0])  # a density on the grid
 
 for scale in (1, 3, 8):
-    verify("11.6", formula(scale), (log_both + scale * log_p_y).softmax(0) / (grid[1] - grid[0]), tol=1e-9)
+    verify("12.6", formula(scale), (log_both + scale * log_p_y).softmax(0) / (grid[1] - grid[0]), tol=1e-9)
 
 # %% [markdown]
 # And now the sampler: DDIM with 1000 steps, the exact noise of both, and your `guided_eps`. Guess before you run. The
@@ -286,38 +286,38 @@ viz.show(figure, alt="Four histograms of guided samples with the formula as a li
 # safe either: at 4 and 8 the samples pile up on its far side, in a heap that gets narrower, and at 8 most of them lie
 # where there are hardly any data (dotted). Guidance runs away from the other class, and further than the data go.*
 #
-# *So the guided sampler does not draw from (11.6). The reason is the noise. At step $t$ the scores in (11.4) belong to
+# *So the guided sampler does not draw from (12.6). The reason is the noise. At step $t$ the scores in (12.4) belong to
 # noised data, and mixing two of them is not the same as mixing first and noising afterwards. At large $t$, where
 # everything overlaps, being a little nearer to class 0 is held against a point, and it is led away before it can tell
 # that it belonged to the left style.*
 #
 # For Gaussians it can be worked out (Bradley & Nakkiran 2024 treat such a pair). Let all data be $\mathcal{N}(0, 1)$
-# and those of a class $\mathcal{N}(m, v)$ with $v < 1$. In (11.6) the exponents add up: $-x^2 / 2$ counts $1 - s$
+# and those of a class $\mathcal{N}(m, v)$ with $v < 1$. In (12.6) the exponents add up: $-x^2 / 2$ counts $1 - s$
 # times, and $-(x - m)^2 / (2 v)$ counts $s$ times. So it is a Gaussian again, and its variance is one over
 # $(1 - s) + s / v$:
 #
-# $$v_{\text{formula}} = \frac{v}{s + (1 - s)\, v} \tag{11.7}$$
+# $$v_{\text{formula}} = \frac{v}{s + (1 - s)\, v} \tag{12.7}$$
 #
-# For the sampler, use the form [(7.9)](07_sampling.ipynb): the image divided by $\sqrt{\bar\alpha}$ moves with slope
+# For the sampler, use the form [(8.9)](08_sampling.ipynb): the image divided by $\sqrt{\bar\alpha}$ moves with slope
 # $\hat\epsilon$ as $\rho = \sigma / \sqrt{\bar\alpha}$ shrinks. Take two starts that differ by 1 and watch the
 # difference $\Delta$ of their scaled images. Of the variance $v + \rho^2$ of a scaled image of the class, $\rho^2$ is
-# noise. The best guess calls that share of a deviation noise, as in [(3.28)](03_elbo_to_mse.ipynb), and the noise there
+# noise. The best guess calls that share of a deviation noise, as in [(4.15)](04_bound_to_noise.ipynb), and the noise there
 # is $\rho\, \hat\epsilon$. So between the two the ideal noise of the class differs by $\rho\, \Delta / (v + \rho^2)$,
 # that of all data by $\rho\, \Delta / (1 + \rho^2)$, so
 #
 # | line | because |
 # |:--|:--|
-# | $\dfrac{\mathrm{d} \Delta}{\mathrm{d} \rho} = \rho\, \Delta \Big( \dfrac{s}{v + \rho^2} + \dfrac{1 - s}{1 + \rho^2} \Big)$ | (11.4) |
+# | $\dfrac{\mathrm{d} \Delta}{\mathrm{d} \rho} = \rho\, \Delta \Big( \dfrac{s}{v + \rho^2} + \dfrac{1 - s}{1 + \rho^2} \Big)$ | (12.4) |
 # | $\Delta \propto (v + \rho^2)^{s/2}\, (1 + \rho^2)^{(1-s)/2}$ | its logarithm is integrated |
 # | $\Delta \approx \rho$ for large $\rho$, so $\Delta = v^{s/2}$ at $\rho = 0$ | a start is divided by $\sqrt{\bar\alpha} \approx 1 / \rho$ |
 #
 # So the end of a path is a linear function of its start, with slope $\Delta$. Starts have variance 1, and ends have
 # variance $\Delta^2$:
 #
-# $$v_{\text{sampler}} = v^s \tag{11.8}$$
+# $$v_{\text{sampler}} = v^s \tag{12.8}$$
 #
 # Every further unit of scale multiplies the variance by $v$ once more. For $v = 1/2$ and $s = 5$ that is 1/32, where
-# the formula has 1/6. We run both: (11.7) on the grid, (11.8) with two starts, which is enough for a slope. (Euler's
+# the formula has 1/6. We run both: (12.7) on the grid, (12.8) with two starts, which is enough for a slope. (Euler's
 # method in 1000 steps is not exact; 2 % are allowed.)
 
 # %% tags=["nbval-check-output"]
@@ -325,12 +325,12 @@ everything, one = peaks([1.0], [0.0], [1.0]), peaks([1.0], [1.0], [0.5**0.5])  #
 for scale in (1, 2, 5):
     density = ((1 - scale) * everything.log_density(grid) + scale * one.log_density(grid)).softmax(0)
     mean = (density * grid).sum()
-    verify("11.7", (density * (grid - mean) ** 2).sum(), 0.5 / (scale + (1 - scale) * 0.5), tol=1e-4)
+    verify("12.7", (density * (grid - mean) ** 2).sum(), 0.5 / (scale + (1 - scale) * 0.5), tol=1e-4)
 
 # %% tags=["nbval-check-output"]
 for scale in (1, 2, 5):
     low, high = guided_ends(everything, one, scale, torch.tensor([0.0, 1.0], dtype=torch.float64))
-    verify("11.8", (high - low) ** 2, 0.5**scale, tol=0.02)
+    verify("12.8", (high - low) ** 2, 0.5**scale, tol=0.02)
 
 # %% [markdown]
 # Guidance is a recipe that works, with a derivation that explains its direction and not where it ends. What it trades
@@ -348,7 +348,7 @@ images = {}
 for scale in scales:
     images[scale] = sample(guide(model, scale), schedule, n, steps=steps, batch_size=100, labels=asked).clamp(-1, 1).cpu()
 
-# %% tags=["figure-11_scales"]
+# %% tags=["figure-12_scales"]
 rows = {str(k): torch.stack([images[scale][10 + k] for scale in scales]) for k in range(10)}  # the second of each digit
 viz.image_rows(rows, titles=[str(scale) for scale in scales], alt="The digits 0 to 9, one row each, at seven scales; at scale 0 they are something else, at 2 the digit asked for, at 8 bold and plain")
 
@@ -361,7 +361,7 @@ viz.image_rows(rows, titles=[str(scale) for scale in scales], alt="The digits 0 
 #
 # ### What it gains and what it costs
 #
-# Three measurements, with the judge of [notebook 08](08_evaluation.ipynb). (The last column of the table, the share of
+# Three measurements, with the judge of [notebook 09](09_evaluation.ipynb). (The last column of the table, the share of
 # white pixels, says how much ink there is.)
 #
 # - **Accuracy**: the share of images that the judge reads as the digit that was asked for.
@@ -451,7 +451,7 @@ for scale in (0, 1, 5, 20, 100):
 # white. From then on the walk is in places where no noisy digit has ever been, and the network has to answer about
 # images that it was never shown.*
 #
-# A scale below 0 would be the opposite wish, away from the digit. The formula (11.4) would not object, but what it
+# A scale below 0 would be the opposite wish, away from the digit. The formula (12.4) would not object, but what it
 # leads to is "not a seven" in the sense of the histograms above: away from the digit, and on beyond the data. This
 # course's `guide` refuses it, and says so:
 
@@ -485,19 +485,19 @@ viz.image_rows(rows, alt="Seven threes and seven eights from the same starts, on
 # ## Asking for what it never saw
 #
 # Between "four" and "nine" there is no label. But there are two predictions, and their mean is a prediction, too. What
-# does it ask for? By (11.4), half of one classifier's slope and half of the other's:
+# does it ask for? By (12.4), half of one classifier's slope and half of the other's:
 #
 # $${\color{#009E73}{\hat\epsilon_\varnothing}} + s \Big( \frac{{\color{#009E73}{\hat\epsilon_a}} + {\color{#009E73}{\hat\epsilon_b}}}{2} - {\color{#009E73}{\hat\epsilon_\varnothing}} \Big)
-# = {\color{#009E73}{\hat\epsilon_\varnothing}} - \frac{s}{2}\, \sigma_t \nabla \log \big[ p(a \mid x_t)\, p(b \mid x_t) \big] \tag{11.9}$$
+# = {\color{#009E73}{\hat\epsilon_\varnothing}} - \frac{s}{2}\, \sigma_t \nabla \log \big[ p(a \mid x_t)\, p(b \mid x_t) \big] \tag{12.9}$$
 #
 # A product: a picture that is *both*, as far as possible, rather than one or the other. (The mean of two densities
-# would be "one or the other", and its score is another mean, with the weights of (11.2).)
+# would be "one or the other", and its score is another mean, with the weights of (12.2).)
 
 # %% tags=["nbval-check-output"]
 with torch.no_grad():
     eps_a, eps_b = (one.ideal_eps(exact)(x_t, at) for one in classes)
 product = slope(log_p.log_softmax(0).sum(0))
-verify("11.9", guided_eps(eps, (eps_a + eps_b) / 2, 3.0), eps - 1.5 * exact.sigma[at] * product, tol=1e-9)
+verify("12.9", guided_eps(eps, (eps_a + eps_b) / 2, 3.0), eps - 1.5 * exact.sigma[at] * product, tol=1e-9)
 
 # %% [markdown]
 # We mix at scale 3. Guess before you run: half-way between 4 and 9, what will the judge read? And half-way between 0 and 1?
@@ -530,7 +530,7 @@ viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1
 #
 # **What broke:** nothing that you can see. The samples look right, the digits are those asked for. But you had a
 # trained network, a tested sampler and a known schedule, and every number came out as it should. What do you do on the
-# day when it does not: when the loss is low and the pictures are mud? [Notebook 12](12_debugging_clinic.ipynb) opens a
+# day when it does not: when the loss is low and the pictures are mud? [Notebook 13](13_debugging_clinic.ipynb) opens a
 # clinic for such models.
 #
 # ### Experiments to try

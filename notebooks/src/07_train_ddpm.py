@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Training a DDPM
 #
-# ![Six rows of twelve samples: the first row holds frayed blots, the last one clean strokes, most of which are digits](../figures/06_rounds.png)
+# ![Six rows of twelve samples: the first row holds frayed blots, the last one clean strokes, most of which are digits](../figures/07_rounds.png)
 #
 # *One training run, looked at six times. Every row starts from the same twelve noise images; the step of the training stands
 # beside it. Follow a column down: what is settled early, what late, and which columns never become a digit?*
 #
 # **You will** write the training loop of a DDPM, measure what each of the usual improvements is worth, train a
 # network that draws digits, and kill a run without losing anything. **You need** a PyTorch training loop seen once, and
-# [notebook 03](03_elbo_to_mse.ipynb) for where the loss comes from. **Time** 80 minutes of reading; the cells run in 10
+# [notebook 04](04_bound_to_noise.ipynb) for where the loss comes from. **Time** 80 minutes of reading; the cells run in 10
 # to 15 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
@@ -31,9 +31,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from ddpm_helpers import CheckpointError, TrainConfig, Trainer, TrainingError, UNet, VelocityNet, budget, check, checkpoint
-from ddpm_helpers import cosine_schedule, default_device, load_images, middle_weight, per_image, predict_x0, q_sample, sample, snr, to_float
-from ddpm_helpers import training, velocity_loss, verify, viz
+from ddpm_helpers import CheckpointError, TrainConfig, Trainer, TrainingError, UNet, budget, check, cosine_schedule
+from ddpm_helpers import default_device, files, load_images, machine, per_image, q_sample, sample, snr, to_float, verify, viz
 
 generator = torch.Generator().manual_seed(0)
 
@@ -47,16 +46,16 @@ print("device:", training.device_name(device))
 # %% [markdown]
 # ## Algorithm 1
 #
-# [Notebook 05](05_unet.ipynb) trained its networks for a minute or two, in a loop that forgets everything when it
+# [Notebook 06](06_unet.ipynb) trained its networks for a minute or two, in a loop that forgets everything when it
 # stops. Here one is trained in earnest. The pieces are there: the jump to any step
-# ([notebook 02](02_forward_process.ipynb)), the loss ([notebook 03](03_elbo_to_mse.ipynb)), a network that is told the
-# step ([notebook 04](04_time_conditioning.ipynb)). Training puts them together. Draw an image, a step and a noise; jump;
+# ([notebook 02](02_forward_process.ipynb)), the loss ([notebook 04](04_bound_to_noise.ipynb)), a network that is told the
+# step ([notebook 05](05_time_conditioning.ipynb)). Training puts them together. Draw an image, a step and a noise; jump;
 # let the network guess the noise; take the squared error. With $D$ pixels an image, and $t$ uniform in $1 \dots T$, the
 # loss is
 #
-# $$L(\theta) = \mathbb{E}_{x_0,\, t,\, {\color{#D55E00}{\epsilon}}}\; \frac{1}{D}\, \big\lVert\, {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}}\big({\color{#0072B2}{\sqrt{\bar\alpha_t}\, x_0}} + {\color{#D55E00}{\sqrt{1 - \bar\alpha_t}\, \epsilon}},\; t\big) \big\rVert^2 \tag{6.1}$$
+# $$L(\theta) = \mathbb{E}_{x_0,\, t,\, {\color{#D55E00}{\epsilon}}}\; \frac{1}{D}\, \big\lVert\, {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}}\big({\color{#0072B2}{\sqrt{\bar\alpha_t}\, x_0}} + {\color{#D55E00}{\sqrt{1 - \bar\alpha_t}\, \epsilon}},\; t\big) \big\rVert^2 \tag{7.1}$$
 #
-# Blue is signal, orange noise, green the model. Algorithm 1 of Ho et al. (2020) is gradient descent on (6.1), one
+# Blue is signal, orange noise, green the model. Algorithm 1 of Ho et al. (2020) is gradient descent on (7.1), one
 # random draw at a time. Here it is, line by line; a batch does 64 draws at once:
 #
 # | line | Algorithm 1 | code |
@@ -67,7 +66,7 @@ print("device:", training.device_name(device))
 # | 4 | $\epsilon \sim \mathcal{N}(0, I)$ | `noise = torch.randn(x0.shape)` |
 # | 5 | take a gradient step on the squared error | `loss = ddpm_loss(model, schedule, x0, t, noise)`, then `zero_grad`, `backward` and `step` as in [notebook 01](01_corrupt_and_predict.ipynb) |
 #
-# ### Exercise 6.1 - `ddpm_loss`
+# ### Exercise 7.1 - `ddpm_loss`
 #
 # Return the loss of one batch, a scalar: the mean over images and pixels. `x0` and `noise` have shape (B, C, H, W), `t` has
 # shape (B,), and `model(x, t)` returns the predicted noise. `q_sample(schedule, x0, t, noise)` makes the jump.
@@ -87,7 +86,7 @@ ddpm_loss = check(ddpm_loss)
 #
 # </details>
 #
-# Does the average over random draws really give (6.1)? For a model so poor that the expectation can be worked out by
+# Does the average over random draws really give (7.1)? For a model so poor that the expectation can be worked out by
 # hand, it can be checked. Let it answer $c\, x_t$, whatever the step. Then $\epsilon - c\, x_t = (1 - c\, \sigma_t)\,
 # \epsilon - c \sqrt{\bar\alpha_t}\, x_0$ with $\sigma_t = \sqrt{1 -
 # \bar\alpha_t}$, and since $\epsilon$ has mean 0 and variance 1, the loss at one $t$ is $(1 - c\,\sigma_t)^2 + c^2\,
@@ -101,7 +100,7 @@ for _ in range(2000):
     t, noise = torch.randint(1, 1001, (8,), generator=generator), torch.randn(x0.shape, generator=generator)
     draws.append(ddpm_loss(lambda x, t: c * x, tables, x0, t, noise))
 loss_at_t = (1 - c * tables.sigma[1:]) ** 2 + c**2 * tables.alpha_bar[1:] * few.square().mean()  # (1000,)
-verify("6.1", samples=torch.stack(draws), expected=loss_at_t.mean())
+verify("7.1", samples=torch.stack(draws), expected=loss_at_t.mean())
 print(f"loss of a model that answers {c} x_t: about {loss_at_t.mean():.1f}")
 
 # %% [markdown]
@@ -111,7 +110,7 @@ print(f"loss of a model that answers {c} x_t: about {loss_at_t.mean():.1f}")
 # ## A plain loop
 #
 # Nothing hidden: the five lines, a few hundred steps, Adam (Kingma & Ba 2015), which divides each weight's step by the
-# recent size of its gradient, and a U-Net of [notebook 05](05_unet.ipynb): two levels of 32 and 64 channels, on pixels
+# recent size of its gradient, and a U-Net of [notebook 06](06_unet.ipynb): two levels of 32 and 64 channels, on pixels
 # folded 2 by 2 (`patch=2`). `images` lies on the device, and the random numbers are drawn on the CPU, so that they are
 # the same on every machine (but for the last digits).
 
@@ -144,7 +143,7 @@ for _ in range(steps):
 # 0.15: more than four fifths of what the network did not know seem to be learned.*
 #
 # Guess before you run: at a loss near 0.1, what will the samples look like? (`sample` draws them in 25 steps;
-# [notebook 07](07_sampling.ipynb) takes it apart.)
+# [notebook 08](08_sampling.ipynb) takes it apart.)
 
 # %%
 plain.eval()  # for use, not for training: dropout, where a network has it, is off
@@ -228,19 +227,19 @@ print("fast_dtype chooses", training.fast_dtype(device))
 # loss then says more about this accident than about the network. Write $\ell(t)$ for the mean loss at $t$, and suppose
 # that an image at step $t$ scores that and nothing else. The mean over $B$ independent steps has the variance
 #
-# $$\operatorname{Var}\Big[\frac{1}{B} \sum_{i=1}^{B} \ell(t_i)\Big] = \frac{\operatorname{Var}_t[\ell(t)]}{B} \tag{6.2}$$
+# $$\operatorname{Var}\Big[\frac{1}{B} \sum_{i=1}^{B} \ell(t_i)\Big] = \frac{\operatorname{Var}_t[\ell(t)]}{B} \tag{7.2}$$
 #
 # Instead, cut $1 \dots T$ into $B$ equal stretches and draw one step from each: **stratified** sampling. (Kingma et al.
 # 2021 draw their steps in a similar way.) Every step is still as likely as any other, so the mean stays what it was.
 # But the variance now has only the part *within* the stretches. Let $m_k$ be the mean of $\ell$ over stretch $k$. The
 # deviation of $\ell(t)$ from the mean of all is its deviation from $m_k$ plus that of $m_k$; squared and averaged, the
-# mixed term vanishes, as in [(3.20)](03_elbo_to_mse.ipynb). So $\operatorname{Var}_t[\ell(t)]$ is the mean variance
+# mixed term vanishes, as in [(4.7)](04_bound_to_noise.ipynb). So $\operatorname{Var}_t[\ell(t)]$ is the mean variance
 # within the stretches plus $\operatorname{Var}_k[m_k]$, the variance of $m_k$ over the $B$ stretches (the law of total
 # variance), and the second part drops out:
 #
-# $$\operatorname{Var}\Big[\frac{1}{B} \sum_{k=1}^{B} \ell(t_k)\Big] = \frac{\operatorname{Var}_t[\ell(t)] - \operatorname{Var}_k[m_k]}{B} \tag{6.3}$$
+# $$\operatorname{Var}\Big[\frac{1}{B} \sum_{k=1}^{B} \ell(t_k)\Big] = \frac{\operatorname{Var}_t[\ell(t)] - \operatorname{Var}_k[m_k]}{B} \tag{7.3}$$
 #
-# ### Exercise 6.2 - `stratified_steps`
+# ### Exercise 7.2 - `stratified_steps`
 #
 # `u` has shape (B,), uniform in [0, 1); `u[i]` says where in its stretch image `i` lands, and 0 is the first step of the
 # stretch. Return B steps, int64 in $1 \dots T$. Image `i` belongs to the stretch from $i/B$ to $(i+1)/B$ of the way.
@@ -271,8 +270,8 @@ exact, B = loss_at_t.double(), 50  # (1000,): 50 stretches of 20 steps each
 independent = torch.randint(1, 1001, (4000, B), generator=generator)
 spread = torch.stack([stratified_steps(torch.rand(B, generator=generator), 1000) for _ in range(4000)])  # (4000, B)
 variance, between = exact.var(correction=0), exact.reshape(B, 20).mean(1).var(correction=0)
-verify("6.2", samples=(exact[independent - 1].mean(1) - exact.mean()) ** 2, expected=variance / B)
-verify("6.3", samples=(exact[spread - 1].mean(1) - exact.mean()) ** 2, expected=(variance - between) / B)
+verify("7.2", samples=(exact[independent - 1].mean(1) - exact.mean()) ** 2, expected=variance / B)
+verify("7.3", samples=(exact[spread - 1].mean(1) - exact.mean()) ** 2, expected=(variance - between) / B)
 print(f"the variance is more than {variance / (variance - between) // 1000 * 1000:,.0f} times smaller")
 
 # %% [markdown]
@@ -317,11 +316,11 @@ for name, choose in ways.items():
 # average** (EMA; Ho et al. 2020 use one with a decay of 0.9999) needs one copy of the weights. With a **decay** $d$ a
 # little below 1, after each step
 #
-# $$\bar\theta_n = d\, \bar\theta_{n-1} + (1 - d)\, \theta_n \tag{6.4}$$
+# $$\bar\theta_n = d\, \bar\theta_{n-1} + (1 - d)\, \theta_n \tag{7.4}$$
 #
-# ### Exercise 6.3 - `ema_update`
+# ### Exercise 7.3 - `ema_update`
 #
-# Write (6.4). `average` and `value` are tensors of one shape, `decay` is a number. Return a new tensor.
+# Write (7.4). `average` and `value` are tensors of one shape, `decay` is a number. Return a new tensor.
 
 
 # %% tags=["exercise", "nbval-check-output"]
@@ -338,27 +337,27 @@ ema_update = check(ema_update)
 #
 # </details>
 #
-# What does the average remember? Put (6.4) into itself $n$ times: each older value has been multiplied by $d$ once more.
+# What does the average remember? Put (7.4) into itself $n$ times: each older value has been multiplied by $d$ once more.
 #
-# $$\bar\theta_n = d^{\,n}\, \bar\theta_0 + (1 - d) \sum_{i=1}^{n} d^{\,n-i}\, \theta_i \tag{6.5}$$
+# $$\bar\theta_n = d^{\,n}\, \bar\theta_0 + (1 - d) \sum_{i=1}^{n} d^{\,n-i}\, \theta_i \tag{7.5}$$
 #
 # So the last $1/(1-d)$ values count, roughly: 1,000 of them for $d = 0.999$. If the $\theta_i$ jitter independently
 # with variance $v$ around a fixed place, the variance of the average is $v$ times the sum of the squares of their factors
-# in (6.5). For large $n$ that is a geometric series, and $1 - d^2 = (1 - d)(1 + d)$:
+# in (7.5). For large $n$ that is a geometric series, and $1 - d^2 = (1 - d)(1 + d)$:
 #
-# $$\operatorname{Var}[\bar\theta_n] = (1 - d)^2 \sum_{k=0}^{\infty} d^{\,2k}\; v = \frac{(1 - d)^2}{1 - d^2}\; v = \frac{1 - d}{1 + d}\; v \tag{6.6}$$
+# $$\operatorname{Var}[\bar\theta_n] = (1 - d)^2 \sum_{k=0}^{\infty} d^{\,2k}\; v = \frac{(1 - d)^2}{1 - d^2}\; v = \frac{1 - d}{1 + d}\; v \tag{7.6}$$
 
 # %% tags=["nbval-check-output"]
 start, value = few[0].double(), few[1].double()
-verify("6.4", ema_update(start, value, 0.9), torch.lerp(value, start, 0.9))
+verify("7.4", ema_update(start, value, 0.9), torch.lerp(value, start, 0.9))
 d, n = 0.9, 100
 thetas = torch.randn(n, 50_000, generator=generator, dtype=torch.float64)  # 50,000 jittering weights, v = 1
 average = torch.zeros(50_000, dtype=torch.float64)
 for theta in thetas:
     average = ema_update(average, theta, d)
 powers = d ** torch.arange(n - 1, -1, -1, dtype=torch.float64)  # (n,): the newest has d to the power 0
-verify("6.5", average, (1 - d) * powers @ thetas)
-verify("6.6", samples=average**2, expected=(1 - d) / (1 + d))
+verify("7.5", average, (1 - d) * powers @ thetas)
+verify("7.6", samples=average**2, expected=(1 - d) / (1 + d))
 
 # %% [markdown]
 # At $d = 0.999$ that is 2,000 times less variance. Real jitter is not independent from step to step, so the gain is
@@ -374,23 +373,23 @@ verify("6.6", samples=average**2, expected=(1 - d) / (1 + d))
 # **warm-up** over $w$ steps keeps the first ones small. At the end the jitter should die down: over the last quarter of
 # the $N$ steps the rate falls to zero. For step $i = 0, \dots, N - 1$:
 #
-# $$\eta_i = \eta \cdot \min\Big(\frac{i + 1}{w},\; 1,\; \frac{N - i}{N / 4}\Big) \tag{6.7}$$
+# $$\eta_i = \eta \cdot \min\Big(\frac{i + 1}{w},\; 1,\; \frac{N - i}{N / 4}\Big) \tag{7.7}$$
 #
 # And a batch that is unlike the others may have a gradient $g$ that is many times as long as usual. **Clipping**
 # (Pascanu et al. 2013) shortens it to a largest norm $c$, and keeps its direction:
 #
-# $$g \;\to\; g \cdot \min\Big(1,\; \frac{c}{\lVert g \rVert}\Big) \tag{6.8}$$
+# $$g \;\to\; g \cdot \min\Big(1,\; \frac{c}{\lVert g \rVert}\Big) \tag{7.8}$$
 
 # %% tags=["nbval-check-output"]
 config = TrainConfig(steps=3000)  # learning_rate 0.002, warmup 100, clip_norm 1, ema_decay 0.999, batch_size 64
 rates = torch.tensor([config.learning_rate_at(i) for i in range(3000)], dtype=torch.float64)
 ramps = torch.stack([torch.arange(1, 3001) / 100, torch.ones(3000), torch.arange(3000, 0, -1) / 750]).double()
-verify("6.7", rates, 2e-3 * ramps.min(0).values)
+verify("7.7", rates, 2e-3 * ramps.min(0).values)
 weight = torch.zeros(5, requires_grad=True)
 for g in (torch.tensor([3.0, 0, -4, 0, 12]), torch.tensor([0.3, 0, -0.4, 0, 0])):  # norms 13 and 0.5
     weight.grad = g.clone()
     torch.nn.utils.clip_grad_norm_([weight], 1.0)
-    verify("6.8", weight.grad, g * min(1, 1 / g.square().sum().sqrt()))
+    verify("7.8", weight.grad, g * min(1, 1 / g.square().sum().sqrt()))
 
 # %%
 viz.plot_curves({"learning rate": rates}, xlabel="training step", alt="A ramp up, a plateau, a ramp down")
@@ -471,7 +470,7 @@ for loss in trainer.run():
 # samples of the averaged network, and a progress bar. The loss falls steeply for a few hundred steps and then creeps,
 # with one more bend where the learning rate begins to fall. From the curve alone you would stop early.*
 
-# %% tags=["figure-06_rounds"]
+# %% tags=["figure-07_rounds"]
 viz.image_rows(averaged, alt="Samples of the averaged network after each of six rounds, from the same noise")
 
 # %% [markdown]
@@ -501,8 +500,8 @@ viz.image_rows({"raw": raw[middle], "averaged": averaged[middle]}, alt="Samples 
 # ## Where is the error?
 #
 # The loss is a mean over $t$. Take it apart: the same test images, all at one step, for one step after the other. On
-# the right, the same errors in other units. A wrong noise is a wrong clean image: by [(3.34)](03_elbo_to_mse.ipynb) of
-# [notebook 03](03_elbo_to_mse.ipynb) the squared error of $\hat x_0$ is that of $\hat\epsilon$, divided by the
+# the right, the same errors in other units. A wrong noise is a wrong clean image: by [(4.21)](04_bound_to_noise.ipynb) of
+# [notebook 04](04_bound_to_noise.ipynb) the squared error of $\hat x_0$ is that of $\hat\epsilon$, divided by the
 # signal-to-noise ratio.
 
 # %%
@@ -573,229 +572,8 @@ viz.image_rows(rows, alt="Samples of the sound network, of one that is wrong ear
 # and several digits have become other ones or none. A shift of 0.1 in the noise is a darker guess of the image, by
 # $0.1\, \sigma_t / \sqrt{\bar\alpha_t}$, and where there is little signal that is a lot; the next steps build on it. So
 # when the loss is low and the samples are bad, look at the loss of the late steps, and at the mean brightness of your
-# samples, before you train longer.*
-#
-# ### Another target
-#
-# The late steps are hard for one more reason. There $x_t$ is almost the noise itself, so a network that predicts the
-# noise has little more to do than to repeat its input, and the rest, in which the clean image hides, is a small
-# correction to it. Salimans & Ho (2022) let the network predict the velocity
-# $v = \sqrt{\bar\alpha_t}\, \epsilon - \sigma_t\, x_0$ of [(3.32)](03_elbo_to_mse.ipynb) instead. Late it is minus the
-# clean image, early it is the noise: always the part that is hard to see. `VelocityNet` dresses such a network as one
-# that predicts noise, $\hat\epsilon = \sigma_t x_t + \sqrt{\bar\alpha_t}\, \hat v$, so samplers, `Trainer` and all the
-# rest stay as they are. What changes is the error that is squared. By (3.34)
-#
-# $$\big\lVert v - \hat v \big\rVert^2 = \frac{1}{\bar\alpha_t}\, \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 \tag{6.9}$$
-
-# %% tags=["nbval-check-output"]
-guess = torch.randn(test.shape, generator=generator).to(device)
-root, sigma = per_image(schedule.sqrt_alpha_bar[test_t], test), per_image(schedule.sigma[test_t], test)
-left = (root * test_noise - sigma * test - guess).square().mean()
-told = VelocityNet(lambda x, t: guess, schedule)  # a network that answers `guess`, whatever it is asked
-verify("6.9", velocity_loss(told, schedule, test, test_t, test_noise), left, tol=1e-4)
-
-# %% [markdown]
-# The same network, the same data, the same number of steps, two targets. Guess before you run: which one is better
-# late, and is it worse early?
-
-# %%
-count = budget(gpu=3000, cpu=500, quick=12)
-
-def short_run(loss, dress=lambda net: net):
-    torch.manual_seed(0)
-    net = dress(UNet(base=32, multipliers=(1, 2), patch=2))
-    run = Trainer(net, schedule, data.images, TrainConfig(steps=count), objective=loss)
-    for _ in run.run():
-        pass
-    return run.ema
-
-def dressed(net):
-    return VelocityNet(net, schedule)
-
-targets = {"noise": short_run(ddpm_loss), "velocity": short_run(velocity_loss, dressed)}
-
-# %%
-curves = {name: by_step(model) / ratio for name, model in targets.items()}
-figure, axis = viz.subplots(size=(7, 3.2))
-for name, values in curves.items():
-    axis.semilogy(places, values, label=f"predicts the {name}")
-axis.set(xlabel="step t", ylabel="squared error\nof the clean image")
-axis.legend(frameon=False)
-viz.show(figure, alt="Error of the clean image by step, for two targets: equal early, the velocity lower late")
-for t in (1, 100, 500, 900, 950):
-    here = (places == t).nonzero()[0, 0]
-    print(f"t = {t:3}: {curves['noise'][here]:.5f} noise, {curves['velocity'][here]:.5f} velocity")
-average = to_float(data.images).mean(0).to(device)  # of all digits
-print(f"the mean of all digits scores {(average - test[:64]).square().mean():.5f}, a grey image {test[:64].square().mean():.5f}")
-
-# %%
-rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in targets.items()}
-viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of one that predicts the velocity")
-
-# %% [markdown]
-# *In a full run on a CPU: up to $t = 300$ the noise network (blue) is ahead by a little. Beyond 400 it falls behind, and towards $T$ its error runs
-# away: at $t = 950$ it is above 1, worse than that of a grey image. The velocity network (orange) ends at a quarter of it,
-# which is what the mean of all digits scores: so late, nothing more is known. In the samples, compare column by column.
-# The noise network's strokes are fat and flow together: a guess at large $t$ that is too bright is built upon by all
-# steps that follow. The rows have the same outlines, and most of the lower ones have the stroke width of handwriting.*
-#
-# Beware: two things changed at once, what the output stands for, and the weight that each step has in the loss. Two
-# runs cannot tell which of the two helped. Let us look at the weight alone.
-#
-# ### Another weight
-#
-# A target is a weight, too. One answer has an error of the noise and an error of the clean image, and they differ by
-# the factor $\mathrm{SNR}_t = \bar\alpha_t / (1 - \bar\alpha_t)$, by (3.34). The error of the velocity is their sum,
-# because $1 / \bar\alpha_t = 1 + 1 / \mathrm{SNR}_t$ in (6.9):
-#
-# $$\big\lVert v - \hat v \big\rVert^2 = \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 + \big\lVert x_0 - \hat x_0 \big\rVert^2 \tag{6.10}$$
-#
-# A sum looks at the larger part: early at the noise, which is too faint to see, late at the clean image, which is too
-# far away to guess. Both stay large whatever the network does, so there is little to learn from them; more can be won
-# between the two ends. The *smaller* part looks there:
-#
-# $$\min\!\Big(\big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2,\; \big\lVert x_0 - \hat x_0 \big\rVert^2\Big) = \min\!\Big(1,\; \frac{1}{\mathrm{SNR}_t}\Big)\, \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 \tag{6.11}$$
-#
-# Then both ends count little, early because the weight is small, late because the error of the noise is small by
-# itself. The steps in the middle count most; here noise and image are equally strong at $t = 496$. (Is the digit not
-# decided late? It is, but above $t = 900$ the image $x_t$ tells so little about it that no network gets far.) This is
-# min-SNR weighting (Hang et al. 2023), whose weight is $\min(1, \gamma / \mathrm{SNR}_t)$, with $\gamma = 1$; they
-# found 5 best for photos.
-#
-# ### Exercise 6.4 - `min_snr_loss`
-#
-# Return the loss of one batch, a scalar: the mean over images and pixels of the weighted squared errors, so the right
-# side of (6.11) divided by the number of pixels. The arguments are those of `ddpm_loss`, and `model(x, t)` returns the
-# predicted noise. `snr(schedule)[t]` has shape (B,), `per_image(numbers, x0)` makes of such numbers something that
-# multiplies whole images.
-
-
-# %% tags=["exercise", "nbval-check-output"]
-def min_snr_loss(model, schedule, x0, t, noise):
-    ...  # the error of the noise, times its weight
-
-
-min_snr_loss = check(min_snr_loss)
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# Begin as in Exercise 6.1, but keep the squared errors, shape (B, C, H, W). `.clamp(max=1)` is the minimum with 1.
-#
-# </details>
-
-# %% tags=["nbval-check-output"]
-x_t = q_sample(schedule, test, test_t, test_noise)
-eps_hat = told(x_t, test_t)
-noise_error = (eps_hat - test_noise).square().mean((1, 2, 3))  # (256,)
-image_error = (predict_x0(schedule, x_t, test_t, eps_hat) - test).square().mean((1, 2, 3))
-verify("6.10", velocity_loss(told, schedule, test, test_t, test_noise), (noise_error + image_error).mean(), tol=1e-4)
-verify("6.11", min_snr_loss(told, schedule, test, test_t, test_noise), torch.minimum(noise_error, image_error).mean(), tol=1e-4)
-
-# %% [markdown]
-# The third short run: the velocity as target, as before, with this weight. Guess before you run: where will its error
-# be larger than that of the second, and will you see it in the samples?
-
-# %%
-targets["velocity, smaller error"] = short_run(min_snr_loss, dressed)
-for t in (1, 100, 500, 900, 950):
-    here = (places == t).nonzero()[0, 0]
-    errors = {name: by_step(model)[here] / ratio[here] for name, model in targets.items()}
-    print(f"t = {t:3}: " + ", ".join(f"{error:.5f} {name}" for name, error in errors.items()))
-rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in targets.items()}
-viz.image_rows(rows, alt="Samples of three networks: the noise, the velocity, and the velocity with the weight of the smaller error")
-
-# %% [markdown]
-# *In a full run on a CPU the third network is worse than the second by a quarter at $t = 100$ and by a tenth at
-# $t = 950$, and better by a tenth in the middle, at $t = 500$, where the outline of the digit is settled. In the samples, compare the last two
-# rows: mostly the same figures, a little smoother below. But one short run of each and twelve samples prove nothing.
-# [Notebook 09](09_libraries.ipynb) changes output and weights one at a time, judges a thousand samples of each, and says
-# how far chance goes: to minimise the plain error of the noise costs a lot; the error of the velocity and the smaller
-# error cannot be told apart.*
-#
-# ### A weight without a factor
-#
-# By (6.9) and (6.10) the errors of the noise and of the clean image are $\bar\alpha_t$ and $1 - \bar\alpha_t$ times
-# that of the velocity, so the smaller of them is the velocity's, times $w_t = \min(\bar\alpha_t, 1 - \bar\alpha_t)$.
-# Many steps weigh little, and a batch gives them as many images as the others:
-
-# %%
-weight = middle_weight(schedule).cpu()  # (1000,), of the steps 1 ... T
-print(f"{(weight < weight.max() / 5).float().mean():.0%} of the steps weigh less than a fifth of what the middle ones do")
-
-# %% [markdown]
-# To count a step half as much, we can halve its error. Or we can **draw it half as often**. Write $\ell(t)$ for the
-# mean error at step $t$, $\bar w$ for the mean of all weights, and draw the steps with the
-# probabilities $p_t = w_t / (T \bar w)$, which add up to 1:
-#
-# $$\frac{1}{T} \sum_{t=1}^{T} w_t\, \ell(t) = \bar w \sum_{t=1}^{T} p_t\, \ell(t) = \bar w\; \mathbb{E}_{t \sim p}\big[\ell(t)\big] \tag{6.12}$$
-#
-# Left is the loss with factors and uniform steps; right there is no factor but $\bar w$, a constant, and AdamW divides
-# constants out, where the limit (6.8) on the gradient does not cut. What differs is the scatter. This is **importance sampling**. (Nichol & Dhariwal 2021 draw steps by the
-# size of their losses; Karras et al. 2022 draw noise levels from a bell curve in the middle.)
-#
-# ### Exercise 6.5 - `weighted_steps`
-#
-# Lay the weights on a line, end to end: step $t$ owns a stretch as long as `weight[t - 1]`. `u` is as in Exercise 6.2:
-# image `i` lands at $(i + u_i) / B$ of the whole length. Return the steps that own these places, (B,) int64 in
-# $1 \dots T$. (Who owns the very point between two stretches does not matter.) `weight` has shape (T,); all weights are
-# positive, and they need not add up to 1.
-
-
-# %% tags=["exercise", "nbval-check-output"]
-def weighted_steps(u, weight):
-    ends = ...  # (T,), where the stretch of each step ends; the last one is the length of the line
-    places = ...  # (B,), rising, where the images land
-    return ...  # (B,) int64 in 1 ... T
-
-
-weighted_steps = check(weighted_steps)
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# `weight.cumsum(0)` adds up the weights from the first on. `torch.searchsorted(ends, places)` counts, for each place,
-# how many of the rising `ends` lie below it. As in Exercise 6.2, rounding may take the last place too far:
-# `.clamp(max=len(weight) - 1)` before you add 1.
-#
-# </details>
-#
-# (6.12) holds for any $\ell$. We take `exact`, the error of the noise at each step that the poor model of Lever 3 makes,
-# and 4,000 batches of $B = 50$ again.
-
-# %% tags=["nbval-check-output"]
-drawn = torch.stack([weighted_steps(torch.rand(B, generator=generator), weight) for _ in range(4000)])  # (4000, B)
-verify("6.12", samples=weight.mean() * exact[drawn - 1].mean(1), expected=(weight * exact).mean())
-
-# %% [markdown]
-# Now the network of the last run, and one loss in two ways. With $\bar w$ kept, both gradients have the same mean. Guess
-# before you run: how much less does the second one scatter?
-
-# %%
-net = targets["velocity, smaller error"].requires_grad_()
-ways = {
-    "uniform steps and a factor": (min_snr_loss, lambda: stratified_steps(torch.rand(64, generator=generator), 1000)),
-    "steps drawn by weight": (
-        lambda *batch: weight.mean().item() * velocity_loss(*batch),
-        lambda: weighted_steps(torch.rand(64, generator=generator), weight),
-    ),
-}
-for name, (objective, choose) in ways.items():
-    loss_scatter, gradient_scatter = scatter(net, objective, choose, tries)
-    print(f"{name:28} gradient scatters by {gradient_scatter:.4f}")
-
-# %% [markdown]
-# *In a full run on a CPU the second gradient scatters by a seventh less, as much as stratified steps won in Lever 3.
-# Scatter falls with the root of the batch size, so this is worth as much as a batch larger by a third or more, and
-# costs nothing. Of all changes that [notebook 09](09_libraries.ipynb) tries in three minutes of training this one helps
-# the samples most: from each of three seeds they come closer to real digits, by an eighth to almost a fifth. The
-# scatter hardly explains that: there, stratified steps do not help more than chance. (Nor does a batch twice as
-# large, but in the same time it makes only about half as many steps.)*
-#
-# The network of notebooks [07](07_sampling.ipynb) and [08](08_evaluation.ipynb) predicts the noise, as the paper's
-# does, and was trained on steps drawn by weight. The weights shipped for [notebook 10](10_colour_and_scale.ipynb) and
-# [notebook 11](11_guidance.ipynb) predict the velocity, and were trained with its error on uniform steps. To have the
-# velocity, and its steps drawn by weight, add `--target velocity --middle` to the command at the end.
+# samples, before you train longer. (A network can be asked for something else than the noise, and steps can be given
+# other weights: [notebook 16](16_targets_and_weights.ipynb).)*
 #
 # ## Kill it
 #
@@ -1029,17 +807,16 @@ if KEEP:
 # - Training a DDPM is five lines. A network that knows nothing has the loss 1.
 # - The mean loss is dominated by small $t$, and samples are decided at large $t$. Look at the loss by step, and look at
 #   samples, always from the same noise.
-# - How much a step weighs in the loss can be said by a factor, or by how often it is drawn. The second scatters less.
 # - Average the weights, let the learning rate end at zero, and sample with the average. (Both calm the end of a run;
-#   [notebook 09](09_libraries.ipynb) takes them away, one at a time.)
+#   [notebook 10](10_libraries.ipynb) takes them away, one at a time.)
 # - A run that can be resumed needs weights, average, optimizer, and the place in its random numbers; and a file that is
 #   replaced, never overwritten.
 #
 # **What broke:** we have a network that predicts noise, and nothing here said how its predictions become an image. The
-# samples came from a function that took 25 steps. The derivation of [notebook 03](03_elbo_to_mse.ipynb) speaks of
+# samples came from a function that took 25 steps. The derivation of [notebook 04](04_bound_to_noise.ipynb) speaks of
 # $T = 1000$ steps, each of them a pass through the network and each but the last with fresh noise: 40 times slower than what we did.
 # Does skipping 39 of 40 steps cost anything? And `sample` adds no fresh noise in its 25 steps: why may it leave that
-# out? [Notebook 07](07_sampling.ipynb) takes a step apart, and finds out how few are enough.
+# out? [Notebook 08](08_sampling.ipynb) takes a step apart, and finds out how few are enough.
 #
 # ### Experiments to try
 #

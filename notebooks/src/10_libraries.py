@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Libraries, and a ladder
 #
-# ![Nine bars, one for each design: the distance of its samples from real digits](../figures/09_ladder.png)
+# ![Nine bars, one for each design: the distance of its samples from real digits](../figures/10_ladder.png)
 #
 # *Nine designs that tutorials and libraries teach, trained on the same digits by the same trainer for the same time, and
 # judged by the same network. Shorter bars are better, and the axis is logarithmic. Parameters and speed stand beside each bar:
@@ -9,7 +9,7 @@
 #
 # **You will** find out that this course and the libraries compute the same numbers, train their networks in our
 # trainer, and read a comparison of nine designs without being fooled by it. **You need** the samplers of
-# [notebook 07](07_sampling.ipynb) and, for the last part, the Frechet distance of [notebook 08](08_evaluation.ipynb).
+# [notebook 08](08_sampling.ipynb) and, for the last part, the Frechet distance of [notebook 09](09_evaluation.ipynb).
 # **Time** 60 minutes of reading; the cells run in about a minute on 2 CPU cores.
 
 # %% tags=["setup"]
@@ -38,7 +38,7 @@ device = default_device()
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# Notebook 08 built a judge and had one model to judge. Here come others, and first the question whether their code and
+# Notebook 09 built a judge and had one model to judge. Here come others, and first the question whether their code and
 # ours are the same thing. Two libraries are compared: **diffusers** (networks and samplers for diffusion models) and
 # **deepinv** (inverse problems such as deblurring, which uses diffusion models as its knowledge of images). Both are
 # optional. Where one is missing, the next cell says how to get it, and the cells that need it do nothing.
@@ -69,7 +69,7 @@ for library in (diffusers, deepinv):
 # What they call a **scheduler** is our schedule and our sampler in one object. The one trap is the first row. Write $a$
 # for their table `alphas_cumprod`, counted from 0:
 #
-# $$a_{t-1} = \bar\alpha_t, \qquad t = 1, \dots, T \tag{9.1}$$
+# $$a_{t-1} = \bar\alpha_t, \qquad t = 1, \dots, T \tag{10.1}$$
 
 # %% tags=["nbval-check-output"]
 schedules = {"linear": linear_schedule(), "cosine": cosine_schedule()}
@@ -77,7 +77,7 @@ names = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 if diffusers:
     for name, ours in schedules.items():
         theirs = diffusers.DDPMScheduler(beta_schedule=names[name])
-        verify("9.1", theirs.alphas_cumprod, ours.alpha_bar[1:], tol=1e-6)
+        verify("10.1", theirs.alphas_cumprod, ours.alpha_bar[1:], tol=1e-6)
 
 # %% [markdown]
 # Next the jump, for all thousand steps at once. Each step gets an image and a noise of its own.
@@ -163,7 +163,7 @@ for name, ours in schedules.items() if diffusers else ():
 # `DDIMScheduler` count from the other end: `"leading"` takes the $n$ timesteps $0, k, 2k, \dots, (n - 1)\, k$ with
 # $k = \lfloor T / n \rfloor$, the largest first. (Several of their other samplers have a third way, `"linspace"`.)
 #
-# ### Exercise 9.1 - `leading_steps`
+# ### Exercise 10.1 - `leading_steps`
 #
 # Return those steps in *our* counting, as a list of integers, largest first. For `T = 1000` and `steps = 5`, which are
 # they? `T // steps` is $k$.
@@ -223,7 +223,7 @@ viz.image_rows(rows, alt="Twelve starts sampled with ten steps by our loop and b
 #
 # `UNet2DModel` is diffusers' U-Net. It counts from 0, and it answers with an object whose attribute `sample` is the tensor.
 #
-# ### Exercise 9.2 - `ask_diffusers`
+# ### Exercise 10.2 - `ask_diffusers`
 #
 # `net` is such a network, `x` has shape (B, C, H, W), and `t` has shape (B,) and counts as in this course. Return its
 # prediction, shape (B, C, H, W).
@@ -248,7 +248,7 @@ ask_diffusers = check(ask_diffusers)
 # ### What the minus one is worth
 #
 # Suppose that you forget it. Nothing stops: the network is asked about $t + 1$ instead of $t$. We measure the damage
-# on two networks of the course, both trained with the right $t$: that of [notebook 11](11_guidance.ipynb), asked without
+# on two networks of the course, both trained with the right $t$: that of [notebook 12](12_guidance.ipynb), asked without
 # a label, which saw all steps equally often, and the one from above, which saw mostly those in the middle. Guess before
 # you run: at which $t$ does it matter?
 
@@ -326,9 +326,9 @@ if deepinv:
 #
 # Asked with a noise level, the network expects $y = \text{image} + \text{level} \cdot \epsilon$ with images in [0, 1].
 # Ours are in [-1, 1], twice as wide, and shrunk by $\sqrt{\bar\alpha_t}$. Undo both, and a step $t$ becomes a noise
-# level, half the noise per signal $\rho_t$ of [(7.9)](07_sampling.ipynb):
+# level, half the noise per signal $\rho_t$ of [(8.9)](08_sampling.ipynb):
 #
-# $$y = \frac{1}{2} \Big( \frac{x_t}{\sqrt{\bar\alpha_t}} + 1 \Big), \qquad \text{level} = \frac{\sigma_t}{2 \sqrt{\bar\alpha_t}} \tag{9.2}$$
+# $$y = \frac{1}{2} \Big( \frac{x_t}{\sqrt{\bar\alpha_t}} + 1 \Big), \qquad \text{level} = \frac{\sigma_t}{2 \sqrt{\bar\alpha_t}} \tag{10.2}$$
 #
 # Its answer must then be our guess $\hat x_0$, clipped and brought to [0, 1]. Left, their formula; right, ours.
 
@@ -341,7 +341,7 @@ if deepinv:
         denoised = trainer.ema.net((x_t / signal + 1) / 2, (sigma / (2 * signal)).item(), type_t="noise_level")
         steps_t = torch.full((2,), t, device=device)
         guess = predict_x0(linear, x_t, steps_t, trainer.ema(x_t, steps_t)).clamp(-1, 1)
-    verify("9.2", denoised, (guess + 1) / 2, tol=1e-4)
+    verify("10.2", denoised, (guess + 1) / 2, tol=1e-4)
 
 # %% [markdown]
 # ### Saved, loaded, sampled again
@@ -406,7 +406,7 @@ if diffusers:
 # ### Colour
 #
 # The same class with 64, 64 and 128 channels for 32x32 images in colour. Data: digits in a random ink on a random
-# paper, which need no download. (Photographs are [notebook 10](10_colour_and_scale.ipynb)'s.) The schedule is
+# paper, which need no download. (Photographs are [notebook 11](11_colour_and_scale.ipynb)'s.) The schedule is
 # `squaredcos_cap_v2`, our `cosine_schedule`; it ends in noise for any $T$, so 50 steps will do here. Both samplers take
 # it as it is.
 
@@ -446,13 +446,13 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 #
 # - **Wall time.** The speeds were measured first, in turns, so that a slow minute of the machine hurts all alike; each
 #   design then got as many steps as fit into the time. A network that is twice as slow sees half as many images.
-# - **The trainer.** AdamW, warm-up, clipped gradients, averaged weights ([notebook 06](06_train_ddpm.ipynb)), for all.
-# - **The judge.** The feature net and the Frechet distance of [notebook 08](08_evaluation.ipynb), at the same number of
+# - **The trainer.** AdamW, warm-up, clipped gradients, averaged weights ([notebook 07](07_train_ddpm.ipynb)), for all.
+# - **The judge.** The feature net and the Frechet distance of [notebook 09](09_evaluation.ipynb), at the same number of
 #   samples, beside the **floor**: the distance of two sets of real images of that size.
 #
 # What was not equal: the learning rate and the batch size, 0.001 and 128 for most, 0.0001 and 16 for `DiffUNet`, 0.002
 # and 64 for the course's recipe; which steps $t$ are trained on, the middle ones more often in the recipe
-# ([(6.12)](06_train_ddpm.ipynb)), all equally often in the others; the length of the warm-up, a tenth of the steps but
+# ([(16.4)](16_targets_and_weights.ipynb)), all equally often in the others; the length of the warm-up, a tenth of the steps but
 # at most 100; and the sampler and its steps, in the table below. So training steps cannot be compared between designs,
 # but images can: a design saw 180 times its images/s.
 #
@@ -462,13 +462,13 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # | name | the design | the sampler |
 # |---|---|---|
 # | `naive BasicUNet`, `naive UNet2DModel` | what [notebook 01](01_corrupt_and_predict.ipynb) does, with its network and with that of diffusers | that of notebook 01, 40 steps |
-# | `SimpleUNet, published` | the network of [notebook 04](04_time_conditioning.ipynb); its images lie in [0, 1], and its 300 steps do not end in noise | Algorithm 2, 300 steps, no clipping |
+# | `SimpleUNet, published` | the network of [notebook 05](05_time_conditioning.ipynb); its images lie in [0, 1], and its 300 steps do not end in noise | Algorithm 2, 300 steps, no clipping |
 # | `SimpleUNet, repaired` | the same without these two faults | Algorithm 2, 300 steps |
-# | `LayerNormUNet, published` | begins with a norm that hides the brightness ([notebook 05](05_unet.ipynb)) | Algorithm 2, 1000 steps |
+# | `LayerNormUNet, published` | begins with a norm that hides the brightness ([notebook 06](06_unet.ipynb)) | Algorithm 2, 1000 steps |
 # | `LayerNormUNet, repaired` | the same without that norm | Algorithm 2, 1000 steps |
 # | `UNet2DModel DDPM` | the network of diffusers predicts noise | DDIM, 50 steps |
 # | `DiffUNet` | the network of deepinv predicts noise | DDIM, 20 steps |
-# | `the course's recipe` | predicts the velocity; cosine schedule (the diffusion models above: linear) | DDIM with fresh noise ($\eta = 1$, [notebook 07](07_sampling.ipynb)), 50 steps, half of them above 700 |
+# | `the course's recipe` | predicts the velocity; cosine schedule (the diffusion models above: linear) | DDIM with fresh noise ($\eta = 1$, [notebook 08](08_sampling.ipynb)), 50 steps, half of them above 700 |
 #
 # Even so some things are *not* as published: the trainer; bfloat16 where the machine has it; DDIM instead of 1000 steps
 # of Algorithm 2 for `UNet2DModel` and `DiffUNet`, which would otherwise sample for hours; and the border of black
@@ -477,7 +477,7 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # above, of the 30th of that month. The speed of the recipe was measured on that day, in turns with all the others, which were then
 # 2 to 17 % slower than the table says: if anything, it got too few steps.
 
-# %% tags=["figure-09_ladder"]
+# %% tags=["figure-10_ladder"]
 viz.plot_ladder(ladder)
 
 # %% [markdown]
@@ -503,9 +503,9 @@ print(ladder_table(ladder["systems"]))
 # ### Which losses can be compared?
 #
 # Not those of different targets. One network, one image, one noise: the error of the predicted noise and the error of
-# the clean image that it implies are two numbers for the same answer, by [(3.34)](03_elbo_to_mse.ipynb):
+# the clean image that it implies are two numbers for the same answer, by [(4.21)](04_bound_to_noise.ipynb):
 #
-# $$\lVert \epsilon - \hat\epsilon \rVert^2 = \frac{\bar\alpha_t}{1 - \bar\alpha_t}\, \lVert x_0 - \hat x_0 \rVert^2 \tag{9.3}$$
+# $$\lVert \epsilon - \hat\epsilon \rVert^2 = \frac{\bar\alpha_t}{1 - \bar\alpha_t}\, \lVert x_0 - \hat x_0 \rVert^2 \tag{10.3}$$
 #
 # and the factor runs through many powers of ten as $t$ goes from 1 to $T$. On top of that, [0, 1] data has half the
 # range, and so a quarter of the squared error.
@@ -519,14 +519,14 @@ for t in (10, 300, 800):
         eps_hat = model(x_t.float().to(device), torch.full((8,), t, device=device)).cpu().double()
     x0_hat = (x_t - sigma * eps_hat) / signal
     error, image_error = (noise_64 - eps_hat).square().sum(), (some - x0_hat).square().sum()
-    verify("9.3", error, snr(schedule)[t].item() * image_error, tol=1e-5)
+    verify("10.3", error, snr(schedule)[t].item() * image_error, tol=1e-5)
 
 # %% [markdown]
-# The course's recipe is such a case: it predicts the velocity, whose squared error is by [(6.9)](06_train_ddpm.ipynb)
+# The course's recipe is such a case: it predicts the velocity, whose squared error is by [(16.1)](16_targets_and_weights.ipynb)
 # the larger number, averages it over steps drawn by weight, most of them in the middle, and has the largest loss in the
 # column. Its samples are the best.
 #
-# And even among networks that predict noise a lower mean loss need not mean better samples: notebook 06 showed that the
+# And even among networks that predict noise a lower mean loss need not mean better samples: notebook 07 showed that the
 # mean is dominated by small $t$, while the samples are decided at large $t$. Look at the table again. Of all that
 # predict noise `DiffUNet` has the lowest loss, and next to the worst samples: a quarter of its 32x32 pixels are a
 # border that is always black, where noise is easy to see.
@@ -540,7 +540,7 @@ viz.image_rows({row["name"]: drawn[row["name"]] for row in ladder["systems"]}, a
 
 # %% [markdown]
 # *One row for each design, in the order of the table. The two naive rows are digits, some of them broken. `SimpleUNet`
-# draws strokes without a plan: each of its pixels sees a square of 18x18, no more ([notebook 05](05_unet.ipynb)). Look
+# draws strokes without a plan: each of its pixels sees a square of 18x18, no more ([notebook 06](06_unet.ipynb)). Look
 # at `LayerNormUNet, published`: its digits have strokes, and each stands on a grey of its own, because this network
 # cannot see brightness and so the brightness walks. The repaired one sees it, has not yet learned to use it well, and
 # leaves noise; the judge puts it first of the two, and an eye may not. The brightness is one number of 784 in the loss
@@ -554,7 +554,7 @@ viz.image_rows({row["name"]: drawn[row["name"]] for row in ladder["systems"]}, a
 #
 # - **The gradient times the loss.** `loss.backward(loss)` looks harmless. It computes the gradient of another function:
 #
-# $$L\, \nabla L = \nabla\, \frac{L^2}{2} \tag{9.4}$$
+# $$L\, \nabla L = \nabla\, \frac{L^2}{2} \tag{10.4}$$
 #
 # - **Images in [0, 1].** The noise is made for data of variance about 1 around 0. (As published, nothing is clipped
 #   then.)
@@ -567,7 +567,7 @@ conv, (a, b) = torch.nn.Conv2d(1, 1, 3, padding=1), (0.1 * torch.randn(2, 4, 1, 
 loss = F.mse_loss(conv(a), b)
 loss.backward(loss)
 squared, = torch.autograd.grad(F.mse_loss(conv(a), b) ** 2 / 2, conv.weight)
-verify("9.4", conv.weight.grad, squared)
+verify("10.4", conv.weight.grad, squared)
 print(f"T = 300: alpha_bar ends at {linear_schedule(300, rescale=False).alpha_bar[-1]:.3f}")
 print(f"noise at the last step: {255 / 2 * linear_schedule(300).beta[1].sqrt():.1f} grey levels of 255")
 
@@ -594,7 +594,7 @@ viz.image_rows(rows, alt="Samples of the repaired network and of each fault alon
 # *How can a fault help? Both recipes get 300 steps. The short one never goes far into the noise, so all its steps fall
 # where strokes are formed, and the repaired one spends many where all is noise. This network sees 18x18 pixels and
 # trained for three minutes; it fails at drawing digits long before it fails at their brightness or their statistics.
-# The fault of theory is there (notebook 02 computes it, [notebook 12](12_debugging_clinic.ipynb) shows what it does to
+# The fault of theory is there (notebook 02 computes it, [notebook 13](13_debugging_clinic.ipynb) shows what it does to
 # a perfect network), but it is not what limits this system. A repair is worth something once nothing else is worse:
 # measure before you believe.*
 #
@@ -608,7 +608,7 @@ viz.image_rows(rows, alt="Samples of the repaired network and of each fault alon
 # The ladder's best design is a recipe of many parts. Which of them matter? There is one way to know: change one, keep
 # the rest, give it the same time, and measure. `python tests/benchmarks/bench_levers.py` does that, for more than three
 # hours; so it, too, was run beforehand. It starts from a plainer recipe, which trains on all steps equally often, with
-# the weights of [(6.11)](06_train_ddpm.ipynb) in the loss, and draws in 50 evenly spaced steps. The recipe of the ladder
+# the weights of [(16.3)](16_targets_and_weights.ipynb) in the loss, and draws in 50 evenly spaced steps. The recipe of the ladder
 # is among its rows: `drawn by weight, near T`.
 
 # %%
@@ -621,11 +621,11 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 #
 # | name | the recipe | this row |
 # |---|---|---|
-# | `weights of the noise`, `weights of the velocity` | the smaller error of [(6.11)](06_train_ddpm.ipynb) | the error of the noise, of the velocity; the output stays the velocity |
+# | `weights of the noise`, `weights of the velocity` | the smaller error of [(16.3)](16_targets_and_weights.ipynb) | the error of the noise, of the velocity; the output stays the velocity |
 # | `noise as target` | the output stands for the velocity | for the noise; the weights stay |
 # | `noise and its weights` | velocity, and the smaller error | noise, and its plain error |
 # | `noise, its weights, linear schedule` | velocity, the smaller error, the cosine schedule | output, loss and schedule of the paper; the rest stays the recipe's |
-# | `steps drawn by weight` | all steps equally often, the weights in the loss | drawn as in [(6.12)](06_train_ddpm.ipynb), no weights in the loss |
+# | `steps drawn by weight` | all steps equally often, the weights in the loss | drawn as in [(16.4)](16_targets_and_weights.ipynb), no weights in the loss |
 # | `drawn by weight, small gradient` |  | the same, and the loss times the mean weight: on average the recipe's own loss |
 # | `more steps near T` | the 50 steps of the sampler are spaced evenly | they are $1000 \sqrt{i / 50}$, $i = 50, \dots, 1$: half of them above 700 |
 # | `drawn by weight, near T` |  | drawn by weight in training, and more steps near $T$ in sampling |
@@ -635,14 +635,14 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # | `attention at 7 x 7 too` | attention in the middle alone, at 7x7 | in the level beside it too, of the same size, as in the shipped networks |
 # | `learning rate stays up` | it falls to 0 | it stays at 0.002 after the warm-up |
 # | `last weights, no average` | samples come from the averaged weights | from the last ones |
-# | `independent steps` | stratified $t$ ([notebook 06](06_train_ddpm.ipynb)) | each image's $t$ by itself |
+# | `independent steps` | stratified $t$ ([notebook 07](07_train_ddpm.ipynb)) | each image's $t$ by itself |
 # | `channels_last` | the numbers of one channel lie together, which suits GroupNorm on a CPU | those of one pixel |
-# | `no fresh noise` | $\eta = 1$ ([notebook 07](07_sampling.ipynb)) | $\eta = 0$ |
+# | `no fresh noise` | $\eta = 1$ ([notebook 08](08_sampling.ipynb)) | $\eta = 0$ |
 #
 # Guess before you run: of the learning rate, the average of the weights, the noise schedule, the weights in the loss
 # and bfloat16, which two matter most? And is there a change that makes the recipe better?
 
-# %% tags=["figure-09_levers"]
+# %% tags=["figure-10_levers"]
 viz.plot_levers(levers)
 
 # %%
@@ -665,12 +665,12 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 # slower steps left time for a third fewer of them; but to draw samples with it takes longer. To draw in all 1000 steps
 # instead of 50 helps as much, 180 instead of 211, at 20 times the price.*
 #
-# *And which fifty? [Notebook 07](07_sampling.ipynb) asked which end deserves more of them. It is the noisy one, and it
+# *And which fifty? [Notebook 08](08_sampling.ipynb) asked which end deserves more of them. It is the noisy one, and it
 # costs nothing: 203 instead of 211, and with steps drawn by weight 156, 174 and 178 instead of 172, 191 and 195. That
 # is the recipe of the ladder. From what the paper does to it the distance is halved, in the same three minutes. (The
 # README shows it after 3, 6 and 12 minutes, and three other designs of the ladder beside it.)*
 #
-# *So of the three weights of [notebook 06](06_train_ddpm.ipynb) that of the noise is the worst, at 305, and the other
+# *So of the three weights of [notebook 07](07_train_ddpm.ipynb) that of the noise is the worst, at 305, and the other
 # two, 232 and the band, cannot be told apart; nor can $\gamma = 5$, at 228. The output hardly matters: noise or velocity,
 # that is 229 or the band with these weights, and 302 or 305 with those of the noise. It may surprise what else does not
 # matter here. The average of the weights: the last weights are as good. (They come from the training that scored 211, as
@@ -694,7 +694,7 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 #
 # **What broke:** everything on this ladder is grey, 28 pixels wide and made of strokes, and every design got minutes,
 # not hours. Which of the conclusions survive in colour, at 32x32 and above, on pictures of things, and with more time
-# on more than one processor? [Notebook 10](10_colour_and_scale.ipynb) is about what grows.
+# on more than one processor? [Notebook 11](11_colour_and_scale.ipynb) is about what grows.
 #
 # ### Experiments to try
 #
@@ -702,7 +702,7 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 #   would be after a day.
 # - In `their_loop`, use `diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", thresholding=True)`
 #   (Lu et al. 2022) instead, with 10 steps. It is the same path, followed by a better method than Euler's. Then leave
-#   `thresholding` out, which clips the guess: what does [notebook 10](10_colour_and_scale.ipynb) say about $t = T$?
+#   `thresholding` out, which clips the guess: what does [notebook 11](11_colour_and_scale.ipynb) say about $t = T$?
 # - Ask `ask_diffusers` with `t` instead of `t - 1` *in training as well*. Is that a mistake at all?
 # - Feed `DeepinvUNet` 28x28 images, and look at its answer near the left and the right edge of a shirt from
 #   `load_images("fashion")`.

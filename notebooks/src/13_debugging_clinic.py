@@ -1,15 +1,15 @@
 # %% [markdown]
 # # The debugging clinic: my loss is low, my samples are bad
 #
-# ![Sixteen rows of six pictures from broken systems, numbered: noise, dirt, grey, wrong digits, and digits like any](../figures/12_cases.png)
+# ![Sixteen rows of six pictures from broken systems, numbered: noise, dirt, grey, wrong digits, and digits like any](../figures/13_cases.png)
 #
 # *Sixteen diffusion models of 64 digits, each with one mistake in its code, seldom longer than a line. Of the two
 # numbers beside a row the first belongs to the six pictures at the left, the second to those at the right. Which of the
 # sixteen would you have shipped?*
 #
 # **You will** look at sixteen broken systems, decide what is wrong with each before you are told, and leave with a list
-# of measurements for your own model. **You need** the loss from [notebook 03](03_elbo_to_mse.ipynb) and the samplers
-# from [notebook 07](07_sampling.ipynb). **Time** 65 minutes of reading; the cells run in about half a minute on 2 CPU
+# of measurements for your own model. **You need** the loss from [notebook 04](04_bound_to_noise.ipynb) and the samplers
+# from [notebook 08](08_sampling.ipynb). **Time** 65 minutes of reading; the cells run in about half a minute on 2 CPU
 # cores.
 
 # %% tags=["setup"]
@@ -35,7 +35,7 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## What the loss does not see
 #
-# In [notebook 11](11_guidance.ipynb) every number came out as it should. The usual state of a diffusion model that does
+# In [notebook 12](12_guidance.ipynb) every number came out as it should. The usual state of a diffusion model that does
 # not work is this: the loss is low, and the samples are bad. There are two reasons.
 #
 # The loss is measured by the training loop, *with the process of the training loop*. If that mixes image and noise in a
@@ -45,7 +45,7 @@ generator = torch.Generator().manual_seed(0)
 # So a number from the log does not find the mistake. A picture seldom does, because many mistakes look alike. What
 # finds it is a measurement that only one mistake can fail. This notebook is about those.
 
-# %% tags=["figure-12_cases"]
+# %% tags=["figure-13_cases"]
 data = load_images("mnist")
 print(data.source)
 images = to_float(data.images[:64])  # (64, 1, 28, 28) in [-1, 1]
@@ -62,15 +62,15 @@ viz.show_cases(quiz.CASES, images)
 # $x^{(i)}$ explains it if the noise that is then left is likely. Bayes' rule turns that into a weight, and the best
 # guess at the clean image, for the squared error, is the mean with these weights (Karras et al. 2022, appendix B.3):
 #
-# $${\color{#009E73}{\hat x_0}} = \sum_{i=1}^{N} w_i\, x^{(i)}, \qquad w = \mathrm{softmax}_i \left( -\frac{\lVert x_t - \sqrt{\bar\alpha_t}\; x^{(i)} \rVert^2}{2\, \sigma_t^2} \right) \tag{12.1}$$
+# $${\color{#009E73}{\hat x_0}} = \sum_{i=1}^{N} w_i\, x^{(i)}, \qquad w = \mathrm{softmax}_i \left( -\frac{\lVert x_t - \sqrt{\bar\alpha_t}\; x^{(i)} \rVert^2}{2\, \sigma_t^2} \right) \tag{13.1}$$
 #
 # Here $\sigma_t^2 = 1 - \bar\alpha_t$. A network that predicts noise would answer
 #
-# $${\color{#009E73}{\hat\epsilon}} = \frac{x_t - \sqrt{\bar\alpha_t}\; {\color{#009E73}{\hat x_0}}}{\sigma_t} = -\sigma_t\, \nabla_{x_t} \log q(x_t) \tag{12.2}$$
+# $${\color{#009E73}{\hat\epsilon}} = \frac{x_t - \sqrt{\bar\alpha_t}\; {\color{#009E73}{\hat x_0}}}{\sigma_t} = -\sigma_t\, \nabla_{x_t} \log q(x_t) \tag{13.2}$$
 #
 # where $q(x_t)$ is the density of all noisy images at step $t$: 64 Gaussians, one around each image.
 #
-# ### Exercise 12.1 - `ideal_x0`
+# ### Exercise 13.1 - `ideal_x0`
 #
 # `images` has shape (N, C, H, W), `x_t` (B, C, H, W), and `signal` and `sigma` hold $\sqrt{\bar\alpha_t}$ and
 # $\sigma_t$ of each $x_t$, shape (B,).
@@ -78,7 +78,7 @@ viz.show_cases(quiz.CASES, images)
 # %% tags=["exercise", "nbval-check-output"]
 def ideal_x0(images, x_t, signal, sigma):
     distance = ...  # (B, N): squared, from each x_t to each image times the signal of that x_t
-    weight = ...  # (B, N): the softmax of (12.1)
+    weight = ...  # (B, N): the softmax of (13.1)
     mean = ...  # (B, C, H, W)
     return mean
 
@@ -95,14 +95,14 @@ ideal_x0 = check(ideal_x0)
 # </details>
 #
 # Two checks that know nothing of each other. For data of two points, $-1$ and $1$, the mean is
-# $\tanh(\sqrt{\bar\alpha_t}\, x_t / \sigma_t^2)$. And the right side of (12.2) is a gradient, which autograd finds from
+# $\tanh(\sqrt{\bar\alpha_t}\, x_t / \sigma_t^2)$. And the right side of (13.2) is a gradient, which autograd finds from
 # the density alone.
 
 # %% tags=["nbval-check-output"]
 schedule = linear_schedule(100)
 signal, sigma = schedule.sqrt_alpha_bar[1:], schedule.sigma[1:]  # (100,)
 points, x = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1), torch.linspace(-2, 2, 100)
-verify("12.1", ideal_x0(points, x.reshape(100, 1, 1, 1), signal, sigma).flatten(), torch.tanh(signal * x / sigma**2), tol=1e-5)
+verify("13.1", ideal_x0(points, x.reshape(100, 1, 1, 1), signal, sigma).flatten(), torch.tanh(signal * x / sigma**2), tol=1e-5)
 
 # %% tags=["nbval-check-output"]
 ideal, t = IdealDenoiser(images.double(), schedule), torch.tensor([10, 40, 60, 90])
@@ -111,10 +111,10 @@ x_t = q_sample(schedule, images[:4].double(), t, noise).requires_grad_()
 away = x_t.flatten(1)[:, None] - signal[t - 1, None, None] * images.double().flatten(1)  # (4, 64, 784)
 log_q = torch.logsumexp(-away.square().sum(2) / (2 * sigma[t - 1, None] ** 2), 1)  # up to a constant
 score = torch.autograd.grad(log_q.sum(), x_t)[0]
-verify("12.2", ideal(x_t.detach(), t), -sigma[t - 1].reshape(4, 1, 1, 1) * score, tol=1e-5)
+verify("13.2", ideal(x_t.detach(), t), -sigma[t - 1].reshape(4, 1, 1, 1) * score, tol=1e-5)
 
 # %% [markdown]
-# `IdealDenoiser` is (12.2) as a module, with no parameter and nothing to train. Where a mistake lies in training, the
+# `IdealDenoiser` is (13.2) as a module, with no parameter and nothing to train. Where a mistake lies in training, the
 # clinic answers as a network would that was trained with it. Guess before you run: what does the sampler make of a
 # perfect network?
 
@@ -136,24 +136,24 @@ viz.image_grid(good.samples[:16], alt="Sixteen samples of the ideal denoiser: cl
 # is bad at $t = T$, where $x_t$ *is* the noise, and excellent at $t = 1$. The simplest competitor guesses the noise in
 # each pixel from that pixel alone, as a straight line $a\, x_t + b$. If the pixel has the variance $v$ over the data,
 # the share $h = \sigma_t^2 / (\bar\alpha_t v + \sigma_t^2)$ of the variance of $x_t$ is noise, and the best line calls
-# that share of a deviation noise. By [(3.28)](03_elbo_to_mse.ipynb), with $v$ for the mean of $d^2$, it leaves
+# that share of a deviation noise. By [(4.15)](04_bound_to_noise.ipynb), with $v$ for the mean of $d^2$, it leaves
 # $(1 - h)^2 + \frac{\bar\alpha_t}{\sigma_t^2}\, h^2 v = 1 - h$, the share of the signal:
 #
-# $$\min_{a, b}\; \mathbb{E} \big( \epsilon - a\, x_t - b \big)^2 = \frac{\bar\alpha_t\, v}{\bar\alpha_t\, v + \sigma_t^2} \tag{12.3}$$
+# $$\min_{a, b}\; \mathbb{E} \big( \epsilon - a\, x_t - b \big)^2 = \frac{\bar\alpha_t\, v}{\bar\alpha_t\, v + \sigma_t^2} \tag{13.3}$$
 #
 # A network that does clearly worse than that at some $t$ is ill, whatever its mean loss, or was not meant to be good
 # there. (Clearly: above 1.1 times the line plus 0.01. Close to $T$ the line itself goes to 0, and a healthy network that
 # predicts the noise stays a hair above it.)
 #
-# ### Exercise 12.2 - `straight_line_loss`
+# ### Exercise 13.2 - `straight_line_loss`
 #
-# Average (12.3) over the pixels. `images` has shape (N, C, H, W), `t` has shape (K,); return one number for each step,
+# Average (13.3) over the pixels. `images` has shape (N, C, H, W), `t` has shape (K,); return one number for each step,
 # shape (K,). Take the variance as `torch.var` gives it.
 
 # %% tags=["exercise", "nbval-check-output"]
 def straight_line_loss(schedule, images, t):
     variance = ...  # (D,): of each pixel, over the images
-    loss = ...  # (K, D): (12.3)
+    loss = ...  # (K, D): (13.3)
     mean = ...  # (K,)
     return mean
 
@@ -175,7 +175,7 @@ eps = torch.randn(20 * len(pixel), generator=generator)
 x_t = schedule.sqrt_alpha_bar[t] * pixel.flatten().repeat(20) + schedule.sigma[t] * eps
 table = torch.stack([x_t, torch.ones_like(x_t)], 1)
 left = eps - table @ torch.linalg.lstsq(table, eps[:, None]).solution[:, 0]
-verify("12.3", samples=left.square(), expected=straight_line_loss(schedule, pixel, t)[0])
+verify("13.3", samples=left.square(), expected=straight_line_loss(schedule, pixel, t)[0])
 
 # %%
 t = torch.arange(1, 101)
@@ -218,7 +218,7 @@ viz.ask(case)
 # Print the shape of `prediction - noise`. It has four axes and one of them is too long. Then the best prediction is the
 # mean of all the noises of the batch, as far as it is known, and the known part is $1/B$ of one's own:
 #
-# $$\mathbb{E}\Big[ \frac{1}{B} \sum_{j=1}^{B} \epsilon_j \,\Big|\, \epsilon_i \Big] = \frac{\epsilon_i}{B} \tag{12.4}$$
+# $$\mathbb{E}\Big[ \frac{1}{B} \sum_{j=1}^{B} \epsilon_j \,\Big|\, \epsilon_i \Big] = \frac{\epsilon_i}{B} \tag{13.4}$$
 #
 # ```python
 # # before
@@ -234,11 +234,11 @@ viz.ask(case)
 prediction, noise = torch.zeros(16, 28, 28), torch.randn(16, 1, 28, 28, generator=generator)
 print("prediction - noise:", tuple((prediction - noise).shape))
 eps = torch.randn(200_000, 16, generator=generator)
-verify("12.4", samples=eps.mean(1) * eps[:, 0], expected=1 / 16)  # the slope of the line through the mean
+verify("13.4", samples=eps.mean(1) * eps[:, 0], expected=1 / 16)  # the slope of the line through the mean
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *(12.4) is checked as a slope: the mean of all times one's own noise is $1/16$. After the repair the loss lies at 0.
+# *(13.4) is checked as a slope: the mean of all times one's own noise is $1/16$. After the repair the loss lies at 0.
 # Before it, measured with the right shapes, at $(1 - 1/16)^2 \approx 0.88$.*
 
 # %% [markdown]
@@ -278,7 +278,7 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # *The stand-in always believes $t = 50$, and there its curve is as good as the healthy one. A network that is trained
 # without $t$ finds a compromise over all steps, so its curve is flatter; but the difference between the two answers is
-# 0 there, too. ([Notebook 04](04_time_conditioning.ipynb) trains such a network.)*
+# 0 there, too. ([Notebook 05](05_time_conditioning.ipynb) trains such a network.)*
 
 # %% [markdown]
 # ### Case 3: a perfect loss, and noise
@@ -319,7 +319,7 @@ viz.show_case(case, images, answered=True)
 # *The curves are those of the last weights, so nothing changes in them: the orange curve lies under the green one. The
 # number to look at is printed above the picture. (In a network the weights are averaged, not the answers; for a last
 # layer that starts at 0 the effect is much the same. The repair is what the trainer of
-# [notebook 06](06_train_ddpm.ipynb) does.)*
+# [notebook 07](07_train_ddpm.ipynb) does.)*
 
 # %% [markdown]
 # ### Case 4: a perfect loss, and dirt
@@ -461,7 +461,7 @@ viz.ask(case)
 # <details><summary>What settles it, and the repair</summary>
 #
 # Add 1 to every pixel of the input. The noise in it is now another one, so the answer must change; a network that
-# begins with a norm over the whole image gives the same answer. ([Notebook 05](05_unet.ipynb) derives how the
+# begins with a norm over the whole image gives the same answer. ([Notebook 06](06_unet.ipynb) derives how the
 # brightness then walks.)
 #
 # ```python
@@ -682,7 +682,7 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # *The straight line, which looks at one pixel at a time, beats this network at small $t$. The stand-in makes its guess
 # of the *clean* image through the bottleneck. A network that must send its answer, the noise, through the same
-# bottleneck does worse, and at every $t$: noise is fine-grained everywhere. ([Notebook 05](05_unet.ipynb) cuts this
+# bottleneck does worse, and at every $t$: noise is fine-grained everywhere. ([Notebook 06](06_unet.ipynb) cuts this
 # skip in such a network.)*
 
 # %% [markdown]
@@ -727,7 +727,7 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # *At a loss of 0.09 the step is a tenth of what it should be. Adam, which divides by the size of past gradients, hides
 # most of this; plain gradient descent does not. The sign was in the curve: at large $t$ the best straight line has a
-# loss of 0, and this one does not get there. (It is the gradient of another function, by [(9.4)](09_libraries.ipynb).)*
+# loss of 0, and this one does not get there. (It is the gradient of another function, by [(10.4)](10_libraries.ipynb).)*
 
 # %% [markdown]
 # ### Case 14: twice the same, and not
@@ -796,7 +796,7 @@ viz.ask(case)
 # ```
 #
 # (The ideal denoiser that stands for a network here has no answer for 0, so at $t = 1$ it is told 1, and is right there.
-# A trained network is not so lucky: [notebook 09](09_libraries.ipynb) tells one $t + 1$, and $t = 1$ suffers most.)
+# A trained network is not so lucky: [notebook 10](10_libraries.ipynb) tells one $t + 1$, and $t = 1$ suffers most.)
 #
 # </details>
 
@@ -809,7 +809,7 @@ viz.show_case(case, images, answered=True)
 # %% [markdown]
 # *Told one more than the sampler says, the model is perfect. With 64 images the pictures do not change: the nearest
 # image is the nearest, with a little less noise or a little more. Where images lie less far apart, it may well show.
-# Both ways to count are in use ([notebook 09](09_libraries.ipynb)); only mixing them is wrong.*
+# Both ways to count are in use ([notebook 10](10_libraries.ipynb)); only mixing them is wrong.*
 
 # %% [markdown]
 # ### Case 16: a good loss, a good picture
@@ -848,7 +848,7 @@ print(f"sqrt(beta_1) = {schedule.beta[1].sqrt():.4f}")
 viz.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *With 1000 steps it would be a third of that, and no eye would find it ([notebook 07](07_sampling.ipynb)). A metric
+# *With 1000 steps it would be a third of that, and no eye would find it ([notebook 08](08_sampling.ipynb)). A metric
 # that looks at fine texture may.*
 
 # %% [markdown]
@@ -897,7 +897,7 @@ found = diagnose(good.model, schedule, images, good.samples.flip(3))
 # and that `samples` are what the sampler returned before anything was done to them. An empty list is no proof.*
 #
 # Last, a patient that was trained: the network that comes with this course, whose samples you saw in
-# [notebook 07](07_sampling.ipynb). Guess before you run: is it well?
+# [notebook 08](08_sampling.ipynb). Guess before you run: is it well?
 
 # %%
 model, schedule_1000, _ = load_pretrained("mnist", device)
@@ -908,9 +908,9 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 
 # %% [markdown]
 # *In a full run on MNIST it finds one thing. It is true, and no bug. The network learned from steps drawn by weight
-# ([notebook 06](06_train_ddpm.ipynb)), and $t = 1$ hardly ever came up, so there it is worse than a straight line. These
+# ([notebook 16](16_targets_and_weights.ipynb)), and $t = 1$ hardly ever came up, so there it is worse than a straight line. These
 # samples cannot show it: their last step goes from $t = 50$ to 0 (on a GPU from 20), and the network was never asked at $t = 1$. Notebook
-# 08 charges it in bits, and finds the samples closer to real digits all the same. So a finding is a question: did you
+# 09 charges it in bits, and finds the samples closer to real digits all the same. So a finding is a question: did you
 # mean that? (On the drawn digits that stand in where MNIST is not at hand, it may rightly find more: the network has
 # never seen those.)*
 #
@@ -945,23 +945,23 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # ## Where the field went from here
 #
 # The samplers of this course are those of Ho et al. (2020) and of Song, Meng & Ermon (2021). Six ways on, each in our
-# symbols; [notebook 13](13_glossary.ipynb) says where to read about them.
+# symbols; [notebook 99](99_glossary.ipynb) says where to read about them.
 #
-# **Learned variances** (Nichol & Dhariwal 2021). We chose $s_t^2 = \beta_t$ in [(7.4)](07_sampling.ipynb); the
+# **Learned variances** (Nichol & Dhariwal 2021). We chose $s_t^2 = \beta_t$ in [(8.4)](08_sampling.ipynb); the
 # posterior variance $\tilde\beta_t$ is as good a choice, and the best one lies between. So let the network say where:
 # with a second output $k$ for each pixel, $\log s_t^2 = k \log \beta_t + (1 - k) \log \tilde\beta_t$. (At $t = 1$,
 # where $\tilde\beta_1 = 0$, they put $\tilde\beta_2$ for it.) The squared error does not see variances, so a small multiple
-# of the bound of [notebook 03](03_elbo_to_mse.ipynb) is added to the loss. Likelihoods improve, and random sampling manages with fewer steps. The cosine schedule is from the same paper.
+# of the bound of [notebook 03](03_likelihood_bound.ipynb) is added to the loss. Likelihoods improve, and random sampling manages with fewer steps. The cosine schedule is from the same paper.
 #
 # **Score SDE** (Song, Sohl-Dickstein et al. 2021). Let $T \to \infty$ with smaller and smaller $\beta_t$. The forward
 # process becomes a stochastic differential equation, $dx = -\frac{1}{2} \beta(t)\, x\, dt + \sqrt{\beta(t)}\, dw$,
 # where $dw$ is fresh Gaussian noise of variance $dt$, and all that is needed to run it backwards is the score
-# $\nabla \log q(x_t) = -\hat\epsilon / \sigma_t$, which is (12.2). Algorithm 2 is one way to discretize the reverse
+# $\nabla \log q(x_t) = -\hat\epsilon / \sigma_t$, which is (13.2). Algorithm 2 is one way to discretize the reverse
 # equation. There is also an ordinary differential equation with the same densities at each $t$ and no noise, and DDIM
 # is a discretization of that.
 #
 # **Faster solvers** (Lu et al. 2022, DPM-Solver). DDIM is Euler's method in $\rho_t = \sigma_t / \sqrt{\bar\alpha_t}$,
-# equation [(7.9)](07_sampling.ipynb). Written in $\lambda = \log(\sqrt{\bar\alpha} / \sigma)$ the linear part of the
+# equation [(8.9)](08_sampling.ipynb). Written in $\lambda = \log(\sqrt{\bar\alpha} / \sigma)$ the linear part of the
 # equation is solved exactly, and what remains is an integral over $\hat\epsilon$. DDIM takes $\hat\epsilon$ as constant
 # over a step; a Taylor expansion in $\lambda$ to second or third order needs more calls for a step, and 10 to 20 in
 # all.
@@ -973,7 +973,7 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 #
 # **Flow matching** (Lipman et al. 2023). Go back to [notebook 01](01_corrupt_and_predict.ipynb):
 # $x_a = (1 - a)\, x_0 + a\, \epsilon$, now with Gaussian $\epsilon$. Train a network to predict the velocity along this
-# line, $\epsilon - x_0$ (not the $v$ of [(3.32)](03_elbo_to_mse.ipynb), which belongs to an arc), with the squared
+# line, $\epsilon - x_0$ (not the $v$ of [(4.19)](04_bound_to_noise.ipynb), which belongs to an arc), with the squared
 # error, and sample with a solver from $a = 1$ to $a = 0$. (The paper counts time the other way round.) The paths of
 # single pairs are straight, those that the mean velocity makes of them are bent. For Gaussian noise it is a diffusion
 # model with another schedule and another weight of the steps.
@@ -995,7 +995,7 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 #
 # **What broke:** nothing in this notebook that was not meant to. What the course leaves broken is larger: pictures a few
 # dozen pixels wide, networks that know no words, and a clinic that cannot tell a copy from an original. You have the
-# pieces to go on from, and [notebook 13](13_glossary.ipynb) has the words, the symbols, and what to read next.
+# pieces to go on from, and [notebook 99](99_glossary.ipynb) has the words, the symbols, and what to read next.
 #
 # ### Experiments to try
 #

@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Are the samples good?
 #
-# ![Eight rows of ten images with a number each, rising from copies over samples with fresh noise, noisy digits, samples in 50, 10 and 5 steps, and blurred digits to noise](../figures/08_ranking.png)
+# ![Eight rows of ten images with a number each, rising from copies over samples with fresh noise, noisy digits, samples in 50, 10 and 5 steps, and blurred digits to noise](../figures/09_ranking.png)
 #
 # *Eight sets of images, ranked by the number that this notebook builds; smaller is better. The top row wins. It is a
 # thief, and of all other numbers only one tells. And would you have put the blurred digits below the broken ones?*
 #
 # **You will** judge a generative model honestly: build a judge, compute a distance between sets of images and find its
 # floor and its bias, look for copies, and measure likelihood in bits. **You need** Gaussians, and the eigenvalues of a
-# matrix; [notebook 03](03_elbo_to_mse.ipynb) for the last part. **Time** 65 minutes of reading; the cells run in about
+# matrix; [notebook 04](04_bound_to_noise.ipynb) for the last part. **Time** 65 minutes of reading; the cells run in about
 # 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
@@ -37,10 +37,10 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## Three pictures of one model
 #
-# [Notebook 07](07_sampling.ipynb) made images in many ways, and could say how far apart they are but not which are
+# [Notebook 08](08_sampling.ipynb) made images in many ways, and could say how far apart they are but not which are
 # better. Here we learn to measure that. We take the shipped model of MNIST and draw samples with 50, with 10 and with 5
 # DDIM steps from the same starts, and with 50 once more, with fresh noise in each step: $\eta = 1$ in
-# [(7.7)](07_sampling.ipynb). This is the slow cell of the notebook.
+# [(8.7)](08_sampling.ipynb). This is the slow cell of the notebook.
 
 # %%
 model, schedule, _ = load_pretrained("mnist", device)
@@ -96,7 +96,7 @@ print(f"{sum(p.numel() for p in net.parameters()):,} parameters; reads {(answers
 # can be read off; they are its **features**. Images that look different and mean the same lie close together there. 64
 # axes cannot be drawn, so we draw the two directions along which the features of real images vary most.
 
-# %% tags=["figure-08_features"]
+# %% tags=["figure-09_features"]
 made = {steps: judge(net, images) for steps, images in samples.items()}
 centre = seen.features.mean(0)
 _, _, directions = torch.linalg.svd(seen.features - centre, full_matrices=False)  # rows: (64, 64), most important first
@@ -117,7 +117,7 @@ viz.plot_points(panels, alt="Features of real images and of samples in two direc
 # call it **recognisable**. **Varied**: the histogram of the classes, or in one number its **entropy**. If class $k$ has the
 # share $p_k$,
 #
-# $$H = -\sum_k p_k \log p_k \tag{8.1}$$
+# $$H = -\sum_k p_k \log p_k \tag{9.1}$$
 #
 # It is the mean surprise $-\log p_k$ of a reader who is told one class after another. If all ten come equally often
 # it is $\log 10 = 2.303$; if one class is all there is, it is 0. Run it: a small example whose four shares are halves of
@@ -126,8 +126,8 @@ viz.plot_points(panels, alt="Features of real images and of samples in two direc
 # %% tags=["nbval-check-output"]
 p = torch.tensor([1 / 2, 1 / 4, 1 / 8, 1 / 8], dtype=torch.float64)
 classes = torch.multinomial(p, 100_000, replacement=True, generator=generator)
-verify("8.1", samples=-p[classes].log(), expected=(0.5 * 1 + 0.25 * 2 + 0.125 * 3 + 0.125 * 3) * math.log(2))
-verify("8.1", torch.special.entr(torch.full((10,), 0.1, dtype=torch.float64)).sum(), math.log(10))
+verify("9.1", samples=-p[classes].log(), expected=(0.5 * 1 + 0.25 * 2 + 0.125 * 3 + 0.125 * 3) * math.log(2))
+verify("9.1", torch.special.entr(torch.full((10,), 0.1, dtype=torch.float64)).sum(), math.log(10))
 
 # %% [markdown]
 # Now five sets of images: real ones, our samples, Gaussian noise clipped to [-1, 1], black images, and one real digit
@@ -174,14 +174,14 @@ viz.show(figure, alt="Twelve grains of one heap are joined with twelve of anothe
 # keeps the order: the leftmost grain goes to the leftmost place.* For two Gaussians, keeping the order is
 # $y = \mu_b + \frac{\sigma_b}{\sigma_a}(x - \mu_a)$, and the mean of $(x - y)^2$ is
 #
-# $$d^2 = (\mu_a - \mu_b)^2 + (\sigma_a - \sigma_b)^2 \tag{8.2}$$
+# $$d^2 = (\mu_a - \mu_b)^2 + (\sigma_a - \sigma_b)^2 \tag{9.2}$$
 #
 # We check it without the formula for $y$: draw a million numbers from each Gaussian, sort both, and pay.
 
 # %% tags=["nbval-check-output"]
 x, y = torch.randn(2, 1_000_000, generator=generator, dtype=torch.float64)
 cost = ((1.0 + 2.0 * x).sort().values - (2.5 + 0.5 * y).sort().values).square().mean()
-verify("8.2", cost, (1.0 - 2.5) ** 2 + (2.0 - 0.5) ** 2, tol=5e-3)
+verify("9.2", cost, (1.0 - 2.5) ** 2 + (2.0 - 0.5) ** 2, tol=5e-3)
 
 # %% [markdown]
 # In 64 dimensions a Gaussian has a mean $\mu$ (64 numbers) and a **covariance**, a 64 x 64 matrix: entry $(i, j)$ is
@@ -191,20 +191,20 @@ verify("8.2", cost, (1.0 - 2.5) ** 2 + (2.0 - 0.5) ** 2, tol=5e-3)
 # cheapest one is the one without a rotation, which means symmetric and without negative eigenvalues (Dowson & Landau
 # 1982):
 #
-# $$M = A^{-1/2} \big(A^{1/2} B A^{1/2}\big)^{1/2} A^{-1/2}, \qquad M A M = B \tag{8.3}$$
+# $$M = A^{-1/2} \big(A^{1/2} B A^{1/2}\big)^{1/2} A^{-1/2}, \qquad M A M = B \tag{9.3}$$
 #
 # $A^{1/2}$ is the **root** of $A$, the symmetric matrix without negative eigenvalues whose product with itself is $A$.
-# To take the root of a symmetric matrix, keep its eigenvectors and take the roots of its eigenvalues. For one dimension (8.3) says
+# To take the root of a symmetric matrix, keep its eigenvectors and take the roots of its eigenvalues. For one dimension (9.3) says
 # $M = \sigma_b / \sigma_a$. And the cost of $y = \mu_b + M(x - \mu_a)$? $x - y$ has the covariance $A + B - M A - A M$.
 # The mean of a squared length is the squared length of the mean plus the sum of the variances, the diagonal of the
 # covariance: that sum is its **trace**, tr. In a trace factors may go round,
-# $\mathrm{tr}(P Q) = \mathrm{tr}(Q P)$, so $M A$ and $A M$ both have the trace of the middle root of (8.3), and the mean
+# $\mathrm{tr}(P Q) = \mathrm{tr}(Q P)$, so $M A$ and $A M$ both have the trace of the middle root of (9.3), and the mean
 # cost is
 #
-# $$d^2 = \lVert \mu_a - \mu_b \rVert^2 + \mathrm{tr}\Big(A + B - 2 \big(A^{1/2} B A^{1/2}\big)^{1/2}\Big) \tag{8.4}$$
+# $$d^2 = \lVert \mu_a - \mu_b \rVert^2 + \mathrm{tr}\Big(A + B - 2 \big(A^{1/2} B A^{1/2}\big)^{1/2}\Big) \tag{9.4}$$
 #
 # This is the **Frechet distance** of two Gaussians (squared, strictly; everybody leaves that out). We run both in four
-# dimensions, (8.4) by moving 100,000 grains.
+# dimensions, (9.4) by moving 100,000 grains.
 
 # %% tags=["nbval-check-output"]
 def root(S, power=0.5):
@@ -214,20 +214,20 @@ def root(S, power=0.5):
 mixes = torch.randn(2, 4, 4, generator=generator, dtype=torch.float64)
 A, B = mixes @ mixes.mT + torch.eye(4, dtype=torch.float64)
 M = root(A, -0.5) @ root(root(A) @ B @ root(A)) @ root(A, -0.5)
-verify("8.3", M @ A @ M, B, tol=1e-9)
+verify("9.3", M @ A @ M, B, tol=1e-9)
 
 # %% tags=["nbval-check-output"]
 apart = torch.tensor([1.0, -2.0, 0.0, 0.5], dtype=torch.float64)  # mean of b minus mean of a
 x = torch.randn(100_000, 4, generator=generator, dtype=torch.float64) @ torch.linalg.cholesky(A).T  # covariance A
 moved = x @ M.T + apart
 squared_distance = apart.square().sum() + (A + B - 2 * root(root(A) @ B @ root(A))).trace()
-verify("8.4", samples=(x - moved).square().sum(1), expected=squared_distance)
+verify("9.4", samples=(x - moved).square().sum(1), expected=squared_distance)
 
 # %% [markdown]
 # In papers you will find the root of $A B$ instead. Only its trace matters, and the two traces agree: $A^{1/2} B A^{1/2}$ has
 # the same eigenvalues $\lambda_i$ as $A B$.
 #
-# $$\mathrm{tr}\, \big(A^{1/2} B A^{1/2}\big)^{1/2} = \sum_i \sqrt{\lambda_i(A B)} \tag{8.5}$$
+# $$\mathrm{tr}\, \big(A^{1/2} B A^{1/2}\big)^{1/2} = \sum_i \sqrt{\lambda_i(A B)} \tag{9.5}$$
 #
 # To check it we take the root on the left side in another way, by an iteration that knows no eigenvalues (Denman & Beavers
 # 1976): start with $Y$ the matrix and $Z = I$, and replace both by $(Y + Z^{-1})/2$ and $(Z + Y^{-1})/2$ until nothing moves.
@@ -236,7 +236,7 @@ verify("8.4", samples=(x - moved).square().sum(1), expected=squared_distance)
 Y, Z = root(A) @ B @ root(A), torch.eye(4, dtype=torch.float64)
 for _ in range(20):
     Y, Z = (Y + torch.linalg.inv(Z)) / 2, (Z + torch.linalg.inv(Y)) / 2
-verify("8.5", Y.trace(), torch.linalg.eigvals(A @ B).real.sqrt().sum(), tol=1e-9)
+verify("9.5", Y.trace(), torch.linalg.eigvals(A @ B).real.sqrt().sum(), tol=1e-9)
 
 # %% [markdown]
 # Then why the longer form? $A B$ is not symmetric. Its eigenvalues are not negative in theory; let us see in practice,
@@ -255,15 +255,15 @@ print(f"symmetric form: {root(root(few_a) @ few_b @ root(few_a)).trace():.1f}, i
 # numbers. Some programs add a small constant and try again, others throw the imaginary part away. The symmetric form has real
 # eigenvalues always, and those that rounding made negative are set to 0, where they belong.*
 #
-# ### Exercise 8.1 - `frechet_distance`
+# ### Exercise 9.1 - `frechet_distance`
 #
-# `a` has shape (N, D), `b` has shape (M, D): features. Return (8.4) for their means and covariances (those that divide by
+# `a` has shape (N, D), `b` has shape (M, D): features. Return (9.4) for their means and covariances (those that divide by
 # N - 1), a number. Compute in 64 bits: the distance of two similar sets is a small difference of large numbers.
 
 # %% tags=["exercise", "nbval-check-output"]
 def frechet_distance(a, b):
     a, b = a.double(), b.double()
-    distance = ...  # (8.4), a few lines
+    distance = ...  # (9.4), a few lines
     return distance
 
 
@@ -278,7 +278,7 @@ frechet_distance = check(frechet_distance)
 #
 # </details>
 #
-# Two Gaussians whose covariances share their axes can be done with (8.2) axis by axis, and your function should agree:
+# Two Gaussians whose covariances share their axes can be done with (9.2) axis by axis, and your function should agree:
 
 # %%
 wide = torch.randn(5000, 2, generator=generator, dtype=torch.float64)
@@ -296,7 +296,7 @@ print(f"real against real:    {frechet_distance(other, one):.1f}")
 
 # %% [markdown]
 # *Two things to notice. The distance of real to real is not 0; we come to that. And the numbers have no unit: they depend on
-# the judge.* That is why **this is not FID**. The Frechet inception distance (Heusel et al. 2017) is (8.4) with the 2048
+# the judge.* That is why **this is not FID**. The Frechet inception distance (Heusel et al. 2017) is (9.4) with the 2048
 # features of one particular network, Inception, trained on photographs. Other features, other numbers: ours can be compared
 # with ours, and with nothing in any paper. Calling it FID would invite exactly that.
 #
@@ -376,14 +376,14 @@ viz.image_rows(rows, titles=["0", *"1234"], alt="One digit under growing blur, n
 #
 # Two sets of real images have the same distribution, so their distance should be 0. It is not: each of the two means is
 # off by chance. A mean of $n$ draws has $1/n$ of the variance of one, and the trace adds up the variances of all
-# features, so the first term of (8.4) alone has the expectation
+# features, so the first term of (9.4) alone has the expectation
 #
-# $$\mathbb{E}\, \lVert m_a - m_b \rVert^2 = \frac{2\, \mathrm{tr}\, A}{n} \tag{8.6}$$
+# $$\mathbb{E}\, \lVert m_a - m_b \rVert^2 = \frac{2\, \mathrm{tr}\, A}{n} \tag{9.6}$$
 #
 # where $m_a, m_b$ are the means of the two sets and $A$ the covariance of all. The covariances add about
 # twice as much on top. Here the true distance is 0 and no estimate is below it, so their mean is above it: estimates are **biased**.
 # (For samples, too: the first term gains $\mathrm{tr}\, A / n + \mathrm{tr}\, B / n$, whatever the true distance.) We
-# run (8.6) with 1,000 random pairs of sets of 50.
+# run (9.6) with 1,000 random pairs of sets of 50.
 
 # %% tags=["nbval-check-output"]
 features = seen.features.double()
@@ -391,7 +391,7 @@ gaps = torch.empty(1000, dtype=torch.float64)
 for i in range(1000):
     order = torch.randperm(kept, generator=generator)
     gaps[i] = (features[order[:50]].mean(0) - features[order[50:100]].mean(0)).square().sum()
-verify("8.6", samples=gaps, expected=2 * features.T.cov().trace() / 50)
+verify("9.6", samples=gaps, expected=2 * features.T.cov().trace() / 50)
 
 # %% [markdown]
 # So each distance needs its **floor**: real against real at the same $n$. `frechet_floor` splits real images at random and
@@ -426,7 +426,7 @@ lines = {"real": extrapolate(floor), "samples": extrapolate(ours)}
 for name, (limit, slope) in lines.items():
     print(f"{name:8}: {limit:6.1f} + {slope:,.0f} / n")
 
-# %% tags=["figure-08_bias"]
+# %% tags=["figure-09_bias"]
 figure, axis = viz.subplots(size=(7, 3.2))
 for i, (name, found) in enumerate({"real": floor, "samples": ours}.items()):
     axis.plot([1 / k for k in found for _ in range(10)], torch.cat(list(found.values())), "o", color=viz.COLOURS[i], markersize=4, alpha=0.6)
@@ -460,7 +460,7 @@ print(f"random halves: {random_halves.mean():.1f} ({random_halves.min():.1f} to 
 # for some samples we look for the **nearest** training image: the smallest root of the mean squared difference of pixels.
 # All pairs at once are cheap by an old trick:
 #
-# $$\mathrm{mean}\, (x - y)^2 = \mathrm{mean}\, x^2 + \mathrm{mean}\, y^2 - 2\, \mathrm{mean}\, (x\, y) \tag{8.7}$$
+# $$\mathrm{mean}\, (x - y)^2 = \mathrm{mean}\, x^2 + \mathrm{mean}\, y^2 - 2\, \mathrm{mean}\, (x\, y) \tag{9.7}$$
 #
 # The last term, for all pairs, is one product of matrices. `torch.cdist` does this (with the root taken, and sums in
 # place of means).
@@ -469,10 +469,10 @@ print(f"random halves: {random_halves.mean():.1f} ({random_halves.min():.1f} to 
 x, y = reals[:5].double(), samples[50][:7].double()
 direct = (x[:, None] - y[None]).square().mean((2, 3, 4))  # (5, 7)
 product = x.flatten(1) @ y.flatten(1).T / 784
-verify("8.7", direct, x.square().mean((1, 2, 3))[:, None] + y.square().mean((1, 2, 3)) - 2 * product, tol=1e-9)
+verify("9.7", direct, x.square().mean((1, 2, 3))[:, None] + y.square().mean((1, 2, 3)) - 2 * product, tol=1e-9)
 
 # %% [markdown]
-# ### Exercise 8.2 - `nearest_images`
+# ### Exercise 9.2 - `nearest_images`
 #
 # `samples` has shape (N, C, H, W), `images` has shape (M, C, H, W). Return two tensors of shape (N,): for each sample the
 # index of the nearest image, and the distance to it, a root of the mean squared difference. M will be 60,000, so never
@@ -491,7 +491,7 @@ nearest_images = check(nearest_images)
 # <details><summary>Hint</summary>
 #
 # `torch.cdist(a, b)` wants (N, D) and (M, D): `.flatten(1)`. It takes the root of a sum over D values; you want the root of
-# their mean. `.min(1)` returns values and indices, in this order. If you take (8.7) instead: in 32 bits a copy can come
+# their mean. `.min(1)` returns values and indices, in this order. If you take (9.7) instead: in 32 bits a copy can come
 # out a little below 0, so `.clamp(min=0)` before the root.
 #
 # </details>
@@ -537,16 +537,16 @@ for name, (_, distance) in near.items():
 # ## Likelihood, in bits
 #
 # There is a fourth question, and it needs no judge: how probable does the model find *real* images that it has not
-# seen? With it, this course began its derivation ([notebook 03](03_elbo_to_mse.ipynb)). A probability $p$ is a **code
+# seen? With it, this course began its derivation ([notebook 03](03_likelihood_bound.ipynb)). A probability $p$ is a **code
 # length**: a good code spends $-\log_2 p$ bits on what has probability $p$. Divided by the number of pixels (and
 # channels) it is the **bits per dimension**. An image file without any compression takes 8.
 #
-# The likelihood itself is out of reach, so we compute the bound, as in section 9 of notebook 03, now for a trained
+# The likelihood itself is out of reach, so we compute the bound, as in section 9 of notebook 04, now for a trained
 # network (Ho et al. 2020, equation 5). Per dimension of $D$, in bits:
 #
-# $$-\frac{\log_2 p_\theta(x_0)}{D} \le \frac{1}{D \log 2} \Big(L_T + \sum_{t=2}^{T} L_{t-1} + L_0\Big) \tag{8.8}$$
+# $$-\frac{\log_2 p_\theta(x_0)}{D} \le \frac{1}{D \log 2} \Big(L_T + \sum_{t=2}^{T} L_{t-1} + L_0\Big) \tag{9.8}$$
 #
-# In (8.8) each $L$ belongs to a whole image; below we write them per pixel, already divided by $D$.
+# In (9.8) each $L$ belongs to a whole image; below we write them per pixel, already divided by $D$.
 #
 # The **prior** term $L_T$ says how far $x_T$ is from $\mathcal{N}(0, I)$. Each **step** term $L_{t-1}$ says how far the
 # model's step is from the true one, and the **decoder** term $L_0$ what it costs to name the exact grey level at the
@@ -577,27 +577,27 @@ for t in range(toy.T, 0, -1):
     mean, _ = posterior(toy, predict_x0(toy, path[t], steps, ideal(path[t], steps)), path[t], steps)
     log_p = log_p + (log_normal(path[t - 1], mean, toy.beta[t]) if t > 1 else discretised_log_likelihood(x0, mean, toy.beta[1].sqrt()))
 bound = bits_per_dim(ideal, toy, x0.repeat(40, 1, 1, 1), clip=False).total
-verify("8.8", samples=((log_q - log_p) / math.log(2)).flatten(), expected=bound)
+verify("9.8", samples=((log_q - log_p) / math.log(2)).flatten(), expected=bound)
 
 # %% [markdown]
 # ### The prior
 #
 # $x_T$ is Gaussian with mean $\sqrt{\bar\alpha_T}\, x_0$ and variance $1 - \bar\alpha_T$. Its divergence from
-# $\mathcal{N}(0, 1)$, per pixel and in nats, is that of two Gaussians, [(3.18)](03_elbo_to_mse.ipynb):
+# $\mathcal{N}(0, 1)$, per pixel and in nats, is that of two Gaussians, [(4.5)](04_bound_to_noise.ipynb):
 #
-# $$L_T = \tfrac{1}{2} \big(\bar\alpha_T\, x_0^2 - \bar\alpha_T - \log(1 - \bar\alpha_T)\big) \tag{8.9}$$
+# $$L_T = \tfrac{1}{2} \big(\bar\alpha_T\, x_0^2 - \bar\alpha_T - \log(1 - \bar\alpha_T)\big) \tag{9.9}$$
 #
-# ### Exercise 8.3 - `prior_bits`
+# ### Exercise 9.3 - `prior_bits`
 #
-# Return the mean of (8.9) over all pixels of `images` (N, C, H, W), in bits: a Python number. `schedule.alpha_bar` has
+# Return the mean of (9.9) over all pixels of `images` (N, C, H, W), in bits: a Python number. `schedule.alpha_bar` has
 # $T + 1$ entries, the last one is $\bar\alpha_T$. One nat is $1 / \log 2$ bits. Our $\bar\alpha_T$ is so small that
-# $1 - \bar\alpha_T$, in 32 bits, is rounded to 1, and (8.9) would come out negative: take `torch.log1p(-a_bar)`, which
+# $1 - \bar\alpha_T$, in 32 bits, is rounded to 1, and (9.9) would come out negative: take `torch.log1p(-a_bar)`, which
 # is $\log(1 - \bar\alpha_T)$ without that rounding.
 
 # %% tags=["exercise", "nbval-check-output"]
 def prior_bits(schedule, images):
     a_bar = ...
-    nats = ...  # (8.9), the mean
+    nats = ...  # (9.9), the mean
     return nats / math.log(2)
 
 
@@ -615,7 +615,7 @@ prior_bits = check(prior_bits)
 short, pictures = double(linear_schedule(300, rescale=False)), reals[:3].double()
 end = torch.distributions.Normal(short.sqrt_alpha_bar[-1] * pictures, short.sigma[-1])
 nats = torch.distributions.kl_divergence(end, torch.distributions.Normal(0.0, 1.0)).mean()
-verify("8.9", prior_bits(short, pictures), nats.item() / math.log(2), tol=1e-9)
+verify("9.9", prior_bits(short, pictures), nats.item() / math.log(2), tol=1e-9)
 
 # %%
 for name, s in {"ours": schedule, "T = 300, betas not rescaled": short}.items():
@@ -629,10 +629,10 @@ for name, s in {"ours": schedule, "T = 300, betas not rescaled": short}.items():
 # ### The steps
 #
 # With the variance $s_t^2 = \beta_t$ of the model's step, the step term is a fixed price $C_t$ for the wrong variance,
-# and a weighted squared error. This is [(3.24)](03_elbo_to_mse.ipynb), per pixel and in nats:
+# and a weighted squared error. This is [(4.11)](04_bound_to_noise.ipynb), per pixel and in nats:
 #
 # $$L_{t-1} = C_t + w_t\, (\epsilon - {\color{#009E73}{\hat\epsilon}})^2, \quad C_t = \tfrac{1}{2}(r_t - 1 - \log r_t), \quad
-# w_t = \frac{\beta_t}{2\, \alpha_t\, \sigma_t^2}, \quad r_t = \frac{\sigma_{t-1}^2}{\sigma_t^2} \tag{8.10}$$
+# w_t = \frac{\beta_t}{2\, \alpha_t\, \sigma_t^2}, \quad r_t = \frac{\sigma_{t-1}^2}{\sigma_t^2} \tag{9.10}$$
 
 # %% tags=["nbval-check-output"]
 exact, t = double(schedule), torch.tensor([2, 300, 990])
@@ -644,16 +644,16 @@ mean, variance = posterior(exact, pictures, x_t, t)
 guess, _ = posterior(exact, predict_x0(exact, x_t, t, eps_hat), x_t, t)
 steps = [torch.distributions.Normal(m, v.sqrt()) for m, v in ((mean, variance), (guess, exact.beta[t].reshape(-1, 1, 1, 1)))]
 nats = torch.distributions.kl_divergence(*steps).mean((1, 2, 3))
-verify("8.10", nats, price[t - 1] + weight[t] * (eps - eps_hat).square().mean((1, 2, 3)), tol=1e-9)
+verify("9.10", nats, price[t - 1] + weight[t] * (eps - eps_hat).square().mean((1, 2, 3)), tol=1e-9)
 
 # %% [markdown]
 # ### The decoder
 #
 # Pixels are one of 256 grey levels, $x = 2u/255 - 1$. The probability of a level is what the last Gaussian, with mean
 # $\hat\mu$ and standard deviation $\sigma = \sqrt{\beta_1}$, has within half a level to either side, as in
-# [(3.29)](03_elbo_to_mse.ipynb) ($\Phi$: the Gaussian's distribution function):
+# [(4.16)](04_bound_to_noise.ipynb) ($\Phi$: the Gaussian's distribution function):
 #
-# $$P(x) = \Phi\Big(\frac{x + 1/255 - \hat\mu}{\sigma}\Big) - \Phi\Big(\frac{x - 1/255 - \hat\mu}{\sigma}\Big) \tag{8.11}$$
+# $$P(x) = \Phi\Big(\frac{x + 1/255 - \hat\mu}{\sigma}\Big) - \Phi\Big(\frac{x - 1/255 - \hat\mu}{\sigma}\Big) \tag{9.11}$$
 #
 # At the two ends the intervals reach to infinity, so that the 256 probabilities add to 1.
 
@@ -662,8 +662,8 @@ levels = 2 * torch.arange(256, dtype=torch.float64) / 255 - 1
 log_p = discretised_log_likelihood(levels, torch.full_like(levels, 0.31), torch.tensor(0.4))
 edges = torch.distributions.Normal(0.31, 0.4).cdf((levels[1:] + levels[:-1]) / 2)  # (255,), between the levels
 edges = torch.cat([torch.zeros(1), edges, torch.ones(1)])
-verify("8.11", log_p.exp(), edges.diff(), tol=1e-5)
-verify("8.11", log_p.double().exp().sum(), 1.0)
+verify("9.11", log_p.exp(), edges.diff(), tol=1e-5)
+verify("9.11", log_p.double().exp().sum(), 1.0)
 
 # %% [markdown]
 # ### The bill
@@ -709,19 +709,19 @@ print(f"decoder, the mean exactly at black:        {-certain.item() / math.log(2
 # *Together they are more than half of the price of black, and they are part of every bill: of that for digits nearly a
 # third. It is the price of variances that were fixed and not learned: the steps' $C_t$, and a last Gaussian whose
 # standard deviation, 0.8 of a grey level, lets it spill over into the next ones. Sampling does not mind ([notebook
-# 07](07_sampling.ipynb): both variances give the same digits). Nichol & Dhariwal (2021) learn the variances, for this
+# 08](08_sampling.ipynb): both variances give the same digits). Nichol & Dhariwal (2021) learn the variances, for this
 # reason. The rest is what our network gets wrong where the noise is faintest.*
 #
 # ### Where the bits are, and where the loss looks
 #
-# Now the steps one by one. The paper's loss is $L_{simple}$: (8.10) with $w_t$ replaced by 1. So each step has two
+# Now the steps one by one. The paper's loss is $L_{simple}$: (9.10) with $w_t$ replaced by 1. So each step has two
 # shares, one in the bound and one in that loss. Both leave out $t = 1$, the decoder. (`b.steps` are the steps that were
 # computed, `b.per_step` their terms, and `b.width` says how many steps each of them stands for; `b.middle` is the
 # estimate of the sum of all.)
 
 # %%
 b = bounds["test digits"]
-error = ((b.per_step * math.log(2) - price[b.steps - 1]) / weight[b.steps]).clamp(min=0)  # (8.10) solved for it
+error = ((b.per_step * math.log(2) - price[b.steps - 1]) / weight[b.steps]).clamp(min=0)  # (9.10) solved for it
 shares = {"bound": b.per_step / b.middle, "L_simple": error / (error * b.width).sum()}
 for t in (2, 10, 100, 500):
     print(f"weight of step {t:3} in the bound: {weight[t]:.4f}")
@@ -732,8 +732,8 @@ viz.plot_curves({name: (b.steps, y) for name, y in shares.items()}, log="xy", yl
 # %% [markdown]
 # *Both axes are logarithmic. In the bound ten steps outweigh the other 990: most of the bits are spent where the noise
 # is fainter than a few grey levels, on details that cannot be seen. The shapes of the digits are decided at $t$ in the
-# hundreds (notebook 07), and there the bound hardly looks. $L_{simple}$ moves the attention there, and steps drawn by
-# weight, which trained our network ([notebook 06](06_train_ddpm.ipynb)), move it further. This is the **trade-off**: a
+# hundreds (notebook 08), and there the bound hardly looks. $L_{simple}$ moves the attention there, and steps drawn by
+# weight, which trained our network ([notebook 16](16_targets_and_weights.ipynb)), move it further. This is the **trade-off**: a
 # network trained on the bound itself gets better bits and worse-looking samples (Ho et al. 2020, table 1), and the
 # other way round. Bits and looks are two questions; a model can win one and lose the other. In bits ours lost: trained
 # with $L_{simple}$, in 8,000 steps, the same network gets 2.0 (the first experiment below repeats that). The samples of
@@ -764,7 +764,7 @@ for name, images in contest.items():
     new = nearest_images(images[: n // 10], library)[1].median()
     print(f"{name:12} {score[name]:8.1f}  {found.recognisable:12.1%}  {found.entropy:7.3f}  {new:7.3f}")
 
-# %% tags=["figure-08_ranking"]
+# %% tags=["figure-09_ranking"]
 order = sorted(score, key=score.get)
 viz.image_rows({f"{name}: {score[name]:,.0f}": contest[name][:10] for name in order}, alt="Ten images of each of the eight sets, sorted by their distance, which stands beside each row")
 
@@ -772,7 +772,7 @@ viz.image_rows({f"{name}: {score[name]:,.0f}": contest[name][:10] for name in or
 # *Sorted by distance. On real MNIST there are four things to take from it. The winner copies: it is at the floor,
 # recognisable and varied, and only the last column of the table, where it has 0, gives it away. Noisy real digits are
 # farther than our best samples, blurred real digits farther than the samples of 5 steps, many of which you would send
-# back: the distance has its taste. The steps: [notebook 07](07_sampling.ipynb) could not say by eye whether 10
+# back: the distance has its taste. The steps: [notebook 08](08_sampling.ipynb) could not say by eye whether 10
 # steps are worse than 50. They are. And the fresh noise, which should surprise: the same network in the same 50 steps
 # is much better with $\eta = 1$.*
 #
@@ -794,7 +794,7 @@ viz.image_rows({f"{name}: {score[name]:,.0f}": contest[name][:10] for name in or
 #
 # **What broke:** we have a judge and only one model to judge. Is a distance of this size good for so small a network?
 # Would the libraries' networks and schedulers, or the recipes in circulation, do better in the same time? And is our
-# code the same thing as theirs in the first place? [Notebook 09](09_libraries.ipynb) puts them side by side, in front
+# code the same thing as theirs in the first place? [Notebook 10](10_libraries.ipynb) puts them side by side, in front
 # of this judge.
 #
 # ### Experiments to try

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Inside the U-Net
 #
-# ![Three rows: strokes, half of them readable digits; the same samples all black or all white; the digits of a repaired network](../figures/05_two_drawings.png)
+# ![Three rows: strokes, half of them readable digits; the same samples all black or all white; the digits of a repaired network](../figures/06_two_drawings.png)
 #
 # *The first two rows are the same twelve samples of one network, drawn in two ways. (The gaps in the second row are
 # pictures as white as this page.) One of the drawings hides what is wrong with the network. This notebook finds out
@@ -9,7 +9,7 @@
 #
 # **You will** take a diffusion U-Net apart, write its four working parts yourself, see where its parameters and its
 # multiplications are, and find a fault that a loss curve does not show. **You need**
-# [notebook 02](02_forward_process.ipynb) for the symbols, and [notebook 04](04_time_conditioning.ipynb) for what a
+# [notebook 02](02_forward_process.ipynb) for the symbols, and [notebook 05](05_time_conditioning.ipynb) for what a
 # convolution does and how a network is told the time. **Time** 60 minutes of reading; the cells run in about 4 minutes
 # on 2 CPU cores.
 
@@ -44,12 +44,12 @@ print(data.source)
 # %% [markdown]
 # ## How far does a network see?
 #
-# [Notebook 04](04_time_conditioning.ipynb) used `SimpleUNet`, a network of two levels: full size and half size. Take
+# [Notebook 05](05_time_conditioning.ipynb) used `SimpleUNet`, a network of two levels: full size and half size. Take
 # one pixel of its output. Which pixels of the input can change it? They are its **receptive field**. In a chain of
 # layers it grows like this: layer $i$ has a kernel $k_i$ pixels wide, so it adds $k_i - 1$ neighbours, and these lie
 # $s_i$ input pixels apart, where $s_i$ is what all strides and poolings before that layer multiply to.
 #
-# $$r = 1 + \sum_i (k_i - 1)\, s_i \tag{5.1}$$
+# $$r = 1 + \sum_i (k_i - 1)\, s_i \tag{6.1}$$
 #
 # On its way down `SimpleUNet` has a 3x3 convolution, a 2x2 pooling, and at half size two more 3x3 convolutions. No
 # formula is needed to measure the field. The gradient of one output pixel with respect to the input is zero wherever a
@@ -73,12 +73,12 @@ def way_down(x):
 
 wide = pull(way_down, torch.randn(16, 1, 64, 64, generator=generator))  # (64, 64)
 width = (wide.sum(0) > 0).sum()
-verify("5.1", width, 1 + (3 - 1) * 1 + (2 - 1) * 1 + (3 - 1) * 2 + (3 - 1) * 2)
+verify("6.1", width, 1 + (3 - 1) * 1 + (2 - 1) * 1 + (3 - 1) * 2 + (3 - 1) * 2)
 print(f"after the way down a pixel has seen {width} pixels across")
 
 # %% [markdown]
 # Now the whole networks: the one of [notebook 01](01_corrupt_and_predict.ipynb), which takes a `t` and ignores it, that
-# of notebook 04, and two that this notebook takes apart. (A new `UNet` answers 0 to everything, for a reason to come,
+# of notebook 05, and two that this notebook takes apart. (A new `UNet` answers 0 to everything, for a reason to come,
 # and then nothing pulls at all. `wake` makes its zeros random.)
 #
 # Guess before you run: images are 28 pixels across. Which of the four see a whole image?
@@ -125,7 +125,7 @@ for name, strength in maps.items():
 # moves the white border.* (The 18 are the 12 of the way down, and 6 that the layers on the way up add; 18 x 18 pixels
 # are 41 % of 28 x 28.)
 #
-# The cure is more levels, since each one doubles the $s_i$ in (5.1). But more levels are more layers, and a long chain
+# The cure is more levels, since each one doubles the $s_i$ in (6.1). But more levels are more layers, and a long chain
 # of plain layers has a problem of its own. Guess: 32 different images go through 30 convolutions, each followed by
 # SiLU. How different are the results?
 
@@ -151,13 +151,13 @@ through([nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.SiLU()) for _ in rang
 # and variance $v_g$ of each group over all its channels and all its pixels, and makes them 0 and 1. For channel $c$ in
 # group $g$ and pixel $i$:
 #
-# $$\mathrm{GN}(x)_{c,i} = \frac{x_{c,i} - \mu_g}{\sqrt{v_g + 10^{-5}}} \tag{5.2}$$
+# $$\mathrm{GN}(x)_{c,i} = \frac{x_{c,i} - \mu_g}{\sqrt{v_g + 10^{-5}}} \tag{6.2}$$
 #
 # The variance divides by the number of values, not by one less. Each image is normalised alone, so the answer for one
 # image does not depend on its neighbours in the batch, as it would with a batch norm. One group for all channels makes
 # it a **layer norm** (Ba et al. 2016).
 #
-# ### Exercise 5.1 - `group_norm`
+# ### Exercise 6.1 - `group_norm`
 #
 # `x` has shape (B, C, H, W), and `groups` divides C. Return the same shape. Write it with torch, so that gradients can
 # flow. (PyTorch has `F.group_norm`; here you build it.)
@@ -180,7 +180,7 @@ group_norm = check(group_norm)
 
 # %% tags=["nbval-check-output"]
 x = 3 * torch.randn(5, 12, 7, 6, generator=generator, dtype=torch.float64) + 2
-verify("5.2", group_norm(x, 4), F.group_norm(x, 4), tol=1e-9)
+verify("6.2", group_norm(x, 4), F.group_norm(x, 4), tol=1e-9)
 normed = group_norm(x, 4).reshape(5, 4, -1)
 print(f"means up to {normed.mean(2).abs().max():.0e}, variances {normed.var(2, correction=0).min():.4f} and more")
 
@@ -188,14 +188,14 @@ print(f"means up to {normed.mean(2).abs().max():.0e}, variances {normed.var(2, c
 # A norm forgets on purpose. Multiply the input by a positive number and add another, and the output is the same, up to
 # the $10^{-5}$:
 #
-# $$\mathrm{GN}(a\,x + b) = \mathrm{GN}(x), \qquad a > 0 \tag{5.3}$$
+# $$\mathrm{GN}(a\,x + b) = \mathrm{GN}(x), \qquad a > 0 \tag{6.3}$$
 #
 # Inside a network that is welcome: no layer can blow up or starve the next. Little is lost, because features have many
-# channels, and differences between the channels of a group survive. Keep (5.3) in mind for the end of this notebook,
+# channels, and differences between the channels of a group survive. Keep (6.3) in mind for the end of this notebook,
 # where a network applies a norm to the image itself.
 
 # %% tags=["nbval-check-output"]
-verify("5.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
+verify("6.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
 
 # %% [markdown]
 # ## A residual block that is told the time
@@ -205,13 +205,13 @@ verify("5.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
 # input as it is. On the branch beside it are two convolutions, $f_1$ and $f_2$, each after a SiLU ($f_1$ begins with a
 # group norm, too), and between them the block is told the time. A small linear layer (behind a SiLU) turns the time
 # embedding into a scale $\gamma$ and a shift $\delta$ for each channel, the same at all pixels: the FiLM of
-# [(4.7)](04_time_conditioning.ipynb).
+# [(5.7)](05_time_conditioning.ipynb).
 #
-# $$y = w(x) + f_2\big((1 + \gamma)\; \mathrm{GN}(f_1(x)) + \delta\big) \tag{5.4}$$
+# $$y = w(x) + f_2\big((1 + \gamma)\; \mathrm{GN}(f_1(x)) + \delta\big) \tag{6.4}$$
 #
 # With $\gamma = \delta = 0$ the time changes nothing; that is what the 1 is for.
 #
-# ### Exercise 5.2 - `residual_block`
+# ### Exercise 6.2 - `residual_block`
 #
 # `block` holds the parts, each of them callable, the SiLUs inside: `block.first` ($f_1$), `block.norm`, `block.film`,
 # `block.last` ($f_2$) and `block.wire`. `x` has shape (B, C, H, W). `known` says what the network is told, one vector
@@ -243,7 +243,7 @@ for i in range(5):
     h = F.group_norm(block.first(x[i : i + 1]), 8)[0]  # (24, 7, 6)
     h = torch.stack([(1 + told[i, c]) * h[c] + told[i, 24 + c] for c in range(24)])
     one_by_one.append(block.wire(x[i]) + block.last(h[None])[0])
-verify("5.4", residual_block(block, x, known), torch.stack(one_by_one), tol=1e-9)
+verify("6.4", residual_block(block, x, known), torch.stack(one_by_one), tol=1e-9)
 
 # %%
 torch.manual_seed(0)
@@ -261,14 +261,14 @@ through([lambda h, block=block: residual_block(block, h, known) for block in blo
 # How should a branch begin? In the course's `UNet` the last convolution of every branch starts with all weights at
 # zero. So $f_2$ answers 0, whatever it gets, and a new block is its wire:
 #
-# $$y = w(x) \tag{5.5}$$
+# $$y = w(x) \tag{6.5}$$
 #
 # The last convolution of the whole network starts at 0, too: a new network predicts no noise at all. To watch it wake
 # up, we give it a small task: four pictures of pure noise, which it must return as they are.
 
 # %% tags=["nbval-check-output"]
 block = ResidualBlock(16, 24, known=10).double()
-verify("5.5", residual_block(block, x, torch.randn(5, 10).double()), block.wire(x), tol=1e-9)
+verify("6.5", residual_block(block, x, torch.randn(5, 10).double()), block.wire(x), tol=1e-9)
 
 # %%
 torch.manual_seed(0)
@@ -297,21 +297,21 @@ for step in range(4):
 # $j$ makes weights of these scores, and the answer is the mean of the values with these weights. If the entries of $q$
 # and $k$ are independent, with mean 0 and variance 1, then a product of length $d$ has
 #
-# $$\operatorname{Var}[q \cdot k] = d \tag{5.6}$$
+# $$\operatorname{Var}[q \cdot k] = d \tag{6.6}$$
 #
 # and a softmax of numbers that large has one weight near 1 and the rest near 0, and no gradient to speak of. So the
 # scores are divided by $\sqrt d$:
 #
-# $$a_i = \sum_j w_{ij}\, v_j, \qquad w_{ij} = \frac{\exp(q_i \cdot k_j / \sqrt d)}{\sum_{l} \exp(q_i \cdot k_l / \sqrt d)} \tag{5.7}$$
+# $$a_i = \sum_j w_{ij}\, v_j, \qquad w_{ij} = \frac{\exp(q_i \cdot k_j / \sqrt d)}{\sum_{l} \exp(q_i \cdot k_l / \sqrt d)} \tag{6.7}$$
 #
 # Several **heads** do this side by side, each on its own $d = C / \text{heads}$ channels.
 
 # %% tags=["nbval-check-output"]
 q, k = torch.randn(2, 100_000, 32, generator=generator)
-verify("5.6", samples=(q * k).sum(1) ** 2, expected=32.0)
+verify("6.6", samples=(q * k).sum(1) ** 2, expected=32.0)
 
 # %% [markdown]
-# ### Exercise 5.3 - `attention`
+# ### Exercise 6.3 - `attention`
 #
 # `qkv` has shape (B, 3 C, H, W): along the channels come the queries of all heads, then their keys, then their values.
 # Return (B, C, H, W), the heads one after the other. Write it with torch, so that gradients can flow. `rearrange` from
@@ -333,7 +333,7 @@ attention = check(attention)
 # <details><summary>Hint</summary>
 #
 # `"b (three heads c) h w -> three b heads (h w) c"` gives something that unpacks into q, k and v. After that, either
-# (5.7) with `@`, `.softmax(-1)` and `k.mT`, which swaps the last two axes only, or PyTorch's
+# (6.7) with `@`, `.softmax(-1)` and `k.mT`, which swaps the last two axes only, or PyTorch's
 # `F.scaled_dot_product_attention(q, k, v)`, which is the same and, where it can, does not store the weights. On the way
 # back `rearrange` must be told where to cut `(h w)`: `h=qkv.shape[2]`.
 #
@@ -346,12 +346,12 @@ answers = []
 for c in range(0, 32, 8):  # one head of 8 channels at a time
     scores = torch.einsum("bci,bcj->bij", q[:, c : c + 8], k[:, c : c + 8]) / math.sqrt(8)
     answers.append(torch.einsum("bij,bcj->bci", scores.softmax(2), v[:, c : c + 8]))
-verify("5.7", attention(qkv, heads=4), torch.cat(answers, dim=1).reshape(2, 32, 7, 5), tol=1e-9)
+verify("6.7", attention(qkv, heads=4), torch.cat(answers, dim=1).reshape(2, 32, 7, 5), tol=1e-9)
 
 # %% tags=["nbval-check-output"]
 q, k, v = rearrange(qkv, "b (three heads c) h w -> three b heads (h w) c", three=3, heads=4)
 library = F.scaled_dot_product_attention(q, k, v)
-verify("5.7", attention(qkv, heads=4), rearrange(library, "b heads (h w) c -> b (heads c) h w", h=7), tol=1e-9)
+verify("6.7", attention(qkv, heads=4), rearrange(library, "b heads (h w) c -> b (heads c) h w", h=7), tol=1e-9)
 
 # %% [markdown]
 # The course's `SelfAttention` is a group norm, the 1x1 convolution, this function, one more 1x1 convolution that starts
@@ -359,7 +359,7 @@ verify("5.7", attention(qkv, heads=4), rearrange(library, "b heads (h w) c -> b 
 # $3nC^2$ and $nC^2$ **multiply-adds** (one multiplication and one addition, the usual unit). There are $n^2$ pairs of
 # pixels; a pair's score takes $d$ multiply-adds in each head, $C$ in all, and the mean of the values as many again:
 #
-# $$\text{multiply-adds of self-attention} = 4\, n\, C^2 + 2\, n^2\, C \tag{5.8}$$
+# $$\text{multiply-adds of self-attention} = 4\, n\, C^2 + 2\, n^2\, C \tag{6.8}$$
 #
 # `multiply_adds` runs a network once and has PyTorch's `FlopCounterMode` count what really happens.
 
@@ -368,7 +368,7 @@ layer, C = SelfAttention(128), 128
 for height in (7, 14, 28):
     n = height**2
     counted = multiply_adds(layer, torch.zeros(1, C, height, height))[""]
-    verify("5.8", counted, 4 * n * C**2 + 2 * n**2 * C)
+    verify("6.8", counted, 4 * n * C**2 + 2 * n**2 * C)
     print(f"{height}x{height}: {counted / 1e6:6.1f} million, {2 * n**2 * C / counted:.0%} of it for looking")
 
 # %% [markdown]
@@ -386,7 +386,7 @@ for height in (7, 14, 28):
 # back: the **skip connections** of the U-Net (Ronneberger et al. 2015). Last in, first out: the last level down is the
 # first one up.
 #
-# ### Exercise 5.4 - `down_and_up`
+# ### Exercise 6.4 - `down_and_up`
 #
 # `net` has the lists `net.down` and `net.shrink`, one of each for a level, from the finest down; `net.middle`; and the
 # lists `net.up` and `net.grow`, from the lowest upwards. Levels and middle are called with features and what is known,
@@ -413,7 +413,7 @@ down_and_up = check(down_and_up)
 #
 # Before the body of `UNet` comes one convolution, the **stem**, and after it a norm and the convolution that starts at
 # zero, `out`. The three together must be the whole network. (`None` says that there is no label; labels are the subject
-# of [notebook 11](11_guidance.ipynb).)
+# of [notebook 12](12_guidance.ipynb).)
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -455,15 +455,15 @@ print(f"{'all':<10} {'':<16} {count_parameters(net):>11,} {adds['']:>14,}")
 # Where are the parameters, and where is the work? A convolution uses each of its weights once at every pixel of its
 # output:
 #
-# $$\text{multiply-adds of a convolution} = H\,W \cdot k^2\, C_{\text{in}}\, C_{\text{out}} \tag{5.9}$$
+# $$\text{multiply-adds of a convolution} = H\,W \cdot k^2\, C_{\text{in}}\, C_{\text{out}} \tag{6.9}$$
 #
 # So a weight at 28x28 works 16 times as much as one at 7x7. Guess: which share of the parameters is at 7x7, and which
 # share of the work?
 
 # %% tags=["nbval-check-output"]
-verify("5.9", adds["stem.1"], 28 * 28 * 3**2 * 1 * 32)
-verify("5.9", adds["grow.0"], 14 * 14 * 3**2 * 128 * 64)
-verify("5.9", adds["up.1.block.wire"], 14 * 14 * 1**2 * 128 * 64)
+verify("6.9", adds["stem.1"], 28 * 28 * 3**2 * 1 * 32)
+verify("6.9", adds["grow.0"], 14 * 14 * 3**2 * 128 * 64)
+verify("6.9", adds["up.1.block.wire"], 14 * 14 * 1**2 * 128 * 64)
 
 # %%
 shares = {}  # side -> [parameters, multiply-adds]
@@ -486,7 +486,7 @@ viz.show(figure, alt="Most parameters are at 7x7; the multiply-adds are spread o
 
 # %% [markdown]
 # *Three quarters of the parameters sit at 7x7, yet the work is spread nearly evenly. Half the sides are a quarter of
-# the pixels, twice the channels are four times the weights of a convolution, and in (5.9) the two cancel. So a deeper
+# the pixels, twice the channels are four times the weights of a convolution, and in (6.9) the two cancel. So a deeper
 # level has about four times the weights of the one above it, and about as much work; and it is what buys sight.*
 #
 # ## Four networks side by side
@@ -504,7 +504,7 @@ for name, other in nets.items():
 #
 # ### A cheaper way in: fold the pixels
 #
-# By (5.9) work is proportional to the number of pixels. `UNet(patch=2)` never works at full size: its first step folds
+# By (6.9) work is proportional to the number of pixels. `UNet(patch=2)` never works at full size: its first step folds
 # each 2x2 square of pixels into 4 channels, its last one unfolds them, and nothing is lost on either way. Everything
 # between has a quarter of the pixels, so three quarters of the work should be saved. And in seconds? Same widths, same
 # machine, one after the other:
@@ -531,7 +531,7 @@ for patch in (1, 2):
 # %% [markdown]
 # *Nearly the same parameters, a quarter of the multiply-adds; the seconds follow roughly, not exactly. What it costs:
 # the network no longer treats neighbouring pixels as neighbours in its first layers, but as channels. The weights that
-# [notebook 07](07_sampling.ipynb) samples with belong to such a network.*
+# [notebook 08](08_sampling.ipynb) samples with belong to such a network.*
 #
 # ## Any size that can be halved
 #
@@ -552,8 +552,8 @@ except ValueError as error:
 #
 # Take a narrow `UNet`, train it briefly, and then cut its skips, one at a time: the half of a level's input that
 # came over the skip is set to zero. (A **forward pre-hook** does it: a function that PyTorch calls before a module
-# runs, and that may change its input. `Trainer` is [notebook 06](06_train_ddpm.ipynb)'s subject; here it is a loop over
-# steps with the loss of [notebook 03](03_elbo_to_mse.ipynb).)
+# runs, and that may change its input. `Trainer` is [notebook 07](07_train_ddpm.ipynb)'s subject; here it is a loop over
+# steps with the loss of [notebook 04](04_bound_to_noise.ipynb).)
 
 # %%
 torch.manual_seed(0)
@@ -613,7 +613,7 @@ viz.plot_curves(curves, xlabel="waves across the picture", ylabel="correlation",
 # ## A network that cannot see brightness
 #
 # `LayerNormUNet` is a published design for the same 28x28 images. As published (`input_norm=True`) its first layer is a
-# layer norm over the whole input image: a group norm with one group. By (5.3) it forgets two numbers of each image, its
+# layer norm over the whole input image: a group norm with one group. By (6.3) it forgets two numbers of each image, its
 # mean and its spread (the standard deviation of its pixels). And the time is added before that norm, the same at every
 # pixel, so it is forgotten, too. `input_norm=False` leaves that one norm out. Compare the two, new and untrained:
 
@@ -639,23 +639,23 @@ for input_norm in (True, False):
 # so the best brightness that the blind network can answer is 0. Compared with a network that knows $\bar\epsilon$
 # exactly, this costs a loss, per pixel, of
 #
-# $$\mathbb{E}\big[\bar\epsilon^{\,2}\big] = \frac{1}{D} \tag{5.10}$$
+# $$\mathbb{E}\big[\bar\epsilon^{\,2}\big] = \frac{1}{D} \tag{6.10}$$
 #
 # For 28x28 images that is 0.0013. Nobody sees this in a loss curve. Now the same in sampling.
 
 # %% tags=["nbval-check-output"]
 noise = torch.randn(20_000, 1, 28, 28, generator=generator)
-verify("5.10", samples=noise.mean((1, 2, 3)) ** 2, expected=1 / 784)
+verify("6.10", samples=noise.mean((1, 2, 3)) ** 2, expected=1 / 784)
 
 # %% [markdown]
 # ### What it does to samples
 #
-# A step of the sampler (the mean in [(3.23)](03_elbo_to_mse.ipynb), and [notebook 07](07_sampling.ipynb)) takes a share
+# A step of the sampler (the mean in [(4.10)](04_bound_to_noise.ipynb), and [notebook 08](08_sampling.ipynb)) takes a share
 # of the predicted noise $\hat\epsilon$ away, stretches what is left, and adds fresh noise $z$: $x_{t-1} = (x_t -
 # \frac{\beta_t}{\sigma_t}\, \hat\epsilon) / \sqrt{\alpha_t} + \sqrt{\beta_t}\, z$; the last step, to $x_0$, adds none
 # ($z = 0$ at $t = 1$). Take the mean over all pixels on both sides. With a network whose answers have mean 0, the brightness $m_t$ of $x_t$ follows
 #
-# $$m_{t-1} = \frac{m_t}{\sqrt{\alpha_t}} + {\color{#D55E00}{\sqrt{\beta_t}\; \bar z}} \tag{5.11}$$
+# $$m_{t-1} = \frac{m_t}{\sqrt{\alpha_t}} + {\color{#D55E00}{\sqrt{\beta_t}\; \bar z}} \tag{6.11}$$
 #
 # Nothing pulls it back: each step stretches what is there and adds a random push (orange). The stretching undoes the
 # shrinking of the forward step; it is the network's answer that would keep it in check, and that is missing. Start with
@@ -663,11 +663,11 @@ verify("5.10", samples=noise.mean((1, 2, 3)) ** 2, expected=1 / 784)
 # stretch it by $1/\sqrt{\bar\alpha_{t-1}}$ in total (the product of their $1/\sqrt\alpha$). Variances of independent
 # pushes add up, and the last step pushes no more:
 #
-# $$\operatorname{Var}[m_0] = \frac{1}{D}\Big(\frac{1}{\bar\alpha_T} + \sum_{t=2}^{T} \frac{\beta_t}{\bar\alpha_{t-1}}\Big) \tag{5.12}$$
+# $$\operatorname{Var}[m_0] = \frac{1}{D}\Big(\frac{1}{\bar\alpha_T} + \sum_{t=2}^{T} \frac{\beta_t}{\bar\alpha_{t-1}}\Big) \tag{6.12}$$
 #
 # To check both, here is the best blind network for pictures of pure Gaussian pixels, as a formula: $\sigma_t$ times the
 # centred image. (Their $x_t$ has variance 1, of which the noise makes $\sigma_t^2$. So $\sigma_t^2\, x_t$ is the best
-# guess of $\sigma_t\, \epsilon$, as in section 9 of [notebook 03](03_elbo_to_mse.ipynb); a blind network has the
+# guess of $\sigma_t\, \epsilon$, as in section 9 of [notebook 04](04_bound_to_noise.ipynb); a blind network has the
 # centred image alone.)
 
 # %%
@@ -682,12 +682,12 @@ for t in range(1000, 0, -1):
 x_t, z = torch.randn(2, 6, 1, 8, 8, generator=generator) + 0.5
 step = ddpm_step(schedule, x_t, 400, blind_guess(x_t, 400), z, clip=False)
 brightness, push = x_t.mean((1, 2, 3)), z.mean((1, 2, 3))
-verify("5.11", step.mean((1, 2, 3)), brightness / schedule.alpha[400].sqrt() + schedule.beta[400].sqrt() * push, tol=1e-5)
+verify("6.11", step.mean((1, 2, 3)), brightness / schedule.alpha[400].sqrt() + schedule.beta[400].sqrt() * push, tol=1e-5)
 
 # %% tags=["nbval-check-output"]
 a_bar, beta = schedule.alpha_bar.double(), schedule.beta.double()
 stretched = 1 / a_bar[1000] + (beta[2:] / a_bar[1:1000]).sum()
-verify("5.12", samples=x.mean((1, 2, 3)) ** 2, expected=stretched / 64)
+verify("6.12", samples=x.mean((1, 2, 3)) ** 2, expected=stretched / 64)
 for width in (28, 12):
     print(f"{width}x{width} pictures: standard deviation of the brightness {(stretched / width**2).sqrt():.1f}")
 
@@ -720,10 +720,10 @@ for name in ("blind", "repaired"):
 
 # %% [markdown]
 # *Two ordinary curves. In a full run on a CPU the repaired network ends lower by about 0.01. That is a little more than
-# the 1/144 (about 0.007) of (5.10); the norm hides the spread of the image and the first level's time as well. But who
+# the 1/144 (about 0.007) of (6.10); the norm hides the spread of the image and the first level's time as well. But who
 # has the other curve for comparison? A loss of 0.09 instead of 0.08 alarms nobody.*
 #
-# Now sample 16 images from each, all $T$ steps of the bare algorithm (`clip=False`: notebook 07 says what there is to
+# Now sample 16 images from each, all $T$ steps of the bare algorithm (`clip=False`: notebook 08 says what there is to
 # clip), with the same noise for both, and keep the brightness at every step.
 
 # %%
@@ -737,7 +737,7 @@ for name, net in trained.items():
     samples[name], brightness[name] = step.x, torch.stack(path[::-1])  # (T+1, 16), step 0 first
 
 # %%
-variance = torch.full((T + 1,), 1 / 144)  # by (5.11), from T down
+variance = torch.full((T + 1,), 1 / 144)  # by (6.11), from T down
 for t in range(T, 0, -1):
     variance[t - 1] = variance[t] / short.alpha[t] + short.beta[t] / 144 * (t > 1)
 real = to_float(small).mean((1, 2, 3))  # brightness of each training image
@@ -752,7 +752,7 @@ print(f"training images: {real.mean():.2f} +- {real.std():.2f}")
 
 # %% [markdown]
 # *Sampling runs from right to left. The thin lines are 16 samples, the thick blue one is the mean to expect; the orange
-# band is two standard deviations to either side, on the left by (5.11), on the right for the noisy training images. In
+# band is two standard deviations to either side, on the left by (6.11), on the right for the noisy training images. In
 # a full run: left, nothing holds the walks, and they spread over the band. Right, on the same scale, sixteen walks and
 # their band are hidden under the blue line, and the samples end as bright as the training images, with about their
 # spread. (After the ten training steps of a quick run both networks walk.)*
@@ -760,7 +760,7 @@ print(f"training images: {real.mean():.2f} +- {real.std():.2f}")
 # So the samples of the blind network must look terrible. Do they? That depends on who draws them. Much code draws each
 # picture from its own darkest pixel to its own brightest.
 
-# %% tags=["figure-05_two_drawings"]
+# %% tags=["figure-06_two_drawings"]
 def stretch(x):
     low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
     return 2 * (x - low) / (high - low) - 1  # each picture fills [-1, 1] by itself
@@ -779,7 +779,7 @@ viz.image_rows(rows, alt=alt)
 # picture rescaled by itself. About half of them could pass for digits, and two are little but grain. Where there are
 # strokes, they were right all along, relative to each other. Whoever draws only the first row never learns that the network has lost every pixel's value. The third
 # row, from the same noise, needs no rescaling. `viz` in this course clips and never rescales;
-# [notebook 12](12_debugging_clinic.ipynb) has this bug among its cases.*
+# [notebook 13](13_debugging_clinic.ipynb) has this bug among its cases.*
 #
 # Norms deeper in the network forget as well, but what they forget is not all there is: features have many channels, and
 # wires go around the norms. One channel and no wire, that is the case to avoid.
@@ -796,7 +796,7 @@ viz.image_rows(rows, alt=alt)
 # **What broke:** time. Each network here was trained for a minute or two at most, on one machine, in a loop that
 # forgets everything when it stops. It shows: the digits are poor, and what is a small part of the loss is learned last.
 # A good model takes several times as many images. How is it trained well, fast, and so that nothing is lost when
-# the machine stops half-way? That is [notebook 06](06_train_ddpm.ipynb).
+# the machine stops half-way? That is [notebook 07](07_train_ddpm.ipynb).
 #
 # ### Experiments to try
 #
@@ -806,4 +806,4 @@ viz.image_rows(rows, alt=alt)
 #   attention know about where a pixel is?
 # - Sample from the blind network with `clip=True`, the default of `ddpm_trajectory`: at each step it clips the
 #   predicted clean image to [-1, 1]. How much of the walk does clipping catch, and what do the samples look like?
-# - `UNet(attention=3)`: what does it cost by (5.8), and what in seconds?
+# - `UNet(attention=3)`: what does it cost by (6.8), and what in seconds?

@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Telling the network the time
 #
-# ![Three rows of sixteen samples, one row per network: grainy, then clean but broken, then a little more whole](../figures/04_three_networks.png)
+# ![Three rows of sixteen samples, one row per network: grainy, then clean but broken, then a little more whole](../figures/05_three_networks.png)
 #
 # *The same sixteen starts, the same training, three ways of telling a network how noisy its input is: not at all, by
 # one number, by waves that scale its features. What is the grain in the top row, and why is it gone below?*
 #
 # **You will** measure what it is worth to tell a network how noisy its input is, find out where, and build the part
 # that tells it: waves, a small network, a scale and a shift. **You need** [notebook 02](02_forward_process.ipynb), and
-# from [notebook 03](03_elbo_to_mse.ipynb) that the loss is the squared error of the predicted noise. **Time** 50
+# from [notebook 04](04_bound_to_noise.ipynb) that the loss is the squared error of the predicted noise. **Time** 50
 # minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
@@ -40,11 +40,11 @@ print(data.source)
 # %% [markdown]
 # ## Two answers that disagree
 #
-# [Notebook 03](03_elbo_to_mse.ipynb) left us with a loss: take an image $x_0$, a random step $t$, noise $\epsilon$;
+# [Notebook 04](04_bound_to_noise.ipynb) left us with a loss: take an image $x_0$, a random step $t$, noise $\epsilon$;
 # show a network $x_t$, and ask for $\epsilon$. One network has to serve all 1000 steps. How does it know which one it
 # is looking at?
 #
-# We have heard two answers. Notebook 03, on its last page: it cannot know, because one and the same $x_t = 0.5$ asks
+# We have heard two answers. Notebook 04, on its last page: it cannot know, because one and the same $x_t = 0.5$ asks
 # for eight different answers at eight steps. [Notebook 01](01_corrupt_and_predict.ipynb), on its last pages: it need
 # not be told, because a small network reads the amount of noise off the image with ease. Both were measured, so both
 # are right. The first looked at *one* pixel, the second at 784.
@@ -53,7 +53,7 @@ print(data.source)
 # who knows $t$. Somebody who does not know $t$ can only weigh the steps by how probable this $x$ makes them,
 # $p(t \mid x)$, and average: $m(x) = \sum_t p(t \mid x)\, m_t(x)$. What does that cost?
 #
-# $$\mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m(x_t)\rVert^2 = \mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m_t(x_t)\rVert^2 + \mathbb{E}\,\lVert m_t(x_t) - m(x_t)\rVert^2 \tag{4.1}$$
+# $$\mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m(x_t)\rVert^2 = \mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m_t(x_t)\rVert^2 + \mathbb{E}\,\lVert m_t(x_t) - m(x_t)\rVert^2 \tag{5.1}$$
 #
 # (For a given $x$ and $t$ the mean of $\epsilon$ is $m_t(x)$, so this is [(1.3)](01_corrupt_and_predict.ipynb) again,
 # with $c = m(x)$.) The left side is the best loss without $t$, the next term is the best loss with $t$. The last one is
@@ -63,7 +63,7 @@ print(data.source)
 # step $t$ the odds of $+1$ against $-1$ are the ratio of two Gaussian densities at $x$, around $\sqrt{\bar\alpha_t}$
 # and around $-\sqrt{\bar\alpha_t}$, which is $e^{2 \sqrt{\bar\alpha_t}\, x / \sigma_t^2}$. With odds of $o$ to 1 the
 # mean of the pixel is $(o - 1) / (o + 1)$, here $\tanh(\sqrt{\bar\alpha_t}\, x / \sigma_t^2)$, and the guess of the
-# noise follows by [(3.21)](03_elbo_to_mse.ipynb). (In the code `a` is $\sqrt{\bar\alpha_t}$ and `s` is $\sigma_t$.)
+# noise follows by [(4.8)](04_bound_to_noise.ipynb). (In the code `a` is $\sqrt{\bar\alpha_t}$ and `s` is $\sigma_t$.)
 
 # %%
 steps = torch.arange(10, 1001, 10)  # 100 steps, equally likely
@@ -91,7 +91,7 @@ def squared_errors(D, n):
     return [(a - b).square().mean(1) for a, b in pairs]  # per image: loss without t, loss with t, price
 
 without, knowing, price = squared_errors(1, 40_000)
-verify("4.1", samples=without - knowing - price, expected=0.0)
+verify("5.1", samples=without - knowing - price, expected=0.0)
 
 # %%
 for D in (1, 4, 16, 64, 256, 784):
@@ -99,7 +99,7 @@ for D in (1, 4, 16, 64, 256, 784):
     print(f"{D:4} pixels: loss with t {knowing.mean():.3f}, price {price.mean():.4f}, {price.mean() / knowing.mean():4.0%} of it")
 
 # %% [markdown]
-# *The numbers are per pixel: (4.1), divided by $D$. The loss with $t$ is the same at every size, up to chance, because
+# *The numbers are per pixel: (5.1), divided by $D$. The loss with $t$ is the same at every size, up to chance, because
 # the pixels are independent. The price is not: with one pixel it is larger than the loss with $t$, and the more pixels
 # there are, the smaller it is. All pixels share one $t$, and each is a little evidence for it. At 784 pixels a perfect
 # reader loses 2 %.*
@@ -114,9 +114,9 @@ for D in (1, 4, 16, 64, 256, 784):
 # A short way to tell a convolutional network a number is to give it one more picture. `SimpleUNet` does that: beside
 # the image it gets a channel with $t/T$ at every pixel.
 #
-# $$x'_{b} = (x_b,\; t_b / T), \qquad x'_{b,\,C+1,\,i,\,j} = \frac{t_b}{T} \tag{4.2}$$
+# $$x'_{b} = (x_b,\; t_b / T), \qquad x'_{b,\,C+1,\,i,\,j} = \frac{t_b}{T} \tag{5.2}$$
 #
-# ### Exercise 4.1 - `append_time`
+# ### Exercise 5.1 - `append_time`
 #
 # `x` has shape (B, C, H, W), `t` has shape (B,), `T` is a number. Return shape (B, C + 1, H, W), on the device of `x`,
 # with $t/T$ as the last channel.
@@ -140,7 +140,7 @@ append_time = check(append_time)
 x = to_float(test.images[:3])  # (3, 1, 28, 28)
 t = torch.tensor([1, 400, 1000])
 longer = append_time(x, t, 1000)
-verify("4.2", longer[:, 1], torch.stack([torch.full((28, 28), step / 1000) for step in (1, 400, 1000)]))
+verify("5.2", longer[:, 1], torch.stack([torch.full((28, 28), step / 1000) for step in (1, 400, 1000)]))
 print(tuple(longer.shape), "and the image itself is unchanged:", torch.equal(longer[:, :1], x))
 
 # %% [markdown]
@@ -179,7 +179,7 @@ class SameStep(nn.Module):
 
 # %% [markdown]
 # `Trainer` is the training loop of this course: it draws images, steps and noise, computes the loss, moves the weights.
-# ([Notebook 06](06_train_ddpm.ipynb) opens it.) Its run depends on nothing but its arguments: network, schedule,
+# ([Notebook 07](07_train_ddpm.ipynb) opens it.) Its run depends on nothing but its arguments: network, schedule,
 # images, configuration. So both runs see the same images, in the same order, at the same steps with the same noise, and
 # `manual_seed` gives them the same starting weights. `ema` is a running average of the weights over the last steps.
 # It jumps about less than the weights of the moment, so we use it.
@@ -242,7 +242,7 @@ viz.plot_curves({"not told": ratio("not told")}, ylabel="loss / loss of the told
 # looks like one at step 1000.*
 #
 # No number says how much a fifth of the loss matters. Sample from both, 50 steps of DDIM (Song, Meng & Ermon 2021) from
-# the same noise. ([Notebook 07](07_sampling.ipynb) explains that sampler. Here it is enough that it walks from
+# the same noise. ([Notebook 08](08_sampling.ipynb) explains that sampler. Here it is enough that it walks from
 # $t = 1000$ down to 0, asks the network at every step, and adds no noise of its own. `image_noise` returns a function
 # that draws; the empty brackets at the end call it.)
 
@@ -278,8 +278,8 @@ viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
 # six. The told one strays only near the end, and far less.*
 #
 # Where does that come from? One step of the sampler, from $t$ down to $s$, reads the clean image off the answer, as in
-# [(3.21)](03_elbo_to_mse.ipynb), and adds the same answer again, in the size that belongs to step $s$ (equation
-# [(7.8)](07_sampling.ipynb) will say why): $x_s = \sqrt{\bar\alpha_s}\, \hat{x}_0 + \sigma_s\, \hat\epsilon$.
+# [(4.8)](04_bound_to_noise.ipynb), and adds the same answer again, in the size that belongs to step $s$ (equation
+# [(8.8)](08_sampling.ipynb) will say why): $x_s = \sqrt{\bar\alpha_s}\, \hat{x}_0 + \sigma_s\, \hat\epsilon$.
 #
 # Suppose that $x_t$ has got $f_t$ times the noise that it should have,
 # $x_t = \sqrt{\bar\alpha_t}\, x_0 + f_t\, \sigma_t\, \epsilon$. A network that is not told $t$ sees noise and returns
@@ -288,7 +288,7 @@ viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
 # the image, so on the way to $s$ it is multiplied by $\sqrt{\bar\alpha_s / \bar\alpha_t}$, as the image is. Measured
 # in units of $\sigma_s$, the noise that should be there, it has grown:
 #
-# $$f_s - 1 = (f_t - 1)\, \sqrt{\mathrm{SNR}_s / \mathrm{SNR}_t} \tag{4.3}$$
+# $$f_s - 1 = (f_t - 1)\, \sqrt{\mathrm{SNR}_s / \mathrm{SNR}_t} \tag{5.3}$$
 #
 # The root of the SNR grows from 0.006 to 100 on the way down, so a small excess does not stay small. A network that
 # knows $t$ can compare what it sees with what it should see, and answer $f_t\, \epsilon$. Then $f_s = f_t$: the excess
@@ -300,7 +300,7 @@ f_t = 1.1  # 10 % too much noise at step 300
 x_t = schedule.sqrt_alpha_bar[300] * x0 + f_t * schedule.sigma[300] * z
 x_s = ddim_step(schedule, x_t, 300, 100, eps=z, clip=False)  # down to step s = 100, with the answer z
 f_s = ((x_s - schedule.sqrt_alpha_bar[100] * x0) * z).sum() / (schedule.sigma[100] * z * z).sum()
-verify("4.3", f_s - 1, (f_t - 1) * (snr(schedule)[100] / snr(schedule)[300]).sqrt(), tol=1e-5)
+verify("5.3", f_s - 1, (f_t - 1) * (snr(schedule)[100] / snr(schedule)[300]).sqrt(), tol=1e-5)
 print(f"10 % too much noise at step 300 is {f_s - 1:.0%} too much at step 100")
 print(f"root of the SNR: {snr(schedule)[1000] ** 0.5:.3f} at step 1000, {snr(schedule)[1] ** 0.5:.0f} at step 1")
 
@@ -319,7 +319,7 @@ with torch.no_grad():
 # answers with clearly more, so most of the excess is not taken for image.* **On inputs that are what they should be,
 # the channel $t/T$ gains little. It gains a lot when they are not, because knowing $t$ is knowing how much noise there
 # *should* be.** No loss on a test set shows that. (The sampler also clips what it takes for the clean image to [-1, 1],
-# which cuts some of the excess away; (4.3) is without clipping.)
+# which cuts some of the excess away; (5.3) is without clipping.)
 #
 # ## Why one number is a poor clock
 #
@@ -328,14 +328,14 @@ with torch.no_grad():
 # number lies on a straight line in $t$. With $W$ and $b$ for the weights and biases of the layer, $*$ for the
 # convolution:
 #
-# $$h_c = W_{c,\,\text{image}} * x_t + b_c + \frac{t}{T} \sum_{i,j} W_{c,\,\text{time},\,i,\,j} \tag{4.4}$$
+# $$h_c = W_{c,\,\text{image}} * x_t + b_c + \frac{t}{T} \sum_{i,j} W_{c,\,\text{time},\,i,\,j} \tag{5.4}$$
 
 # %% tags=["nbval-check-output"]
 layer = SimpleUNet(1000, base=32).down  # a fresh one, (2, 28, 28) -> (32, 28, 28)
 h = layer(append_time(x, t, 1000))  # (3, 32, 28, 28)
 line = t[:, None] / 1000 * layer.weight[:, 1].sum((1, 2))  # (3, 32)
 right = F.conv2d(x, layer.weight[:, :1], layer.bias, padding=1) + line[:, :, None, None]
-verify("4.4", h[..., 1:-1, 1:-1], right[..., 1:-1, 1:-1], tol=1e-5)
+verify("5.4", h[..., 1:-1, 1:-1], right[..., 1:-1, 1:-1], tol=1e-5)
 
 # %% [markdown]
 # Compare with what is needed. The answer wanted is $\epsilon = (x_t - \sqrt{\bar\alpha_t}\, x_0) / \sigma_t$: whatever
@@ -357,13 +357,13 @@ for step in (1, 2, 3, 10, 11, 500, 501):
 # the heights of $d/2$ waves, from fast to slow, each as sine and cosine. Write $k = 0, \dots, d/2 - 1$ for the number
 # of the wave:
 #
-# $$e(t) = \big(\sin \omega_0 t,\; \dots,\; \sin \omega_{d/2-1} t,\;\; \cos \omega_0 t,\; \dots,\; \cos \omega_{d/2-1} t\big), \qquad \omega_k = 10000^{-k/(d/2)} \tag{4.5}$$
+# $$e(t) = \big(\sin \omega_0 t,\; \dots,\; \sin \omega_{d/2-1} t,\;\; \cos \omega_0 t,\; \dots,\; \cos \omega_{d/2-1} t\big), \qquad \omega_k = 10000^{-k/(d/2)} \tag{5.5}$$
 #
 # (Vaswani et al. 2017, section 3.5, made it for words in a sentence; Ho et al. 2020 took it over for steps, in their
 # code with $d/2 - 1$ in place of $d/2$.) The fastest wave turns by one radian a step, the slowest by 0.00013 if
 # $d = 64$.
 #
-# ### Exercise 4.2 - `sinusoidal_embedding`
+# ### Exercise 5.2 - `sinusoidal_embedding`
 #
 # `t` has shape (B,), integers; `dim` is the even number $d$. Return float32 of shape (B, `dim`), on the device of `t`:
 # first all sines, then all cosines.
@@ -389,7 +389,7 @@ sinusoidal_embedding = check(sinusoidal_embedding)
 every = torch.arange(1, 1001)
 E = sinusoidal_embedding(every, 64)  # (1000, 64)
 by_hand = [[math.sin(10_000 ** (-k / 32) * step) for k in range(32)] for step in (1, 2, 999)]
-verify("4.5", E[[0, 1, 998], :32], by_hand, tol=1e-4)
+verify("5.5", E[[0, 1, 998], :32], by_hand, tol=1e-4)
 
 # %%
 alt = "Two heat maps of the embedding: fast waves at the top of each half, then slower and slower ones"
@@ -413,14 +413,14 @@ viz.plot_curves(curves, ylabel="dot product / 32", alt="Dot product of step t wi
 #
 # The reason is one line of trigonometry, $\sin u \sin v + \cos u \cos v = \cos(u - v)$, for every wave:
 #
-# $$e(t) \cdot e(t') = \sum_{k=0}^{d/2-1} \cos\big(\omega_k\, (t - t')\big) \tag{4.6}$$
+# $$e(t) \cdot e(t') = \sum_{k=0}^{d/2-1} \cos\big(\omega_k\, (t - t')\big) \tag{5.6}$$
 #
 # So the dot product depends on the difference of the steps alone. At $t = t'$ all cosines are 1 and the sum is $d/2$.
 
 # %% tags=["nbval-check-output"]
 omega = 10_000 ** (-torch.arange(32).double() / 32)  # (32,)
 apart = (every[:, None] - every[None, :]).double()  # (1000, 1000)
-verify("4.6", E @ E.T, sum((frequency * apart).cos() for frequency in omega), tol=1e-5)
+verify("5.6", E @ E.T, sum((frequency * apart).cos() for frequency in omega), tol=1e-5)
 
 # %% [markdown]
 # ## What a small network makes of it
@@ -464,15 +464,15 @@ viz.plot_curves(curves, log="x", alt=alt)
 # ## From the clock into the layers
 #
 # The MLP ends in a vector. How does it get into feature maps of shape (B, C, H, W)? Two ways are common. **Add** one
-# number per channel to all pixels; (4.4) says that the channel $t/T$ did that, too, with a straight line for the
+# number per channel to all pixels; (5.4) says that the channel $t/T$ did that, too, with a straight line for the
 # number. Or scale as well as shift, which is called **FiLM** (feature-wise linear modulation; Perez et al. 2018):
 #
-# $$h'_{b,c} = \big(1 + \gamma_c(t_b)\big)\, h_{b,c} + \delta_c(t_b) \tag{4.7}$$
+# $$h'_{b,c} = \big(1 + \gamma_c(t_b)\big)\, h_{b,c} + \delta_c(t_b) \tag{5.7}$$
 #
 # The MLP gives $\gamma$ and $\delta$, one number each per image and channel. The 1 is there so that an MLP that answers
 # 0 changes nothing. A scale is what a division by $\sigma_t$ needs.
 #
-# ### Exercise 4.3 - `film`
+# ### Exercise 5.3 - `film`
 #
 # `h` has shape (B, C, H, W); `scale` ($\gamma$) and `shift` ($\delta$) have shape (B, C).
 
@@ -493,7 +493,7 @@ film = check(film)
 # %% tags=["nbval-check-output"]
 scale, shift = torch.randn(2, 3, 32, generator=generator)  # (3, 32) each
 one_by_one = [[(1 + scale[b, c]) * h[b, c] + shift[b, c] for c in range(32)] for b in range(3)]
-verify("4.7", film(h, scale, shift), torch.stack([torch.stack(image) for image in one_by_one]))
+verify("5.7", film(h, scale, shift), torch.stack([torch.stack(image) for image in one_by_one]))
 
 # %% [markdown]
 # Now the third network: `SimpleUNet` as it was, its channel $t/T$ included, and an MLP that scales and shifts the
@@ -550,7 +550,7 @@ viz.plot_curves(curves, xlabel="step that the network is told; the truth is 20",
 # and at 40 it is a third higher. The one with waves has a sharp valley at the truth. It listens, and pays for believing
 # a lie.*
 
-# %% tags=["figure-04_three_networks"]
+# %% tags=["figure-05_three_networks"]
 paths["waves, FiLM"] = list(ddim_trajectory(filmed, noising, start, 50))
 rows = {name: path[-1].x for name, path in paths.items()}
 viz.image_rows(rows, alt="Sixteen samples of each of three networks, from the same noise")
@@ -569,7 +569,7 @@ viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
 #
 # The first two run without an error, the third with some batch sizes.
 #
-# **The exponent, doubled.** The paper of 2017 writes $10000^{-2i/d}$, which is the $10000^{-k/(d/2)}$ of (4.5) with
+# **The exponent, doubled.** The paper of 2017 writes $10000^{-2i/d}$, which is the $10000^{-k/(d/2)}$ of (5.5) with
 # $i = k$. Whoever divides by $d/2$ and keeps the 2 all the same gets $10000^{-2k/(d/2)}$: twice the exponent.
 
 # %%
@@ -586,7 +586,7 @@ viz.heat_maps({"right": E, "exponent doubled": doubled}, alt=alt)
 
 # %% [markdown]
 # *With the doubled exponent more than half of the rows have one colour from end to end: 35 of 64 dimensions carry next
-# to nothing. The first 16 of the 32 waves are those of (4.5) with $d = 32$, the others stand still. So it still tells
+# to nothing. The first 16 of the 32 waves are those of (5.5) with $d = 32$, the others stand still. So it still tells
 # neighbours apart, and training goes on as if nothing had happened. You paid for 64 numbers and got 29.*
 #
 # **An MLP that squeezes.** Some published code lets the width of the MLP follow the width of the layer that it feeds.
@@ -649,7 +649,7 @@ viz.image_rows({"the image": clean[:8].cpu(), "seen": window}, alt="Eight digits
 # a square of 18 by 18 pixels, whatever the training.*
 #
 # Whoever draws the top of a 9 does not see its foot. That is not a matter of time or of training: with two levels, the
-# architecture does not reach further. [Notebook 05](05_unet.ipynb) builds a network that does, with more levels, and
+# architecture does not reach further. [Notebook 06](06_unet.ipynb) builds a network that does, with more levels, and
 # with layers in which every pixel sees every other.
 #
 # ### Experiments to try

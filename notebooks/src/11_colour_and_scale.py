@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Colour and scale
 #
-# ![Three rows of twelve small pictures: photos, and below them samples, blurred shapes before a background in similar colours](../figures/10_colour.png)
+# ![Three rows of twelve small pictures: photos, and below them samples, blurred shapes before a background in similar colours](../figures/11_colour.png)
 #
 # *Top row: photos that the network was trained on. Below: twenty-four that it made up, after a short training on a CPU.
 # From across the room they could be photos. Come close: which of them can you give a name?*
 #
 # **You will** train on colour photos and on a folder of your own pictures, find out why the noise must grow with the
 # picture, share one training among several processes, and measure what grows how. **You need**
-# [notebook 06](06_train_ddpm.ipynb) for the trainer and [notebook 07](07_sampling.ipynb) for the samplers. **Time** 60
+# [notebook 07](07_train_ddpm.ipynb) for the trainer and [notebook 08](08_sampling.ipynb) for the samplers. **Time** 60
 # minutes of reading; the cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
@@ -64,14 +64,14 @@ viz.image_grid(photos[:24], columns=12, alt="Twenty-four photos of 32 by 32 pixe
 # In the mathematics nothing: an image is a list of numbers, noise is added to each, and $\epsilon$ has the shape of the
 # image. In the network two layers: the first one reads $C = 3$ channels instead of one, the last one writes three. Both
 # are 3x3 convolutions between the channels (`patch` = $p$ folds each $p \times p$ square of pixels into one place with
-# $C p^2$ channels, [notebook 05](05_unet.ipynb)) and the `base` = $b$ features of the first level; the last one also
+# $C p^2$ channels, [notebook 06](06_unet.ipynb)) and the `base` = $b$ features of the first level; the last one also
 # adds a bias to each number that it writes. So colour costs
 #
-# $$\text{parameters}(C) - \text{parameters}(1) = (C - 1)\, p^2\, (2 \cdot 3^2\, b + 1) \tag{10.1}$$
+# $$\text{parameters}(C) - \text{parameters}(1) = (C - 1)\, p^2\, (2 \cdot 3^2\, b + 1) \tag{11.1}$$
 
 # %% tags=["nbval-check-output"]
 grey, colour = (UNet(channels=c, base=32, multipliers=(1, 2, 4), patch=2) for c in (1, 3))
-verify("10.1", count_parameters(colour) - count_parameters(grey), (3 - 1) * 2**2 * (2 * 9 * 32 + 1), tol=1e-9)
+verify("11.1", count_parameters(colour) - count_parameters(grey), (3 - 1) * 2**2 * (2 * 9 * 32 + 1), tol=1e-9)
 print(f"{count_parameters(grey):,} parameters for grey, {count_parameters(colour):,} for colour")
 
 # %% [markdown]
@@ -132,7 +132,7 @@ viz.image_rows(mirrored, alt="Six digits and their mirror images, six photos and
 # much better than by a coin. (Not quite by a coin: somebody holds the camera, lettering has a direction.) The rule:
 # flip if you could not tell. So never upside down, for the sky is above.*
 #
-# ### Exercise 10.1 - `random_flip`
+# ### Exercise 11.1 - `random_flip`
 #
 # `x` has shape (B, C, H, W), `chance` has shape (B,), uniform in [0, 1). Return the batch with those images mirrored,
 # left to right, whose number is below 1/2.
@@ -185,28 +185,28 @@ viz.image_rows(rows, alt="Seven photos in four sizes, all at step 500: the large
 # How much does averaging remove? The variances of independent numbers add up, and a division by $n$ divides the
 # variance by $n^2$. So the mean of $n$ numbers of variance 1 has variance $1/n$, and for a block of $d \times d$ pixels
 #
-# $$\operatorname{Var}\Big[\frac{1}{d^2} \sum_{i=1}^{d^2} \epsilon_i\Big] = \frac{1}{d^2} \tag{10.2}$$
+# $$\operatorname{Var}\Big[\frac{1}{d^2} \sum_{i=1}^{d^2} \epsilon_i\Big] = \frac{1}{d^2} \tag{11.2}$$
 #
 # The signal is hardly touched, because neighbours agree: the mean of a block is the pixel of a smaller photo. So a
 # picture, looked at $d$ times more coarsely, has $d^2$ times the signal-to-noise ratio,
 #
-# $$\log \mathrm{SNR}_d = \log \mathrm{SNR} + 2 \log d \tag{10.3}$$
+# $$\log \mathrm{SNR}_d = \log \mathrm{SNR} + 2 \log d \tag{11.3}$$
 
 # %% tags=["nbval-check-output"]
 large, t = in_size(photos[:200], 64).double(), torch.full((200,), 500)
 x_t = q_sample(cosine, large, t, torch.randn(large.shape, generator=generator, dtype=torch.float64))
 for d in (2, 4, 8):
     noise = torch.randn(100_000, d * d, generator=generator)
-    verify("10.2", samples=noise.mean(1) ** 2, expected=1 / d**2)
+    verify("11.2", samples=noise.mean(1) ** 2, expected=1 / d**2)
     left = F.avg_pool2d(x_t, d) / cosine.sqrt_alpha_bar[500] - F.avg_pool2d(large, d)  # noise for each unit of signal
     log_snr = snr(cosine)[500].log() + 2 * np.log(d)
-    verify("10.3", samples=(left**2).flatten(), expected=(-log_snr).exp())
+    verify("11.3", samples=(left**2).flatten(), expected=(-log_snr).exp())
 
 # %% [markdown]
 # So "step 500" does not mean the same in two sizes. Here is a way to see what it means. Take 400 photos, noise one of
 # them, and ask an observer who knows all 400 which one it was. The best guess is the photo whose
 # $\sqrt{\bar\alpha_t}\, x_0$, the mean of all its noisy versions, lies closest to $x_t$. (The code multiplies out minus
-# half the squared distance, as in [(8.7)](08_evaluation.ipynb), without the square of $x_t$, which is the same for
+# half the squared distance, as in [(9.7)](09_evaluation.ipynb), without the square of $x_t$, which is the same for
 # all.) If the guess is right, the noisy picture still says which photo it is; if not, that has been lost.
 
 # %%
@@ -235,7 +235,7 @@ viz.plot_panels(panels, ylabel="share recognised", alt="Share of photos recognis
 # %%
 half = steps[int((panels["cosine"]["32x32"][1] < 0.5).nonzero()[0])]
 later = int((snr(cosine) < snr(cosine)[half] / 8**2).nonzero()[0])
-print(f"cosine: half of the photos are lost by t = {half} for 32x32, and so, by (10.3), by t = {later} for 256x256")
+print(f"cosine: half of the photos are lost by t = {half} for 32x32, and so, by (11.3), by t = {later} for 256x256")
 
 # %% [markdown]
 # *Every doubling of the side moves the curve to the right. Read the curve of 32x32 (green) from right to left, as
@@ -248,12 +248,12 @@ print(f"cosine: half of the photos are lost by t = {half} for 32x32, and so, by 
 #
 # The other way round, a large picture under the cosine schedule is decided right below $t = T$. At 256x256, says the
 # line below the curves, half of the photos are lost about ten steps before the end, and a sampler with 50 steps, 20
-# apart, jumps over all ten at once. The repair is (10.3), read backwards. A picture with $d$ times the side of one for
+# apart, jumps over all ten at once. The repair is (11.3), read backwards. A picture with $d$ times the side of one for
 # which the schedule was right needs $d^2$ times the noise variance for the same signal: subtract $2 \log d$ from the
 # log-SNR (Hoogeboom et al. 2023; Chen, 2023, does it by shrinking the pictures' range instead). With
 # $\mathrm{SNR} = \bar\alpha / (1 - \bar\alpha)$ that is
 #
-# $$\bar\alpha'_t = \frac{\bar\alpha_t}{\bar\alpha_t + d^2\, (1 - \bar\alpha_t)} \tag{10.4}$$
+# $$\bar\alpha'_t = \frac{\bar\alpha_t}{\bar\alpha_t + d^2\, (1 - \bar\alpha_t)} \tag{11.4}$$
 #
 # and each new $\beta'$ follows, since $\bar\alpha'_t / \bar\alpha'_{t-1} = 1 - \beta'_t$.
 
@@ -265,10 +265,10 @@ def shifted(schedule, d):
 
 # %% tags=["nbval-check-output"]
 for d in (2, 8):
-    verify("10.4", snr(shifted(cosine, d))[1:].log(), snr(cosine)[1:].log() - 2 * np.log(d), tol=1e-4)
+    verify("11.4", snr(shifted(cosine, d))[1:].log(), snr(cosine)[1:].log() - 2 * np.log(d), tol=1e-4)
 x_t = q_sample(shifted(cosine, 2), large, t, torch.randn(large.shape, generator=generator, dtype=torch.float64))
 left = F.avg_pool2d(x_t, 2) / shifted(cosine, 2).sqrt_alpha_bar[500] - F.avg_pool2d(large, 2)
-verify("10.4", samples=(left**2).flatten(), expected=1 / snr(cosine)[500])
+verify("11.4", samples=(left**2).flatten(), expected=1 / snr(cosine)[500])
 
 # %%
 panels = {
@@ -280,13 +280,13 @@ viz.plot_panels(panels, ylabel="share recognised", alt="With shifted schedules t
 # %% [markdown]
 # *One curve each, instead of four. With the shift, step $t$ means the same in every size, and what you learned at 32x32
 # about which steps matter carries over to 64x64. (The loss does not: each single pixel is noisier now.) Only the curve
-# of 8x8 lies a little lower: averaging has cost it some of its contrast. (10.4) costs four lines, and any network can
+# of 8x8 lies a little lower: averaging has cost it some of its contrast. (11.4) costs four lines, and any network can
 # be trained with it: hand `shifted(cosine_schedule(1000), 2)` to the trainer for pictures of 64x64.*
 #
 # ## Training on colour
 #
-# The trainer of [notebook 06](06_train_ddpm.ipynb), with flips, twice: a network that predicts the noise, and the same
-# network, from the same weights, that predicts the velocity [(6.9)](06_train_ddpm.ipynb). On a GPU it gets some
+# The trainer of [notebook 07](07_train_ddpm.ipynb), with flips, twice: a network that predicts the noise, and the same
+# network, from the same weights, that predicts the velocity [(16.1)](16_targets_and_weights.ipynb). On a GPU it gets some
 # minutes; on a CPU 300 steps each, about a minute, enough to see that it works. (Painted digits are not flipped.)
 
 # %%
@@ -303,22 +303,22 @@ for target, objective in {"noise": ddpm_loss, "velocity": velocity_loss}.items()
     trained[target] = trainer.ema
 
 # %% [markdown]
-# *Two losses of two targets: their heights cannot be compared ([notebook 09](09_libraries.ipynb)). In a full run on a
+# *Two losses of two targets: their heights cannot be compared ([notebook 10](10_libraries.ipynb)). In a full run on a
 # CPU both fall fast at first, and have not settled when it ends.*
 #
 # ## Colour that runs away
 #
-# The sampler turns each predicted noise into a clean image ([notebook 07](07_sampling.ipynb)). From
+# The sampler turns each predicted noise into a clean image ([notebook 08](08_sampling.ipynb)). From
 # $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sigma_t\, \epsilon$ it follows that
 # $\hat x_0 = (x_t - \sigma_t\, \hat\epsilon) / \sqrt{\bar\alpha_t}$, and $x_0$ is the same with the true $\epsilon$. So
-# an error in the one is an error in the other, times a factor, whose square stands in [(3.34)](03_elbo_to_mse.ipynb):
+# an error in the one is an error in the other, times a factor, whose square stands in [(4.21)](04_bound_to_noise.ipynb):
 #
-# $$\hat x_0 - x_0 = -\frac{\sigma_t}{\sqrt{\bar\alpha_t}}\; \big(\hat\epsilon - \epsilon\big) \tag{10.5}$$
+# $$\hat x_0 - x_0 = -\frac{\sigma_t}{\sqrt{\bar\alpha_t}}\; \big(\hat\epsilon - \epsilon\big) \tag{11.5}$$
 #
-# For a network that predicts the velocity, by [(3.32)](03_elbo_to_mse.ipynb)
+# For a network that predicts the velocity, by [(4.19)](04_bound_to_noise.ipynb)
 # $\hat x_0 = \sqrt{\bar\alpha_t}\, x_t - \sigma_t\, \hat v$, and the factor is another one:
 #
-# $$\hat x_0 - x_0 = -\sigma_t\; \big(\hat v - v\big) \tag{10.6}$$
+# $$\hat x_0 - x_0 = -\sigma_t\; \big(\hat v - v\big) \tag{11.6}$$
 
 # %% tags=["nbval-check-output"]
 real, noise = photos[:64].to(device), torch.randn(64, 3, 32, 32, generator=generator).to(device)
@@ -330,8 +330,8 @@ for step in (100, 500, 900):
         for target, net in trained.items():
             wrong[target] = predict_x0(table, x_t, t, net(x_t, t)) - real
         eps_hat, v_hat = trained["noise"](x_t, t), trained["velocity"].net(x_t, t)
-    verify("10.5", wrong["noise"], -sigma / signal * (eps_hat - noise), tol=1e-3)
-    verify("10.6", wrong["velocity"], -sigma * (v_hat - (signal * noise - sigma * real)), tol=1e-3)
+    verify("11.5", wrong["noise"], -sigma / signal * (eps_hat - noise), tol=1e-3)
+    verify("11.6", wrong["velocity"], -sigma * (v_hat - (signal * noise - sigma * real)), tol=1e-3)
 
 # %%
 for name, schedule in {"linear": linear, "cosine": cosine}.items():
@@ -339,7 +339,7 @@ for name, schedule in {"linear": linear, "cosine": cosine}.items():
     print(f"{name}: sigma / sqrt(alpha_bar) at t = 100, 500, 900, 990, 1000:", [f"{factors[t]:,.1f}" for t in (100, 500, 900, 990, 1000)])
 
 # %% [markdown]
-# *The factor of (10.6) is never above 1. That of (10.5) goes from below one to 157 or, with the cosine schedule, to
+# *The factor of (11.6) is never above 1. That of (11.5) goes from below one to 157 or, with the cosine schedule, to
 # twenty thousand. A prediction that is off by 0.01 at $t = T$ misses the clean image by 1.6 with the linear schedule
 # and by 200 with the cosine one, where the whole range is from -1 to 1. And what kind of error will it be? One that
 # differs from pixel to pixel is grain; one that many pixels share is a tint, or a wrong brightness. At the noisy end
@@ -406,7 +406,7 @@ for name in ("data", "steps", "batch_size", "flip", "device", "loss", "date"):
 # through the photos. For comparison, Ho et al. (2020) made 800,000 steps of 128 photos with a network of 35.7 million
 # parameters.*
 
-# %% tags=["figure-10_colour"]
+# %% tags=["figure-11_colour"]
 made = sample(model, schedule, 24 if count == 32 else 4, shape, steps=50).cpu()
 rows = {"photos": photos[24:36], "samples": made[:12], "more": made[12:]}
 viz.image_rows({name: x for name, x in rows.items() if len(x)}, alt="Twelve photos, and below them samples of the shipped colour network")
@@ -511,17 +511,17 @@ viz.image_grid(own.images, columns=10, alt="The ten readable pictures of the fol
 # has a copy of the network, takes a part of each batch, and after the backward pass all of them average their
 # gradients. With $W$ processes, equal shares $S_r$ of a batch of $B$ images, and $L_i$ the loss of image $i$
 #
-# $$\nabla \frac{1}{B} \sum_{i=1}^{B} L_i = \frac{1}{W} \sum_{r=0}^{W-1} \nabla \Big( \frac{W}{B} \sum_{i \in S_r} L_i \Big) \tag{10.7}$$
+# $$\nabla \frac{1}{B} \sum_{i=1}^{B} L_i = \frac{1}{W} \sum_{r=0}^{W-1} \nabla \Big( \frac{W}{B} \sum_{i \in S_r} L_i \Big) \tag{11.7}$$
 #
 # Left, the gradient of the whole batch; right, the mean of what the processes compute. So they make the very step that
 # one process would make, and their copies stay equal. It holds because the loss is a mean over images, and because no
 # layer mixes images: GroupNorm does not, BatchNorm would.
 #
-# ### Exercise 10.2 - `share_of_batch`
+# ### Exercise 11.2 - `share_of_batch`
 #
 # `batch` has shape (B, ...), its first axis divides by `world`, the number of processes. Return the part of process
 # `rank`, which counts from 0: every `world`-th entry, from its own number on. (Not a block of neighbours: the trainer's
-# steps $t$ rise through the batch, [notebook 06](06_train_ddpm.ipynb).)
+# steps $t$ rise through the batch, [notebook 07](07_train_ddpm.ipynb).)
 
 # %% tags=["exercise", "nbval-check-output"]
 def share_of_batch(batch, rank, world):
@@ -548,7 +548,7 @@ def gradient(*batch):
     return torch.cat([p.grad.flatten() for p in net.parameters()])
 
 shares = [gradient(*(share_of_batch(part, rank, 3) for part in (x0, t, noise))) for rank in range(3)]
-verify("10.7", gradient(x0, t, noise), torch.stack(shares).mean(0), tol=1e-9)
+verify("11.7", gradient(x0, t, noise), torch.stack(shares).mean(0), tol=1e-9)
 
 # %% [markdown]
 # What they must share besides the gradients is luck. Each process of ours draws the random numbers of the *whole*
@@ -759,15 +759,15 @@ folder.cleanup()
 # **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`, and we never used it.
 # One sample may have been a ship. You cannot ask for another, because the network was never told what a ship is. And it
 # pays for that itself: at the noisy end, where it could be anything, its best guess is the mean of ships, horses and
-# frogs. [Notebook 11](11_guidance.ipynb) tells the network what it draws, and then exaggerates that.
+# frogs. [Notebook 12](12_guidance.ipynb) tells the network what it draws, and then exaggerates that.
 #
 # ### Experiments to try
 #
 # - Train for ten minutes with `linear` instead of `cosine`, and with `shifted(cosine, 0.5)`. Which samples are tinted
 #   most, and does the loss warn you?
-# - Set `flip=True` for digits with the trainer of [notebook 06](06_train_ddpm.ipynb). Which digits become unreadable,
+# - Set `flip=True` for digits with the trainer of [notebook 07](07_train_ddpm.ipynb). Which digits become unreadable,
 #   and which do not mind?
 # - `told_apart` compares left and right. Let it compare top and bottom, on photos. What does the score say about skies?
-# - Write a small network with BatchNorm, and try (10.7) on it. Which of the two sides is the one that you want?
+# - Write a small network with BatchNorm, and try (11.7) on it. Which of the two sides is the one that you want?
 # - Load a folder of your own photos with `size=32` and `size=64`, and run `recognised` on both. Do your pictures move
 #   the curves?
