@@ -46,7 +46,7 @@ def probed(trial: Trial) -> str | None:
     if not any(isinstance(outcome, BaseException) for outcome in trial.outcomes):
         looks[1:1] = _changed_argument, _changed_result, _by_numbers, _right_for_some_entries
     with warnings.catch_warnings(action="ignore"):
-        return next((found for look in looks if (found := look(trial))), None)
+        return next((found for look in looks if (found := _tried(look, (trial,)))), None)
 
 
 def _permuted(trial: Trial) -> str | None:
@@ -82,6 +82,7 @@ def _changed_result(trial: Trial) -> str | None:
 
 
 def _tried(function: Callable, case: tuple) -> Any:
+    """What a function gives, or None: where a probe cannot be made, nothing is said, and the answer is marked."""
     try:
         return function(*case)
     except Exception:
@@ -91,7 +92,8 @@ def _tried(function: Callable, case: tuple) -> Any:
 def _by_numbers(trial: Trial) -> str | None:
     """Factors, offsets and orders, which are read off the numbers."""
     right, found = ([_flat(value) for value in values] for values in (trial.expected, trial.outcomes))
-    if list(map(len, right)) != list(map(len, found)) or sum(map(len, right)) < 2:
+    count = sum(map(len, right))
+    if list(map(len, right)) != list(map(len, found)) or count < 2:
         return None
 
     def equals(values: Iterable[Tensor], others: list[Tensor] = found) -> bool:
@@ -109,10 +111,12 @@ def _by_numbers(trial: Trial) -> str | None:
     if equals(factor * r for factor, r in zip(factors, right, strict=True)):
         if max(factors) - min(factors) <= 1e-4 * abs(factors[0]):
             return f"Every value is {factors[0]:.4g} times what it should be."
-        said = ", ".join(f"{factor:.4g}" for factor in factors)
-        return f"In each call all values are off by one factor: {said}. Is there a sum for a mean, or a mean for a sum?"
+        whole = [max(factor, 1 / factor) for factor in factors if factor > 0]
+        if len(whole) == len(factors) and all(abs(number - round(number)) < 1e-3 for number in whole):
+            said = ", ".join(f"{factor:.4g}" for factor in factors)
+            return f"The values are {said} times what they should be: is there a sum for a mean, or a mean for a sum?"
     low, high = min(f.min() for f in found), max(f.max() for f in found)
-    if equals(r.clamp(low, high) for r in right):
+    if count >= 20 and equals(r.clamp(low, high) for r in right):
         return f"The result is clipped to [{low:.4g}, {high:.4g}]: return it as it is."
     if equals(r + (found[0] - right[0]).mean() for r in right):
         return f"Every value is off by the same number, {(found[0] - right[0]).mean().item():+.4g}."
@@ -147,13 +151,12 @@ def _right_for_some_calls(trial: Trial) -> str | None:
         return None  # 64 bits and gradients are asked for in some calls only, and are spoken of
     for place, name in enumerate(inspect.signature(trial.reference).parameters):
         values = [case[place] for case in trial.cases if place < len(case)]
-        right, wrong = (
-            {value for value, problem in zip(values, trial.differences, strict=False) if (problem is None) == is_right}
-            for is_right in (True, False)
-        )
-        if all(isinstance(value, int | float) for value in values) and len(right) == 1 and not right & wrong:
-            value = right.pop()
-            built_in = ": is that number built in?" if value not in (0, 1) else "."
-            return f"It is right where {name} is {value:g}, and wrong elsewhere{built_in}"
+        if all(isinstance(value, int | float) for value in values):
+            pairs = list(zip(values, trial.differences, strict=False))
+            right, wrong = ({value for value, said in pairs if bool(said) == is_wrong} for is_wrong in (False, True))
+            if len(right) == 1 and not right & wrong:
+                value = right.pop()
+                built_in = ": is that number built in?" if value not in (0, 1) else "."
+                return f"It is right where {name} is {value:g}, and wrong elsewhere{built_in}"
     calls = f"{count} of {len(trial.cases)} calls"
     return f"It is right in {calls}: is a number or a size built in that belongs to one call? Use the arguments."

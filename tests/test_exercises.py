@@ -208,7 +208,10 @@ def test_dots_left_over_are_no_skeleton(capsys):
         (lambda x, a, n: blend(x, a**2, n), "amount**2 stands where amount belongs"),
         (lambda x, a, n: blend(x, a, n) * 3, "Every value is 3 times what it should be"),
         (lambda x, a, n: blend(x, a, n) + 0.25, "Every value is off by the same number, +0.25"),
-        (lambda x, a, n: blend(x, a, n) * x.numel(), "In each call all values are off by one factor: 120, 30"),
+        (
+            lambda x, a, n: blend(x, a, n) * x.numel(),
+            "The values are 120, 30, 64 times what they should be: is there a sum for a mean",
+        ),
         (lambda x, a, n: blend(x, a, n).roll(2, 3), "The values are right, but stand in another order"),
         (lambda x, a, n: blend(x, a, n).flatten(), "The values are right, their shape or dtype is not"),
         (lambda x, a, n: blend(x, a, n).clamp(max=0.5), ", 0.5]: return it as it is"),
@@ -237,6 +240,7 @@ def test_other_mistakes_are_described(wrong, says, capsys):
         ("frechet_distance", lambda a, b: torch.tensor(EXERCISES["frechet_distance"].reference(a, b)), "a number, got"),
         ("snr", lambda s: s.alpha_bar / (s.sigma**2 + 1e-5), "At index 0 it should be inf"),
         ("snr", lambda s: s.alpha_bar / s.sigma.mul_(s.sigma), "changes schedule.sigma in place"),
+        ("naive_loss", lambda *a: naive_loss(*a) + naive_loss(*a) ** 2, "expected 0."),  # one number: any factor fits
         ("film", lambda h, scale, shift: h * scale[:, None], "at non-singleton dimension"),
         ("share_of_batch", lambda batch, rank, world: batch[rank::world].float(), "int64, got a tensor of shape (3,)"),
         ("drop_labels", lambda *a: a[0].masked_fill(a[1] < torch.full((len(a[1]),), a[2]), a[3]), "on a GPU it would"),

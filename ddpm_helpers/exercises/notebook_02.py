@@ -4,7 +4,6 @@ import torch
 
 from ..marking import Exercise
 from ..schedule import NoiseSchedule, cosine_schedule, forward_step, linear_beta, linear_schedule, q_sample, snr
-from ..table import mistakes
 
 
 def _images(*shape: int) -> tuple:
@@ -159,27 +158,17 @@ Exercise(
 )
 
 
-def _asked(T, beta_1, beta_T):
-    """`linear_beta` as the exercise asks for it: no argument has a default, so that the table's functions take all."""
-    return linear_beta(T, beta_1, beta_T)
-
-
-BETAS = """
-    first, last = beta_1 * 1000 / T, beta_T * 1000 / T
-    beta = torch.zeros(T + 1, dtype=torch.float64)
-    beta[1:] = torch.linspace(first, last, T, dtype=torch.float64)
-    return beta
-"""
-
 Exercise(
     tag="2.4",
     reference=linear_beta,
     cases=lambda: [(50, 1e-4, 0.02), (300, 1e-4, 0.02), (40, 2e-3, 0.01), (1000, 1e-4, 0.02)],
-    answer=BETAS,
-    mistakes=mistakes(
-        _asked,
-        BETAS,
-        """
+    answer="""
+        first, last = beta_1 * 1000 / T, beta_T * 1000 / T
+        beta = torch.zeros(T + 1, dtype=torch.float64)
+        beta[1:] = torch.linspace(first, last, T, dtype=torch.float64)
+        return beta
+    """,
+    mistakes="""
         * 1000 / T ->
           the ends are not rescaled: multiply both by 1000 / T.
         * 1000 / T -> * T / 1000
@@ -196,7 +185,5 @@ Exercise(
           ! A tensor takes no list: put torch.tensor(...) around it, or write torch.linspace.
         last, T, -> first + (last - first) * (T - 1) / T, T,
           the line stops short of its end: from 1 to T there are T points and T - 1 gaps.
-        """,
-        {},
-    ),
+    """,
 )

@@ -27,6 +27,11 @@ def _learning(which: int, *shape: int) -> tuple:
     return features
 
 
+def _asking(x, *rest) -> tuple:
+    """The same, and a gradient is asked for the images."""
+    return (x.requires_grad_(), *rest)
+
+
 Exercise(
     tag="5.1",
     reference=append_time,
@@ -35,6 +40,7 @@ Exercise(
         _timed([1000, 1, 250], 1000, 3, 1, 2, 5),
         _timed([7, 300, 2, 40], 300, 4, 2, 6, 4),  # B = W: a wrong broadcast runs through
         _timed([9, 2, 30, 4], 40, 4, 2, 3, 5),  # no step is T, so T is not t.max()
+        _asking(*_timed([5, 20, 1], 20, 3, 1, 2, 5)),
     ],
     answer="""
         time = (t / T).reshape(-1, 1, 1, 1).expand_as(x[:, :1])
