@@ -242,11 +242,6 @@ Exercise(
         # In 64 bits, as in the notebook's check: a small difference of numbers of which 32 bits keep too little.
         (double(linear_schedule(1000)), 1e-3 * _images(7, 4, 1, 2, 3).double()),
     ],
-    answer="""
-        a_bar = schedule.alpha_bar[-1]
-        nats = 0.5 * (a_bar * images**2 - a_bar - torch.log1p(-a_bar)).mean()
-        return nats.item() / math.log(2)
-    """,
     mistakes="""
         log1p(-a_bar) -> log(1 - a_bar)
           ! Right on paper. In 32 bits 1 - alpha_bar_T loses most digits of a small alpha_bar_T before the logarithm is
@@ -254,7 +249,7 @@ Exercise(
         torch.log1p(-a_bar) -> 2 * torch.log(schedule.sigma[-1])
           ! Right on paper. In 32 bits sigma_T has lost most digits of a small alpha_bar_T before the logarithm is
           taken: torch.log1p(-a_bar) keeps them.
-        [-1] -> [-1].float() ; images -> images.float()
+        [-1] -> [-1].float() ; images.square -> images.float().square
           you compute in float32, whatever the schedule has: where it has 64 bits, keep them.
         .item() ->
           ! The value is right, but in a tensor: .item() makes a number of it.
@@ -284,9 +279,9 @@ Exercise(
           the 1/2 belongs to the first term alone: it multiplies all three.
         - torch.log1p(-a_bar) ->
           the logarithm of the variance is left out.
-        images**2 -> images.mean() ** 2
+        images.square -> images.mean().square
           the mean is squared: square the pixels first, then take the mean.
-        **2 ->
+        .square() ->
           x_0 is not squared.
         a_bar * images -> images
           the mean of x_T is taken for x_0: it is x_0 shrunk by the root of alpha_bar_T.
