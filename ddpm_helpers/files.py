@@ -27,7 +27,7 @@ class CheckpointError(RuntimeError):
 
 def place(path: str | Path) -> Path:
     """The path with ~ expanded; its name must end in .safetensors."""
-    path = Path(os.path.expanduser(path))
+    path = Path(path if "\0" in str(path) else os.path.expanduser(path))  # a name with a zero is refused later
     if path.suffix == ".safetensors":
         return path
     raise CheckpointError(
@@ -38,7 +38,7 @@ def place(path: str | Path) -> Path:
 
 def write(path: str | Path, kind: str, state: dict) -> None:
     """Write tensors, dictionaries of tensors, and plain values that JSON knows, as one of `KINDS`."""
-    tensors, plain = {}, {"format": FORMAT, "kind": kind}
+    tensors, plain = {}, {}
     for key, value in state.items():
         if isinstance(value, Tensor):
             tensors[key] = value
@@ -47,22 +47,23 @@ def write(path: str | Path, kind: str, state: dict) -> None:
         else:
             plain[key] = value
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    content = safetensors.torch.save(tensors, {"ddpm_helpers": json.dumps(plain), "checksum": SEAL})
+    about = json.dumps({**plain, "format": FORMAT, "kind": kind})
+    content = safetensors.torch.save(tensors, {"ddpm_helpers": about, "checksum": SEAL})
     write_bytes(place(path), content.replace(SEAL.encode(), f"crc32 {zlib.crc32(content):08x}".encode(), 1))
 
 
 def read(path: str | Path, kind: str = "training state") -> dict:
     """What `write` wrote, on the CPU; a CheckpointError if it is anything else, or altered in a single bit."""
-    path, state = place(path), {}
+    path = place(path)
     try:
         with open(path, "rb"), safetensors.safe_open(path, framework="pt") as file:  # reads the header alone
             notes = file.metadata()
-        plain = json.loads(notes["ddpm_helpers"])
-        if plain["format"] == FORMAT:
+        state = json.loads(notes["ddpm_helpers"])
+        version, found = state.pop("format"), state.pop("kind", None)
+        if version == FORMAT:
             content, seal = path.read_bytes(), notes["checksum"].encode()
             if seal != f"crc32 {zlib.crc32(content.replace(seal, SEAL.encode(), 1)):08x}".encode():
                 raise ValueError("its checksum is wrong")
-            state = dict(plain)
             for name, value in safetensors.torch.load(content).items():
                 *group, part = name.split("/", 1)
                 (state.setdefault(*group, {}) if group else state)[part] = value
@@ -73,11 +74,11 @@ def read(path: str | Path, kind: str = "training state") -> dict:
         raise CheckpointError(
             f"{path}: damaged, truncated, or not a file of this course ({why}); delete or move it to start anew"
         ) from error
-    if not state:
-        advice = OLD if plain["format"] in (1, 2) else "update ddpm_helpers"
-        raise CheckpointError(f"{path}: format {plain['format']!r}, and this version reads {FORMAT}; {advice}")
-    if state.get("kind") != kind:
-        raise CheckpointError(f"{path} holds {KINDS.get(str(state.get('kind')), 'something else')}")
+    if version != FORMAT:
+        advice = OLD if version in (1, 2) else "update ddpm_helpers"
+        raise CheckpointError(f"{path}: format {version!r}, and this version of ddpm_helpers reads {FORMAT}; {advice}")
+    if found != kind:
+        raise CheckpointError(f"{path} holds {KINDS.get(str(found), 'something else')}")
     return state
 
 
