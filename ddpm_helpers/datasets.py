@@ -31,7 +31,7 @@ NETWORK_SECONDS = 5  # how long a host may stay silent before we go on without i
 CAUSES = {  # what an error says: what that means, and what one can do
     r"CERTIFICATE_VERIFY_FAILED": "the host's certificate is not trusted here, as behind a proxy that reads along: "
     "let SSL_CERT_FILE name a file of certificates to trust",
-    r"\b407\b": "the proxy wants a name and a password: set HTTPS_PROXY=http://name:password@host:port",
+    r"\b407\b": "the proxy wants a name and a password: set HTTP_PROXY and HTTPS_PROXY=http://name:password@host:port",
     r"(Error|failed:) (429|5\d\d)": "the host is busy or out of order: try again later",
     r"(Error|failed:) 4\d\d": "the host, or a filter before it, refuses",
     r"timed out|TimeoutError|no answer": "the host is silent",
