@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .checks import _check_images
 from .files import WEIGHTS, read
-from .schedule import NoiseSchedule, _check_images, predict_x0, q_sample
+from .schedule import NoiseSchedule, predict_x0, q_sample
 
 
 class FeatureNet(nn.Module):

@@ -35,7 +35,7 @@ from ddpm_helpers.lessons.libraries import (
     leading_steps,
 )
 
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "src" / "09_libraries.py"
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "src" / "10_libraries.py"
 SHAPE = (5, 3, 2, 4)
 PAIRS = [
     pytest.param(linear_schedule(), "linear", id="linear"),

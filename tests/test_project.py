@@ -12,8 +12,20 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddpm_helpers"
 ORDER = [
-    *("schedule", "files", "machine", "toy", "digits", "nets", "pretrained", "pictures", "data", "sampling", "losses"),
-    *("diagnosis", "clinic", "quiz", "viz", "watch", "train", "cli", "metrics", "libraries", "ladder"),
+    *(
+        "checks",
+        "schedule",
+        "files",
+        "machine",
+        "digits",
+        "nets",
+        "pretrained",
+        "pictures",
+        "datasets",
+        "data",
+        "sampling",
+    ),
+    *("losses", "viz", "watch", "train", "cli", "metrics", "lessons", "outcomes", "probes", "table", "marking"),
     *("exercises", "__init__"),
 ]
 PIP_ONLY = ("deepinv", "axe-playwright-python", "playwright")  # installed by pip in the conda environment, too
@@ -124,7 +136,9 @@ def test_examples_in_docstrings():
 
     import ddpm_helpers
 
-    public = {name: getattr(ddpm_helpers, name) for name in ddpm_helpers.__all__}  # what a learner has imported
+    public = {
+        name: getattr(ddpm_helpers, name) for name in vars(ddpm_helpers) if not name.startswith("_")
+    }  # what a learner has imported
     for info in pkgutil.walk_packages(ddpm_helpers.__path__, "ddpm_helpers."):
         if not info.name.endswith("__main__"):
             result = doctest.testmod(importlib.import_module(info.name), extraglobs=public)

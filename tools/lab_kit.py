@@ -21,7 +21,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from build import NOTEBOOKS, ROOT, in_words, measured, title_of
-from ddpm_helpers.data import DATASETS, DataError, _load_torchvision
+from ddpm_helpers.data import DATASETS, DataError
+from ddpm_helpers.datasets import load_files
 from ddpm_helpers.exercises import EXERCISES, solution
 from ddpm_helpers.pictures import load_folder
 
@@ -86,10 +87,10 @@ def data_files(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: there is no such folder")
     files: list[Path] = []
     for name, title in DATASETS.items():
-        if all(_load_torchvision(name, folder, train) for train in (True, False)):
+        if all(load_files(name, folder, train) for train in (True, False)):
             place = folder / ("cifar-10-batches-py" if name == "cifar10" else f"{title}/raw")
-            unpacked = {path for path in place.iterdir() if path.suffix != ".gz"}
-            files += [path for path in place.iterdir() if path in unpacked or path.with_suffix("") not in unpacked]
+            unpacked = {path for path in place.glob("*") if path.suffix != ".gz"}
+            files += [path for path in place.glob("*") if path in unpacked or path.with_suffix("") not in unpacked]
         elif name == "cifar10" and (folder / name / "train").is_dir():
             for half in ("train", "test"):
                 load_folder(folder / name / half)
@@ -390,8 +391,8 @@ An exercise that is left out breaks nothing: the notebook goes on with the cours
 
 {chr(10).join(sessions)}
 Before the third session learners read notebooks 03 and 04 at home (two hours), or you tell them their result: the
-loss is the squared error of the predicted noise. 05 and 06 are left out. For the third session it is enough to know that a U-Net
-takes a noisy image and a step, and answers with an image.
+loss is the squared error of the predicted noise. 05 and 06 are left out. For the third session it is enough to know
+that a U-Net takes a noisy image and a step, and answers with an image.
 """
 
 

@@ -113,7 +113,7 @@ Exercise(
     ],
     answer="""
 B = len(u)
-place = (torch.arange(B) + u) / B
+place = (torch.arange(B, device=u.device) + u) / B
 chosen = (place * T).long().clamp(max=T - 1) + 1
 return chosen
 """,
@@ -143,9 +143,9 @@ chosen = (place * T).ceil().long().clamp(1, T)
 place = torch.linspace(0, 1, B) + u / B
   the B stretches begin at linspace(0, 1, B): then the last one begins where all ends. They begin at 0 / B, 1 / B, ...
   (B - 1) / B.
-place = torch.arange(B) / B + u
+place = torch.arange(B, device=u.device) / B + u
   u is added to i / B as it is: a stretch is only 1 / B long.
-place = torch.arange(B) / B + u ; .clamp(max=T - 1) ->
+place = torch.arange(B, device=u.device) / B + u ; .clamp(max=T - 1) ->
   u is not divided by B: a stretch is 1 / B long, so image i lands at (i + u) / B.
 / B -> ; .clamp(max=T - 1) ->
   nothing is divided by B: the places (i + u) / B lie in [0, 1].
@@ -155,9 +155,9 @@ place = u.sort().values
   u is sorted: draws in order are still independent. Image i lands at (i + u) / B.
 chosen = ((place * T).long() + 1).clamp(max=T - 1)
   1 is added before the clamp to T - 1: then step T is never trained. Clamp first, then add 1.
-place = torch.arange(B) + u / B
+place = torch.arange(B, device=u.device) + u / B
   only u is divided by B: (i + u) / B needs its brackets.
-place * T -> torch.arange(B) + u / B * T
+place * T -> torch.arange(B, device=u.device) + u / B * T
   only u is divided by B and multiplied by T: (i + u) / B * T needs its brackets.
 / B -> / (B - 1)
   you divided by B - 1: there are B stretches, each of them 1 / B long.
@@ -175,9 +175,9 @@ chosen = (place * T).round().long()
   does), and add 1.
 + u -> + 1 + u
   the stretches are counted from 1: image 0 has the stretch from 0 to 1 / B.
-chosen = torch.arange(B) * (T // B) + (u * (T // B)).long() + 1
+chosen = torch.arange(B, device=u.device) * (T // B) + (u * (T // B)).long() + 1
   every stretch is T // B steps long: T need not be a multiple of B, and the last steps would never be trained.
-chosen = ((torch.arange(B) + u) * (T // B)).long() + 1
+chosen = ((torch.arange(B, device=u.device) + u) * (T // B)).long() + 1
   the length of a stretch is rounded, T // B. Where B does not divide T, the last steps would never be trained: multiply
   (i + u) / B by T, then cut off.
 place

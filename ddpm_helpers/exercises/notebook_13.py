@@ -90,6 +90,11 @@ Exercise(
         _pixels(30, [2, 20], 7, 1, 3, 4, least=0.0),
         _pixels(100, [20], 6, 1, 1, 1),  # one pixel and one step
     ],
+    answer="""
+variance = images.var(0).flatten()  # (D,)
+signal = schedule.alpha_bar[t, None] * variance  # (K, D)
+return (signal / (signal + schedule.sigma[t, None] ** 2)).mean(1)
+""",
     mistakes="""
 variance = images.var().reshape(1)
   one variance was taken over all pixels: each pixel has its own, over the images (axis 0).
@@ -117,7 +122,7 @@ variance = images.var(0).mean().reshape(1)
 schedule.alpha_bar -> schedule.sqrt_alpha_bar
   sqrt(alpha_bar) stands where alpha_bar belongs: a factor of an image enters a variance squared.
 schedule.alpha_bar -> schedule.alpha
-  alpha of one step stands where alpha_bar of the whole jump belongs.
+  alpha of one step stands where alpha_bar of all t steps belongs.
 1 - right(schedule, images, t)
   ! That is the part of the noise that the line explains. The loss is what is left: 1 minus this.
 .var(0) -> .var(0, correction=0)

@@ -103,7 +103,7 @@ Exercise(
     answer="""
 B, T = len(u), len(weight)
 ends = weight.cumsum(0)
-places = (torch.arange(B) + u) / B * weight.sum()
+places = (torch.arange(B, device=u.device) + u) / B * weight.sum()
 owners = torch.searchsorted(ends, places)
 return owners.clamp(max=T - 1) + 1
 """,
@@ -126,7 +126,7 @@ places = u.sort().values * weight.sum() ; owners + 1
   all images land at the same place of their shares of the line, u[0]: image i has its own, u[i].
 + u ->
   every image lands at the beginning of its share of the line: u says where in it.
-places = (torch.arange(B) / B + u) * weight.sum() ; owners + 1
+places = (torch.arange(B, device=u.device) / B + u) * weight.sum() ; owners + 1
   u is not divided by B: image i lands at (i + u) / B of the length of the line.
 owners + 1
   ! Nearly. Where u is close to 1, rounding takes the last place to the last end, or beyond it, and its step to T + 1:
@@ -135,7 +135,7 @@ owners + 1
   the line has the length 1, and steps are clamped: it is as long as the sum of the weights.
 weight.sum() -> T
   the places are multiplied by T, and the steps clamped: the line is as long as the sum of the weights.
-places = (torch.arange(B) / B + u) * weight.sum()
+places = (torch.arange(B, device=u.device) / B + u) * weight.sum()
   u is not divided by B, and the steps are clamped: image i lands at (i + u) / B of the length of the line.
 + u -> + 1 + u
   the images are counted from 1: image 0 has the first share of the line.

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..nets import check_step_batch
-from ..schedule import NoiseSchedule, _check_images, per_image, q_sample
+from ..checks import _check_images, check_step_batch
+from ..schedule import NoiseSchedule, per_image, q_sample
 
 
 class Finding(NamedTuple):

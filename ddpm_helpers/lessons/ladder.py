@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..schedule import NoiseSchedule
-from ..training import naive_loss
+from .naive import naive_loss
 
 RESULTS = Path(__file__).parent.parent / "results"
 COLUMNS = {  # of `ladder_table`: key of a row -> title, width, format

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nets import NETS, check_counts, check_image_batch, check_step_batch, conv3x3, sinusoidal_embedding
+from ..checks import check_counts, check_image_batch, check_step_batch
+from ..nets import NETS, conv3x3, sinusoidal_embedding
 
 
 class BasicUNet(nn.Module):

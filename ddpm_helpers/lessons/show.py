@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import viz
-from ..clinic import System
-from ..diagnosis import loss_by_t, straight_line_loss
-from ..quiz import LETTERS, Case
 from ..sampling import Step
 from ..schedule import NoiseSchedule, q_sample
 from ..viz import COLOURS
+from .clinic import System
+from .diagnosis import loss_by_t, straight_line_loss
+from .quiz import LETTERS, Case
 
 # ---- 02, forward process --------------------------------------------------------------------------------------------
 

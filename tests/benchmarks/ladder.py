@@ -101,7 +101,7 @@ class System:
     steps: int | list[int] | None = None  # of the sampler, how many or which; None: all T of Algorithm 2
     batch_size: int = 128
     learning_rate: float = 1e-3
-    middle: bool = False  # as in `TrainConfig`
+    weighted: bool = False  # as in `TrainConfig`
     border: int = 0  # black pixels added on each side of the images, and cut off the samples
 
 
@@ -128,7 +128,7 @@ SYSTEMS = (
         NEAR_T,
         batch_size=64,
         learning_rate=2e-3,
-        middle=True,
+        weighted=True,
     ),
 )
 # What each published fault costs: the repaired SimpleUNet with one of them.
@@ -143,7 +143,7 @@ def make_trainer(system: System, images: Tensor, steps: int) -> Trainer:
     """A trainer of a system on images (N, 1, 28, 28) uint8; the weights start from seed 0."""
     torch.manual_seed(0)
     warmup = min(100, steps // 10)
-    config = TrainConfig(steps, system.batch_size, system.learning_rate, warmup, middle=system.middle)
+    config = TrainConfig(steps, system.batch_size, system.learning_rate, warmup, weighted=system.weighted)
     images = nn.functional.pad(images, [system.border] * 4)
     return Trainer(system.net(), system.schedule, images, config, objective=system.objective)
 

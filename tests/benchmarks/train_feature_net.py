@@ -15,10 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ddpm_helpers import CheckpointError, DataError, ImageData, default_device, load_images, to_float
-from ddpm_helpers.files import write
 from ddpm_helpers.data import shuffled_indices
-from ddpm_helpers.metrics import FeatureNet
+from ddpm_helpers.files import write
 from ddpm_helpers.machine import device_name
+from ddpm_helpers.metrics import FeatureNet
 
 BATCH = 128
 

@@ -42,12 +42,12 @@ from ddpm_helpers import (
     TrainingError,
     UNet,
     cosine_schedule,
-    ladder,
     load_images,
     load_pretrained,
     read_idx,
 )
 from ddpm_helpers.files import SEAL, read, write
+from ddpm_helpers.lessons import ladder
 from ddpm_helpers.pictures import load_folder
 from ddpm_helpers.pretrained import save_pretrained
 
