@@ -12,21 +12,9 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddpm_helpers"
 ORDER = [
-    *(
-        "checks",
-        "schedule",
-        "files",
-        "machine",
-        "digits",
-        "nets",
-        "pretrained",
-        "pictures",
-        "datasets",
-        "data",
-        "sampling",
-    ),
-    *("losses", "viz", "watch", "train", "cli", "metrics", "lessons", "outcomes", "probes", "table", "marking"),
-    *("exercises", "__init__"),
+    *("checks", "schedule", "files", "machine", "digits", "nets", "pretrained", "pictures", "datasets", "data"),
+    *("sampling", "losses", "viz", "watch", "train", "cli", "metrics", "lessons", "outcomes", "probes", "table"),
+    *("marking", "exercises", "__init__"),
 ]
 PIP_ONLY = ("deepinv", "axe-playwright-python", "playwright")  # installed by pip in the conda environment, too
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
