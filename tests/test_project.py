@@ -16,8 +16,6 @@ ORDER = [
     *("sampling", "losses", "viz", "watch", "train", "cli", "metrics", "lessons", "outcomes", "probes", "table"),
     *("marking", "exercises", "__init__"),
 ]
-PIP_ONLY = ("deepinv", "axe-playwright-python", "playwright")  # installed by pip in the conda environment, too
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 
 def pyproject() -> dict:
@@ -36,20 +34,24 @@ def test_imports_go_one_way():
                     assert ORDER.index(name.split(".")[0]) < ORDER.index(here), f"{file} imports {name}"
 
 
-def test_conda_environment_equals_pyproject():
+def test_conda_takes_everything_else_from_pyproject():
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    *names, from_pip = listed
+    bounds = dict(requirement.split(">=") for requirement in pyproject()["project"]["dependencies"])
+    wanted = [f"pytorch>={bounds['torch']}", f"torchvision>={bounds['torchvision']}"]
+    assert names == ["python" + pyproject()["project"]["requires-python"], "pip", *wanted]
+    assert from_pip == {"pip": ["-e .[lab,test]"]}
+
+
+def test_constraints_hold_every_requirement():
+    """The last green run had a version of each, at or above its lower bound."""
+    pins = dict(re.findall(r"^([\w.-]+)==(\d+(?:\.\d+)*)", (ROOT / "constraints.txt").read_text(), flags=re.M))
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     project = pyproject()["project"]
-    wanted, from_pip = {"python" + project["requires-python"], "pip"}, ["-e ."]
-    for requirement in sum(
-        (project["optional-dependencies"][extra] for extra in ("lab", "compare", "test")), project["dependencies"]
-    ):
-        name, bound = re.fullmatch(r"([\w-]+)(>=.+)", requirement).groups()
-        if name in PIP_ONLY:
-            from_pip.insert(0, name + bound)
-        else:
-            wanted.add(CONDA_NAMES.get(name, name) + bound)
-    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert {entry for entry in listed if isinstance(entry, str)} == wanted
-    assert {"pip": from_pip} in listed
+    for requirement in sum(project["optional-dependencies"].values(), project["dependencies"]):
+        name, bound = requirement.split(">=")
+        if name != "setuptools":
+            assert [*map(int, pins[name].split("."))] >= [*map(int, bound.split("."))], name
 
 
 def test_import_is_light():
@@ -95,7 +97,7 @@ def test_badges_change_one_setting_and_back(tmp_path):
     """On a copy: the setting, the set-up cells, the links and the README follow, and "" undoes it all."""
     import shutil
 
-    for name in ("notebooks", "tools", "figures"):
+    for name in ("notebooks", "tools", "figures", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("data"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path / name)

@@ -15,6 +15,8 @@ from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
+import long_runs  # noqa: E402
+
 import build  # noqa: E402
 import course  # noqa: E402
 
@@ -142,14 +144,14 @@ def test_versions_oldest_takes_each_lower_bound(commands, tmp_path):
         '[build-system]\nrequires = ["setuptools>=68"]\n[project]\nrequires-python = ">=3.10"\n'
         'dependencies = [\n  "torch>=2.4",\n  "a-b>=0.11",\n]\nlab = ["a-b>=1.2"]\n'
     )
-    assert course.versions("", ["oldest"]) == 0
+    assert long_runs.versions(["oldest"]) == 0
     assert (tmp_path / "build" / "versions" / "oldest.txt").read_text().split() == ["torch==2.4.*", "a-b==1.2.*"]
     own = str(course.python_of(tmp_path / "build" / "versions" / "oldest"))
     assert [command[0] for command in commands] == [sys.executable, *[own] * (len(commands) - 1)]
-    course.versions("", ["newest"])
+    long_runs.versions(["newest"])
     assert (tmp_path / "build" / "versions" / "newest.txt").read_text() == "", "no bounds"
     with pytest.raises(SystemExit, match="oldest, or newest"):
-        course.versions("", ["older"])
+        long_runs.versions(["older"])
 
 
 def test_every_requirement_has_a_lower_bound():
@@ -157,7 +159,7 @@ def test_every_requirement_has_a_lower_bound():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
     bounds = dict(requirement.split(">=") for requirement in wanted)  # an extra's bound is the higher one
-    assert course.oldest() == [f"{name}=={bound}.*" for name, bound in bounds.items()]
+    assert long_runs.oldest() == [f"{name}=={bound}.*" for name, bound in bounds.items()]
 
 
 def test_pieces_of_a_stream_are_joined_and_progress_bars_keep_their_end():
@@ -182,9 +184,9 @@ def test_benchmarks_can_be_imported(path, monkeypatch):
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def test_tables_of_the_readme_come_from_the_benchmarks():
-    """What the README says is what the JSON holds; `make readme` writes it."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_tables_come_from_the_benchmarks():
+    """What docs/RESULTS.md says is what the JSON holds; `make readme` writes it."""
+    readme = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
     for name, table in (
         ("times", build.times_table()),
         ("speed", build.speed_table()),

@@ -22,6 +22,8 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 from tqdm import tqdm
 from traitlets.config import Config
 
+from ddpm_helpers.exercises import EXERCISES
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 SOURCES = NOTEBOOKS / "src"
@@ -264,23 +266,45 @@ def colab(name: str, repo: str) -> str:
 
 
 def readme(_: list[str]) -> int:
-    """Fill the README's generated parts anew."""
+    """Fill the generated parts of README.md and docs/RESULTS.md anew."""
     write_readme(setting())
     return 0
 
 
 def write_readme(repo: str) -> None:
-    """Fill the README's generated parts: the tables and the clone address."""
-    rows = ["| | notebook | you will |" + (" Colab |" if repo else ""), "|---|---|---|" + ("---|" if repo else "")]
+    """Fill the generated parts of README.md and docs/RESULTS.md."""
+    heads = ["", "notebook", "you will", "time", "memory", *(["Colab"] if repo else [])]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for source in sorted(SOURCES.glob("*.py")):
         notebook, name = from_source(source), source.stem
-        row = f"| {name[:2]} | [{title_of(notebook)}](notebooks/{name}.ipynb) | {summary_of(notebook)} |"
-        rows.append(row + (f" [open]({colab(name, repo)}) |" if repo else ""))
+        run = measured("notebooks")["notebooks"].get(name[:2], {})
+        seconds, memory = run.get("full", {}).get("seconds"), run.get("quick", {}).get("gigabytes")
+        cells = [name[:2], f"[{title_of(notebook)}](notebooks/{name}.ipynb)", summary_of(notebook)]
+        cells += [in_words(seconds) if seconds else "", f"{memory} GB" if memory else ""]
+        rows.append(f"| {' | '.join(cells + [f'[open]({colab(name, repo)})'] * bool(repo))} |")
     address = f"https://github.com/{repo}" if repo else "ADDRESS-OF-THIS-REPOSITORY"
-    parts = {"notebooks": "\n".join(rows), "clone": f"```\ngit clone {address} ddpm-course\ncd ddpm-course\n```"}
-    parts |= {"times": times_table(), "speed": speed_table(), "quality": quality_table(), "soak": soak_table()}
-    for name, text in parts.items():
-        edit(ROOT / "README.md", lambda readme, name=name, text=text: fill(readme, name, text))
+    clone = f"```\ngit clone {address} ddpm-course\ncd ddpm-course\n```"
+    parts = {"notebooks": "\n".join(rows), "clone": clone, "facts": facts()}
+    tables = {"times": times_table(), "speed": speed_table(), "quality": quality_table(), "soak": soak_table()}
+    for page, texts in ((ROOT / "README.md", parts), (ROOT / "docs" / "RESULTS.md", tables)):
+        for name, text in texts.items():
+            edit(page, lambda old, name=name, text=text: fill(old, name, text))
+
+
+def facts() -> str:
+    """What the course holds, counted."""
+    texts = [source.read_text(encoding="utf-8") for source in SOURCES.glob("*.py")]
+    equations = sum(len(re.findall(r"\\tag\{", text)) for text in texts)
+    mistakes = sum(len(exercise.wrong) for exercise in EXERCISES.values())
+    speed = measured("speed")
+    fifty = next(seconds for name, seconds in speed["sampling"].items() if "50 DDIM" in name)
+    return "\n".join(
+        [
+            f"- **{equations} numbered equations, each run** in the cell below it, mostly where all is exact.",
+            f"- **{len(EXERCISES)} exercises that mark themselves** and know {mistakes} typical mistakes by name.",
+            f"- **Light**: 64 digits take {fifty:.1f} s ({speed['device']}); a run that is killed goes on, to the bit.",
+        ]
+    )
 
 
 def times_table() -> str:
@@ -364,7 +388,7 @@ SOAK = {  # part -> what was done, with its count
 
 def soak_table() -> str:
     """What the long tests found, each part when it was last run; a part that was not yet run has no row."""
-    report = json.loads((ROOT / "figures" / "soak.json").read_text(encoding="utf-8"))
+    report = json.loads((ROOT / "docs" / "results" / "soak.json").read_text(encoding="utf-8"))
     parts = report["parts"] | {"flake": every_notebook(report["parts"])}
     rows = ["| what was done | result | minutes | date |", "|---|---|---|---|"]
     for name, done in SOAK.items():
@@ -372,7 +396,7 @@ def soak_table() -> str:
             said = "**failed**" if part["ok"] is False else part["result"]
             rows.append(f"| {done.format(part['count'])} | {said} | {part['minutes']} | {part['date']} |")
     machine = f"{report['machine']}, Python {report['python']}, PyTorch {report['torch']}"
-    return "\n".join([*rows, "", f"*{machine}; repeat with `make soak`.*"])
+    return "\n".join([*rows, "", f"*{machine}; repeat with `python tools/long_runs.py soak`.*"])
 
 
 def every_notebook(parts: dict[str, dict]) -> dict | None:
@@ -390,7 +414,7 @@ def every_notebook(parts: dict[str, dict]) -> dict | None:
 
 
 def measured(name: str) -> dict:
-    return json.loads((ROOT / "figures" / f"bench_{name}.json").read_text(encoding="utf-8"))
+    return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def fill(readme: str, name: str, text: str) -> str:

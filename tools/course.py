@@ -9,13 +9,11 @@
     python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
     python tools/course.py badges owner/name       Colab links and clone address for your fork ("" removes them)
     python tools/course.py lab-kit [DATA-FOLDER]   what an instructor needs, to build/lab-kit.zip
-    python tools/course.py bench                   hours of measurements, to figures/
-    python tools/course.py readme                  the README's tables from figures/, the notebooks and the setting
-    python tools/course.py soak [kill=15 ...]      hours of kills, damaged files, no network, load: see tests/soak
-    python tools/course.py versions oldest|newest  the tests with the oldest or newest packages that are allowed
+    python tools/course.py grade FOLDER ...        mark a class: see docs/INSTRUCTORS.md
+    python tools/course.py readme                  the tables of README.md and docs/RESULTS.md
 
-Each sets up .venv first, once; with --current-env the packages of the running Python (conda, say) are used. `versions`
-makes an environment of its own in build/versions, anew each time.
+Each sets up .venv first, once; with --current-env the packages of the running Python (conda, say) are used. What takes
+hours is in tools/long_runs.py.
 """
 
 import sys
@@ -29,10 +27,11 @@ if sys.version_info < (3, 10):  # noqa: UP036 - older Pythons do read this line,
 import argparse
 import hashlib
 import os
-import re
+import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,9 +57,16 @@ def set_up() -> str:
         return str(python)
     with only_one(VENV.with_name(".venv-setup")):
         print("Setting up .venv (once; PyTorch is large, so this takes a few minutes) ...", flush=True)
-        make_environment(VENV)
+        make_environment(VENV, *last_green())
         stamp.write_text(wanted)
     return str(python)
+
+
+def last_green() -> tuple[str, ...]:
+    """pip's options for the versions of the last green run, if they are those of this Python on this system."""
+    file = ROOT / "constraints.txt"
+    same = file.is_file() and "Python {}.{} on {}:".format(*sys.version_info, platform.system()) in file.read_text()
+    return ("-c", str(file)) if same else ()
 
 
 def starts(python: Path) -> bool:
@@ -141,18 +147,23 @@ def edit(python: str, rest: list[str]) -> int:
 
 
 def test(python: str, rest: list[str]) -> int:
+    """Everything, part by part, with the time that each takes."""
     with tempfile.TemporaryDirectory() as folder:
-        failed = [
-            name
-            for name, status in (
-                ("ruff check", run([python, "-m", "ruff", "check", "."])),
-                ("ruff format", run([python, "-m", "ruff", "format", "--check", "--quiet", "."])),
-                ("unit tests", run([python, "-m", "pytest", *TWO, *rest], OMP_NUM_THREADS="1")),
-                ("notebooks", nbval(colab_python(Path(folder), python))),
-            )
-            if status
-        ]
-    print(f"\nFAILED: {', '.join(failed)}" if failed else "\nAll green: ruff, unit tests, notebooks.", flush=True)
+        parts = {
+            "ruff": lambda: (
+                run([python, "-m", "ruff", "check", "."])
+                or run([python, "-m", "ruff", "format", "--check", "--quiet", "."])
+            ),
+            "unit tests": lambda: run([python, "-m", "pytest", *TWO, *rest], OMP_NUM_THREADS="1"),
+            "notebooks": lambda: nbval(colab_python(Path(folder), python)),
+        }
+        failed, times = [], []
+        for name, part in parts.items():
+            start = time.monotonic()
+            failed += [name] if part() else []
+            times.append(f"{name} {time.monotonic() - start:.0f} s")
+    print(f"\n{', '.join(times)}")
+    print(f"FAILED: {', '.join(failed)}" if failed else "All green: ruff, unit tests, notebooks.", flush=True)
     return len(failed)
 
 
@@ -198,37 +209,13 @@ def nbval(python: str, notebooks: list[Path] | None = None) -> int:
         )
 
 
-def bench(python: str, rest: list[str]) -> int:
-    scripts = sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py"))
-    return sum(run([python, str(script), *rest]) for script in scripts)
-
-
-def soak(python: str, rest: list[str]) -> int:
-    return run([python, str(ROOT / "tests" / "soak"), *rest])
-
-
 def lab_kit(python: str, rest: list[str]) -> int:
     return run([python, str(ROOT / "tools" / "lab_kit.py"), *(str(Path(folder).resolve()) for folder in rest)])
 
 
-def versions(_: str, rest: list[str]) -> int:
-    """The whole test command, in an environment with the oldest allowed version of each package, or the newest."""
-    if rest not in (["oldest"], ["newest"]):
-        sys.exit("python tools/course.py versions oldest, or newest")
-    folder = ROOT / "build" / "versions" / rest[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    bounds = folder.with_suffix(".txt")
-    bounds.write_text("\n".join(oldest() if rest == ["oldest"] else []))
-    make_environment(folder, "--upgrade", "--upgrade-strategy", "eager", "-c", str(bounds))
-    run([str(python_of(folder)), "-m", "pip", "freeze", "--exclude-editable"])
-    return test(str(python_of(folder)), [])
-
-
-def oldest() -> list[str]:
-    """The lower bounds of pyproject.toml as pip's constraints: torch>=2.4 becomes torch==2.4.*; an extra's win."""
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project]")[2]
-    bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', text))
-    return [f"{name}=={bound}.*" for name, bound in bounds.items()]
+def script(name: str):
+    """A command that another file has, started where the user is: its folders are named from there."""
+    return lambda python, rest: subprocess.call([python, str(ROOT / "tools" / name), *rest])
 
 
 def build(command: str):
@@ -239,10 +226,8 @@ COMMANDS = {
     "lab": lab,
     "edit": edit,
     "test": test,
-    "bench": bench,
-    "soak": soak,
     "lab-kit": lab_kit,
-    "versions": versions,
+    "grade": script("grade.py"),
     "course": build("course"),
     "notebooks": build("notebooks"),
     "badges": build("badges"),
@@ -255,8 +240,7 @@ def main() -> int:
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--current-env", action="store_true", help="no .venv: use the running Python's packages")
     known, rest = parser.parse_known_args()
-    needs_none = known.current_env or known.command == "versions"
-    return COMMANDS[known.command](sys.executable if needs_none else set_up(), rest)
+    return COMMANDS[known.command](sys.executable if known.current_env else set_up(), rest)
 
 
 if __name__ == "__main__":

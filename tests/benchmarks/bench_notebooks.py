@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_notebooks.py [01 ...]
 
-DDPM_BUDGET and DDPM_DATA act as they do for a learner; one notebook runs at a time. The README's table is made from
-figures/bench_notebooks.json, which this writes; budgets and notebooks that were not run keep their numbers there.
+DDPM_BUDGET and DDPM_DATA act as they do for a learner; one notebook runs at a time. The table in docs/RESULTS.md is made from
+docs/results/notebooks.json, which this writes; budgets and notebooks that were not run keep their numbers there.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import psutil
 from nbclient import NotebookClient
-from record import FIGURES, machine, record
+from record import RESULTS, machine, record
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
@@ -53,7 +53,7 @@ def measure(path: Path) -> tuple[float, float]:
 
 def main() -> None:
     budget = os.environ.get("DDPM_BUDGET", "full")
-    path = FIGURES / "bench_notebooks.json"
+    path = RESULTS / "notebooks.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["notebooks"] if path.exists() else {}
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
         if notebook.name.startswith(tuple(sys.argv[1:]) or notebook.name):

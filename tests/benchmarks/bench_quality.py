@@ -6,7 +6,7 @@ The unit is the naive model of notebook 01 after its published 3 epochs, sampled
 weights, always with 10,000 samples (the unit, too), and every system after each time. The trainer,
 the samplers and the feature network are those of `ladder.py`. The speeds are measured in turns, first of all, each with
 all threads; from them follow the steps of each row. The rows are then trained side by side. Writes
-figures/bench_quality.json and its chart, a row when it is done; stopped and typed again, it goes on. With the defaults
+docs/results/quality.json and its chart, a row when it is done; stopped and typed again, it goes on. With the defaults
 it takes about two hours on 2 cores; `--minutes` without a number stops after the shipped weights.
 """
 
@@ -19,7 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import torch
 from ladder import FRESH, NEAR_T, SYSTEMS, climb, measure_speed, score
-from record import FIGURES, record, side_by_side
+from record import RESULTS, record, side_by_side
 from torch import Tensor
 
 from ddpm_helpers import default_device, load_images, load_pretrained
@@ -33,7 +33,7 @@ COMPARED = (LADDER["the course's recipe"], NAIVE, LADDER["LayerNormUNet, repaire
 BY_NAME = {system.name: system for system in COMPARED}
 UNIT = f"{NAIVE.name}, 3 epochs"
 SHIPPED, SHIPPED_SAMPLES = ("mnist", "mnist_labels"), 10_000
-PATH = FIGURES / "bench_quality.json"
+PATH = RESULTS / "quality.json"
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def draw(results: dict) -> None:
     axis.minorticks_off()
     axis.set(xlabel="minutes of training", ylabel="distance, in units of\nthe naive model's after 3 epochs")
     axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(FIGURES / "bench_quality.png", dpi=120, bbox_inches="tight")
+    figure.savefig(RESULTS / "quality.png", dpi=120, bbox_inches="tight")
 
 
 if __name__ == "__main__":

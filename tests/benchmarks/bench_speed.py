@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_speed.py
 
 Everything of one kind is timed in turns in one process, so that a noisy machine slows all alike: trust the ratios. The
-README's table is made from figures/bench_speed.json, which this writes.
+table in docs/RESULTS.md is made from docs/results/speed.json, which this writes.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""Where the benchmarks leave their results: figures/bench_NAME.json, from which the README's tables are made."""
+"""Where the benchmarks leave their results: docs/results/NAME.json, from which the tables of docs/RESULTS.md are made."""
 
 import datetime
 import json
@@ -13,7 +13,7 @@ import torch
 
 from ddpm_helpers.machine import default_device, device_name, fast_dtype
 
-FIGURES = Path(__file__).resolve().parents[2] / "figures"
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 def machine() -> dict:
@@ -29,8 +29,8 @@ def machine() -> dict:
 
 
 def record(name: str, command: str, results: dict) -> None:
-    """Write the results of `command` to figures/bench_NAME.json, and say so."""
-    path = FIGURES / f"bench_{name}.json"
+    """Write the results of `command` to docs/results/NAME.json, and say so."""
+    path = RESULTS / f"{name}.json"
     text = json.dumps({"command": command, **machine(), **results}, indent=1)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
     print(f"written to {path}", flush=True)
