@@ -23,6 +23,7 @@ def root(tmp_path):
     folder = tmp_path / "course"
     (folder / "notebooks" / "src").mkdir(parents=True)
     (folder / "figures").mkdir()
+    shutil.copy(ROOT / "notebooks" / "AGENTS.md", folder / "notebooks")
     for name in NAMES:
         shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder / "notebooks")
         shutil.copy(ROOT / "notebooks" / "src" / f"{name}.py", folder / "notebooks" / "src")
@@ -48,6 +49,7 @@ def test_copies_have_no_outputs_and_stay(root, capsys):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert (mine.parent / "AGENTS.md").is_file()
     put(mine, "def corrupt", ANSWER)
     before = mine.read_bytes()
     change_course(root)

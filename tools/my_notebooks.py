@@ -43,6 +43,8 @@ def prepare(root: Path, renew: str = "", older: str = "") -> Path:
         write(folder / name, learners_copy(course[name], answers, carried, refused))
         made_from[name] = fingerprint(course[name])
     write(record, made_from)
+    if (rules := root / "notebooks" / "AGENTS.md").is_file():  # what an assistant may do for a learner
+        shutil.copy(rules, folder)
     if carried:
         print(f"Carried over: your answers to {', '.join(sorted(carried))}")
     if refused:
