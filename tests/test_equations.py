@@ -112,7 +112,10 @@ BREAKS["16_targets_and_weights"] = {
 }
 
 BREAKS["05_time_conditioning"] = {
-    "5.1": [("- price, expected", ", expected"), ("(with_t, noise), (with_t, without_t)", "(with_t, noise), (without_t, noise)")],
+    "5.1": [
+        ("- price, expected", ", expected"),
+        ("(with_t, noise), (with_t, without_t)", "(with_t, noise), (without_t, noise)"),
+    ],
     "5.2": [("append_time(x, t, 1000)", "append_time(x, t - 1, 1000)"), ("longer[:, 1]", "longer[:, 0]")],
     "5.3": [("[300]).sqrt()", "[300])"), ("snr(schedule)[100] / snr(schedule)[300]", "snr(schedule)[300]")],
     "5.4": [("h[..., 1:-1, 1:-1], right[..., 1:-1, 1:-1]", "h, right"), ("sum((1, 2))", "mean((1, 2))")],

@@ -525,11 +525,11 @@ filmed = train(lambda: FilmUNet(1000, base=32))
 
 # %%
 print(f"{sum(p.numel() for p in filmed.parameters()):,} parameters")
-losses["waves, FiLM"] = [loss_at(filmed, t) for t in probes]
+losses["FiLM"] = [loss_at(filmed, t) for t in probes]
 for step in (1, 20, 200, 1000):
     values = ", ".join(f"{name} {losses[name][probes.index(step)]:.4f}" for name in losses)
     print(f"loss at step {step:4}: {values}")
-curves = {name: ratio(name) for name in ("blind", "waves, FiLM")}
+curves = {name: ratio(name) for name in ("blind", "FiLM")}
 viz.plot_curves(curves, ylabel="loss / loss with t / T", level=1, log="xy",
                 alt="Loss by step over that with t/T: above 1 if blind, far below 1 with FiLM at both ends")
 
@@ -544,7 +544,7 @@ viz.plot_curves(curves, ylabel="loss / loss with t / T", level=1, log="xy",
 
 # %%
 claims = [5, 7, 10, 14, 20, 28, 40]
-pair = {"t / T": timed, "waves, FiLM": filmed}
+pair = {"t / T": timed, "FiLM": filmed}
 curves = {name: (claims, [loss_at(net, 20, claim) for claim in claims]) for name, net in pair.items()}
 viz.plot_curves(curves, xlabel="step that the network is given; the truth is 20", ylabel="loss", log="xy",
                 alt="Loss by claimed step: nearly flat for t/T, with a sharp minimum at 20 for FiLM")
@@ -555,7 +555,7 @@ viz.plot_curves(curves, xlabel="step that the network is given; the truth is 20"
 # a lie.*
 
 # %% tags=["figure-05_three_networks"]
-paths["waves, FiLM"] = list(ddim_trajectory(filmed, noising, start, 50))
+paths["FiLM"] = list(ddim_trajectory(filmed, noising, start, 50))
 rows = {name: path[-1].x for name, path in paths.items()}
 viz.image_rows(rows, alt="Sixteen samples of each of three networks, from the same noise")
 
