@@ -45,7 +45,7 @@ BREAKS["02_forward_process"] = {
 
 BREAKS["03_likelihood_bound"] = {
     "3.1": [("log_density(x).exp()", "log_density(x).exp() ** 0.5"), ("density.sum() * dx", "density.sum()")],
-    "3.2": [("noised(schedule, 3)", "noised(schedule, 4)"), ("density @ jump", "jump @ density")],
+    "3.2": [("noised(schedule, 3)", "noised(schedule, 4)"), ("density @ noising", "noising @ density")],
     "3.3": [("step**3", "step**2"), ("log_step(x_0, x_1, 1)", "log_step(x_1, x_0, 1)")],
     "3.4": [("sum((1, 2))", "sum((0, 1))"), ("coarse)[0]", "coarse)[1]")],
     "3.5": [
@@ -58,7 +58,7 @@ BREAKS["03_likelihood_bound"] = {
     "3.9": [("log_p[name] - bounds[name]", "bounds[name] - log_p[name]"), ("chain_gap(model", "chain_gap(ideal")],
     "3.10": [(" / p[t - 1][:, None]", ""), ("p[t][None, :]", "p[t - 1][None, :]")],
     "3.11": [(".exp().sum(0)", ".exp().sum(1)"), (".exp() * x)", ".exp() * x * 2**0.5)")],
-    "3.12": [("jumps[t - 1] / jumps[t]", "jumps[t] / jumps[t - 1]"), ("(jumps[1]", "(jumps[2]")],
+    "3.12": [("closed[t - 1] / closed[t]", "closed[t] / closed[t - 1]"), ("(closed[1]", "(closed[2]")],
     "3.13": [("-values.sum()", "values.sum()"), ("-values.sum()", "-values[:-1].sum()")],
 }
 
@@ -112,7 +112,10 @@ BREAKS["16_targets_and_weights"] = {
 }
 
 BREAKS["05_time_conditioning"] = {
-    "5.1": [("- price, expected", ", expected"), ("(told, noise), (told, blind)", "(told, noise), (blind, noise)")],
+    "5.1": [
+        ("- price, expected", ", expected"),
+        ("(with_t, noise), (with_t, without_t)", "(with_t, noise), (without_t, noise)"),
+    ],
     "5.2": [("append_time(x, t, 1000)", "append_time(x, t - 1, 1000)"), ("longer[:, 1]", "longer[:, 0]")],
     "5.3": [("[300]).sqrt()", "[300])"), ("snr(schedule)[100] / snr(schedule)[300]", "snr(schedule)[300]")],
     "5.4": [("h[..., 1:-1, 1:-1], right[..., 1:-1, 1:-1]", "h, right"), ("sum((1, 2))", "mean((1, 2))")],

@@ -210,7 +210,7 @@ for a in (0.9, 0.95, 0.97, 0.99, 1.0):
     with torch.no_grad():
         answer = model(x_a.to(device)).cpu()
     some = candidates[torch.linspace(0, len(candidates) - 1, 4).long().unique()]
-    blank = torch.ones(4 - len(some), 1, 28, 28)
+    blank = torch.full((4 - len(some), 1, 28, 28), torch.nan)  # drawn as nothing
     rows[f"{a:.2f}: {len(candidates):,} plausible"] = torch.cat([x_a, some, blank, candidates.mean(0)[None], answer])
 titles = ["corrupted", "plausible", "", "", "", "their mean", "network"]
 viz.image_rows(rows, titles=titles, value_range=(0, 1), alt="For five amounts: plausible digits, their mean, the answer")
@@ -285,7 +285,7 @@ print(f"after 5 steps the distance to the target is {(walk - target).abs().max()
 
 # %% tags=["figure-01_five_steps"]
 x = torch.rand(6, 1, 28, 28, generator=generator).to(device)
-gap, rows = torch.ones_like(x[:1]), {}
+gap, rows = torch.full_like(x[:1], torch.nan), {}
 for i in range(5):
     with torch.no_grad():
         x0_hat = model(x)
@@ -344,10 +344,10 @@ verify("1.5", naive_step(start, target, i, n), euler)
 # any reason why this straight path, and this noise, should be the right ones. (The straight path comes back at the end
 # of [notebook 13](13_debugging_clinic.ipynb), with another noise.)*
 #
-# ## Why it works without being told the amount
+# ## Why it works without conditioning on the amount
 #
-# The network is never told how damaged its input is. Does it need to be? Let a second, small network guess the amount
-# from the corrupted image alone. It measures how strongly each of 32 learned patterns of 3 x 3 pixels is met, on
+# The network is never told how damaged its input is: it is not **conditioned** on the amount. Does it need to be? Let a
+# second, small network guess the amount from the corrupted image alone. It measures how strongly each of 32 learned patterns of 3 x 3 pixels is met, on
 # average over the image, and makes one number of these 32.
 
 # %%
@@ -387,7 +387,7 @@ viz.show(figure, alt="Guessed against true amount: the points lie along the diag
 # *Every dot is one image that the guesser has never seen; on the black line the guess is right. Noise leaves its mark
 # on every pixel, so a network can read the amount from its input, and ours need not be told. The guesses spread
 # farther above 0.5 than below, and towards 1, where sampling starts, they are a little too low.
-# [Notebook 05](05_time_conditioning.ipynb) measures what telling the amount is worth all the same.*
+# [Notebook 05](05_time_conditioning.ipynb) measures what conditioning is worth all the same.*
 #
 # ## One more limit, hidden in the last line of the network
 #

@@ -1,15 +1,15 @@
 # %% [markdown]
 # # The forward process
 #
-# ![Four digits fade into noise over nine columns; the last column is the same kind of noise in every row](../figures/02_jump.png)
+# ![Four digits fade into noise over nine columns; the last column is the same kind of noise in every row](../figures/02_closed_form.png)
 #
 # *Four digits on their way to noise; the step $t$ stands above each column. In the last column the rows are exchangeable:
 # the noise no longer tells which digit it came from.*
 #
 # **You will** build a noise process that ends in the same distribution whatever it starts from, prove that any number of
-# its steps can be taken in one jump, and measure how close to pure noise it ends. **You need** mean and variance,
-# Gaussians, and [notebook 01](01_corrupt_and_predict.ipynb) for the motive. **Time** 45 minutes of reading; the cells run
-# in 10 seconds on 2 CPU cores.
+# its steps can be taken at once, by a closed form, and measure how close to pure noise it ends. **You need** mean and
+# variance, Gaussians, and [notebook 01](01_corrupt_and_predict.ipynb) for the motive. **Time** 45 minutes of reading; the
+# cells run in 10 seconds on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -25,6 +25,7 @@ import time
 import torch
 
 from ddpm_helpers import check, cosine_schedule, linear_schedule, load_images, per_image, to_float, verify, viz
+from ddpm_helpers.lessons import show
 
 generator = torch.Generator().manual_seed(0)
 
@@ -182,7 +183,7 @@ for name, x in starts.items():
         if t in (0, 15, 60, 500):
             panels[f"{name}, t = {t}"] = {"x": x}
         x = forward_step(x, 0.02, torch.randn(n, generator=generator))
-viz.plot_histograms(panels, alt="Histograms of three starts at four steps; all three end on the standard Gaussian")
+show.plot_histograms(panels, alt="Histograms of three starts at four steps; all three end on the standard Gaussian")
 
 # %% [markdown]
 # *Read each row from left to right; the dashed line is $\mathcal{N}(0, 1)$. By $t = 500$ you cannot tell the rows apart.
@@ -230,10 +231,10 @@ verify("2.8", schedule.alpha_bar[1:], (1 - beta).cumprod(0))
 print("alpha_bar at steps 0, 1, 1000:", [f"{schedule.alpha_bar[i].item():.6f}" for i in (0, 1, 1000)])
 
 # %% [markdown]
-# ## All steps in one jump
+# ## All steps at once: the closed form
 #
-# Training will need $x_t$ for random $t$, again and again. Walking there takes $t$ steps. We now prove that one step is
-# enough:
+# Training will need $x_t$ for random $t$, again and again. Walking there takes $t$ steps. We now prove that one formula
+# is enough, the **closed form** of the forward process:
 #
 # *Claim.* $x_t = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_t}\; \epsilon}}$
 # with a single $\epsilon \sim \mathcal{N}(0, I)$.
@@ -315,21 +316,21 @@ verify("2.12", sigma**2, 1 - schedule.alpha_bar)  # ... and as it is written abo
 # \qquad \epsilon \sim \mathcal{N}(0, I) \tag{2.13}$$
 #
 # Mind what this says and what it does not. For $t > 1$ the $\epsilon$ of the proof is a weighted sum of $\epsilon_1,
-# \dots, \epsilon_t$. When we sample, we draw a fresh one instead. So jump and walk agree in *distribution* at any one
-# $t$, and no statistic of many draws of $x_t$ can tell them apart. But two separate jumps, to $t - 1$ and to $t$, are not
-# neighbours on one walk.
+# \dots, \epsilon_t$. When we sample, we draw a fresh one instead. So closed form and walk agree in *distribution* at any
+# one $t$, and no statistic of many draws of $x_t$ can tell them apart. But two closed-form samples drawn on their own,
+# one of $x_{t-1}$ and one of $x_t$, are not neighbours on one walk.
 #
 # In the notation of papers, where $q(a \mid b)$ says how likely each value of $a$ is once $b$ is known, and
 # $\mathcal{N}(x;\, m, v)$ is the height of the bell curve at $x$:
 # $q(x_t \mid x_{t-1}) = \mathcal{N}(x_t;\, \sqrt{1-\beta_t}\, x_{t-1},\, \beta_t I)$ is the step, and
-# $q(x_t \mid x_0) = \mathcal{N}(x_t;\, \sqrt{\bar\alpha_t}\, x_0,\, (1-\bar\alpha_t) I)$ is the jump (Ho et al. 2020,
-# equations 2 and 4).
+# $q(x_t \mid x_0) = \mathcal{N}(x_t;\, \sqrt{\bar\alpha_t}\, x_0,\, (1-\bar\alpha_t) I)$ is the closed form (Ho et al.
+# 2020, equations 2 and 4).
 #
 # ### Exercise 2.2 - `q_sample`
 #
-# Write the jump. `x0` and `noise` have shape (B, C, H, W); `t` has shape (B,), so each image jumps to its own step. The
-# tables `schedule.sqrt_alpha_bar` and `schedule.sigma` hold both square roots for all steps, so `schedule.sigma[t]` has
-# shape (B,), too. `per_image` gives such numbers the axes that let each multiply its own image:
+# Write the closed form (2.13). `x0` and `noise` have shape (B, C, H, W); `t` has shape (B,), so each image has a step of
+# its own. The tables `schedule.sqrt_alpha_bar` and `schedule.sigma` hold both square roots for all steps, so
+# `schedule.sigma[t]` has shape (B,), too. `per_image` gives such numbers the axes that let each multiply its own image:
 
 # %% tags=["nbval-check-output"]
 steps = torch.tensor([3, 500, 1000])  # three images, three steps
@@ -351,7 +352,7 @@ q_sample = check(q_sample)
 #
 # </details>
 #
-# ## The jump is the walk
+# ## Closed form against walk
 #
 # Now the test that decides. Take one pixel, 0.8. Walk 300 small steps, 100,000 times, and compare with the mean and the
 # variance that (2.13) promises.
@@ -368,23 +369,23 @@ verify("2.13", samples=torch.cat([walk, (walk - mean) ** 2], 1), expected=[mean,
 panels, normal = {}, {}
 for t in (100, 300, 1000):
     noise = torch.randn(n, 1, 1, 1, generator=generator)  # n images of one pixel
-    jump = q_sample(schedule, torch.full_like(noise, pixel), torch.full((n,), t), noise)
-    panels[f"t = {t}"] = {"jump": jump.flatten()}
+    x_t = q_sample(schedule, torch.full_like(noise, pixel), torch.full((n,), t), noise)
+    panels[f"t = {t}"] = {"closed form": x_t.flatten()}
     normal[f"t = {t}"] = (pixel * signal[t].item(), sigma[t].item())
 panels["t = 300"]["walk"] = walk[:, 0]
-alt = "Histograms of jumps to three steps; at 300 the outline of the walks lies on them"
-viz.plot_histograms(panels, columns=3, normal=normal, span=(-3, 3), alt=alt)
+alt = "Histograms of closed-form samples at three steps; at 300 the outline of the walks lies on them"
+show.plot_histograms(panels, columns=3, normal=normal, span=(-3, 3), alt=alt)
 
 # %% [markdown]
 # *The dashed lines are (2.13). In the middle panel the outline of 100,000 walks lies on the filled histogram of 100,000
-# jumps: 300 rounds of noise against one. At $t = 1000$ the pixel's 0.8 is gone: the middle of the curve is at 0. (Each panel
-# has its own height scale.)*
+# closed-form samples: 300 rounds of noise against one. At $t = 1000$ the pixel's 0.8 is gone: the middle of the curve is
+# at 0. (Each panel has its own height scale.)*
 #
 # The variance can be had without chance, too. Follow each noise to the end of the walk: $\epsilon_s$ enters with weight
 # $\sqrt{\beta_s}$ and is then shrunk by every later step, in all by $\sqrt{\bar\alpha_t / \bar\alpha_s}$. Squares of
 # weights are variances. From $\beta_s = 1 - \bar\alpha_s / \bar\alpha_{s-1}$ follows
 # $\beta_s / \bar\alpha_s = 1/\bar\alpha_s - 1/\bar\alpha_{s-1}$. In the sum over $s$ neighbours cancel, and
-# $\bar\alpha_t\,(1/\bar\alpha_t - 1)$ is left, the variance of the jump:
+# $\bar\alpha_t\,(1/\bar\alpha_t - 1)$ is left, the variance of the closed form:
 #
 # $$\sum_{s=1}^{t} \beta_s\, \frac{\bar\alpha_t}{\bar\alpha_s} = 1 - \bar\alpha_t \tag{2.14}$$
 
@@ -394,7 +395,7 @@ for t in (1, 300, 1000):
     squares = schedule.beta[1 : t + 1] * alpha_bar[t] / alpha_bar[1 : t + 1]  # (t,)
     verify("2.14", squares.sum(), sigma[t] ** 2)
 
-# %% tags=["figure-02_jump"]
+# %% tags=["figure-02_closed_form"]
 steps = torch.tensor([1, 50, 100, 200, 300, 400, 500, 700, 1000])
 noise = torch.randn(4, 9, 1, 28, 28, generator=generator)
 rows = {
@@ -511,7 +512,7 @@ for T in (50, 200, 300, 1000):
     print(f"T = {T:4}: {abs(ends.mean()) * 28:5.2f} standard deviations from the mean of noise")
 normal = dict.fromkeys(panels, (0.0, 1 / 28))
 alt = "Mean brightness of the last step against that of noise, for four schedules"
-viz.plot_histograms(panels, normal=normal, span=(-0.8, 0.3), alt=alt)
+show.plot_histograms(panels, normal=normal, span=(-0.8, 0.3), alt=alt)
 
 # %% [markdown]
 # *Blue: the mean pixel of $x_T$, over 4,000 images. Orange: that of noise, where the sampler starts. Look at $T = 300$,
@@ -629,7 +630,7 @@ viz.image_rows(rows, titles=[str(t.item()) for t in steps], alt=alt)
 # %%
 trio = [schedule, cosine, trap]
 noise = torch.randn(8, 1, 28, 28, generator=generator)
-viz.explore_forward(trio, images[:8], noise)
+viz.explore(show.forward_frames(trio, images[:8], noise), menu="schedule")
 
 # %% tags=["figure-02_schedules"]
 rows, shares = {}, torch.linspace(0.1, 1, 10)
@@ -644,7 +645,7 @@ viz.image_rows(rows, titles=[f"{share:.0%}" for share in shares], alt=alt)
 # the digit visible to about 70 %. At the right edge you see no difference between the rows, although the trap still has the
 # image with a weight of 0.22 there: that is why you measure it.*
 #
-# How much does the jump save? Time it once: the walk to step 1000 against the jump, for 16 images.
+# How much does the closed form save? Time it once: the walk to step 1000 against one call of `q_sample`, for 16 images.
 
 # %%
 batch, noise = images[:16], torch.randn(16, 1, 28, 28, generator=generator)
@@ -653,22 +654,22 @@ for t in range(1, 1001):
     batch = forward_step(batch, schedule.beta[t].item(), torch.randn(noise.shape, generator=generator))
 walked = time.perf_counter() - start
 start = time.perf_counter()
-jumped = q_sample(schedule, images[:16], torch.full((16,), 1000), noise)
-print(f"walk {walked * 1000:.0f} ms, jump {(time.perf_counter() - start) * 1000:.2f} ms")
+at_once = q_sample(schedule, images[:16], torch.full((16,), 1000), noise)
+print(f"walk {walked * 1000:.0f} ms, closed form {(time.perf_counter() - start) * 1000:.2f} ms")
 
 # %% [markdown]
 # ## What to remember, and what broke
 #
 # - Shrink by $\sqrt{1-\beta}$, add noise of variance $\beta$: the only distribution that this leaves alone is
 #   $\mathcal{N}(0, I)$, because by (2.13) every start ends there.
-# - Any number of steps is one jump, $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \epsilon$. One random
-#   $t$, one line, one training example.
+# - Any number of steps has a closed form, $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \epsilon$. One
+#   random $t$, one line, one training example.
 # - "Exactly" holds up to $\bar\alpha_T$, which is 0.00004 for the linear schedule of 1000 steps. For any other
 #   schedule, print it.
 #
 # **What broke:** nothing here goes back. We can destroy any image, and we know precisely where it ends, but a sampler
 # has to undo a step: draw $x_{t-1}$ given $x_t$. That depends on which images exist, and (2.4) does not know any. The
-# jump is no help either: to guess $x_0$ from $x_T$ in one go is the grey cloud of
+# closed form is no help either: to guess $x_0$ from $x_T$ in one go is the grey cloud of
 # [notebook 01](01_corrupt_and_predict.ipynb). We need a model that learns to undo *small* steps, and a loss that says
 # what "well undone" means. The usual loss is the squared error of the predicted noise. Why that, and not something
 # else? [Notebook 03](03_likelihood_bound.ipynb) starts from the likelihood of the data and derives it.

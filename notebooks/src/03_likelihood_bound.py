@@ -26,7 +26,7 @@ import torch
 from ddpm_helpers import check, cosine_schedule, forward_step, verify, viz
 from ddpm_helpers.lessons.toy import Mixture, ReverseModel, double, log_closed_form, log_forward, log_normal
 
-BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+GREEN, PINK = "#009E73", "#CC79A7"
 generator = torch.Generator().manual_seed(0)
 torch.set_num_threads(1)  # the tensors here are small: threads would wait for each other longer than they work
 
@@ -99,7 +99,7 @@ verify("3.1", density.sum() * dx, 1.0, tol=1e-9)
 
 # %% [markdown]
 # From [notebook 02](02_forward_process.ipynb): one step is $q(x_t \mid x_{t-1}) = \mathcal{N}(\sqrt{\alpha_t}\,
-# x_{t-1},\, \beta_t)$, and $t$ steps at once are the jump $q(x_t \mid x_0) = \mathcal{N}(\sqrt{\bar\alpha_t}\, x_0,\,
+# x_{t-1},\, \beta_t)$, and the closed form of $t$ steps is $q(x_t \mid x_0) = \mathcal{N}(\sqrt{\bar\alpha_t}\, x_0,\,
 # \sigma_t^2)$. A Gaussian that is shrunk and blurred by a Gaussian stays one, so each peak of the mixture moves and
 # widens on its own:
 #
@@ -109,17 +109,17 @@ verify("3.1", density.sum() * dx, 1.0, tol=1e-9)
 #
 # Eight steps are enough here. `max_beta` makes the last of them gentler (it keeps 0.32 of the signal; in the usual
 # cosine schedule the last step keeps 0.03), and `double` keeps the tables in 64 bits, so that we can ask for many equal digits.
-# `log_forward(schedule, x_prev, x_t, t)` and `log_closed_form(schedule, x0, x_t, t)` are the logarithms of step and jump. Given
-# a column `x[:, None]` and a row `x[None, :]`, they return a matrix with an entry for each pair.
+# `log_forward(schedule, x_prev, x_t, t)` and `log_closed_form(schedule, x0, x_t, t)` are the logarithms of step and closed
+# form. Given a column `x[:, None]` and a row `x[None, :]`, they return a matrix with an entry for each pair.
 
 # %% tags=["nbval-check-output"]
 schedule = double(cosine_schedule(8, max_beta=0.9))
 T = schedule.T
-jump = log_closed_form(schedule, x[:, None], x[None, :], 3).exp()  # (801, 801): row x_0, column x_3
-verify("3.2", density @ jump * dx, mixture.noised(schedule, 3).log_density(x).exp(), tol=1e-9)
+noising = log_closed_form(schedule, x[:, None], x[None, :], 3).exp()  # (801, 801): row x_0, column x_3
+verify("3.2", density @ noising * dx, mixture.noised(schedule, 3).log_density(x).exp(), tol=1e-9)
 
 # %%
-figure, axes = viz.subplots(1, 5, size=(10, 2.2))
+figure, axes = viz.subplots(1, 5, size=(8, 2))
 for t, axis in zip([0, 1, 2, 4, 8], axes, strict=True):
     axis.fill_between(x, mixture.noised(schedule, t).log_density(x).exp(), alpha=0.4)
     axis.plot(x, log_normal(x, 0.0, 1.0).exp(), "--", color="black", linewidth=1)
@@ -368,7 +368,7 @@ for name, model in models.items():
     verify("3.8", torch.minimum(bounds[name], log_p[name])[inside], bounds[name][inside], tol=1e-9)
 
 # %% tags=["figure-03_bound"]
-figure, axes = viz.subplots(1, 3, size=(10, 3.2))
+figure, axes = viz.subplots(1, 3, size=(8, 3))
 for axis, name in zip(axes, models, strict=True):
     exact, bound = log_p[name], bounds[name]
     axis.plot(x, exact, color=GREEN, label="log-likelihood")
@@ -473,7 +473,7 @@ for T_now, large, small in zip(lengths, *gaps.values(), strict=True):
     print(f"T = {T_now:2}: gap {large:.3f} with beta, {small:.3f} with the posterior variance")
 
 # %% tags=["figure-03_gap_shrinks"]
-figure, (left, right) = viz.subplots(1, 2, size=(10, 3.2))
+figure, (left, right) = viz.subplots(1, 2, size=(8, 3.2))
 left.axhline(over_data(log_q), color="black", linewidth=1, linestyle=":", label="ceiling")
 left.plot(shares, exact, "o-", color=GREEN, label="log-likelihood")
 left.plot(shares, bound, "o--", color="black", label="ELBO")
@@ -540,9 +540,9 @@ verify("3.11", samples=path[3][near], expected=(log_back(4, x[here])[:, 450].exp
 # = \frac{q(x_1 \mid x_0)}{q(x_T \mid x_0)} \tag{3.12}$$
 
 # %% tags=["nbval-check-output"]
-jumps = {t: log_closed_form(schedule, path[0], path[t], t).exp() for t in steps}
-fractions = torch.stack([jumps[t - 1] / jumps[t] for t in range(2, T + 1)])
-verify("3.12", fractions[:, :5].prod(0), (jumps[1] / jumps[T])[:5], tol=1e-9)
+closed = {t: log_closed_form(schedule, path[0], path[t], t).exp() for t in steps}  # q(x_t | x_0)
+fractions = torch.stack([closed[t - 1] / closed[t] for t in range(2, T + 1)])
+verify("3.12", fractions[:, :5].prod(0), (closed[1] / closed[T])[:5], tol=1e-9)
 
 # %% [markdown]
 # Put both into $\log W$. The first ratio, $t = 1$, is left as it is, because there is no step below it.

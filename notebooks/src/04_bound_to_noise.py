@@ -1,6 +1,12 @@
 # %% [markdown]
 # # From a bound to the noise
 #
+# ![The weight of the squared noise error at each step: that of the bound falls a hundredfold, that of L simple is a flat line](../figures/04_weights.png)
+#
+# *How much the squared error of the predicted noise counts at each step, on logarithmic axes. Black is what the bound
+# asks for, dashed the same for another variance of the model's steps, coloured what a DDPM is trained with. Where does
+# the black line come from, and what does it cost to make it flat?*
+#
 # **You will** turn each term of the bound into a squared distance of means, that into a squared error of the predicted
 # noise, and see what is lost on the way. **You need** the bound (3.13) of [notebook 03](03_likelihood_bound.ipynb), and
 # its world with one pixel, which is built again below. **Time** an hour, with pen and paper; the cells run in 15 seconds
@@ -31,8 +37,10 @@ torch.set_num_threads(1)  # the tensors here are small: threads would wait for e
 #
 # [Notebook 03](03_likelihood_bound.ipynb) ended with a bound of $T + 1$ terms. All that can be learned stands in the
 # $L_{t-1}$: an average of distances between $q(x_{t-1} \mid x_t, x_0)$ and the model's step. On a grid they are sums.
-# For images they must become formulas. The symbols and colours of notebook 03 stay; here is its world again: a mixture
-# of two Gaussians, eight steps, three models, and the terms of the bound by sums over the grid.
+# For images they must become formulas. The symbols and colours of notebook 03 stay, and so does its world: an image is
+# one number $x_0$, the data are a mixture of two Gaussians, and eight steps of noise are enough. Integrals are sums over a
+# fine grid, exact to nine digits or more. Three models walk backwards, all with $s_t^2 = \beta_t$: the first always
+# guesses that there is no noise, the second guesses half of the ideal answer, the third is the ideal one.
 
 # %%
 mixture = Mixture(*torch.tensor([[0.35, 0.65], [-1.2, 0.7], [0.25, 0.35]], dtype=torch.float64))
@@ -49,6 +57,10 @@ def model_with(share):
 
 models = {"guesses 0": model_with(0.0), "half the ideal": model_with(0.5), "ideal": model_with(1.0)}
 half, ideal = models["half the ideal"], models["ideal"]
+
+# %% [markdown]
+# The terms of the bound, by sums over the grid. `log_forward` and `log_closed_form` are the logarithms of
+# $q(x_t \mid x_{t-1})$ and $q(x_t \mid x_0)$; a column `x[:, None]` and a row `x[None, :]` give a matrix of all pairs.
 
 # %%
 def over_data(values):
@@ -75,9 +87,12 @@ def terms(model, x0):
 
 all_terms = {name: terms(model, x[here]) for name, model in models.items()}
 
+# %% [markdown]
+# And the bound itself, the ELBO [(3.8)](03_likelihood_bound.ipynb), for every $x_0$ on the grid. Section 6 needs it.
+
 # %%
 def elbo(model, x):
-    """E_q[log W] for each x_0 on the grid, exactly: (n,); see (3.8)."""
+    """E_q[log W] for each x_0 on the grid, exactly: (n,)."""
     s, row, column, dx = model.schedule, x[:, None], x[None, :], x[1] - x[0]
     total = log_closed_form(s, row, column, s.T).exp() @ model.log_prior(x) * dx
     for t in range(1, s.T + 1):
@@ -175,7 +190,7 @@ verify("4.3", mean[0], grid_mean, tol=1e-9)
 verify("4.2", variance[0], (back * (x - grid_mean) ** 2).sum() * dx, tol=1e-9)
 
 # %%
-figure, axis = viz.subplots(size=(8.5, 2.8))
+figure, axis = viz.subplots(size=(8, 2.8))
 axis.plot(x, log_closed_form(s, x_0, x, 3).exp(), color=BLUE, label="$q(x_3 | x_0)$: what $x_0$ says of $x_3$")
 axis.plot(x, log_forward(s, x, x_4, 4).exp(), color=ORANGE, label="$q(x_4 | x_3)$: what $x_4$ says of $x_3$")
 axis.plot(x, back, color="black", label="posterior $q(x_3 | x_4, x_0)$")
@@ -209,7 +224,7 @@ bells = log_normal(x[:, None], mean[None, :], variance[None, :]).exp()  # row x_
 verify("4.4", left, bells @ hidden * dx, tol=1e-9)
 
 # %%
-figure, axis = viz.subplots(size=(8.5, 2.8))
+figure, axis = viz.subplots(size=(8, 2.8))
 axis.plot(x, left, color="black", label="$q(x_2 | x_3)$: what is true without $x_0$")
 for column in (335, 345, 425, 440):
     label = "four posteriors, at a third of their height" if column == 335 else None
@@ -458,8 +473,8 @@ for name, model in models.items():
     verify("4.11", C + w * errors, all_terms[name][:-1], tol=1e-9)
 
 # %% [markdown]
-# *All eight learnable terms of the bound, computed in notebook 03 without a closed form, now come out of
-# squared noise errors to nine digits, for a useless, a middling and an ideal model.*
+# *All eight learnable terms of the bound, computed at the start as sums over the grid, now come out of squared noise
+# errors to nine digits, for a useless, a middling and an ideal model.*
 #
 # ### What the weight does
 #
@@ -488,7 +503,7 @@ for t in (2, 10, 100, 300, 1000):
     print(f"t = {t:4}: weight {w_large[t]:.4f} with beta, {w_small[t]:.4f} with the posterior variance")
 print(f"smallest at t = {w_large[1:].argmin() + 1}; {w_large[:101].sum() / w_large.sum():.0%} of the weight is on t <= 100")
 
-# %%
+# %% tags=["figure-04_weights"]
 figure, axis = viz.subplots(size=(8, 3))
 axis.loglog(range(1, 1001), w_large[1:], color="black", label=r"bound, $s_t^2 = \beta_t$")
 axis.loglog(range(2, 1001), w_small[2:], "--", color="#777777", label=r"bound, $s_t^2 = \tilde\beta_t$")
@@ -522,7 +537,7 @@ for name, model in models.items():
 # Is anything broken by that? Weights are positive, and the best answer at each $t$, the average
 # $\mathbb{E}[\epsilon \mid x_t]$, is the best one under any positive weights. A network that can do everything ends
 # at the same place. A real network cannot do everything, and the weights decide where it spends its strength. Section
-# 10 shows the price.
+# 6 shows the price.
 #
 # ## 4. One random step instead of all
 #
@@ -725,7 +740,7 @@ for name, values in {"bound": w_large[t] * errors, "L_simple": errors}.items():
 # %%
 errors = exact_errors.mean(0)  # (1000,) squared noise error at t = 1 ... 1000
 share_bound, share_simple = ((v * errors).cumsum(0) / (v * errors).sum() for v in (w_large[1:], torch.ones(1000)))
-figure, axis = viz.subplots(size=(8.5, 2.8))
+figure, axis = viz.subplots(size=(8, 2.8))
 axis.plot(range(1, 1001), share_bound, color="black", label="bound")
 axis.plot(range(1, 1001), share_simple, color=PINK, label="$L_{simple}$")
 axis.set(xlabel="step t", ylabel="share from steps up to t", ylim=(0, 1.02), xlim=(0, 1000))
@@ -799,7 +814,7 @@ verify("4.19", sigma * noisy + signal * velocity, noise, tol=1e-9)
 
 # %% [markdown]
 # The **score** is the slope of a log density in $x$: which way is more likely? (In statistics the word means the slope in
-# the parameters.) For the jump it is
+# the parameters.) For the closed form it is
 # $\nabla_{x_t} \log q(x_t \mid x_0) = -(x_t - \sqrt{\bar\alpha_t}\, x_0)/\sigma_t^2 = -\epsilon / \sigma_t$. Averaged
 # over all $x_0$ that may hide behind $x_t$ it becomes a statement about the marginal density, which nobody can
 # write down for images:

@@ -6,8 +6,8 @@
 # *The same sixteen starts, the same training, three ways of telling a network how noisy its input is: not at all, by
 # one number, by waves that scale its features. What is the grain in the top row, and why is it gone below?*
 #
-# **You will** measure what it is worth to tell a network how noisy its input is, find out where, and build the part
-# that tells it: waves, a small network, a scale and a shift. **You need** [notebook 02](02_forward_process.ipynb), and
+# **You will** measure what **time conditioning** is worth, telling a network how noisy its input is, find out where, and
+# build the part that does it: waves, a small network, a scale and a shift. **You need** [notebook 02](02_forward_process.ipynb), and
 # from [notebook 04](04_bound_to_noise.ipynb) that the loss is the squared error of the predicted noise. **Time** 50
 # minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
 
@@ -28,6 +28,7 @@ from torch import nn
 from ddpm_helpers import SimpleUNet, TrainConfig, Trainer, budget, check, count_parameters, default_device
 from ddpm_helpers import ddim_step, ddim_trajectory, image_noise, linear_schedule, load_images, q_sample, snr
 from ddpm_helpers import to_float, verify, viz
+from ddpm_helpers.lessons import show
 
 device = default_device()
 generator = torch.Generator().manual_seed(0)
@@ -57,7 +58,7 @@ print(data.source)
 #
 # (For a given $x$ and $t$ the mean of $\epsilon$ is $m_t(x)$, so this is [(1.3)](01_corrupt_and_predict.ipynb) again,
 # with $c = m(x)$.) The left side is the best loss without $t$, the next term is the best loss with $t$. The last one is
-# **the price of not being told**: how far the ideal answer still varies over the steps that are plausible for this $x$.
+# **the price of not knowing $t$**: how far the ideal answer still varies over the steps that are plausible for this $x$.
 #
 # In a world of coin flips we can compute all three. Let an image be $D$ pixels, each $+1$ or $-1$ with equal chance. At
 # step $t$ the odds of $+1$ against $-1$ are the ratio of two Gaussian densities at $x$, around $\sqrt{\bar\alpha_t}$
@@ -85,9 +86,9 @@ def squared_errors(D, n):
     x0 = torch.randint(0, 2, (n, D), generator=generator) * 2.0 - 1
     noise = torch.randn(n, D, generator=generator)
     guess, plausible = ideal_guesses(signal[step, None] * x0 + sigma[step, None] * noise)
-    told = guess[torch.arange(n), step]  # (n, D)
-    blind = (plausible[..., None] * guess).sum(1)  # (n, D)
-    pairs = [(blind, noise), (told, noise), (told, blind)]
+    with_t = guess[torch.arange(n), step]  # (n, D)
+    without_t = (plausible[..., None] * guess).sum(1)  # (n, D)
+    pairs = [(without_t, noise), (with_t, noise), (with_t, without_t)]
     return [(a - b).square().mean(1) for a, b in pairs]  # per image: loss without t, loss with t, price
 
 without, knowing, price = squared_errors(1, 40_000)
@@ -95,8 +96,8 @@ verify("5.1", samples=without - knowing - price, expected=0.0)
 
 # %%
 for D in (1, 4, 16, 64, 256, 784):
-    without, knowing, price = squared_errors(D, 100 * (800 // D))
-    print(f"{D:4} pixels: loss with t {knowing.mean():.3f}, price {price.mean():.4f}, {price.mean() / knowing.mean():4.0%} of it")
+    without, knowing, price = (errors.mean() for errors in squared_errors(D, 100 * (800 // D)))
+    print(f"{D:4} pixels: loss with t {knowing:.3f}, price {price:.4f}, {price / knowing:4.0%} of it")
 
 # %% [markdown]
 # *The numbers are per pixel: (5.1), divided by $D$. The loss with $t$ is the same at every size, up to chance, because
@@ -104,7 +105,7 @@ for D in (1, 4, 16, 64, 256, 784):
 # there are, the smaller it is. All pixels share one $t$, and each is a little evidence for it. At 784 pixels a perfect
 # reader loses 2 %.*
 #
-# So on paper telling a network the time is worth little. (Sun et al. 2025 find the same of large networks: most of
+# So on paper time conditioning is worth little. (Sun et al. 2025 find the same of large networks: most of
 # their models get only somewhat worse without it, and some better.) But that is the price for a perfect reader, who
 # weighs all pixels at every step. What does it cost a network that has to learn to read, with few parameters, in a few
 # minutes?
@@ -162,13 +163,13 @@ print(SimpleUNet(1000, base=32))
 
 # %% [markdown]
 # Here we take base 32, to save you time. Now the control. It must differ in one thing only, and leaving out the channel
-# would change the number of weights. So the second network is the first one, told the same step whatever the truth is.
-# (In PyTorch a network is a class, an `nn.Module`: `__init__` makes its parts, and calling it, `net(x, t)`, runs
+# would change the number of weights. So the second network is the first one, given the same step whatever the truth is.
+# A network that must remove noise of unknown strength is called a **blind** denoiser. (In PyTorch a network is a class, an `nn.Module`: `__init__` makes its parts, and calling it, `net(x, t)`, runs
 # `forward`.)
 
 # %%
 class SameStep(nn.Module):
-    """A network that hears "step 500", always."""
+    """A network that is given step 500, always."""
 
     def __init__(self, net):
         super().__init__()
@@ -182,7 +183,7 @@ class SameStep(nn.Module):
 # ([Notebook 07](07_train_ddpm.ipynb) opens it.) Its run depends on nothing but its arguments: network, schedule,
 # images, configuration. So both runs see the same images, in the same order, at the same steps with the same noise, and
 # `manual_seed` gives them the same starting weights. `ema` is a running average of the weights over the last steps.
-# It jumps about less than the weights of the moment, so we use it.
+# It varies less than the weights of the moment, so we use it.
 
 # %%
 config = TrainConfig(steps=budget(gpu=1000, cpu=1000, quick=20))
@@ -195,7 +196,7 @@ def train(make):
         live(loss)
     return trainer.ema
 
-told = train(lambda: SimpleUNet(1000, base=32))
+timed = train(lambda: SimpleUNet(1000, base=32))
 
 # %%
 blind = train(lambda: SameStep(SimpleUNet(1000, base=32)))
@@ -206,7 +207,7 @@ blind = train(lambda: SameStep(SimpleUNet(1000, base=32)))
 # ## Where it matters
 #
 # A mean over all steps hides where the difference is. So take 128 images that neither network has seen, with one noise
-# image each, and measure the loss at one step at a time. Guess before you run: where will being told help most, at
+# image each, and measure the loss at one step at a time. Guess before you run: where will conditioning help most, at
 # small $t$, in the middle, or near $T$?
 
 # %%
@@ -217,12 +218,12 @@ noising = schedule.to(device)
 
 @torch.no_grad()
 def loss_at(net, t, claim=None):
-    """Loss of held-out images at step t, when the network is told the step `claim`; the truth, if there is no claim."""
+    """Loss of held-out images at step t, when the network is given the step `claim`; the truth, if there is no claim."""
     x_t = q_sample(noising, clean, torch.full((128,), t, device=device), noise)
     return F.mse_loss(net(x_t, torch.full((128,), claim or t, device=device)), noise).item()
 
 # %%
-losses = {name: [loss_at(net, t) for t in probes] for name, net in (("not told", blind), ("t / T", told))}
+losses = {name: [loss_at(net, t) for t in probes] for name, net in (("blind", blind), ("t / T", timed))}
 curves = {name: (probes, values) for name, values in losses.items()}
 viz.plot_curves(curves, ylabel="loss", log="xy", alt="Loss by step of both networks, falling from near 1 to below 0.01")
 
@@ -230,14 +231,14 @@ viz.plot_curves(curves, ylabel="loss", log="xy", alt="Loss by step of both netwo
 def ratio(name, to="t / T"):
     return probes, [a / b for a, b in zip(losses[name], losses[to], strict=True)]
 
-viz.plot_curves({"not told": ratio("not told")}, ylabel="loss / loss of the told one", level=1, log="x",
-                alt="Loss of the network that is not told, divided by that of the told one, by step")
+viz.plot_curves({"blind": ratio("blind")}, ylabel="loss / loss with t / T", level=1, log="x",
+                alt="Loss of the blind network, divided by that of the one with t/T, by step")
 
 # %% [markdown]
 # *Held-out images, the same ones and the same noise for both. First the losses, then their ratio; on the thin line, at
-# 1, being told would be worth nothing. Did you guess small $t$? In a full run neither network can do much there, the
-# told one included: near $t = 1$ both losses are close to 1, which is what the answer 0 would score. Up to step 300
-# being told saves less than a fifth. The ratio is largest near $T$, above 2, where both losses are tiny: there the
+# 1, conditioning would be worth nothing. Did you guess small $t$? In a full run neither network can do much there: near
+# $t = 1$ both losses are close to 1, which is what the answer 0 would score. Up to step 300 conditioning saves less than
+# a fifth. The ratio is largest near $T$, above 2, where both losses are tiny: there the
 # answer is almost $x_t$ itself, and what is left to know is how nearly. That depends on $t$, and an image at step 800
 # looks like one at step 1000.*
 #
@@ -248,9 +249,10 @@ viz.plot_curves({"not told": ratio("not told")}, ylabel="loss / loss of the told
 
 # %%
 start = image_noise(seed=0, images=range(16), shape=(1, 28, 28), device=device)()
-paths = {name: list(ddim_trajectory(net, noising, start, 50)) for name, net in (("not told", blind), ("t / T", told))}
+nets = {"blind": blind, "t / T": timed}
+paths = {name: list(ddim_trajectory(net, noising, start, 50)) for name, net in nets.items()}
 rows = {name: path[-1].x for name, path in paths.items()}
-viz.image_rows(rows, alt="Sixteen samples of the network that is not told, above sixteen of the told one")
+viz.image_rows(rows, alt="Sixteen samples of the blind network, above sixteen of the one with t/T")
 
 # %% [markdown]
 # *Each column starts from the same noise. In a full run most of the upper samples are covered with grain, and the lower
@@ -270,19 +272,19 @@ def noise_in_margin(path):
 
 curves = {name: noise_in_margin(path) for name, path in paths.items()}
 viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
-                alt="Noise in the margin over sigma, by step: the network that is not told leaves ever more of it")
+                alt="Noise in the margin over sigma, by step: the blind network leaves ever more of it")
 
 # %% [markdown]
-# *Sampling runs from right to left. In a full run both networks begin well. The one that is not told then leaves more
-# noise than there should be, and the multiple grows as the noise that should be there shrinks: at the end it is about
-# six. The told one strays only near the end, and far less.*
+# *Sampling runs from right to left. In a full run both networks begin well. The blind one then leaves more noise than
+# there should be, and the multiple grows as the noise that should be there shrinks: at the end it is about six. The one
+# with $t/T$ strays only near the end, and far less.*
 #
 # Where does that come from? One step of the sampler, from $t$ down to $s$, reads the clean image off the answer, as in
 # [(4.8)](04_bound_to_noise.ipynb), and adds the same answer again, in the size that belongs to step $s$ (equation
 # [(8.8)](08_sampling.ipynb) will say why): $x_s = \sqrt{\bar\alpha_s}\, \hat{x}_0 + \sigma_s\, \hat\epsilon$.
 #
 # Suppose that $x_t$ has got $f_t$ times the noise that it should have,
-# $x_t = \sqrt{\bar\alpha_t}\, x_0 + f_t\, \sigma_t\, \epsilon$. A network that is not told $t$ sees noise and returns
+# $x_t = \sqrt{\bar\alpha_t}\, x_0 + f_t\, \sigma_t\, \epsilon$. A blind network sees noise and returns
 # it in the one size that it was trained to return, variance 1: it answers $\hat\epsilon = \epsilon$. The sampler takes
 # its word and removes $\sigma_t\, \epsilon$. The excess $(f_t - 1)\, \sigma_t\, \epsilon$ stays, as if it belonged to
 # the image, so on the way to $s$ it is multiplied by $\sqrt{\bar\alpha_s / \bar\alpha_t}$, as the image is. Measured
@@ -310,7 +312,7 @@ print(f"root of the SNR: {snr(schedule)[1000] ** 0.5:.3f} at step 1000, {snr(sch
 # %%
 with torch.no_grad():
     x_t = noising.sqrt_alpha_bar[100] * clean + 2 * noising.sigma[100] * noise
-    for name, net in (("not told", blind), ("t / T", told)):
+    for name, net in nets.items():
         size = net(x_t, torch.full((128,), 100, device=device)).std()
         print(f"noise of size 2.00 in the image; {name:8} answers with noise of size {size:.2f}")
 
@@ -393,7 +395,7 @@ verify("5.5", E[[0, 1, 998], :32], by_hand, tol=1e-4)
 
 # %%
 alt = "Two heat maps of the embedding: fast waves at the top of each half, then slower and slower ones"
-viz.heat_maps({"all steps": E, "the first 50 steps": E[:50]}, alt=alt)
+show.heat_maps({"all steps": E, "the first 50 steps": E[:50]}, alt=alt)
 
 # %% [markdown]
 # *Each column is one step, each row one dimension: 32 sines above, 32 cosines below, blue for 1, white for 0, red for
@@ -498,7 +500,7 @@ verify("5.7", film(h, scale, shift), torch.stack([torch.stack(image) for image i
 # %% [markdown]
 # Now the third network: `SimpleUNet` as it was, its channel $t/T$ included, and an MLP that scales and shifts the
 # features of four layers. The last layer of the MLP starts at zero, so at the first step of training this is the very
-# function that `told` started from.
+# function that `timed` started from.
 
 # %%
 class FilmUNet(SimpleUNet):
@@ -510,8 +512,8 @@ class FilmUNet(SimpleUNet):
         nn.init.zeros_(self.time[2].bias)
 
     def forward(self, x, t):
-        known = self.time(sinusoidal_embedding(t, 64)).split(self.sizes, dim=1)
-        down, middle, grow, up = (pair.chunk(2, dim=1) for pair in known)  # (scale, shift) each
+        pairs = self.time(sinusoidal_embedding(t, 64)).split(self.sizes, dim=1)
+        down, middle, grow, up = (pair.chunk(2, dim=1) for pair in pairs)  # (scale, shift) each
         full = F.silu(film(self.down(append_time(x, t, self.T)), *down))  # (B, base, H, W)
         h = self.middle[0](F.max_pool2d(full, 2))  # (B, 2 base, H/2, W/2)
         h = F.silu(self.middle[2](F.silu(film(h, *middle))))
@@ -523,18 +525,18 @@ filmed = train(lambda: FilmUNet(1000, base=32))
 
 # %%
 print(f"{sum(p.numel() for p in filmed.parameters()):,} parameters")
-losses["waves, FiLM"] = [loss_at(filmed, t) for t in probes]
+losses["FiLM"] = [loss_at(filmed, t) for t in probes]
 for step in (1, 20, 200, 1000):
     values = ", ".join(f"{name} {losses[name][probes.index(step)]:.4f}" for name in losses)
     print(f"loss at step {step:4}: {values}")
-curves = {name: ratio(name) for name in ("not told", "waves, FiLM")}
+curves = {name: ratio(name) for name in ("blind", "FiLM")}
 viz.plot_curves(curves, ylabel="loss / loss with t / T", level=1, log="xy",
-                alt="Loss by step over that of the network with t/T: above 1 if not told, far below 1 with FiLM at both ends")
+                alt="Loss by step over that with t/T: above 1 if blind, far below 1 with FiLM at both ends")
 
 # %% [markdown]
 # *Below the thin line is better than $t/T$ as a channel. In a full run waves and FiLM cut the loss to about half or
 # less at both ends: at small $t$, where $1/\sigma_t$ is steep, and near $T$. Near $T$ the channel had gained about as
-# much over no time at all, at small $t$ next to nothing. Being told is one thing, being able to use it another. (The
+# much over no time at all, at small $t$ next to nothing. To be given $t$ is one thing, to be able to use it another. (The
 # network has half as many parameters again, all of them in the MLP, which runs once for an image and not at every
 # pixel.)*
 #
@@ -542,8 +544,10 @@ viz.plot_curves(curves, ylabel="loss / loss with t / T", level=1, log="xy",
 
 # %%
 claims = [5, 7, 10, 14, 20, 28, 40]
-curves = {name: (claims, [loss_at(net, 20, claim) for claim in claims]) for name, net in (("t / T", told), ("waves, FiLM", filmed))}
-viz.plot_curves(curves, xlabel="step that the network is told; the truth is 20", ylabel="loss", log="xy", alt="Loss by claimed step: nearly flat for t/T, with a sharp minimum at 20 for FiLM")
+pair = {"t / T": timed, "FiLM": filmed}
+curves = {name: (claims, [loss_at(net, 20, claim) for claim in claims]) for name, net in pair.items()}
+viz.plot_curves(curves, xlabel="step that the network is given; the truth is 20", ylabel="loss", log="xy",
+                alt="Loss by claimed step: nearly flat for t/T, with a sharp minimum at 20 for FiLM")
 
 # %% [markdown]
 # *In a full run the network with the channel hardly notices the lie: whether it hears 5 or 20, its loss is the same,
@@ -551,7 +555,7 @@ viz.plot_curves(curves, xlabel="step that the network is told; the truth is 20",
 # a lie.*
 
 # %% tags=["figure-05_three_networks"]
-paths["waves, FiLM"] = list(ddim_trajectory(filmed, noising, start, 50))
+paths["FiLM"] = list(ddim_trajectory(filmed, noising, start, 50))
 rows = {name: path[-1].x for name, path in paths.items()}
 viz.image_rows(rows, alt="Sixteen samples of each of three networks, from the same noise")
 
@@ -582,7 +586,7 @@ for name, table in (("right", E), ("doubled", doubled)):
 
 # %%
 alt = "Two heat maps: with the doubled exponent more than half of the rows have one colour from end to end"
-viz.heat_maps({"right": E, "exponent doubled": doubled}, alt=alt)
+show.heat_maps({"right": E, "exponent doubled": doubled}, alt=alt)
 
 # %% [markdown]
 # *With the doubled exponent more than half of the rows have one colour from end to end: 35 of 64 dimensions carry next
@@ -614,7 +618,8 @@ print(f"correlation of 1 / sigma with the image's weight: {torch.corrcoef(both)[
 x, t = to_float(test.images[:28]), torch.linspace(1, 1000, 28).long()
 right, wrong = append_time(x, t, 1000)[:, 1:], (t / 1000).expand_as(x)  # (28, 1, 28, 28) each
 rows = {"right": right[::4], "wrong": wrong[::4]}
-viz.image_rows(rows, titles=[f"t = {step}" for step in t[::4]], value_range=(0, 1), alt="Time channel of seven images: flat where right; where wrong, every image has the same ramp")
+viz.image_rows(rows, titles=[f"t = {step}" for step in t[::4]], value_range=(0, 1),
+               alt="Time channel of seven images: flat where right; where wrong, every image has the same ramp")
 
 # %% [markdown]
 # *The time channel of seven of the 28 images. Above, each image has its own grey. Below, all have the same ramp: column
@@ -623,7 +628,7 @@ viz.image_rows(rows, titles=[f"t = {step}" for step in t[::4]], value_range=(0, 
 #
 # ## What to remember, and what broke
 #
-# - A perfect reader of 784 pixels hardly needs to be told the time. Without the channel $t/T$ the loss of a small
+# - A perfect reader of 784 pixels hardly needs time conditioning. Without the channel $t/T$ the loss of a small
 #   network ends about a fifth higher, and the samples suffer much more: to know $t$ is to know how much noise there
 #   *should* be, and only then can an excess be removed.
 # - One number, added, is a poor clock. Waves tell neighbours apart, an MLP makes curves of them, and FiLM lets the
@@ -642,7 +647,8 @@ print(f"{seen.any(1).sum()} rows by {seen.any(0).sum()} columns")
 
 # %%
 window = torch.where(seen, clean[:8].cpu(), 0.5)
-viz.image_rows({"the image": clean[:8].cpu(), "seen": window}, alt="Eight digits, and the square part of each that one output pixel can see")
+viz.image_rows({"the image": clean[:8].cpu(), "seen": window},
+               alt="Eight digits, and the square part of each that one output pixel can see")
 
 # %% [markdown]
 # *Above, eight digits; below, the part of each that the middle pixel's answer depends on, the rest in light grey. It is
@@ -658,4 +664,4 @@ viz.image_rows({"the image": clean[:8].cpu(), "seen": window}, alt="Eight digits
 #   differences survive?
 # - Train `SameStep(FilmUNet(1000, base=32))`: all of its parameters, and no time. How much of the gain is left?
 # - Use shifts alone: put `torch.zeros_like(scale)` into `film`. How much of the gain was the multiplication?
-# - Sample the network that is not told with 500 steps instead of 50. Guess first: more grain, or less?
+# - Sample the blind network with 500 steps instead of 50. Guess first: more grain, or less?
