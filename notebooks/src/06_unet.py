@@ -114,6 +114,7 @@ def side(strength, share=0.95):
         if strength[box, box].sum() >= share * strength.sum():
             return min(2 * r + 1, size)
 
+# %%
 for name, strength in maps.items():
     pulls = strength > 0
     print(f"{name:<14} {pulls.float().mean():4.0%} of the pixels pull, {pulls.any(0).sum():2} across;", end=" ")
@@ -140,6 +141,7 @@ def through(layers, h):
                 apart, size = h.std(0).mean(), h.abs().mean()
                 print(f"after {depth:2} layers the images differ by {apart:.0e}, of a size of {size:.0e}")
 
+# %%
 features = torch.randn(32, 32, 14, 14, generator=generator)
 torch.manual_seed(0)
 through([nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.SiLU()) for _ in range(30)], features)

@@ -249,7 +249,7 @@ print("fast_dtype chooses", machine.fast_dtype(device))
 
 # %% tags=["exercise", "nbval-check-output"]
 def stratified_steps(u, T):
-    place = ...  # (B,) in [0, 1], rising
+    place = ...  # (B,) in [0, 1], rising, on the device of u
     chosen = ...  # (B,) int64 in 1 ... T
     return chosen
 
@@ -259,9 +259,9 @@ stratified_steps = check(stratified_steps)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `torch.arange(len(u), device=u.device)` counts the images, on the device of `u`. `(place * T).long()` cuts off the fraction and gives $0 \dots T - 1$, and
-# steps start at 1. Mind float rounding: where `u` is very close to 1, the last place may come out as 1 exactly.
-# `.clamp(max=T - 1)` before you add 1 cures it.
+# `torch.arange(len(u), device=u.device)` counts the images, on the device of `u`. `(place * T).long()` cuts off the
+# fraction and gives $0 \dots T - 1$, and steps start at 1. Mind float rounding: where `u` is very close to 1, the last
+# place may come out as 1 exactly. `.clamp(max=T - 1)` before you add 1 cures it.
 #
 # </details>
 #
@@ -307,9 +307,9 @@ for name, choose in ways.items():
     print(f"{name:12} loss scatters by {loss_scatter:.4f}, gradient by {gradient_scatter:.3f}")
 
 # %% [markdown]
-# *In a full run the loss scatters less than half as much, and the gradient a seventh less. Most of the
-# gradient's scatter comes from the images and the noise: it is there even where the steps stay the same. So do not expect stratified steps to train
-# much faster. They make the curve that you watch calmer, at no cost: you see sooner whether a change helps.*
+# *In a full run the loss scatters less than half as much, and the gradient a seventh less. Most of the gradient's scatter
+# comes from the images and the noise: it is there even where the steps stay the same. So do not expect stratified steps
+# to train much faster. They make the curve that you watch calmer, at no cost: you see sooner whether a change helps.*
 #
 # ## Lever 4: average the weights
 #
@@ -413,7 +413,7 @@ def first_losses(rate, warmup):
     losses = torch.stack(list(islice(Trainer(net, schedule, data.images, config).run(), steps)))
     return losses.cpu().reshape(-1, 5).mean(1)  # means of 5 steps
 
-steps = budget(gpu=120, cpu=120, quick=5)
+steps = budget(gpu=120, cpu=120, quick=10)
 curves = {}
 for rate in (0.002, 0.02):
     for warmup in (0, 100):
@@ -528,17 +528,18 @@ for name, values in curves.items():
     axes[0].semilogy(places, values, label=name)
     axes[1].semilogy(places, values / ratio, label=name)
 axes[0].axhline(1, color="black", linewidth=0.8, label="always 0")
-axes[0].legend(frameon=False)
+axes[0].legend(loc="lower left")
 axes[0].set(title="squared error of the noise", xlabel="step t")
 axes[1].set(title="squared error of the clean image", xlabel="step t")
-axes[1].legend(frameon=False)
+axes[1].legend(loc="upper left")
 viz.show(figure, alt="Loss by step: the error of the noise falls with t, the error of the clean image rises")
 
 # %%
 with torch.no_grad():
     guess = trainer.ema(q_sample(schedule, test, test_t, test_noise), test_t)
 errors = (guess - test_noise).square().mean((1, 2, 3)).cpu()  # (256,): one image for each 1/256 of the steps
-print(f"the first tenth of the steps makes up {errors[:25].sum() / errors.sum():.0%} of the loss, the last half {errors[128:].sum() / errors.sum():.0%}")
+first, last = errors[:25].sum() / errors.sum(), errors[128:].sum() / errors.sum()
+print(f"the first tenth of the steps makes up {first:.0%} of the loss, the last half {last:.0%}")
 
 # %% [markdown]
 # *Left: at small $t$ there is hardly any noise in the image, and it is hard to see. At $t = 1$ the plain loop (blue) is
