@@ -130,7 +130,10 @@ BREAKS["06_unet"] = {
         ("film[i, 24 + c]", "film[i, c]"),
         ("block.shortcut(x[i]) + block.last", "block.last"),
     ],
-    "6.5": [("block.shortcut(x), tol", "0 * block.shortcut(x), tol"), ("block.shortcut(x), tol", "2 * block.shortcut(x), tol")],
+    "6.5": [
+        ("block.shortcut(x), tol", "0 * block.shortcut(x), tol"),
+        ("block.shortcut(x), tol", "2 * block.shortcut(x), tol"),
+    ],
     "6.6": [("expected=32.0", "expected=1.0"), ("expected=32.0", "expected=32.0**0.5")],
     "6.7": [
         (" / math.sqrt(8)", ""),
