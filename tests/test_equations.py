@@ -107,7 +107,7 @@ BREAKS["07_train_ddpm"] = {
 BREAKS["16_targets_and_weights"] = {
     "16.1": [("sigma * test - guess", "sigma * test + guess"), ("root * test_noise -", "root * test_noise +")],
     "16.2": [("(noise_error + image", "(noise_error - image"), ("test_t, eps_hat)", "test_t, -eps_hat)")],
-    "16.3": [("torch.minimum(noise", "torch.maximum(noise"), ("min_snr_loss(fixed", "velocity_loss(told")],
+    "16.3": [("torch.minimum(noise", "torch.maximum(noise"), ("min_snr_loss(*batch)", "velocity_loss(*batch)")],
     "16.4": [("samples=weight.mean() * exact", "samples=exact"), ("expected=(weight * exact)", "expected=exact")],
 }
 
@@ -129,11 +129,14 @@ BREAKS["06_unet"] = {
     "6.2": [("F.group_norm(x, 4)", "F.group_norm(x, 3)"), ("F.group_norm(x, 4)", "F.group_norm(x, 4, eps=1e-3)")],
     "6.3": [("5 * x + 7", "-5 * x + 7"), ("5 * x + 7", "x**2")],
     "6.4": [
-        ("(1 + told[i, c])", "told[i, c]"),
-        ("told[i, 24 + c]", "told[i, c]"),
-        ("block.wire(x[i]) + block.last", "block.last"),
+        ("(1 + film[i, c])", "film[i, c]"),
+        ("film[i, 24 + c]", "film[i, c]"),
+        ("block.shortcut(x[i]) + block.last", "block.last"),
     ],
-    "6.5": [("block.wire(x), tol", "0 * block.wire(x), tol"), ("block.wire(x), tol", "2 * block.wire(x), tol")],
+    "6.5": [
+        ("block.shortcut(x), tol", "0 * block.shortcut(x), tol"),
+        ("block.shortcut(x), tol", "2 * block.shortcut(x), tol"),
+    ],
     "6.6": [("expected=32.0", "expected=1.0"), ("expected=32.0", "expected=32.0**0.5")],
     "6.7": [
         (" / math.sqrt(8)", ""),

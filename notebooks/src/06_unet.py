@@ -3,15 +3,15 @@
 #
 # ![Three rows: strokes, half of them readable digits; the same samples all black or all white; the digits of a repaired network](../figures/06_two_drawings.png)
 #
-# *The first two rows are the same twelve samples of one network, drawn in two ways. (The gaps in the second row are
-# pictures as white as this page.) One of the drawings hides what is wrong with the network. This notebook finds out
-# what it is, and the third row is the repair.*
+# *The first two rows are the same twelve samples of one network, drawn in two ways. (The empty frames in the second row
+# are pictures that are white all over.) One of the drawings hides what is wrong with the network. This notebook finds
+# out what it is, and the third row is the repair.*
 #
 # **You will** take a diffusion U-Net apart, write its four working parts yourself, see where its parameters and its
 # multiplications are, and find a fault that a loss curve does not show. **You need**
 # [notebook 02](02_forward_process.ipynb) for the symbols, and [notebook 05](05_time_conditioning.ipynb) for what a
-# convolution does and how a network is told the time. **Time** 60 minutes of reading; the cells run in about 4 minutes
-# on 2 CPU cores.
+# convolution does and how a network is conditioned on the time. **Time** 60 minutes of reading; the cells run in about
+# 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -97,7 +97,7 @@ x, t = torch.randn(16, 1, 28, 28, generator=generator), torch.full((16,), 500)
 maps = {name: pull(lambda x, net=net: net(x, t), x) for name, net in nets.items()}
 
 # %%
-figure, axes = viz.subplots(1, 4, size=(9, 2.7))
+figure, axes = viz.subplots(1, 4, size=(8, 2.5))
 for axis, (name, strength) in zip(axes, maps.items(), strict=True):
     picture = axis.imshow((strength / strength.max()).log10(), vmin=-4, vmax=0)
     axis.set(title=name, xticks=[], yticks=[])
@@ -114,8 +114,11 @@ def side(strength, share=0.95):
         if strength[box, box].sum() >= share * strength.sum():
             return min(2 * r + 1, size)
 
+# %%
 for name, strength in maps.items():
-    print(f"{name:<14} {(strength > 0).float().mean():4.0%} of the pixels pull, {(strength > 0).any(0).sum():2} across; {side(strength):2} across hold 95 %")
+    pulls = strength > 0
+    print(f"{name:<14} {pulls.float().mean():4.0%} of the pixels pull, {pulls.any(0).sum():2} across;", end=" ")
+    print(f"{side(strength):2} across hold 95 %")
 
 # %% [markdown]
 # *All panels are 28 pixels wide. Yellow pulls most, white not at all; the scale is logarithmic. `SimpleUNet` is blind
@@ -135,15 +138,18 @@ def through(layers, h):
         for depth, layer in enumerate(layers, start=1):
             h = layer(h)  # (32, 32, 14, 14)
             if depth in (1, 10, 30):
-                print(f"after {depth:2} layers the images differ by {h.std(0).mean():.0e}, of a size of {h.abs().mean():.0e}")
+                apart, size = h.std(0).mean(), h.abs().mean()
+                print(f"after {depth:2} layers the images differ by {apart:.0e}, of a size of {size:.0e}")
 
+# %%
 features = torch.randn(32, 32, 14, 14, generator=generator)
 torch.manual_seed(0)
 through([nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.SiLU()) for _ in range(30)], features)
 
 # %% [markdown]
 # *After 30 layers all images look the same to the network, to more digits than a 32-bit float has. What the input was
-# is lost on the way, and the gradient would be lost on the way back.* Two parts cure that: a norm and a wire.
+# is lost on the way, and the gradient would be lost on the way back.* Two parts cure that: a norm and a
+# shortcut.
 #
 # ## Group norm
 #
@@ -198,25 +204,25 @@ print(f"means up to {normed.mean(2).abs().max():.0e}, variances {normed.var(2, c
 verify("6.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
 
 # %% [markdown]
-# ## A residual block that is told the time
+# ## A residual block, conditioned on the time
 #
-# The second part is a **wire** $w$ past the layers: a block adds something to its input instead of replacing it (He et
-# al. 2016, who call it a shortcut). Where the number of channels changes, the wire is a 1x1 convolution; else it is the
-# input as it is. On the branch beside it are two convolutions, $f_1$ and $f_2$, each after a SiLU ($f_1$ begins with a
-# group norm, too), and between them the block is told the time. A small linear layer (behind a SiLU) turns the time
+# The second part is a **shortcut** $s$, a way past the layers: a block adds something to its input instead of replacing
+# it (He et al. 2016). Where the number of channels changes, the shortcut is a 1x1 convolution; else it is the input as
+# it is. On the branch beside it are two convolutions, $f_1$ and $f_2$, each after a SiLU ($f_1$ begins with a group norm,
+# too), and between them the block is conditioned on the time. A small linear layer (behind a SiLU) turns the time
 # embedding into a scale $\gamma$ and a shift $\delta$ for each channel, the same at all pixels: the FiLM of
 # [(5.7)](05_time_conditioning.ipynb).
 #
-# $$y = w(x) + f_2\big((1 + \gamma)\; \mathrm{GN}(f_1(x)) + \delta\big) \tag{6.4}$$
+# $$y = s(x) + f_2\big((1 + \gamma)\; \mathrm{GN}(f_1(x)) + \delta\big) \tag{6.4}$$
 #
 # With $\gamma = \delta = 0$ the time changes nothing; that is what the 1 is for.
 #
 # ### Exercise 6.2 - `residual_block`
 #
 # `block` holds the parts, each of them callable, the SiLUs inside: `block.first` ($f_1$), `block.norm`, `block.film`,
-# `block.last` ($f_2$) and `block.wire`. `x` has shape (B, C, H, W). `known` says what the network is told, one vector
-# for each image, (B, K); here it is the time embedding. `block.film(known)` has shape (B, 2 C'): first all scales, then
-# all shifts, for C' channels out. Write it with torch, so that gradients can flow.
+# `block.last` ($f_2$) and `block.shortcut`. `x` has shape (B, C, H, W). `known` is the embedding, one vector for each
+# image, (B, K), of all that the network is conditioned on; here that is the time. `block.film(known)` has shape
+# (B, 2 C'): first all scales, then all shifts, for C' channels out. Write it with torch, so that gradients can flow.
 
 # %% tags=["exercise", "nbval-check-output"]
 def residual_block(block, x, known):
@@ -237,38 +243,38 @@ residual_block = check(residual_block)
 torch.manual_seed(0)
 block = wake(ResidualBlock(16, 24, known=10)).double()
 x, known = torch.randn(5, 16, 7, 6).double(), torch.randn(5, 10).double()
-told = F.silu(known) @ block.film[1].weight.T + block.film[1].bias  # (5, 48): 24 scales, then 24 shifts
+film = F.silu(known) @ block.film[1].weight.T + block.film[1].bias  # (5, 48): 24 scales, then 24 shifts
 one_by_one = []
 for i in range(5):
     h = F.group_norm(block.first(x[i : i + 1]), 8)[0]  # (24, 7, 6)
-    h = torch.stack([(1 + told[i, c]) * h[c] + told[i, 24 + c] for c in range(24)])
-    one_by_one.append(block.wire(x[i]) + block.last(h[None])[0])
+    h = torch.stack([(1 + film[i, c]) * h[c] + film[i, 24 + c] for c in range(24)])
+    one_by_one.append(block.shortcut(x[i]) + block.last(h[None])[0])
 verify("6.4", residual_block(block, x, known), torch.stack(one_by_one), tol=1e-9)
 
 # %%
 torch.manual_seed(0)
 blocks = [wake(ResidualBlock(32, 32, known=10)) for _ in range(30)]
-known = torch.randn(1, 10).expand(32, 10)  # all 32 are told the same
+known = torch.randn(1, 10).expand(32, 10)  # one embedding for all 32
 through([lambda h, block=block: residual_block(block, h, known) for block in blocks], features)
 
 # %% [markdown]
-# *The same 32 inputs as before, through 30 residual blocks, which is 60 convolutions, all told the same: their
-# differences do not fade. They double, and so does their size. The wires carry the input through, and the norms keep
-# the branches at one size.*
+# *The same 32 inputs as before, through 30 residual blocks, which is 60 convolutions, all with the same embedding: their
+# differences do not fade. They double, and so does their size. The shortcuts carry the input through, and the norms
+# keep the branches at one size.*
 #
 # ### Start at zero
 #
 # How should a branch begin? In the course's `UNet` the last convolution of every branch starts with all weights at
-# zero. So $f_2$ answers 0, whatever it gets, and a new block is its wire:
+# zero. So $f_2$ answers 0, whatever it gets, and a new block is its shortcut:
 #
-# $$y = w(x) \tag{6.5}$$
+# $$y = s(x) \tag{6.5}$$
 #
 # The last convolution of the whole network starts at 0, too: a new network predicts no noise at all. To watch it wake
 # up, we give it a small task: four pictures of pure noise, which it must return as they are.
 
 # %% tags=["nbval-check-output"]
 block = ResidualBlock(16, 24, known=10).double()
-verify("6.5", residual_block(block, x, torch.randn(5, 10).double()), block.wire(x), tol=1e-9)
+verify("6.5", residual_block(block, x, torch.randn(5, 10).double()), block.shortcut(x), tol=1e-9)
 
 # %%
 torch.manual_seed(0)
@@ -286,7 +292,7 @@ for step in range(4):
 # %% [markdown]
 # *The first loss is the mean square of the noise itself, which is about 1: a new network that starts far above 1 starts
 # with a mistake to unlearn. In step 0 only the two tensors of the last layer get a gradient; a step later it reaches
-# along the wires to the zeros in every branch, and then into the branches. The network wakes up from its output
+# along the shortcuts to the zeros in every branch, and then into the branches. The network wakes up from its output
 # backwards, and no block disturbs the others before it has learned something.*
 #
 # ## Self-attention
@@ -335,7 +341,7 @@ attention = check(attention)
 # `"b (three heads c) h w -> three b heads (h w) c"` gives something that unpacks into q, k and v. After that, either
 # (6.7) with `@`, `.softmax(-1)` and `k.mT`, which swaps the last two axes only, or PyTorch's
 # `F.scaled_dot_product_attention(q, k, v)`, which is the same and, where it can, does not store the weights. On the way
-# back `rearrange` must be told where to cut `(h w)`: `h=qkv.shape[2]`.
+# back `rearrange` must be given where to cut `(h w)`: `h=qkv.shape[2]`.
 #
 # </details>
 
@@ -355,7 +361,7 @@ verify("6.7", attention(qkv, heads=4), rearrange(library, "b heads (h w) c -> b 
 
 # %% [markdown]
 # The course's `SelfAttention` is a group norm, the 1x1 convolution, this function, one more 1x1 convolution that starts
-# at zero, and a wire past it all. What does it cost? Let $n = HW$ be the number of pixels. The convolutions take
+# at zero, and a shortcut past it all. What does it cost? Let $n = HW$ be the number of pixels. The convolutions take
 # $3nC^2$ and $nC^2$ **multiply-adds** (one multiplication and one addition, the usual unit). There are $n^2$ pairs of
 # pixels; a pair's score takes $d$ multiply-adds in each head, $C$ in all, and the mean of the values as many again:
 #
@@ -389,7 +395,7 @@ for height in (7, 14, 28):
 # ### Exercise 6.4 - `down_and_up`
 #
 # `net` has the lists `net.down` and `net.shrink`, one of each for a level, from the finest down; `net.middle`; and the
-# lists `net.up` and `net.grow`, from the lowest upwards. Levels and middle are called with features and what is known,
+# lists `net.up` and `net.grow`, from the lowest upwards. Levels and middle are called with features and the embedding,
 # `level(h, known)`; `shrink` and `grow` with features alone. A level going up gets its skip beside its input, as more
 # channels: first what came up, then the skip. Return what the last `grow` gives. Call `shrink` and `grow` at every
 # level, the last one too. (In `UNet` the last ones return what they get, so every level can be treated alike.)
@@ -420,7 +426,7 @@ torch.manual_seed(0)
 net = wake(UNet()).eval()
 x, t = torch.randn(4, 1, 28, 28, generator=generator), torch.tensor([100, 400, 700, 1000])
 with torch.no_grad():
-    known = net.embed(x, t, None)  # (4, 128): the time
+    known = net.embed(x, t, None)  # (4, 128): the embedding of the time
     ours = net.out(down_and_up(net, net.stem(x), known))
     print("same as the network:", torch.allclose(ours, net(x, t), atol=1e-5))
 
@@ -463,7 +469,7 @@ print(f"{'all':<10} {'':<16} {count_parameters(net):>11,} {adds['']:>14,}")
 # %% tags=["nbval-check-output"]
 verify("6.9", adds["stem.1"], 28 * 28 * 3**2 * 1 * 32)
 verify("6.9", adds["grow.0"], 14 * 14 * 3**2 * 128 * 64)
-verify("6.9", adds["up.1.block.wire"], 14 * 14 * 1**2 * 128 * 64)
+verify("6.9", adds["up.1.block.shortcut"], 14 * 14 * 1**2 * 128 * 64)
 
 # %%
 shares = {}  # side -> [parameters, multiply-adds]
@@ -502,12 +508,12 @@ for name, other in nets.items():
 # work, because it is narrow where images are large. `SimpleUNet` spends four times as much and sees least: all of it is
 # spent at the two finest levels.*
 #
-# ### A cheaper way in: fold the pixels
+# ### A cheaper way in: patches
 #
-# By (6.9) work is proportional to the number of pixels. `UNet(patch=2)` never works at full size: its first step folds
-# each 2x2 square of pixels into 4 channels, its last one unfolds them, and nothing is lost on either way. Everything
-# between has a quarter of the pixels, so three quarters of the work should be saved. And in seconds? Same widths, same
-# machine, one after the other:
+# By (6.9) work is proportional to the number of pixels. `UNet(patch=2)` never works at full size. Its first step makes
+# 4 channels of each **patch** of 2x2 pixels, which is called **space-to-depth** (in PyTorch `nn.PixelUnshuffle`); its
+# last step makes pixels of channels again, and nothing is lost on either way. Everything between has a quarter of the
+# pixels, so three quarters of the work should be saved. And in seconds? Same widths, same machine, one after the other:
 
 # %%
 def seconds(net, x, t):
@@ -523,10 +529,11 @@ def seconds(net, x, t):
 # %%
 images, t_images = torch.randn(16, 1, 28, 28, generator=generator), torch.full((16,), 500)
 for patch in (1, 2):
-    folded = UNet(base=48, multipliers=(1, 2), patch=patch)
-    million = multiply_adds(folded, images[:1], t_images[:1])[""] / 1e6
-    print(f"patch={patch}: {count_parameters(folded):,} parameters, {million:.0f} million multiply-adds an image, ", end="")
-    print(f"{1000 * seconds(folded, images, t_images):.0f} ms for 16 images")
+    net = UNet(base=48, multipliers=(1, 2), patch=patch)
+    million = multiply_adds(net, images[:1], t_images[:1])[""] / 1e6
+    print(f"patch={patch}: {count_parameters(net):,} parameters,", end=" ")
+    print(f"{million:.0f} million multiply-adds an image,", end=" ")
+    print(f"{1000 * seconds(net, images, t_images):.0f} ms for 16 images")
 
 # %% [markdown]
 # *Nearly the same parameters, a quarter of the multiply-adds; the seconds follow roughly, not exactly. What it costs:
@@ -607,7 +614,7 @@ viz.plot_curves(curves, xlabel="waves across the picture", ylabel="correlation",
 # shapes a little. Noise is different at every pixel, so predicting it needs what only the full size knows, and the
 # shortest way there is that skip. Without the skip at 14x14 the loss rises by more than a third. The correlation falls
 # most at 0 waves, the brightness. Cutting the skip at 7x7 changes next to nothing: the same features reach this level a
-# second way, through the middle, along its wires. The network is not used to cut skips; one that was trained without
+# second way, through the middle, along its shortcuts. The network is not used to cut skips; one that was trained without
 # them would find other ways (the first experiment below).*
 #
 # ## A network that cannot see brightness
@@ -632,7 +639,7 @@ for input_norm in (True, False):
 # %% [markdown]
 # *With the norm, an image and the same image made brighter by two and a half times the distance from black to white get
 # the same answer, up to rounding. And the time MLP of the first level gets no gradient (what is printed is rounding,
-# too): it can never learn. The MLPs further down still tell the network the time.*
+# too): it can never learn. The MLPs further down still condition the network on the time.*
 #
 # Does that matter? The noise that the network must predict has a brightness, too: the mean $\bar\epsilon$ of its $D$
 # pixels. In Gaussian noise that mean is independent of the deviations from it, and only deviations get past the norm;
@@ -775,18 +782,18 @@ viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
 # *In a full run on a CPU: the second row is what the sampler returned, drawn on the scale of the data. Each picture is
-# black or white all over (and a white one is invisible on this page). The first row holds the same numbers, each
+# black or white all over (of a white one you see the frame). The first row holds the same numbers, each
 # picture rescaled by itself. About half of them could pass for digits, and two are little but grain. Where there are
 # strokes, they were right all along, relative to each other. Whoever draws only the first row never learns that the network has lost every pixel's value. The third
 # row, from the same noise, needs no rescaling. `viz` in this course clips and never rescales;
 # [notebook 13](13_debugging_clinic.ipynb) has this bug among its cases.*
 #
 # Norms deeper in the network forget as well, but what they forget is not all there is: features have many channels, and
-# wires go around the norms. One channel and no wire, that is the case to avoid.
+# shortcuts go around the norms. One channel and no shortcut, that is the case to avoid.
 #
 # ## What to remember, and what broke
 #
-# - Levels buy sight. Norms and wires make them trainable, zeros make them start quietly, skips bring back where things
+# - Levels buy sight. Norms and shortcuts make them trainable, zeros make them start quietly, skips bring back where things
 #   are.
 # - Parameters are where the channels are. Work is spread evenly, as long as channels double where sides halve.
 # - A norm forgets mean and spread of what it gets. Never put one over the input image of a diffusion model.

@@ -8,8 +8,8 @@
 #
 # **You will** write the training loop of a DDPM, measure what each of the usual improvements is worth, train a
 # network that draws digits, and kill a run without losing anything. **You need** a PyTorch training loop seen once, and
-# [notebook 04](04_bound_to_noise.ipynb) for where the loss comes from. **Time** 80 minutes of reading; the cells run in 10
-# to 15 minutes on 2 CPU cores.
+# [notebook 04](04_bound_to_noise.ipynb) for where the loss comes from. **Time** 65 minutes of reading; the cells run in
+# about 8 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -31,8 +31,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from ddpm_helpers import CheckpointError, TrainConfig, Trainer, TrainingError, UNet, budget, check, cosine_schedule
-from ddpm_helpers import default_device, files, load_images, machine, per_image, q_sample, sample, snr, to_float, verify, viz
+from ddpm_helpers import CheckpointError, TrainConfig, Trainer, TrainingError, UNet, budget, check
+from ddpm_helpers import cosine_schedule, default_device, files, load_images, machine, per_image
+from ddpm_helpers import q_sample, sample, snr, to_float, verify, viz
 
 generator = torch.Generator().manual_seed(0)
 
@@ -41,17 +42,17 @@ data = load_images("mnist")
 device = default_device()
 schedule = cosine_schedule(1000).to(device)
 print(data.source)
-print("device:", training.device_name(device))
+print("device:", machine.device_name(device))
 
 # %% [markdown]
 # ## Algorithm 1
 #
 # [Notebook 06](06_unet.ipynb) trained its networks for a minute or two, in a loop that forgets everything when it
-# stops. Here one is trained in earnest. The pieces are there: the jump to any step
-# ([notebook 02](02_forward_process.ipynb)), the loss ([notebook 04](04_bound_to_noise.ipynb)), a network that is told the
-# step ([notebook 05](05_time_conditioning.ipynb)). Training puts them together. Draw an image, a step and a noise; jump;
-# let the network guess the noise; take the squared error. With $D$ pixels an image, and $t$ uniform in $1 \dots T$, the
-# loss is
+# stops. Here one is trained in earnest. The pieces are there: the closed form of
+# $x_t$ at any step ([notebook 02](02_forward_process.ipynb)), the loss ([notebook 04](04_bound_to_noise.ipynb)), a
+# network conditioned on the step ([notebook 05](05_time_conditioning.ipynb)). Training puts them together. Draw an image,
+# a step and a noise; mix image and noise as the closed form says; let the network guess the noise; take the squared
+# error. With $D$ pixels an image, and $t$ uniform in $1 \dots T$, the loss is
 #
 # $$L(\theta) = \mathbb{E}_{x_0,\, t,\, {\color{#D55E00}{\epsilon}}}\; \frac{1}{D}\, \big\lVert\, {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}}\big({\color{#0072B2}{\sqrt{\bar\alpha_t}\, x_0}} + {\color{#D55E00}{\sqrt{1 - \bar\alpha_t}\, \epsilon}},\; t\big) \big\rVert^2 \tag{7.1}$$
 #
@@ -69,12 +70,13 @@ print("device:", training.device_name(device))
 # ### Exercise 7.1 - `ddpm_loss`
 #
 # Return the loss of one batch, a scalar: the mean over images and pixels. `x0` and `noise` have shape (B, C, H, W), `t` has
-# shape (B,), and `model(x, t)` returns the predicted noise. `q_sample(schedule, x0, t, noise)` makes the jump.
+# shape (B,), and `model(x, t)` returns the predicted noise. `q_sample(schedule, x0, t, noise)` returns $x_t$,
+# by the closed form.
 
 
 # %% tags=["exercise", "nbval-check-output"]
 def ddpm_loss(model, schedule, x0, t, noise):
-    ...  # jump, predict, compare
+    ...  # make x_t, predict, compare
 
 
 ddpm_loss = check(ddpm_loss)
@@ -110,8 +112,8 @@ print(f"loss of a model that answers {c} x_t: about {loss_at_t.mean():.1f}")
 # ## A plain loop
 #
 # Nothing hidden: the five lines, a few hundred steps, Adam (Kingma & Ba 2015), which divides each weight's step by the
-# recent size of its gradient, and a U-Net of [notebook 06](06_unet.ipynb): two levels of 32 and 64 channels, on pixels
-# folded 2 by 2 (`patch=2`). `images` lies on the device, and the random numbers are drawn on the CPU, so that they are
+# recent size of its gradient, and a U-Net of [notebook 06](06_unet.ipynb): two levels of 32 and 64 channels, on patches
+# of 2x2 pixels (`patch=2`). `images` lies on the device, and the random numbers are drawn on the CPU, so that they are
 # the same on every machine (but for the last digits).
 
 # %%
@@ -214,7 +216,7 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
 for dtype in [torch.float32] if device.type == "mps" else [torch.float32, torch.bfloat16]:
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         print(f"{dtype!s:15} loss {train_step():.4f}, {milliseconds(train_step):.1f} ms")
-print("fast_dtype chooses", training.fast_dtype(device))
+print("fast_dtype chooses", machine.fast_dtype(device))
 
 # %% [markdown]
 # *The loss of one and the same batch agrees to about three digits. Whether bfloat16 is faster depends on the hardware: recent
@@ -247,7 +249,7 @@ print("fast_dtype chooses", training.fast_dtype(device))
 
 # %% tags=["exercise", "nbval-check-output"]
 def stratified_steps(u, T):
-    place = ...  # (B,) in [0, 1], rising
+    place = ...  # (B,) in [0, 1], rising, on the device of u
     chosen = ...  # (B,) int64 in 1 ... T
     return chosen
 
@@ -257,9 +259,9 @@ stratified_steps = check(stratified_steps)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `torch.arange(len(u))` counts the images. `(place * T).long()` cuts off the fraction and gives $0 \dots T - 1$, and
-# steps start at 1. Mind float rounding: where `u` is very close to 1, the last place may come out as 1 exactly.
-# `.clamp(max=T - 1)` before you add 1 cures it.
+# `torch.arange(len(u), device=u.device)` counts the images, on the device of `u`. `(place * T).long()` cuts off the
+# fraction and gives $0 \dots T - 1$, and steps start at 1. Mind float rounding: where `u` is very close to 1, the last
+# place may come out as 1 exactly. `.clamp(max=T - 1)` before you add 1 cures it.
 #
 # </details>
 #
@@ -295,7 +297,7 @@ def scatter(net, objective, choose, tries):
     return torch.stack(losses).std().item(), spread.sqrt().item()
 
 # %%
-tries = budget(gpu=100, cpu=40, quick=3)
+tries = budget(gpu=100, cpu=40, quick=3, unit="batches")
 ways = {
     "independent": lambda: torch.randint(1, 1001, (64,), generator=generator),
     "stratified": lambda: stratified_steps(torch.rand(64, generator=generator), 1000),
@@ -305,9 +307,9 @@ for name, choose in ways.items():
     print(f"{name:12} loss scatters by {loss_scatter:.4f}, gradient by {gradient_scatter:.3f}")
 
 # %% [markdown]
-# *In a full run the loss scatters less than half as much, and the gradient a seventh less. Most of the
-# gradient's scatter comes from the images and the noise: it is there even where the steps stay the same. So do not expect stratified steps to train
-# much faster. They make the curve that you watch calmer, at no cost: you see sooner whether a change helps.*
+# *In a full run the loss scatters less than half as much, and the gradient a seventh less. Most of the gradient's scatter
+# comes from the images and the noise: it is there even where the steps stay the same. So do not expect stratified steps
+# to train much faster. They make the curve that you watch calmer, at no cost: you see sooner whether a change helps.*
 #
 # ## Lever 4: average the weights
 #
@@ -411,7 +413,7 @@ def first_losses(rate, warmup):
     losses = torch.stack(list(islice(Trainer(net, schedule, data.images, config).run(), steps)))
     return losses.cpu().reshape(-1, 5).mean(1)  # means of 5 steps
 
-steps = budget(gpu=120, cpu=120, quick=5)
+steps = budget(gpu=120, cpu=120, quick=10)
 curves = {}
 for rate in (0.002, 0.02):
     for warmup in (0, 100):
@@ -521,22 +523,23 @@ for t in (1, 100, 500, 900):
     print(f"t = {t:3}: squared error of the noise {error:.4f}, of the clean image {error / ratio[here]:.5f}")
 
 # %%
-figure, axes = viz.subplots(1, 2, size=(9, 3.2))
+figure, axes = viz.subplots(1, 2, size=(8, 3.2))
 for name, values in curves.items():
     axes[0].semilogy(places, values, label=name)
     axes[1].semilogy(places, values / ratio, label=name)
 axes[0].axhline(1, color="black", linewidth=0.8, label="always 0")
-axes[0].legend(frameon=False)
+axes[0].legend(loc="lower left")
 axes[0].set(title="squared error of the noise", xlabel="step t")
 axes[1].set(title="squared error of the clean image", xlabel="step t")
-axes[1].legend(frameon=False)
+axes[1].legend(loc="upper left")
 viz.show(figure, alt="Loss by step: the error of the noise falls with t, the error of the clean image rises")
 
 # %%
 with torch.no_grad():
     guess = trainer.ema(q_sample(schedule, test, test_t, test_noise), test_t)
 errors = (guess - test_noise).square().mean((1, 2, 3)).cpu()  # (256,): one image for each 1/256 of the steps
-print(f"the first tenth of the steps makes up {errors[:25].sum() / errors.sum():.0%} of the loss, the last half {errors[128:].sum() / errors.sum():.0%}")
+first, last = errors[:25].sum() / errors.sum(), errors[128:].sum() / errors.sum()
+print(f"the first tenth of the steps makes up {first:.0%} of the loss, the last half {last:.0%}")
 
 # %% [markdown]
 # *Left: at small $t$ there is hardly any noise in the image, and it is hard to see. At $t = 1$ the plain loop (blue) is
@@ -613,14 +616,14 @@ print(f"not interrupted: step {whole.step}, loss {whole.losses[-1]:.5f}")
 
 # %%
 folder = tempfile.TemporaryDirectory()
-path = Path(folder.name) / "stopped.pt"
+path = Path(folder.name) / "stopped.safetensors"
 stopped = fresh()
 stopped.model.register_forward_hook(lambda *_: signal.raise_signal(signal.SIGINT) if stopped.step == 37 else None)
 try:
     stopped.fit(path)
 except KeyboardInterrupt:
     print("KeyboardInterrupt: here the cell would have ended.")
-half = checkpoint.load_checkpoint(path)
+half = files.read(path)
 
 # %% [markdown]
 # *The signal came in the middle of a step. `fit` noted it, finished the step (half a step is no state worth saving),
@@ -653,7 +656,7 @@ print("weights, averages and all losses equal to the bit:", same(whole, resumed)
 # to hit. We kill it half a second after its first file; at which step that is depends on your machine.
 
 # %%
-path = Path(folder.name) / "killed.pt"
+path = Path(folder.name) / "killed.safetensors"
 script = recipe + f"fresh().fit({str(path)!r}, seconds_between_saves=0)"
 child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
 print(child.stdout.readline().strip())
@@ -661,7 +664,7 @@ while child.poll() is None and not path.exists():
     time.sleep(0.01)
 time.sleep(0.5)
 child.kill()
-print(f"ended with {child.wait()}; the file holds step {checkpoint.load_checkpoint(path)['step']}")
+print(f"ended with {child.wait()}; the file holds step {files.read(path)['step']}")
 
 # %% [markdown]
 # *A process that a signal ended reports the signal's number with a minus; SIGKILL has the number 9. (Windows has
@@ -681,24 +684,26 @@ print("weights, averages and all losses equal to the bit:", same(whole, revived)
 
 # %%
 def numbers(value):
-    if isinstance(value, dict):
-        return sum(numbers(part) for part in value.values())
-    return value.numel() if isinstance(value, torch.Tensor) else 0
+    parts = value.values() if isinstance(value, dict) else [value]
+    return f"{sum(part.numel() for part in parts):,} numbers"
 
-print({name: numbers(value) for name, value in half.items()})
+for name, value in half.items():
+    print(f"{name:14}", numbers(value) if isinstance(value, (dict, torch.Tensor)) else value)
 
 # %% [markdown]
-# *How many numbers each entry holds in tensors; 0 where it is an ordinary Python value, such as the step or a text.
-# What each is for:*
+# *Of tensors, how many numbers they hold; the rest are plain values. What each is for:*
 #
 # | entry | for |
 # |---|---|
-# | `format` | a version number of this kind of file; a later version of the course can tell by it what it reads |
 # | `model`, `ema` | the weights and their average |
 # | `optimizer` | Adam keeps two moving averages for each weight, of its gradient and of the square: twice as many numbers as weights, and one count of steps for each tensor |
-# | `step` | the place in the learning rate, in the data, and in the random numbers: each step takes its images from an order that the pair (seed, pass) fixes, its $t$ and its noise from a generator that is seeded with (seed, step) |
-# | `config`, `objective`, `beta`, `images`, `labels` | to refuse the file of another run; of the objective (the loss that is minimised) its name, of images and labels a checksum |
+# | `step` | the place in the learning rate, in the data, and in the random numbers: each step takes its images from an order that the pair (seed, pass) fixes, its $t$ and its noise from generators that are seeded with (what is drawn, seed, step) |
+# | `steps` to `weighted` | the `TrainConfig`; with the next four, to refuse the file of another run |
+# | `objective`, `schedule`, `images`, `labels` | of the objective (the loss that is minimised) its name, of the others a checksum |
 # | `losses` | so that the curve goes on, too |
+#
+# The file is a **safetensors** file: numbers and text, and nothing that could run when it is read. One checksum covers
+# all of it, so a file with a single wrong bit is refused.
 #
 # The entry that is most often forgotten is the optimizer. What does that cost? The weights, the average and the step of the
 # stopped run, with a fresh Adam:
@@ -712,7 +717,8 @@ for _ in lazy.run():
     pass
 for later in (0, 1, 2, 10, 41):
     step = half["step"] + later
-    print(f"loss of step {step + 1:2}: {whole.losses[step]:.4f} as it was, {lazy.losses[step]:.4f} without the optimizer")
+    print(f"loss of step {step + 1:2}: {whole.losses[step]:.4f} as it was,", end=" ")
+    print(f"{lazy.losses[step]:.4f} without the optimizer")
 
 # %% [markdown]
 # *The first loss is the same, because the weights are. Then the two runs part, and the one without the optimizer ends
@@ -733,7 +739,7 @@ def attempt(action):
         print(f"{type(error).__name__}: {error}")
 
 content = path.read_bytes()
-torn = path.with_name("torn.pt")
+torn = path.with_name("torn.safetensors")
 torn.write_bytes(content[: len(content) // 2])
 attempt(lambda: fresh().resume(torn))
 
@@ -746,24 +752,31 @@ attempt(lambda: fresh().resume(torn))
 #
 # A file of another network must not be half loaded. And a loss that is no longer a number must stop the run: every
 # weight is NaN one step later, and then every save would be worthless. Here is a learning rate that is five hundred
-# million times too large.
+# million times too large. The last line is the way out: the good file from before, gone on from with a smaller rate.
 
 # %%
-attempt(lambda: Trainer(UNet(base=16, multipliers=(1, 2), patch=2), whole.schedule, whole.images, whole.config, "cpu").resume(path))
-wild = TrainConfig(steps=20, batch_size=16, learning_rate=1e6, warmup=0)
-attempt(lambda: list(Trainer(UNet(base=8, multipliers=(1, 2), patch=2), whole.schedule, whole.images, wild, "cpu").run()))
+def another(config, base=8):
+    net = UNet(base=base, multipliers=(1, 2), patch=2)
+    return Trainer(net, whole.schedule, whole.images, config, device="cpu")
+
+attempt(lambda: another(whole.config, base=16).resume(path))
+wild = TrainConfig(steps=160, batch_size=16, learning_rate=1e6, warmup=0)
+attempt(lambda: list(another(wild).run()))
+tame = TrainConfig(steps=160, batch_size=16, learning_rate=1e-3)
+attempt(lambda: another(tame).resume(path))
 folder.cleanup()
 
 # %% [markdown]
-# *Both messages say what to do. In practice a NaN comes from a learning rate that is too large for the network, or from
-# a division by 0 in a network of your own. (In a loop of your own look at the images, too: floats can hold one, and the
-# bytes that `Trainer` takes cannot.) The last file from before it stays on the disk:
-# resume that, with a smaller rate in a new run if need be.*
+# *Both errors say what to do. In practice a NaN comes from a learning rate that is too large for the network, or from a
+# division by 0 in a network of your own. (In a loop of your own look at the images, too: floats can hold one, and the
+# bytes that `Trainer` takes cannot.) The last file from before it stays on the disk. It accepts another `steps`,
+# `batch_size`, `learning_rate`, `warmup` and `clip_norm`: how long and how fast the run learns. What has changed is
+# printed, but for `steps`. All else has to be as it was.*
 #
 # ## A run of your own
 #
-# Name a folder that outlives the machine, and train longer. In Colab that is one in your Drive, once it is mounted. Run this in a cell of its own
-# (without it, the folder lies on the machine that Colab takes back):
+# Name a folder that outlives the machine, and train longer. In Colab that is one in your Drive, once it is mounted. Run
+# this in a cell of its own (without it, the folder lies on the machine that Colab takes back):
 #
 # ```python
 # from google.colab import drive
@@ -771,15 +784,15 @@ folder.cleanup()
 # ```
 #
 # After a disconnect, mount the Drive again, run the set-up cell, the cell with the data, and this one, with the same
-# folder. It goes on from the last minute that was saved. To train longer than planned, raise `steps`; everything else
-# must stay as it was, and a message says so if it did not.
+# folder. It goes on from the last minute that was saved. To train longer than planned, raise `steps`.
 
 # %%
 KEEP = None  # a folder: "runs", or in Colab "/content/drive/MyDrive/ddpm"; None trains nothing
 if KEEP:
     torch.manual_seed(0)
     net = UNet(base=32, multipliers=(1, 2), patch=2)
-    model = Trainer(net, schedule, data.images, TrainConfig(steps=20_000)).fit(f"{KEEP}/mnist.pt")
+    trainer = Trainer(net, schedule, data.images, TrainConfig(steps=20_000))
+    model = trainer.fit(f"{KEEP}/mnist.safetensors")
     viz.image_grid(sample(model, schedule, 32, steps=50), alt="Samples of your own run")
 
 # %% [markdown]
@@ -791,16 +804,15 @@ if KEEP:
 # | MPS | Apple silicon | float32 | as it is |
 # | CPU | else | bfloat16 where AVX-512 BF16 or AMX is built in, else float32 | channels_last for networks without GroupNorm |
 #
-# The same training runs from a terminal, and on several GPUs or processes with torchrun, PyTorch's launcher
-# for them. Processes share each batch, so
-# that together they make the run that one process would make:
+# The same training runs from a terminal, and on several GPUs or processes with torchrun, PyTorch's launcher for them.
+# Processes share each batch, so that together they make the run that one process would make:
 #
 # ```
-# python -m ddpm_helpers.training --data mnist --steps 20000 --checkpoint runs/mnist.pt --samples runs/mnist.png
-# torchrun --nproc-per-node 2 -m ddpm_helpers.training --data mnist --steps 20000 --checkpoint runs/mnist.pt --samples runs/mnist.png
+# python -m ddpm_helpers.cli --steps 20000 --checkpoint runs/mnist.safetensors --samples runs/mnist.png
+# torchrun --nproc-per-node 2 -m ddpm_helpers.cli --steps 20000 --checkpoint runs/mnist.safetensors
 # ```
 #
-# After an interruption, type the same line again. `--help` lists the rest.
+# After an interruption, type the same line again. `--data` names other images, and `--help` lists the rest.
 #
 # ## What to remember, and what broke
 #

@@ -26,8 +26,10 @@ from itertools import pairwise
 import torch
 
 from ddpm_helpers import Step, budget, check, ddim_invert, ddim_trajectory, default_device
-from ddpm_helpers import image_noise, load_images, load_pretrained, predict_x0, q_sample, sample, to_float, verify, viz
-from ddpm_helpers.toy import double
+from ddpm_helpers import image_noise, load_images, load_pretrained, predict_x0, q_sample, sample
+from ddpm_helpers import to_float, verify, viz
+from ddpm_helpers.lessons import show
+from ddpm_helpers.lessons.toy import double
 
 device = default_device()
 generator = torch.Generator().manual_seed(0)
@@ -37,9 +39,9 @@ generator = torch.Generator().manual_seed(0)
 #
 # [Notebook 07](07_train_ddpm.ipynb) trained networks that predict noise, and left it to a function to make images of
 # the predictions. This notebook opens that function. For the network, a U-Net ([notebook 06](06_unet.ipynb)) learned
-# to predict the noise, on steps drawn by weight (`--middle`, "A weight without a factor" in notebook 16), but wider
-# (`--base 48`) and for 14,000 steps. Its weights lie beside the course's code. Weights without their recipe are a riddle, so the file
-# holds both.
+# to predict the noise, wider than there (`--base 48`), for 14,000 steps, and with weighted timestep sampling
+# ([(16.4)](16_targets_and_weights.ipynb)). Its weights lie beside the course's code. Weights without their recipe are a
+# riddle, so the file holds both.
 
 # %%
 model, schedule, recipe = load_pretrained("mnist", device)
@@ -50,8 +52,10 @@ print(schedule)
 # %% [markdown]
 # *The data, the number of steps, the loss it reached: the mean squared error per pixel of the velocity that belongs to
 # the predicted noise, [(16.1)](16_targets_and_weights.ipynb). The last line is the schedule
-# ([notebook 02](02_forward_process.ipynb)): sampling must use the one that the network was trained with. The command,
-# typed into a terminal, trains such a network again.*
+# ([notebook 02](02_forward_process.ipynb)): sampling must use the one that the network was trained with. The command is
+# in the words of its day, when `weighted` was called `middle`; today `python -m ddpm_helpers.cli --weighted --steps 14000
+# --base 48 --export mine.safetensors`, typed into a terminal, trains such a network. The very last steps weigh so little
+# that this run never drew them: at $t = T$, where each sample begins, the network goes by what it learned below.*
 #
 # Does it work? Here are 16 images, with the method that the second half of this notebook derives.
 
@@ -88,7 +92,7 @@ print(f"largest difference of the first 4 images, made 3 at a time: {(again - gr
 # $x_{t-1}$. It is made of three things: a guess, the posterior, and fresh noise. (Blue is signal, orange is noise,
 # green is what the network contributes; $\alpha_t = 1 - \beta_t$.)
 #
-# **A guess at the clean image.** The jump $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sigma_t\,\epsilon$, with
+# **A guess at the clean image.** The closed form $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sigma_t\,\epsilon$, with
 # $\sigma_t = \sqrt{1 - \bar\alpha_t}$, solved for $x_0$, with the predicted noise in place of the true one:
 #
 # $${\color{#009E73}{\hat x_0}} = \frac{x_t - \sigma_t\, {\color{#009E73}{\hat\epsilon}}}{\sqrt{\bar\alpha_t}} \tag{8.1}$$
@@ -231,10 +235,11 @@ frames = [image_noise(0, range(n), shape)()] + [step.x for step in path if step.
 viz.animate(frames, alt="An animation: squares of noise turn into handwritten digits, then start again")
 
 # %%
-viz.explore_trajectory([Step(step.t, step.x[:8], step.x0_hat[:8]) for step in path])
+eight = [Step(step.t, step.x[:8], step.x0_hat[:8]) for step in path]
+viz.explore(show.trajectory_frames(eight))
 
 # %% [markdown]
-# *Push the slider slowly from the left. Above the images, below the guesses. In which column does the guess change its mind,
+# *Push the slider slowly from the left, or press Play. Above the images, below the guesses. In which column does the guess change its mind,
 # and at which step is that over?*
 #
 # ## Four details that decide
@@ -363,10 +368,10 @@ viz.image_rows({"beta": clean, "posterior": walks["posterior"]}, alt="Digits sam
 # ## Another way down
 #
 # A thousand calls of the network for a batch of images. Can we leave some out? Algorithm 2 says no: it undoes the steps
-# of a Markov chain, and there are $T$ of them. But look at what the network has learned from. Its loss contains the
-# *jumps* $q(x_t \mid x_0)$, one at a time, and nothing else. It has never seen two neighbours of one walk. So any other
-# process that makes the same jumps would have led to the same network, and we may undo that one (Song, Meng & Ermon
-# 2021).
+# of a Markov chain, and there are $T$ of them. But look at what the network has learned from. Its loss contains
+# $q(x_t \mid x_0)$, the closed form, one $t$ at a time, and nothing else. These distributions are the **marginals** of
+# the process, and two neighbours of one walk are never in the loss. So any other process with the same marginals would
+# have led to the same network, and we may undo that one (Song, Meng & Ermon 2021).
 #
 # Let us build such a process. We want $x_s$ for some $s < t$, any $s$, given $x_t$ and $x_0$. Both together tell the noise
 # in $x_t$, which is $\epsilon = (x_t - \sqrt{\bar\alpha_t}\, x_0) / \sigma_t$. Keep some of it, and add some fresh noise $z$
@@ -375,9 +380,9 @@ viz.image_rows({"beta": clean, "posterior": walks["posterior"]}, alt="Digits sam
 # $$x_s = {\color{#0072B2}{\sqrt{\bar\alpha_s}\; x_0}} + {\color{#D55E00}{\sqrt{\sigma_s^2 - \varphi^2}\; \epsilon + \varphi\, z}} \tag{8.6}$$
 #
 # Given $x_0$ alone, $\epsilon$ and $z$ are independent standard Gaussians, so the orange part has the variance
-# $(\sigma_s^2 - \varphi^2) + \varphi^2 = \sigma_s^2$. That is the jump to $s$, exactly, **for every $\varphi$ and every
-# $s$**. Run it: jump to $t = 600$, then go to $s = 200$ by (8.6) with three different $\varphi$, and ask for the
-# moments of the jump.
+# $(\sigma_s^2 - \varphi^2) + \varphi^2 = \sigma_s^2$. That is the closed form at $s$, exactly, **for every $\varphi$ and
+# every $s$**. Run it: draw $x_{600}$ in closed form, go to $s = 200$ by (8.6) with three different $\varphi$, and ask for
+# the moments of the closed form there.
 
 # %% tags=["nbval-check-output"]
 t, s, n_draws = 600, 200, 200_000
@@ -419,7 +424,7 @@ for t in (2, 100, 1000):
 # $$x_s = \sqrt{\bar\alpha_s}\; {\color{#009E73}{\hat x_0}} + \sigma_s\, {\color{#009E73}{\hat\epsilon}} \tag{8.8}$$
 #
 # Compare with the walk that collapsed above. That one took the mean and dropped the noise, so its variance shrank. Here
-# the weights are those of the jump, so an $x_s$ looks as noisy as step $s$ should.
+# the weights are those of the closed form, so an $x_s$ looks as noisy as step $s$ should.
 #
 # One trap, and it is about clipping again. After $\hat x_0$ is clipped, $\hat\epsilon$ no longer fits:
 # $\sqrt{\bar\alpha_t}\,\hat x_0 + \sigma_t \hat\epsilon$ would not be $x_t$. So the noise is computed once more from $x_t$
@@ -442,12 +447,14 @@ ddim_step = check(ddim_step)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The second line is the jump solved for the noise: `(x_t - schedule.sqrt_alpha_bar[t] * x0_hat) / schedule.sigma[t]`. The
-# tables are read at `t` in the first two lines, and at `s` in the third.
+# The second line is the closed form solved for the noise:
+# `(x_t - schedule.sqrt_alpha_bar[t] * x0_hat) / schedule.sigma[t]`. The tables are read at `t` in the first two lines,
+# and at `s` in the third.
 #
 # </details>
 #
-# The test: if the prediction is perfect, the step from $t$ must land where the jump to $s$ with the same noise would have.
+# The test: if the prediction is perfect, the step from $t$ must land on $x_s$ as the closed form makes it of the same
+# noise.
 
 # %% tags=["nbval-check-output"]
 true_noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
@@ -458,8 +465,8 @@ verify("8.8", ddim_step(exact, x_700, 700, 200, true_noise), x_200, tol=1e-9)
 # %% [markdown]
 # ### Which steps?
 #
-# With $n$ steps, spread them evenly over $T$. The first one must be $T$: the start is pure noise, and the network must be
-# told so. The last one ends at 0. For $T = 1000$ and $n = 4$: from 1000 to 750, to 500, to 250, to 0.
+# With $n$ steps, spread them evenly over $T$. The first one must be $T$: the start is pure noise, so the network must be
+# asked at $T$. The last one ends at 0. For $T = 1000$ and $n = 4$: from 1000 to 750, to 500, to 250, to 0.
 #
 # ### Exercise 8.3 - `ddim_steps`
 #
@@ -736,15 +743,15 @@ viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="One real digit be
 
 # %% [markdown]
 # *The two outer columns are real digits, sent up and back down; between them lies what the network puts there. What changes is
-# strokes, though nobody told it what a stroke is. It need not be gradual: look for a place where one digit tips over into
+# strokes, though nobody defined for it what a stroke is. It need not be gradual: look for a place where one digit tips over into
 # another between two columns.*
 #
 # ## What to remember, and what broke
 #
 # - A step is a guess at the clean image, a mix of it with where you are, and fresh noise. No noise at the last step; all the
 #   noise at the others; the guess clipped.
-# - The network learned from jumps. Every process with those jumps can be undone with it: Algorithm 2 with 1000 steps, or DDIM
-#   with 50 and no dice.
+# - The network learned from $q(x_t \mid x_0)$ alone. Every process with those marginals can be undone with it: Algorithm 2
+#   with 1000 steps, or DDIM with 50 and no dice.
 # - DDIM follows a path. Therefore the start decides, starts can be blended along arcs, and images can be led back to noise.
 #
 # **What broke:** nothing failed, and that is the trouble. We said that 50 steps look like 1000, that both variances

@@ -6,8 +6,8 @@
 # *Eight sets of images, ranked by the number that this notebook builds; smaller is better. The top row wins. It is a
 # thief, and of all other numbers only one tells. And would you have put the blurred digits below the broken ones?*
 #
-# **You will** judge a generative model honestly: build a judge, compute a distance between sets of images and find its
-# floor and its bias, look for copies, and measure likelihood in bits. **You need** Gaussians, and the eigenvalues of a
+# **You will** judge a generative model honestly: examine a feature network, compute a distance between sets of images and
+# find its floor and its bias, look for copies, and measure likelihood in bits. **You need** Gaussians, and the eigenvalues of a
 # matrix; [notebook 04](04_bound_to_noise.ipynb) for the last part. **Time** 65 minutes of reading; the cells run in about
 # 4 minutes on 2 CPU cores.
 
@@ -24,12 +24,15 @@ import zlib
 
 import torch
 import torch.nn.functional as F
+from torch.distributions import Normal, kl_divergence
 
-from ddpm_helpers import bits_per_dim, budget, check, default_device, forward_step, frechet_floor, judge, linear_schedule
-from ddpm_helpers import load_feature_net, load_images, load_pretrained, posterior, predict_x0, q_sample, sample
+from ddpm_helpers import bits_per_dim, budget, check, count_parameters, default_device, evaluate
+from ddpm_helpers import forward_step, frechet_floor, linear_schedule, load_feature_net, load_images
+from ddpm_helpers import load_pretrained, per_image, posterior, predict_x0, q_sample, sample
 from ddpm_helpers import to_float, to_uint8, verify, viz
+from ddpm_helpers.lessons import show
+from ddpm_helpers.lessons.toy import double, log_normal
 from ddpm_helpers.metrics import discretised_log_likelihood
-from ddpm_helpers.toy import double
 
 device = default_device()
 generator = torch.Generator().manual_seed(0)
@@ -45,7 +48,9 @@ generator = torch.Generator().manual_seed(0)
 # %%
 model, schedule, _ = load_pretrained("mnist", device)
 n = budget(gpu=1000, cpu=1000, quick=200, unit="samples of each kind")
-samples = {steps: sample(model, schedule, n, steps=steps, batch_size=100).cpu() for steps in (50, 10, 5)}  # (n, 1, 28, 28)
+samples = {}  # number of steps -> (n, 1, 28, 28)
+for steps in (50, 10, 5):
+    samples[steps] = sample(model, schedule, n, steps=steps, batch_size=100).cpu()
 fresh = sample(model, schedule, n, steps=50, eta=1.0, batch_size=100).cpu()
 
 # %%
@@ -76,45 +81,50 @@ viz.image_rows(rows, alt="Three rows of twelve digits: clear ones, mixed ones, a
 # - Are they **varied**: do all kinds of digits come, as often as they should?
 # - Are they **new**: or does the model hand us what it was trained on?
 #
-# ## A judge
+# ## A feature network
 #
-# The classifier above is our judge. It is a small convolutional network that reads digits; `python -m ddpm_helpers.metrics`
-# trains it, and the weights are shipped. A judge must be examined first.
+# The classifier above shall be the judge of our samples. It is a small convolutional network that reads digits;
+# `python tests/benchmarks/train_feature_net.py` trains it, and the weights are shipped. A judge must be examined first.
 
 # %%
 kept = 10 * n  # real images that we look at
 reals = to_float(test.images[:kept])
-seen = judge(net, reals)  # features (kept, 64), and what follows from them
+seen = evaluate(net, reals)  # features (kept, 64), and what follows from them
 answers = net.head(seen.features.to(device)).argmax(1).cpu()
-print(f"{sum(p.numel() for p in net.parameters()):,} parameters; reads {(answers == test.labels[:kept]).float().mean():.2%} of {kept:,} test images")
+right = (answers == test.labels[:kept]).float().mean()
+print(f"{count_parameters(net):,} parameters; reads {right:.2%} of {kept:,} test images")
 
 # %% [markdown]
-# *On real MNIST the judge errs on about one digit in 200. (It was trained on real MNIST; on the drawn digits that stand in
-# where there are no data it does worse.)*
+# *On real MNIST it errs on about one digit in 200. (It was trained on real MNIST; on the drawn digits that stand in where
+# there are no data it does worse.)*
 #
-# The answer is only the last layer. One layer before it the judge has turned an image into 64 numbers from which the answer
-# can be read off; they are its **features**. Images that look different and mean the same lie close together there. 64
-# axes cannot be drawn, so we draw the two directions along which the features of real images vary most.
+# The answer is only the last layer. One layer before it the network has turned an image into 64 numbers from which the
+# answer can be read off; they are its **features**, and for their sake it is called a **feature network** from here on.
+# Images that look different and mean the same lie close together there. 64 axes cannot be drawn, so we draw the two
+# directions along which the features of real images vary most.
 
 # %% tags=["figure-09_features"]
-made = {steps: judge(net, images) for steps, images in samples.items()}
+made = {steps: evaluate(net, images) for steps, images in samples.items()}
 centre = seen.features.mean(0)
 _, _, directions = torch.linalg.svd(seen.features - centre, full_matrices=False)  # rows: (64, 64), most important first
-panels, shown = {}, {f"{n} real images": seen.features[:n], f"{n} samples, 50 steps": made[50].features}
+shown = {f"{n} real images": seen.features[:n], f"{n} samples, 50 steps": made[50].features}
+panels = {}
 for title, features in shown.items():
-    panels[title] = ((features - centre) @ directions[:2].T, net.head(features.to(device)).argmax(1).cpu())
-viz.plot_points(panels, alt="Features of real images and of samples in two directions, coloured by the class that the judge names", xlabel="first direction", ylabel="second direction")
+    classes = net.head(features.to(device)).argmax(1).cpu()
+    panels[title] = (features - centre) @ directions[:2].T, classes
+alt = "Features of real images and of samples in two directions, coloured by the predicted class"
+show.plot_points(panels, alt=alt, xlabel="first direction", ylabel="second direction")
 
 # %% [markdown]
-# *Each dot is an image, its colour is the class that the judge names, and the large figures mark the same places in both
-# panels. Ten clouds, drawn on paper so that some overlap. Now compare the panels: the samples fill the same clouds, but look at
+# *Each dot is an image, its colour is the class that the network predicts, and the large figures mark the same places in
+# both panels. Ten clouds, drawn on paper so that some overlap. Now compare the panels: the samples fill the same clouds, but look at
 # the spaces between the clouds. Real digits are rare there; samples are not. An image between two clouds is something between
 # two digits.*
 #
 # ## Good and varied, first attempt
 #
-# With a judge, two of the questions look easy. **Good**: the share of images of whose class the judge is at least 95 % sure;
-# call it **recognisable**. **Varied**: the histogram of the classes, or in one number its **entropy**. If class $k$ has the
+# With such a network, two of the questions look easy. **Good**: the share of images of whose class it is at least 95 %
+# sure; call it **recognisable**. **Varied**: the histogram of the classes, or in one number its **entropy**. If class $k$ has the
 # share $p_k$,
 #
 # $$H = -\sum_k p_k \log p_k \tag{9.1}$$
@@ -139,17 +149,18 @@ sets = {"real": reals[:n], "samples": samples[50], "noise": noise}
 sets |= {"black": torch.full_like(noise, -1), "one digit": reals[:1].expand(n, -1, -1, -1)}
 print(f"{'':10} recognisable  entropy  most frequent class")
 for name, images in sets.items():
-    found = judge(net, images)
+    found = evaluate(net, images)
     top = found.histogram.argmax()
     print(f"{name:10} {found.recognisable:12.1%}  {found.entropy:7.3f}  {top}: {found.histogram[top]:.1%}")
-viz.image_rows({name: images[:8] for name, images in sets.items()}, alt="Eight images of each of five sets: real digits, samples, noise, black, and one digit repeated")
+alt = "Eight images of each of five sets: real digits, samples, noise, black, and one digit repeated"
+viz.image_rows({name: images[:8] for name, images in sets.items()}, alt=alt)
 
 # %% [markdown]
-# *The judge is almost certain that noise is an eight, and quite certain that black is a one. It has seen digits
+# *The network is almost certain that noise is an eight, and quite certain that black is a one. It has seen digits
 # and nothing else, and it has to answer with a digit; nobody taught it to say "none of these". So "recognisable" means
 # something only where you know already that the images are more or less digits. The entropy saves us here: noise, black and
 # the one digit all have entropy 0. But a set of ten good digits, each copied a hundred times, would have top marks in both
-# columns. A judge's opinion on one image at a time is not enough. We need to compare sets with sets.*
+# columns. An opinion on one image at a time is not enough. We need to compare sets with sets.*
 #
 # ## The distance between two sets
 #
@@ -158,14 +169,16 @@ viz.image_rows({name: images[:8] for name, images in sets.items()}, alt="Eight i
 # grain, at the least, to turn heap $a$ into heap $b$?
 
 # %%
-u, v = torch.randn(12, generator=generator).sort().values, (1.5 + 0.5 * torch.randn(12, generator=generator)).sort().values
+u = torch.randn(12, generator=generator).sort().values
+v = (1.5 + 0.5 * torch.randn(12, generator=generator)).sort().values
 shuffled = v[torch.randperm(12, generator=generator)]
 print(f"in order {(u - v).square().mean():.2f}, at random {(u - shuffled).square().mean():.2f}")
 
 # %%
 figure, axes = viz.subplots(1, 2, size=(8, 2.2))
 for axis, (title, goal) in zip(axes, {"in order": v, "at random": shuffled}.items(), strict=True):
-    axis.plot(torch.stack([u, goal]).numpy(), [[1.0] * 12, [0.0] * 12], "o-", color=viz.COLOURS[0], linewidth=1, markersize=4)
+    look = {"color": viz.COLOURS[0], "linewidth": 1, "markersize": 4}
+    axis.plot(torch.stack([u, goal]).numpy(), [[1.0] * 12, [0.0] * 12], "o-", **look)
     axis.set(title=title, yticks=[0, 1], yticklabels=["heap b", "heap a"])
 viz.show(figure, alt="Twelve grains of one heap are joined with twelve of another: left in order, right with crossing lines")
 
@@ -248,7 +261,8 @@ few_a, few_b = (seen.features[i : i + 40].T.cov() for i in (0, 40))  # (64, 64) 
 values = torch.linalg.eigvals(few_a @ few_b)
 print(f"of A B: {(values.real < 0).sum()} of 64 eigenvalues have a negative real part, {(values.imag != 0).sum()} are complex")
 print("sum of their real roots:", values.real.sqrt().sum())
-print(f"symmetric form: {root(root(few_a) @ few_b @ root(few_a)).trace():.1f}, in 64 bits {root(root(few_a.double()) @ few_b.double() @ root(few_a.double())).trace():.1f}")
+for bits, (a, b) in {32: (few_a, few_b), 64: (few_a.double(), few_b.double())}.items():
+    print(f"symmetric form, in {bits} bits: {root(root(a) @ b @ root(a)).trace():.1f}")
 
 # %% [markdown]
 # *Rounding turns zeros into small numbers of either sign, and pairs of them into complex ones; the roots are then not
@@ -296,17 +310,17 @@ print(f"real against real:    {frechet_distance(other, one):.1f}")
 
 # %% [markdown]
 # *Two things to notice. The distance of real to real is not 0; we come to that. And the numbers have no unit: they depend on
-# the judge.* That is why **this is not FID**. The Frechet inception distance (Heusel et al. 2017) is (9.4) with the 2048
+# the feature network.* That is why **this is not FID**. The Frechet inception distance (Heusel et al. 2017) is (9.4) with the 2048
 # features of one particular network, Inception, trained on photographs. Other features, other numbers: ours can be compared
 # with ours, and with nothing in any paper. Calling it FID would invite exactly that.
 #
-# Nor does the distance work without a cloud. Of the sets that fooled the judge, noise is found out, and a set that does not vary is
-# refused:
+# Nor does the distance work without a cloud. Of the sets that fooled the network, noise is found out, and a set that does
+# not vary is refused:
 
 # %%
-print(f"noise: {frechet_distance(judge(net, noise).features, one):,.0f}")
+print(f"noise: {frechet_distance(evaluate(net, noise).features, one):,.0f}")
 try:
-    ddpm_helpers.frechet_distance(judge(net, sets["one digit"]).features, one)
+    ddpm_helpers.frechet_distance(evaluate(net, sets["one digit"]).features, one)
 except ValueError as error:
     print("one digit:", error)
 
@@ -340,33 +354,41 @@ damage = {
     "brighter": ((0.1, 0.2, 0.3, 0.5), lambda s: (base[:n] + s).clamp(-1, 1)),
     "moved": ((1, 2, 3, 4), lambda s: base[:n].roll(s, 3)),
 }
-harm = {name: [against_real(judge(net, act(s)).features).mean() for s in strengths] for name, (strengths, act) in damage.items()}
-untouched = against_real(judge(net, base[:n]).features).mean()
-no_fives = against_real(judge(net, base[labels != 5][:n]).features).mean()
-print(f"untouched {untouched:.1f}; no fives {no_fives:.1f}; samples, 50 steps {against_real(made[50].features).mean():.1f}")
 
 # %%
-figure, axes = viz.subplots(1, 4, size=(10, 2.8))
+def distance(images):
+    return against_real(evaluate(net, images).features).mean().item()
+
+harm = {name: [distance(act(s)) for s in strengths] for name, (strengths, act) in damage.items()}
+untouched, fifty = distance(base[:n]), distance(samples[50])
+no_fives = distance(base[labels != 5][:n])
+print(f"untouched {untouched:.1f}; no fives {no_fives:.1f}; samples, 50 steps {fifty:.1f}")
+
+# %%
+figure, axes = viz.subplots(1, 4, size=(8, 2.6), sharey=True)
 for axis, (name, (strengths, _)) in zip(axes, damage.items(), strict=True):
     axis.semilogy([0, *strengths], [untouched, *harm[name]], "o-")
-    for place, level in enumerate((no_fives, against_real(made[50].features).mean())):
-        axis.axhline(level, linestyle=":", color=viz.COLOURS[1 + place])
+    axis.axhline(no_fives, linestyle=":", color=viz.COLOURS[1])
+    axis.axhline(fifty, linestyle=":", color=viz.COLOURS[2])
     axis.set(title=name, ylim=(5, 2000), xlabel="strength")
 axes[0].set_ylabel("distance")
-viz.show(figure, alt="Distance against the strength of blur, noise, brightness and shift: four rising curves; dotted lines mark a set without fives, and our samples")
+alt = "Distance against the strength of blur, noise, brightness and shift: four rising curves"
+viz.show(figure, f"{alt}; dotted lines mark a set without fives, and our samples")
 
 # %%
-rows = {name: torch.cat([base[:1], *(act(s)[:1] for s in strengths)]) for name, (strengths, act) in damage.items()}
+rows = {}
+for name, (strengths, act) in damage.items():
+    rows[name] = torch.cat([base[:1], *(act(s)[:1] for s in strengths)])
 viz.image_rows(rows, titles=["0", *"1234"], alt="One digit under growing blur, noise, brightness and shift")
 
 # %% [markdown]
 # *Same order in both pictures, strength growing to the right; blur and move in pixels, the other two on the scale from
 # -1 to 1. The two dotted lines are a set of real digits without any five (orange) and our
 # samples (green). On real MNIST, the third blur, which leaves the digit easy to read, costs more than a missing class;
-# the third noise, which you notice at once, costs less. The judge has learned from crisp strokes, some of them with
-# rough edges. This is a preference of the judge, and every judge has some: the features of Inception have theirs. So a
+# the third noise, which you notice at once, costs less. The network has learned from crisp strokes, some of them with
+# rough edges. This is its preference, and every feature network has some: Inception has its own. So a
 # distance orders sets well if they have the same kind of fault, and poorly if one is blurred and the other is noisy.
-# And being moved by a pixel costs little, because the judge was trained on digits moved by up to two. Two pixels, which
+# And being moved by a pixel costs little, because the network was trained on digits moved by up to two. Two pixels, which
 # hardly anyone would notice, already cost about 60.*
 #
 # *Now we can read our own number: on real MNIST the samples are not as far away as real digits of which one class is
@@ -399,10 +421,14 @@ verify("9.6", samples=gaps, expected=2 * features.T.cov().trace() / 50)
 
 # %%
 sizes = [k for k in (100, 200, 500, 1000, 2000, 5000) if 2 * k <= kept]
-floor = {k: torch.tensor([frechet_floor(seen.features, k, seed=i) for i in range(10)]) for k in sizes}
-ours = {k: against_real(made[50].features[torch.randperm(n, generator=generator)[:k]]) for k in sizes if k <= n}
+floor, ours = {}, {}
 for k in sizes:
-    print(f"n = {k:5}: floor {floor[k].mean():6.1f} ({floor[k].min():.1f} to {floor[k].max():.1f})" + (f", samples {ours[k].mean():6.1f}" if k in ours else ""))
+    floor[k] = torch.tensor([frechet_floor(seen.features, k, seed=i) for i in range(10)])
+    print(f"n = {k:5}: floor {floor[k].mean():6.1f} ({floor[k].min():.1f} to {floor[k].max():.1f})", end="")
+    if k <= n:
+        order = torch.randperm(n, generator=generator)[:k]
+        ours[k] = against_real(made[50].features[order])
+    print(f", samples {ours[k].mean():6.1f}" if k in ours else "")
 
 # %% [markdown]
 # *Two lessons. The same model gets one number at $n = 100$ and a much better one at $n = 1000$: **numbers of different
@@ -429,12 +455,15 @@ for name, (limit, slope) in lines.items():
 # %% tags=["figure-09_bias"]
 figure, axis = viz.subplots(size=(7, 3.2))
 for i, (name, found) in enumerate({"real": floor, "samples": ours}.items()):
-    axis.plot([1 / k for k in found for _ in range(10)], torch.cat(list(found.values())), "o", color=viz.COLOURS[i], markersize=4, alpha=0.6)
-    axis.plot([0, 0.01], [lines[name][0], lines[name][0] + 0.01 * lines[name][1]], color=viz.COLOURS[i], label=f"{name} against real")
+    places, (limit, slope) = [1 / k for k in found for _ in range(10)], lines[name]
+    dots = {"color": viz.COLOURS[i], "markersize": 4, "alpha": 0.6}
+    axis.plot(places, torch.cat(list(found.values())), "o", **dots)
+    axis.plot([0, 0.01], [limit, limit + 0.01 * slope], color=viz.COLOURS[i], label=f"{name} against real")
 axis.set(xlabel="1 / n", ylabel="distance", ylim=(-15, None))
 axis.axhline(0, color="black", linewidth=0.8)
 axis.legend(frameon=False)
-viz.show(figure, alt="Distance against 1/n for real images and for samples: two rising lines; one starts near 0, the other well above it")
+alt = "Distance against 1/n for real images and for samples: two rising lines"
+viz.show(figure, f"{alt}; one starts near 0, the other well above it")
 
 # %% [markdown]
 # *Read it from right to left, which is towards more images. The line of the real images runs into 0, as it must: a
@@ -506,7 +535,8 @@ unseen = reals[torch.randperm(kept, generator=generator)[:k]]
 for name, images in {"samples": samples[50][:k], "held-out": unseen}.items():
     near[name] = nearest_images(images, library)
 rows = {"samples": samples[50][:10], "nearest": library[near["samples"][0][:10]]}
-viz.image_rows(rows, titles=[f"{d:.2f}" for d in near["samples"][1][:10]], alt="Ten samples, and below each the nearest training image")
+titles = [f"{d:.2f}" for d in near["samples"][1][:10]]
+viz.image_rows(rows, titles=titles, alt="Ten samples, and below each the nearest training image")
 
 # %% [markdown]
 # *The numbers are the distances. The pairs resemble each other, and none is the same image twice: look at slants, loops
@@ -516,16 +546,18 @@ viz.image_rows(rows, titles=[f"{d:.2f}" for d in near["samples"][1][:10]], alt="
 
 # %%
 figure, axis = viz.subplots(size=(7, 2.8))
-for i, (name, (_, distance)) in enumerate(near.items()):
-    axis.hist(distance.numpy(), [j / 50 for j in range(31)], histtype="stepfilled" if i == 0 else "step", alpha=0.6 if i == 0 else 1, color=viz.COLOURS[i], linewidth=2, label=name)
+for i, (name, (_, far)) in enumerate(near.items()):
+    look = {"histtype": "step", "linewidth": 2} if i else {"alpha": 0.6}
+    axis.hist(far.numpy(), [j / 50 for j in range(31)], color=viz.COLOURS[i], label=name, **look)
 axis.axvline(0, color="black", linestyle=":", label="a training image itself")
 axis.set(xlabel="distance to the nearest training image", ylabel="images")
 axis.legend(frameon=False)
-viz.show(figure, alt="Histograms of the distance to the nearest training image, of samples and of held-out images, and a line at 0")
+alt = "Histograms of the distance to the nearest training image, of samples and of held-out images"
+viz.show(figure, f"{alt}, and a line at 0")
 
 # %%
-for name, (_, distance) in near.items():
-    print(f"{name:9}: smallest {distance.min():.3f}, median {distance.median():.3f}")
+for name, (_, far) in near.items():
+    print(f"{name:9}: smallest {far.min():.3f}, median {far.median():.3f}")
 
 # %% [markdown]
 # *Neither histogram reaches 0, and the samples lie, if anything, farther away from the training images than unseen
@@ -536,7 +568,7 @@ for name, (_, distance) in near.items():
 #
 # ## Likelihood, in bits
 #
-# There is a fourth question, and it needs no judge: how probable does the model find *real* images that it has not
+# There is a fourth question, and it needs no feature network: how probable does the model find *real* images that it has not
 # seen? With it, this course began its derivation ([notebook 03](03_likelihood_bound.ipynb)). A probability $p$ is a **code
 # length**: a good code spends $-\log_2 p$ bits on what has probability $p$. Divided by the number of pixels (and
 # channels) it is the **bits per dimension**. An image file without any compression takes 8.
@@ -559,11 +591,8 @@ toy = linear_schedule(50)
 
 def ideal(x, t):
     """The best prediction of the noise for data N(0, 1/4)."""
-    a_bar, sigma = toy.alpha_bar[t].reshape(-1, 1, 1, 1), toy.sigma[t].reshape(-1, 1, 1, 1)
+    a_bar, sigma = per_image(toy.alpha_bar[t], x), per_image(toy.sigma[t], x)
     return sigma * x / (a_bar / 4 + sigma**2)
-
-def log_normal(x, mean, variance):
-    return -0.5 * ((x - mean) ** 2 / variance + torch.log(2 * math.pi * variance))
 
 # %% tags=["nbval-check-output"]
 x0 = torch.full((5_000, 1, 1, 1), 2 * 100 / 255 - 1)  # grey level 100
@@ -575,7 +604,9 @@ log_p = log_normal(path[-1], 0, torch.ones(()))
 for t in range(toy.T, 0, -1):
     steps = torch.full((len(x0),), t)
     mean, _ = posterior(toy, predict_x0(toy, path[t], steps, ideal(path[t], steps)), path[t], steps)
-    log_p = log_p + (log_normal(path[t - 1], mean, toy.beta[t]) if t > 1 else discretised_log_likelihood(x0, mean, toy.beta[1].sqrt()))
+    if t > 1:
+        log_p = log_p + log_normal(path[t - 1], mean, toy.beta[t])
+log_p = log_p + discretised_log_likelihood(x0, mean, toy.beta[1].sqrt())  # the mean of step 1
 bound = bits_per_dim(ideal, toy, x0.repeat(40, 1, 1, 1), clip=False).total
 verify("9.8", samples=((log_q - log_p) / math.log(2)).flatten(), expected=bound)
 
@@ -613,8 +644,8 @@ prior_bits = check(prior_bits)
 
 # %% tags=["nbval-check-output"]
 short, pictures = double(linear_schedule(300, rescale=False)), reals[:3].double()
-end = torch.distributions.Normal(short.sqrt_alpha_bar[-1] * pictures, short.sigma[-1])
-nats = torch.distributions.kl_divergence(end, torch.distributions.Normal(0.0, 1.0)).mean()
+end = Normal(short.sqrt_alpha_bar[-1] * pictures, short.sigma[-1])
+nats = kl_divergence(end, Normal(0.0, 1.0)).mean()
 verify("9.9", prior_bits(short, pictures), nats.item() / math.log(2), tol=1e-9)
 
 # %%
@@ -642,8 +673,9 @@ eps, eps_hat = torch.randn(2, 3, 1, 28, 28, generator=generator, dtype=torch.flo
 x_t = q_sample(exact, pictures, t, eps)
 mean, variance = posterior(exact, pictures, x_t, t)
 guess, _ = posterior(exact, predict_x0(exact, x_t, t, eps_hat), x_t, t)
-steps = [torch.distributions.Normal(m, v.sqrt()) for m, v in ((mean, variance), (guess, exact.beta[t].reshape(-1, 1, 1, 1)))]
-nats = torch.distributions.kl_divergence(*steps).mean((1, 2, 3))
+true = Normal(mean, variance.sqrt())
+model_step = Normal(guess, exact.beta[t].reshape(-1, 1, 1, 1).sqrt())
+nats = kl_divergence(true, model_step).mean((1, 2, 3))
 verify("9.10", nats, price[t - 1] + weight[t] * (eps - eps_hat).square().mean((1, 2, 3)), tol=1e-9)
 
 # %% [markdown]
@@ -660,7 +692,7 @@ verify("9.10", nats, price[t - 1] + weight[t] * (eps - eps_hat).square().mean((1
 # %% tags=["nbval-check-output"]
 levels = 2 * torch.arange(256, dtype=torch.float64) / 255 - 1
 log_p = discretised_log_likelihood(levels, torch.full_like(levels, 0.31), torch.tensor(0.4))
-edges = torch.distributions.Normal(0.31, 0.4).cdf((levels[1:] + levels[:-1]) / 2)  # (255,), between the levels
+edges = Normal(0.31, 0.4).cdf((levels[1:] + levels[:-1]) / 2)  # (255,), between the levels
 edges = torch.cat([torch.zeros(1), edges, torch.ones(1)])
 verify("9.11", log_p.exp(), edges.diff(), tol=1e-5)
 verify("9.11", log_p.double().exp().sum(), 1.0)
@@ -687,7 +719,8 @@ for name, images in bill.items():
     bounds[name] = b = bits_per_dim(model, schedule, to_float(images).to(device), steps=count)
     packed = 8 * len(zlib.compress(images.numpy().tobytes(), 9)) / images.numel()
     print(f"{name:18} {b.prior:5.3f}  {b.middle:5.3f}  {b.decoder:7.3f}  {b.total:5.3f}  {packed:5.3f}")
-viz.image_rows({name: images[:10] for name, images in bill.items()}, alt="Ten images of each set: test digits, the same with coins, samples, black")
+alt = "Ten images of each set: test digits, the same with coins, samples, black"
+viz.image_rows({name: images[:10] for name, images in bill.items()}, alt=alt)
 
 # %% [markdown]
 # *On real MNIST there are four surprises. A model that invents digits packs them worse than zlib, which has never seen
@@ -727,14 +760,16 @@ for t in (2, 10, 100, 500):
     print(f"weight of step {t:3} in the bound: {weight[t]:.4f}")
 early = b.decoder + (b.per_step * b.width)[b.steps <= 10].sum().item()
 print(f"decoder and steps up to t = 10: {early:.2f} of {b.total:.2f} bits")
-viz.plot_curves({name: (b.steps, y) for name, y in shares.items()}, log="xy", ylabel="share of one step", alt="Share of each step in the bound and in the simple loss, logarithmic axes: the bound falls steeply, the loss is flatter")
+curves = {name: (b.steps, share) for name, share in shares.items()}
+alt = "Share of each step in the bound and in the simple loss, logarithmic axes"
+viz.plot_curves(curves, log="xy", ylabel="share of one step", alt=f"{alt}: the bound falls steeply")
 
 # %% [markdown]
 # *Both axes are logarithmic. In the bound ten steps outweigh the other 990: most of the bits are spent where the noise
 # is fainter than a few grey levels, on details that cannot be seen. The shapes of the digits are decided at $t$ in the
-# hundreds (notebook 08), and there the bound hardly looks. $L_{simple}$ moves the attention there, and steps drawn by
-# weight, which trained our network ([notebook 16](16_targets_and_weights.ipynb)), move it further. This is the **trade-off**: a
-# network trained on the bound itself gets better bits and worse-looking samples (Ho et al. 2020, table 1), and the
+# hundreds (notebook 08), and there the bound hardly looks. $L_{simple}$ moves the attention there, and weighted timestep
+# sampling, by which our network was trained ([notebook 16](16_targets_and_weights.ipynb)), moves it further. This is the
+# **trade-off**: a network trained on the bound itself gets better bits and worse-looking samples (Ho et al. 2020, table 1), and the
 # other way round. Bits and looks are two questions; a model can win one and lose the other. In bits ours lost: trained
 # with $L_{simple}$, in 8,000 steps, the same network gets 2.0 (the first experiment below repeats that). The samples of
 # that network, in 50 steps, have the distance 155. Those of ours had 139 after 10,000 steps, and after 14,000 they have
@@ -759,14 +794,16 @@ low = torch.tensor([frechet_floor(seen.features, n, seed=i) for i in range(10)])
 print(f"n = {n}, floor {low:.1f}\n{'':12} distance  recognisable  entropy  nearest")
 score = {}
 for name, images in contest.items():
-    found = judge(net, images)
+    found = evaluate(net, images)
     score[name] = against_real(found.features).mean().item()
     new = nearest_images(images[: n // 10], library)[1].median()
     print(f"{name:12} {score[name]:8.1f}  {found.recognisable:12.1%}  {found.entropy:7.3f}  {new:7.3f}")
 
 # %% tags=["figure-09_ranking"]
 order = sorted(score, key=score.get)
-viz.image_rows({f"{name}: {score[name]:,.0f}": contest[name][:10] for name in order}, alt="Ten images of each of the eight sets, sorted by their distance, which stands beside each row")
+rows = {f"{name}: {score[name]:,.0f}": contest[name][:10] for name in order}
+alt = "Ten images of each of the eight sets, sorted by their distance, which stands beside each row"
+viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
 # *Sorted by distance. On real MNIST there are four things to take from it. The winner copies: it is at the floor,
@@ -781,27 +818,27 @@ viz.image_rows({f"{name}: {score[name]:,.0f}": contest[name][:10] for name in or
 # it. Fresh noise covers a part of what is there, right or wrong, and the network has to look again. Where few errors
 # are left to mend, the fresh noise does more harm than good (Karras et al. 2022, section 4). Measure on which side you are.*
 #
-# *So report, always: the distance with its floor and its $n$, what the judge is, a number for variety, the nearest
-# training images, and a grid of samples that nobody picked.*
+# *So report, always: the distance with its floor and its $n$, which feature network it is of, a number for variety, the
+# nearest training images, and a grid of samples that nobody picked.*
 #
 # ## What to remember, and what broke
 #
 # - Three questions: good, varied, new. One number answers at most two of them, and each number can be fooled: know how.
-# - A Frechet distance compares two clouds of features, each taken for a Gaussian. It depends on the judge and on $n$.
-#   Its floor is real against real at the same $n$, split at random; over $1/n$ it is a line that can be extended to 0.
+# - A Frechet distance compares two clouds of features, each taken for a Gaussian. It depends on the feature network and
+#   on $n$. Its floor is real against real at the same $n$, split at random; over $1/n$ it is a line that can be extended to 0.
 # - Copies are found by nearest training images, with unseen real images as the yardstick.
 # - Bits per dimension say how well real images are predicted, to the last grey level; looks are another question.
 #
-# **What broke:** we have a judge and only one model to judge. Is a distance of this size good for so small a network?
+# **What broke:** we have a measure and only one model to measure. Is a distance of this size good for so small a network?
 # Would the libraries' networks and schedulers, or the recipes in circulation, do better in the same time? And is our
-# code the same thing as theirs in the first place? [Notebook 10](10_libraries.ipynb) puts them side by side, in front
-# of this judge.
+# code the same thing as theirs in the first place? [Notebook 10](10_libraries.ipynb) puts them side by side, and measures
+# them as here.
 #
 # ### Experiments to try
 #
-# - The trade-off: `python -m ddpm_helpers.training --data mnist --steps 8000 --base 48 --export plain.safetensors`
+# - The trade-off: `python -m ddpm_helpers.cli --data mnist --steps 8000 --base 48 --export plain.safetensors`
 #   trains such a network with $L_{simple}$, in about an hour or less. `--steps 14000` trains it for as many steps as the
-#   shipped one; `--middle --steps 10000` makes the network with the distance 139. Put
+#   shipped one; `--weighted --steps 10000` makes the network with the distance 139. Put
 #   `load_pretrained("plain.safetensors", device)` at the top, and compare bits and distances.
 # - Draw the samples with `steps=None` (all 1000, with fresh noise) instead of DDIM with 50: about half
 #   an hour for 1000 images on a CPU; if you take 200, compare them with 200 of the others. Which question does it help?

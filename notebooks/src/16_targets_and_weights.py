@@ -1,10 +1,16 @@
 # %% [markdown]
 # # What to predict, and how much each step counts
 #
-# **You will** let the network predict the velocity instead of the noise, weigh the steps, and draw steps by their
-# weight instead. **You need** [notebook 07](07_train_ddpm.ipynb) for the training loop and
-# [notebook 04](04_bound_to_noise.ipynb) for the four coordinates of one prediction. **Time** 40 minutes; the cells run
-# in 5 minutes on 2 CPU cores.
+# ![Three rows of twelve samples from the same noise, by a network that predicts the noise, by one that predicts the velocity, and by one that was also trained with another weight of each step](../figures/16_targets.png)
+#
+# *One network, trained three times: the same start, images and number of steps. In the first row it was asked for the
+# noise; in the second for the velocity; in the third for the velocity again, with another weight of each step in the
+# loss. All rows start from the same noise. How do they differ, and which would you keep?*
+#
+# **You will** let a network predict the velocity instead of the noise, give each step a weight in the loss, and then
+# put that weight into the choice of the steps: weighted timestep sampling. **You need**
+# [notebook 07](07_train_ddpm.ipynb) for the training loop, and [notebook 04](04_bound_to_noise.ipynb) for the four
+# coordinates of one prediction. **Time** 30 minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -16,9 +22,9 @@ except ImportError:
 
 import torch
 
-from ddpm_helpers import TrainConfig, Trainer, UNet, VelocityNet, budget, check, cosine_schedule, ddpm_loss, default_device
-from ddpm_helpers import load_images, per_image, predict_x0, q_sample, sample, snr, step_weight, stratified_steps, to_float
-from ddpm_helpers import velocity_loss, verify, viz
+from ddpm_helpers import TrainConfig, Trainer, UNet, VelocityNet, budget, check, cosine_schedule
+from ddpm_helpers import ddpm_loss, default_device, load_images, per_image, predict_x0, q_sample
+from ddpm_helpers import sample, snr, step_weight, stratified_steps, to_float, velocity_loss, verify, viz
 
 generator = torch.Generator().manual_seed(0)
 
@@ -32,9 +38,10 @@ print(data.source)
 # %% [markdown]
 # ## Where is the error?
 #
-# [Notebook 07](07_train_ddpm.ipynb) took the loss of a trained network apart: at small $t$ the noise is hard to see,
-# and at large $t$ a tiny error of the noise is a large one of the clean image. We measure here as there: on 256 test
-# images, always with the same steps and the same noise, and step by step on 64 of them.
+# [Notebook 07](07_train_ddpm.ipynb) trained a network to predict the noise and took its loss apart: at small $t$ the
+# noise is hard to see, and at large $t$ a tiny error of the noise is a large one of the clean image. We measure here as
+# there, on images that no network is trained on: on 256 of them, with steps spread evenly over $1 \dots T$, and step by
+# step on 64 of them. Steps and noise are always the same.
 
 # %%
 test = to_float(load_images("mnist", train=False).images[:256]).to(device)
@@ -45,8 +52,9 @@ ratio = snr(schedule).cpu()[places]
 
 def by_step(model):
     with torch.no_grad():
-        values = [ddpm_loss(model, schedule, test[:64], t.expand(64).to(device), test_noise[:64]) for t in places]
-    return torch.stack(values).cpu()  # (len(places),)
+        steps = [t.expand(64).to(device) for t in places]
+        values = [ddpm_loss(model, schedule, test[:64], t, test_noise[:64]) for t in steps]
+    return torch.stack(values).cpu()  # (len(places),), the error of the noise
 
 # %% [markdown]
 # ## Another target
@@ -63,7 +71,7 @@ def by_step(model):
 
 # %% tags=["nbval-check-output"]
 guess = torch.randn(test.shape, generator=generator).to(device)
-root, sigma = per_image(schedule.sqrt_alpha_bar[test_t], test), per_image(schedule.sigma[test_t], test)
+root, sigma = (per_image(x[test_t], test) for x in (schedule.sqrt_alpha_bar, schedule.sigma))
 left = (root * test_noise - sigma * test - guess).square().mean()
 fixed = VelocityNet(lambda x, t: guess, schedule)  # a network that answers `guess`, whatever it is asked
 verify("16.1", velocity_loss(fixed, schedule, test, test_t, test_noise), left, tol=1e-4)
@@ -90,28 +98,32 @@ targets = {"noise": short_run(ddpm_loss), "velocity": short_run(velocity_loss, d
 
 # %%
 curves = {name: by_step(model) / ratio for name, model in targets.items()}
-figure, axis = viz.subplots(size=(7, 3.2))
-for name, values in curves.items():
-    axis.semilogy(places, values, label=f"predicts the {name}")
-axis.set(xlabel="step t", ylabel="squared error\nof the clean image")
-axis.legend(frameon=False)
-viz.show(figure, alt="Error of the clean image by step, for two targets: equal early, the velocity lower late")
+viz.plot_curves(
+    {f"predicts the {name}": (places, values) for name, values in curves.items()},
+    log="y",
+    ylabel="squared error\nof the clean image",
+    alt="Error of the clean image by step, for two targets: equal early, the velocity lower late",
+)
+
+# %%
 for t in (1, 100, 500, 900, 950):
     here = (places == t).nonzero()[0, 0]
     print(f"t = {t:3}: {curves['noise'][here]:.5f} noise, {curves['velocity'][here]:.5f} velocity")
 average = to_float(data.images).mean(0).to(device)  # of all digits
-print(f"the mean of all digits scores {(average - test[:64]).square().mean():.5f}, a grey image {test[:64].square().mean():.5f}")
+print(f"the mean of all digits scores {(average - test[:64]).square().mean():.5f},", end=" ")
+print(f"a grey image {test[:64].square().mean():.5f}")
 
 # %%
 rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in targets.items()}
 viz.image_rows(rows, alt="Samples of a network that predicts the noise, and of one that predicts the velocity")
 
 # %% [markdown]
-# *In a full run on a CPU: up to $t = 300$ the noise network (blue) is ahead by a little. Beyond 400 it falls behind, and towards $T$ its error runs
-# away: at $t = 950$ it is above 1, worse than that of a grey image. The velocity network (orange) ends at a quarter of it,
-# which is what the mean of all digits scores: so late, nothing more is known. In the samples, compare column by column.
-# The noise network's strokes are fat and flow together: a guess at large $t$ that is too bright is built upon by all
-# steps that follow. The rows have the same outlines, and most of the lower ones have the stroke width of handwriting.*
+# *In a full run on a CPU: up to $t = 300$ the noise network (blue) is ahead by a little. Beyond 400 it falls behind, and
+# towards $T$ its error runs away: at $t = 950$ it is above 1, worse than that of a grey image. The velocity network
+# (orange) ends at a quarter of it, which is what the mean of all digits scores: so late, nothing more is known. In the
+# samples, compare column by column. The noise network's strokes are fat and flow together: a guess at large $t$ that is
+# too bright is built upon by all steps that follow. The rows have the same outlines, and most of the lower ones have the
+# stroke width of handwriting.*
 #
 # Beware: two things changed at once, what the output stands for, and the weight that each step has in the loss. Two
 # runs cannot tell which of the two helped. Let us look at the weight alone.
@@ -154,7 +166,7 @@ min_snr_loss = check(min_snr_loss)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Begin as in Exercise 7.1, but keep the squared errors, shape (B, C, H, W). `.clamp(max=1)` is the minimum with 1.
+# Begin as in [Exercise 7.1](07_train_ddpm.ipynb): `q_sample`, then the model. But keep the squared errors, shape (B, C, H, W). `.clamp(max=1)` is the minimum with 1.
 #
 # </details>
 
@@ -163,8 +175,9 @@ x_t = q_sample(schedule, test, test_t, test_noise)
 eps_hat = fixed(x_t, test_t)
 noise_error = (eps_hat - test_noise).square().mean((1, 2, 3))  # (256,)
 image_error = (predict_x0(schedule, x_t, test_t, eps_hat) - test).square().mean((1, 2, 3))
-verify("16.2", velocity_loss(fixed, schedule, test, test_t, test_noise), (noise_error + image_error).mean(), tol=1e-4)
-verify("16.3", min_snr_loss(fixed, schedule, test, test_t, test_noise), torch.minimum(noise_error, image_error).mean(), tol=1e-4)
+batch = (fixed, schedule, test, test_t, test_noise)
+verify("16.2", velocity_loss(*batch), (noise_error + image_error).mean(), tol=1e-4)
+verify("16.3", min_snr_loss(*batch), torch.minimum(noise_error, image_error).mean(), tol=1e-4)
 
 # %% [markdown]
 # The third short run: the velocity as target, as before, with this weight. Guess before you run: where will its error
@@ -176,16 +189,18 @@ for t in (1, 100, 500, 900, 950):
     here = (places == t).nonzero()[0, 0]
     errors = {name: by_step(model)[here] / ratio[here] for name, model in targets.items()}
     print(f"t = {t:3}: " + ", ".join(f"{error:.5f} {name}" for name, error in errors.items()))
+
+# %% tags=["figure-16_targets"]
 rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in targets.items()}
-viz.image_rows(rows, alt="Samples of three networks: the noise, the velocity, and the velocity with the weight of the smaller error")
+viz.image_rows(rows, alt="Samples of three networks: noise, velocity, velocity with the smaller error's weight")
 
 # %% [markdown]
 # *In a full run on a CPU the third network is worse than the second by a quarter at $t = 100$ and by a tenth at
-# $t = 950$, and better by a tenth in the middle, at $t = 500$, where the outline of the digit is settled. In the samples, compare the last two
-# rows: mostly the same figures, a little smoother below. But one short run of each and twelve samples prove nothing.
-# [Notebook 10](10_libraries.ipynb) changes output and weights one at a time, judges a thousand samples of each, and says
-# how far chance goes: to minimise the plain error of the noise costs a lot; the error of the velocity and the smaller
-# error cannot be told apart.*
+# $t = 950$, and better by a tenth in the middle, at $t = 500$, where the outline of the digit is settled. In the
+# samples, compare the last two rows: mostly the same figures, a little smoother below. But one short run of each and
+# twelve samples prove nothing. [Notebook 10](10_libraries.ipynb) changes output and weights one at a time, measures a
+# thousand samples of each, and says how far chance goes: to minimise the plain error of the noise costs a lot; the error
+# of the velocity and the smaller error cannot be told apart.*
 #
 # ## A weight without a factor
 #
@@ -195,23 +210,25 @@ viz.image_rows(rows, alt="Samples of three networks: the noise, the velocity, an
 
 # %%
 weight = step_weight(schedule).cpu()  # (1000,), of the steps 1 ... T
-print(f"{(weight < weight.max() / 5).float().mean():.0%} of the steps weigh less than a fifth of what the middle ones do")
+light = (weight < weight.max() / 5).float().mean()
+print(f"{light:.0%} of the steps weigh less than a fifth of what the middle ones do")
 
 # %% [markdown]
-# To count a step half as much, we can halve its error. Or we can **draw it half as often**. Write $\ell(t)$ for the
-# mean error at step $t$, $\bar w$ for the mean of all weights, and draw the steps with the
+# To count a step half as much, we can halve its error. Or we can draw it half as often: **weighted timestep sampling**.
+# Write $\ell(t)$ for the mean error at step $t$, $\bar w$ for the mean of all weights, and draw the steps with the
 # probabilities $p_t = w_t / (T \bar w)$, which add up to 1:
 #
 # $$\frac{1}{T} \sum_{t=1}^{T} w_t\, \ell(t) = \bar w \sum_{t=1}^{T} p_t\, \ell(t) = \bar w\; \mathbb{E}_{t \sim p}\big[\ell(t)\big] \tag{16.4}$$
 #
 # Left is the loss with factors and uniform steps; right there is no factor but $\bar w$, a constant, and AdamW divides
-# constants out, where the limit [(7.8)](07_train_ddpm.ipynb) on the gradient does not cut. What differs is the scatter. This is **importance sampling**. (Nichol & Dhariwal 2021 draw steps by the
-# size of their losses; Karras et al. 2022 draw noise levels from a bell curve in the middle.)
+# constants out, where the limit [(7.8)](07_train_ddpm.ipynb) on the gradient does not cut. What differs is the scatter.
+# This is **importance sampling**. (Nichol & Dhariwal 2021 draw steps by the size of their losses; Karras et al. 2022
+# draw noise levels from a bell curve in the middle.)
 #
 # ### Exercise 16.2 - `weighted_steps`
 #
-# Lay the weights on a line, end to end: step $t$ owns a stretch as long as `weight[t - 1]`. `u` is as in Exercise 7.2:
-# image `i` lands at $(i + u_i) / B$ of the whole length. Return the steps that own these places, (B,) int64 in
+# Lay the weights on a line, end to end: step $t$ owns a stretch as long as `weight[t - 1]`. As in
+# [Exercise 7.2](07_train_ddpm.ipynb) the batch is spread evenly: `u` has shape (B,), uniform in [0, 1), and image `i` lands at $(i + u_i) / B$ of the whole length. Return the steps that own these places, (B,) int64 in
 # $1 \dots T$. (Who owns the very point between two stretches does not matter.) `weight` has shape (T,); all weights are
 # positive, and they need not add up to 1.
 
@@ -229,18 +246,21 @@ weighted_steps = check(weighted_steps)
 # <details><summary>Hint</summary>
 #
 # `weight.cumsum(0)` adds up the weights from the first on. `torch.searchsorted(ends, places)` counts, for each place,
-# how many of the rising `ends` lie below it. As in Exercise 7.2, rounding may take the last place too far:
+# how many of the rising `ends` lie below it. `torch.arange(len(u), device=u.device)` counts the images, on the device
+# where `u` and `weight` lie. As in Exercise 7.2, rounding may take the last place too far:
 # `.clamp(max=len(weight) - 1)` before you add 1.
 #
 # </details>
 #
-# (16.4) holds for any $\ell$. We take that of a poor model, which answers $\frac{1}{2} x_t$ whatever $t$ is: as in
-# notebook 07 its error is known exactly at each step. 4,000 batches of $B = 50$:
+# (16.4) holds for any $\ell$. We take that of a poor model, which answers $\frac{1}{2} x_t$ whatever $t$ is. Its error is
+# known exactly at each step, as in [notebook 07](07_train_ddpm.ipynb): $(1 - \sigma_t / 2)^2 + \bar\alpha_t P / 4$, where
+# $P$ is the mean square of a pixel. 4,000 batches of $B = 50$:
 
 # %% tags=["nbval-check-output"]
 B, tables, power = 50, schedule.to("cpu"), test.square().mean().item()
 exact = (1 - tables.sigma[1:] / 2) ** 2 + tables.alpha_bar[1:] / 4 * power  # (1000,), the error of the noise at step t
-drawn = torch.stack([weighted_steps(torch.rand(B, generator=generator), weight) for _ in range(4000)])  # (4000, B)
+batches = [weighted_steps(torch.rand(B, generator=generator), weight) for _ in range(4000)]
+drawn = torch.stack(batches)  # (4000, B)
 verify("16.4", samples=weight.mean() * exact[drawn - 1].mean(1), expected=(weight * exact).mean())
 
 # %% [markdown]
@@ -261,35 +281,44 @@ def scatter(net, objective, choose, tries):
     return (power / tries - (total / tries).square().sum()).sqrt().item()
 
 # %%
-tries, net = budget(gpu=100, cpu=40, quick=3), targets["velocity, smaller error"].requires_grad_()
+def uniforms():
+    return torch.rand(64, generator=generator)
+
+def mean_weight_loss(*batch):
+    return weight.mean().item() * velocity_loss(*batch)
+
+tries = budget(gpu=100, cpu=40, quick=3, unit="batches")
+net = targets["velocity, smaller error"].requires_grad_()
 ways = {
-    "uniform steps and a factor": (min_snr_loss, lambda: stratified_steps(torch.rand(64, generator=generator), 1000)),
-    "steps drawn by weight": (
-        lambda *batch: weight.mean().item() * velocity_loss(*batch),
-        lambda: weighted_steps(torch.rand(64, generator=generator), weight),
-    ),
+    "uniform steps and a factor": (min_snr_loss, lambda: stratified_steps(uniforms(), 1000)),
+    "weighted timestep sampling": (mean_weight_loss, lambda: weighted_steps(uniforms(), weight)),
 }
 for name, (objective, choose) in ways.items():
     print(f"{name:28} gradient scatters by {scatter(net, objective, choose, tries):.4f}")
 
 # %% [markdown]
-# *In a full run on a CPU the second gradient scatters by a seventh less, as much as stratified steps won in notebook 07.
-# Scatter falls with the root of the batch size, so this is worth as much as a batch larger by a third or more, and
+# *In a full run on a CPU the second gradient scatters by a seventh less, as much as stratified steps won in
+# [notebook 07](07_train_ddpm.ipynb). Scatter falls with the root of the batch size, so this is worth as much as a batch larger by a third or more, and
 # costs nothing. Of all changes that [notebook 10](10_libraries.ipynb) tries in three minutes of training this one helps
 # the samples most: from each of three seeds they come closer to real digits, by an eighth to almost a fifth. The
 # scatter hardly explains that: there, stratified steps do not help more than chance. (Nor does a batch twice as
 # large, but in the same time it makes only about half as many steps.)*
 #
-# The network of notebooks [08](08_sampling.ipynb) and [09](09_evaluation.ipynb) predicts the noise, as the paper's
-# does, and was trained on steps drawn by weight. The weights shipped for [notebook 11](11_colour_and_scale.ipynb) and
-# [notebook 12](12_guidance.ipynb) predict the velocity, and were trained with its error on uniform steps. To have the
-# velocity, and its steps drawn by weight, add `--target velocity --weighted` to the command at the
-# end of notebook 07.
+# In `Trainer` it is `TrainConfig(weighted=True)` with the objective `velocity_loss`. The network of notebooks
+# [08](08_sampling.ipynb) and [09](09_evaluation.ipynb) predicts the noise, as the paper's does, and was trained in this
+# way. The weights shipped for [notebook 11](11_colour_and_scale.ipynb) and [notebook 12](12_guidance.ipynb) predict the
+# velocity, and were trained with its error on uniform steps. To have both, the velocity and weighted timestep sampling,
+# type into a terminal:
+#
+# ```
+# python -m ddpm_helpers.cli --target velocity --weighted --steps 20000 --checkpoint runs/velocity.safetensors
+# ```
 #
 # ## What to remember, and what broke
 #
 # - What a network predicts decides which error is squared, and so how much each step counts.
-# - How much a step weighs in the loss can be said by a factor, or by how often it is drawn. The second scatters less.
+# - How much a step weighs in the loss can be said by a factor, or by how often it is drawn. In (16.4) both have the same
+#   mean; here the second scattered less.
 #
 # **What broke:** two things were changed at once in the first comparison, and one run of each proves little.
 # [Notebook 10](10_libraries.ipynb) takes them apart.
