@@ -21,7 +21,6 @@ except ImportError:
 
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +61,13 @@ viz.image_grid(photos[:24], columns=12, alt="Twenty-four photos of 32 by 32 pixe
 #
 # ## What changes for colour
 #
-# In the mathematics nothing: an image is a list of numbers, noise is added to each, and $\epsilon$ has the shape of the
-# image. In the network two layers: the first one reads $C = 3$ channels instead of one, the last one writes three. Both
-# are 3x3 convolutions between the channels (`patch` = $p$ makes one place with $C p^2$ channels of each patch of
-# $p \times p$ pixels, which is called space-to-depth, [notebook 06](06_unet.ipynb)) and the `base` = $b$ features of the first level; the last one also
-# adds a bias to each number that it writes. So colour costs
+# In the mathematics nothing: an image is a list of numbers, noise is added to each, and
+# $\epsilon$ has the shape of the image. In the network two layers: the first one reads $C = 3$
+# channels instead of one, the last one writes three. Both are 3x3 convolutions between the
+# channels (`patch` = $p$ makes one place with $C p^2$ channels of each patch of $p \times p$
+# pixels, which is called space-to-depth, [notebook 06](06_unet.ipynb)) and the `base` = $b$
+# features of the first level; the last one also adds a bias to each number that it writes. So
+# colour costs
 #
 # $$\text{parameters}(C) - \text{parameters}(1) = (C - 1)\, p^2\, (2 \cdot 3^2\, b + 1) \tag{11.1}$$
 
@@ -350,9 +351,9 @@ for name, schedule in {"linear": linear, "cosine": cosine}.items():
 # So that is what a network still gets wrong there once it has learned about grain. Ours, after 300 steps, gets both
 # wrong.*
 #
-# Two remedies: our samplers clip each $\hat x_0$ to [-1, 1], unless you pass `clip=False`; and there is the other target.
-# Guess before you run: four rows of samples from the same starts, two networks, with and without clipping. Which of
-# them will you be able to look at?
+# Two remedies: our samplers clip each $\hat x_0$ to [-1, 1], unless you pass `clip=False`; and
+# there is the other target. Guess before you run: four rows of samples from the same starts,
+# two networks, with and without clipping. Which of them will you be able to look at?
 
 # %%
 shape, kinds = (3, 32, 32), {"photos": photos[:32]}
@@ -470,6 +471,8 @@ exif[0x0112] = 6  # the tag Orientation: turn it clockwise to look at it
 enlarged(10, 64, 64).rotate(90).save(mine / "outdoors" / "held sideways.jpg", exif=exif)
 
 # %%
+import warnings
+
 def load(**options):
     """Load the folder, which prints what was read; print each of its warnings in one line."""
     with warnings.catch_warnings(record=True) as said:
@@ -494,14 +497,16 @@ print(tuple(own.images.shape), own.classes, own.labels.tolist())
 viz.image_grid(own.images, columns=10, alt="The ten readable pictures of the folder, each cropped to a square")
 
 # %% [markdown]
-# *The first line says what was read, how many pictures each class has, and what was left out. Read the
-# warnings, too, before you look at the pictures. What cannot be read is named and left out: half a photo would
-# otherwise be half grey for ever. Enlarged pictures are blurred, and a network would learn blur. Everything else needs
-# no warning. The order is that of the names, class by class: 16 bits scaled to 8 (cut off at 255 instead, the picture
-# would be white), small, tall, wide, grey with three equal channels, the first frame of the animation, the cut-out on
-# white, four printing inks, the sideways one upright, eight colours. The text file is no picture, and is counted in the first line. And a file that
-# claims to have more pixels than Pillow's limit, about 90 million, is skipped as well: a few kilobytes can unpack to
-# fill the memory, on purpose.*
+# *The first line says what was read, how many pictures each class has, and what was left out.
+# Read the warnings, too, before you look at the pictures. What cannot be read is named and left
+# out: half a photo would otherwise be half grey for ever. Enlarged pictures are blurred, and a
+# network would learn blur. Everything else needs no warning. The order is that of the names,
+# class by class: 16 bits scaled to 8 (cut off at 255 instead, the picture would be white),
+# small, tall, wide, grey with three equal channels, the first frame of the animation, the
+# cut-out on white, four printing inks, the sideways one upright, eight colours. The text file
+# is no picture, and is counted in the first line. And a file that claims to have more pixels
+# than Pillow's limit, about 90 million, is skipped as well: a few kilobytes can unpack to fill
+# the memory, on purpose.*
 #
 # All cores read, and what took longer than a second is kept in a cache, so a large folder is read once. How many
 # pictures do you need? Ten teach nothing but themselves. A thousand of one kind (faces, flowers, one style) is a start,
@@ -769,10 +774,11 @@ folder.cleanup()
 # - Several processes are one process, if the batch, the random numbers and the norm layers are right. Measure it.
 # - Work and memory grow with the pixels, work with the square of the width, sampling with the steps.
 #
-# **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`, and we never used it.
-# One sample may have been a ship. You cannot ask for another, because no input of the network stands for one. And it
-# pays for that itself: at the noisy end, where it could be anything, its best guess is the mean of ships, horses and
-# frogs. [Notebook 12](12_guidance.ipynb) conditions the network on the label, and then exaggerates that.
+# **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`,
+# and we never used it. One sample may have been a ship. You cannot ask for another, because no
+# input of the network stands for one. And it pays for that itself: at the noisy end, where it
+# could be anything, its best guess is the mean of ships, horses and frogs. [Notebook
+# 12](12_guidance.ipynb) conditions the network on the label, and then exaggerates that.
 #
 # ### Experiments to try
 #

@@ -7,10 +7,11 @@
 # columns. What changes from left to right is one number, the scale. In the first column nobody listens. Where would you
 # stop, and why not go further?*
 #
-# **You will** condition a network on a label, to tell it what to draw, derive the step that makes it listen, find out what that step is *not*, and
-# measure what it costs. **You need** the samplers of [notebook 08](08_sampling.ipynb), the score at the end of
-# [notebook 04](04_bound_to_noise.ipynb), and the feature network of [notebook 09](09_evaluation.ipynb). **Time** 45 minutes of
-# reading; the cells run in about 3 minutes on 2 CPU cores.
+# **You will** condition a network on a label, to tell it what to draw, derive the step that
+# makes it listen, find out what that step is *not*, and measure what it costs. **You need** the
+# samplers of [notebook 08](08_sampling.ipynb), the score at the end of [notebook
+# 04](04_bound_to_noise.ipynb), and the feature network of [notebook 09](09_evaluation.ipynb).
+# **Time** 45 minutes of reading; the cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -35,15 +36,17 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## Telling the network
 #
-# [Notebook 11](11_colour_and_scale.ipynb) went to colour and to larger pictures, and the model still drew what it
-# liked. Whoever wanted a seven from the model of [notebook 08](08_sampling.ipynb) had to draw about ten samples and throw
-# nine away. But the training images come with labels, so the network can be told. To predict with such
-# a hint is called **conditioning**: the network is conditioned on the label. How is that done?
+# [Notebook 11](11_colour_and_scale.ipynb) went to colour and to larger pictures, and the model
+# still drew what it liked. Whoever wanted a seven from the model of [notebook
+# 08](08_sampling.ipynb) had to draw about ten samples and throw nine away. But the training
+# images come with labels, so the network can be told. To predict with such a hint is called
+# **conditioning**: the network is conditioned on the label. How is that done?
 #
-# It is already conditioned on one thing beside the image, the time: a vector, here $\tau(t)$, that scales and shifts the features
-# in every block (the FiLM of [notebook 05](05_time_conditioning.ipynb)). The label goes the same way. A table with one
-# row of numbers per class is learned with the rest, a learned **embedding**, and the row $e_y$ of the label $y$ is
-# added:
+# It is already conditioned on one thing beside the image, the time: a vector, here $\tau(t)$,
+# that scales and shifts the features in every block (the FiLM of [notebook
+# 05](05_time_conditioning.ipynb)). The label goes the same way. A table with one row of numbers
+# per class is learned with the rest, a learned **embedding**, and the row $e_y$ of the label
+# $y$ is added:
 #
 # $$c(t, y) = \tau(t) + e_y \tag{12.1}$$
 #
@@ -61,8 +64,8 @@ with torch.no_grad():
 print(f"table: {tuple(net.label.weight.shape)}; trained for {recipe['steps']:,} steps with label_dropout = {recipe['label_dropout']}")
 
 # %% [markdown]
-# *Whatever the time, the label "seven" in place of "no label" moves the vector by the same amount. What the blocks make
-# of it may differ from step to step.*
+# *Whatever the time, the label "seven" in place of "no label" moves the vector by the same
+# amount. What the blocks make of it may differ from step to step.*
 #
 # ## Hiding the label
 #
@@ -143,10 +146,11 @@ for at in (50, 200, 400, 600, 800, 950):
     print(f"{at:4}  " + "  ".join(f"{loss[name]:{len(name)}.4f}" for name in questions))
 
 # %% [markdown]
-# *In a full run the label is worth almost nothing at $t = 50$, where the digit stands there for all to see, and most at
-# about $t = 800$: there the network without a label errs by about a third more, and with the wrong label it
-# errs twice as much as with the right one. That is where it is decided which digit it will be;
-# [notebook 08](08_sampling.ipynb) watched it in the guesses.*
+# *In a full run the label is worth almost nothing at $t = 50$, where the digit stands there for
+# all to see, and most at about $t = 800$: there the network without a label errs by about a
+# third more, and with the wrong label it errs twice as much as with the right one. That is
+# where it is decided which digit it will be; [notebook 08](08_sampling.ipynb) watched it in the
+# guesses.*
 #
 # ## Guidance, derived
 #
@@ -223,13 +227,15 @@ w = 2.0
 verify("12.5", guided_eps(eps, eps_y, 3.0), (1 + w) * eps_y - w * eps, tol=1e-9)
 
 # %% [markdown]
-# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (12.4) for DDIM (their algorithm 2); for steps with
-# fresh noise they moved the mean, by nearly as much (algorithm 1). That takes a model trained without labels (or with
-# them, which went even better), a classifier trained on *noisy* images, and its gradient in every step. The
-# advantage is that the diffusion model can do without labels, and a new classifier makes it answer new questions. The
-# price is a second network that must read images at every noise level (the feature network of [notebook 09](09_evaluation.ipynb),
-# which knows clean digits only, will not do), and a backward pass per step. Classifier-free guidance costs two forward
-# passes per step, or one with a batch of twice the size, which is what `guide` does.
+# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (12.4) for DDIM (their
+# algorithm 2); for steps with fresh noise they moved the mean, by nearly as much (algorithm 1).
+# That takes a model trained without labels (or with them, which went even better), a classifier
+# trained on *noisy* images, and its gradient in every step. The advantage is that the diffusion
+# model can do without labels, and a new classifier makes it answer new questions. The price is
+# a second network that must read images at every noise level (the feature network of [notebook
+# 09](09_evaluation.ipynb), which knows clean digits only, will not do), and a backward pass per
+# step. Classifier-free guidance costs two forward passes per step, or one with a batch of twice
+# the size, which is what `guide` does.
 #
 # ## What guidance is not
 #
@@ -368,12 +374,15 @@ viz.image_rows(rows, titles=titles, alt=alt + "at 2 the digit asked for, at 8 bo
 #
 # ### What it gains and what it costs
 #
-# Three measurements, with the feature network of [notebook 09](09_evaluation.ipynb), `evaluate`. (The last column of the table, the share of
-# white pixels, says how much ink there is.)
+# Three measurements, with the feature network of [notebook 09](09_evaluation.ipynb),
+# `evaluate`. (The last column of the table, the share of white pixels, says how much ink there
+# is.)
 #
-# - **Accuracy**: the share of images that the feature network reads as the digit that was asked for.
-# - **Variety**: the mean distance of two images that are read as the same digit, in its features, divided by
-#   the same number for real digits. 1 is the variety of handwriting; a model that draws one perfect seven has none.
+# - **Accuracy**: the share of images that the feature network reads as the digit that was asked
+#   for.
+# - **Variety**: the mean distance of two images that are read as the same digit, in its
+#   features, divided by the same number for real digits. 1 is the variety of handwriting; a
+#   model that draws one perfect seven has none.
 # - **Distance**: the Frechet distance to as many real images, with its floor, the distance of two sets of real ones.
 #
 # Guess before you run: which scale has the best accuracy, and has it the best distance, too?
@@ -420,19 +429,24 @@ alt = "Left: accuracy rises with the scale and variety falls. Right: the distanc
 viz.show(figure, alt=alt)
 
 # %% [markdown]
-# *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost all are, and the distance
-# is at its floor: for these data and this network the label as learned is enough. From 2 on the feature network finds no mistake,
-# or hardly one; it reads these samples better than real digits. That is all that was left to gain, and it is paid for.
-# A quarter of the variety is gone at 2, a third at 3 and 5; the distance is well over twice the floor at 2 and more
-# than seven times at 8. The white pixels say what you saw: strokes get bolder, because a bold seven is surer to be a
-# seven. So the best accuracy and the best distance are at different scales. Ho & Salimans (2022) found that for
-# ImageNet, too: the distance is best a little above 1, and the network that reads the images gets surer and surer beyond it.*
+# *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost
+# all are, and the distance is at its floor: for these data and this network the label as
+# learned is enough. From 2 on the feature network finds no mistake, or hardly one; it reads
+# these samples better than real digits. That is all that was left to gain, and it is paid for.
+# A quarter of the variety is gone at 2, a third at 3 and 5; the distance is well over twice the
+# floor at 2 and more than seven times at 8. The white pixels say what you saw: strokes get
+# bolder, because a bold seven is surer to be a seven. So the best accuracy and the best
+# distance are at different scales. Ho & Salimans (2022) found that for ImageNet, too: the
+# distance is best a little above 1, and the network that reads the images gets surer and surer
+# beyond it.*
 #
-# *Two more things. At 0 and 0.5 the variety is above 1. That is no success: broken digits differ more from each other
-# than whole ones. A number for variety means something only where the images are good. And look how poor scale 0 is,
-# from a network that reaches the floor when it is given a label. Without one it was asked one time in ten, and for the
-# harder question. That weak answer is what guidance steps away from, and part of the gain may be that its mistakes are
-# left behind. Karras et al. (2024) make a method of it: they guide a network away from a worse version of itself.*
+# *Two more things. At 0 and 0.5 the variety is above 1. That is no success: broken digits
+# differ more from each other than whole ones. A number for variety means something only where
+# the images are good. And look how poor scale 0 is, from a network that reaches the floor when
+# it is given a label. Without one it was asked one time in ten, and for the harder question.
+# That weak answer is what guidance steps away from, and part of the gain may be that its
+# mistakes are left behind. Karras et al. (2024) make a method of it: they guide a network away
+# from a worse version of itself.*
 #
 # ### Far too much
 #
@@ -514,7 +528,8 @@ product = slope(log_p.log_softmax(0).sum(0))
 verify("12.9", guided_eps(eps, (eps_a + eps_b) / 2, 3.0), eps - 1.5 * exact.sigma[at] * product, tol=1e-9)
 
 # %% [markdown]
-# We mix at scale 3. Guess before you run: half-way between 4 and 9, what will the feature network read? And half-way between 0 and 1?
+# We mix at scale 3. Guess before you run: half-way between 4 and 9, what will the feature
+# network read? And half-way between 0 and 1?
 
 # %%
 count, guided, rows = 8, guide(model, 3), {}
@@ -526,16 +541,18 @@ for a, b in ((4, 9), (1, 7), (3, 5), (0, 1)):
 viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1 and 7, 3 and 5, 0 and 1")
 
 # %% [markdown]
-# *In a full run the feature network reads the first three rows as one of the two, now the one and now the other, and so may you:
-# a 4 that is closed at the top, a 1 with a flag, a 3 with the roof of a 5. There is something between these digits, and
-# the product finds it, though not every time: one or the other image of 1 and 7 falls to pieces. Between 0 and 1 there
-# is nothing. What comes is a ring with a stroke in it, broken and fading: both, as was asked, and no digit. (The feature
-# network names a digit for each of them; it has no other answers.)*
+# *In a full run the feature network reads the first three rows as one of the two, now the one
+# and now the other, and so may you: a 4 that is closed at the top, a 1 with a flag, a 3 with
+# the roof of a 5. There is something between these digits, and the product finds it, though not
+# every time: one or the other image of 1 and 7 falls to pieces. Between 0 and 1 there is
+# nothing. What comes is a ring with a stroke in it, broken and fading: both, as was asked, and
+# no digit. (The feature network names a digit for each of them; it has no other answers.)*
 #
 # ## What to remember, and what broke
 #
-# - A label is one more thing to condition the network on: a row of a table, added to that of the time.
-#   One row says "no label", and hiding some labels in training makes one network answer with and without.
+# - A label is one more thing to condition the network on: a row of a table, added to that of
+#   the time. One row says "no label", and hiding some labels in training makes one network
+#   answer with and without.
 # - Guidance goes past the label: $\hat\epsilon_\varnothing + s\,(\hat\epsilon_y - \hat\epsilon_\varnothing)$. That is
 #   Bayes' rule for the direction. It is not a distribution that is drawn from: the sampler does not draw from
 #   $p(x)\, p(y \mid x)^s$.
@@ -556,7 +573,8 @@ viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1
 # - In the one-pixel world, take `ddpm_trajectory` (from `ddpm_helpers`) in place of DDIM. Does fresh noise in every
 #   step bring the samples closer to the formula?
 # - `sample(guide(model, 5), ..., clip=False)`: how much of what guidance does to the digits is held back by clipping?
-# - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the feature network is surest. Which ten
-#   would you rather have?
-# - Train your own: `python -m ddpm_helpers.cli --data fashion --labels --target velocity --base 48 --steps 8000
-#   --export fashion_labels.safetensors`, and ask for shoes.
+# - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the
+#   feature network is surest. Which ten would you rather have?
+# - Train your own:
+#   `python -m ddpm_helpers.cli --data fashion --labels --target velocity --base 48 --steps 8000 --export fashion_labels.safetensors`,
+#   and ask for shoes.

@@ -53,8 +53,9 @@ images = to_float(data.images[:64])  # (64, 1, 28, 28) in [-1, 1]
 show.show_cases(quiz.CASES, images)
 
 # %% [markdown]
-# *What the sixteen return. At the left, 8 looks as it should; at the right, 14 and 15 do, and 10 and 11 if you do not
-# count. The white squares of 7 are no gaps, and 16 is shown brighter than it is.*
+# *What the sixteen return. At the left, 8 looks as it should; at the right, 14 and 15 do, and
+# 10 and 11 if you do not count. The framed white squares of 7 are pictures, and 16 is shown
+# brighter than it is.*
 #
 # ## A patient that falls ill in a second
 #
@@ -142,9 +143,10 @@ viz.image_grid(good.samples[:16], alt="Sixteen samples of the ideal denoiser: cl
 #
 # $$\min_{a, b}\; \mathbb{E} \big( \epsilon - a\, x_t - b \big)^2 = \frac{\bar\alpha_t\, v}{\bar\alpha_t\, v + \sigma_t^2} \tag{13.3}$$
 #
-# A network that does clearly worse than that at some $t$ is ill, whatever its mean loss, or was not meant to be good
-# there. (Clearly: above 1.1 times the line plus 0.0005. Close to $T$ the line itself goes to 0, and a healthy network that
-# predicts the noise stays a hair above it, by about 0.0004.)
+# A network that does clearly worse than that at some $t$ is ill, whatever its mean loss, or was
+# not meant to be good there. (Clearly: above 1.1 times the line plus 0.0005. Close to $T$ the
+# line itself goes to 0, and a healthy network that predicts the noise stays a hair above it, by
+# about 0.0004.)
 #
 # ### Exercise 13.2 - `straight_line_loss`
 #
@@ -458,8 +460,8 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *Some squares are white, some black; what seems missing in the lower row is white on white. Where a digit can be seen,
-# its shape is right. Decide before you go on.*
+# *Some squares are white, which the frame shows, some black. Where a digit can be seen, its
+# shape is right. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
@@ -628,10 +630,11 @@ show.ask(case)
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Print `schedule.alpha_bar[-1]`. The share of the image that is left at the end is its square root. Is that
-# too much? A mean over all pixels averages the noise away. So take the mean pixel of $x_T$ by
-# [(2.17)](02_forward_process.ipynb), $\sqrt{\bar\alpha_T}$ times that of the image, and divide it by the standard
-# deviation that it has for pure noise, $1 / \sqrt{784}$: it should be off by less than 1.
+# Print `schedule.alpha_bar[-1]`. The share of the image that is left at the end is its square
+# root. Is that too much? A mean over all pixels averages the noise away. So take the mean pixel
+# of $x_T$ by [(2.17)](02_forward_process.ipynb), $\sqrt{\bar\alpha_T}$ times that of the image,
+# and divide it by the standard deviation that it has for pure noise, $1 / \sqrt{784}$: it
+# should be off by less than 1.
 #
 # ```python
 # # before
@@ -796,8 +799,8 @@ show.ask(case)
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Condition the model on one step more, and on one step fewer, than you believe is right. The offset with
-# the lowest loss is the right one, and it should be 0.
+# Condition the model on one step more, and on one step fewer, than you believe is right. The
+# offset with the lowest loss is the right one, and it should be 0.
 #
 # ```python
 # # before
@@ -807,8 +810,9 @@ show.ask(case)
 # for t in range(T, 0, -1):
 # ```
 #
-# (The ideal denoiser that stands for a network here has no answer for 0, so at $t = 1$ it gets 1, and is right there.
-# A trained network is not so lucky: [notebook 10](10_libraries.ipynb) conditions one on $t + 1$, and $t = 1$ suffers most.)
+# (The ideal denoiser that stands for a network here has no answer for 0, so at $t = 1$ it gets
+# 1, and is right there. A trained network is not so lucky: [notebook 10](10_libraries.ipynb)
+# conditions one on $t + 1$, and $t = 1$ suffers most.)
 #
 # </details>
 
@@ -820,9 +824,10 @@ for offset in (-1, 0, 1):
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *Conditioned on one more than the sampler says, the model is perfect. With 64 images the pictures do not change: the nearest
-# image is the nearest, with a little less noise or a little more. Where images lie less far apart, it may well show.
-# Both ways to count are in use ([notebook 10](10_libraries.ipynb)); only mixing them is wrong.*
+# *Conditioned on one more than the sampler says, the model is perfect. With 64 images the
+# pictures do not change: the nearest image is the nearest, with a little less noise or a little
+# more. Where images lie less far apart, it may well show. Both ways to count are in use
+# ([notebook 10](10_libraries.ipynb)); only mixing them is wrong.*
 
 # %% [markdown]
 # ### Case 16: a good loss, a good picture
@@ -921,15 +926,17 @@ samples = sample(model, schedule_1000, n, steps=steps)
 found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), samples.to(device))
 
 # %% [markdown]
-# *On MNIST it finds one thing, at both ends: the network is worse than a straight line at $t = 1$ and at
-# $t = 1000$. Both are true. It learned with weighted timestep sampling
-# ([notebook 16](16_targets_and_weights.ipynb)), whose weights are tiny at the ends: of the 896,000 steps that were
-# drawn in its training they give $t = 1$ a fifth of one, and $t = 1000$ far less. (As first built, that sampling
-# could not draw the last two at all: it added the weights up in 32 bits, where such small ones vanish. Now it takes
-# 64.) The samples above cannot show what is wrong at $t = 1$: their last step goes from $t = 50$ to 0 (on a GPU from
-# 20), so the network was never asked there. Notebook 09 charges it in bits, and finds the samples closer to real
-# digits all the same. So a finding is a question: did you mean that? (On the drawn digits that stand in where MNIST is not at hand, it may rightly find more: the network has
-# never seen those.)*
+# *In a full run on MNIST it finds one thing, at both ends: the network is worse than a straight
+# line at $t = 1$ and at $t = 1000$. Both are true. It learned with weighted timestep sampling
+# ([notebook 16](16_targets_and_weights.ipynb)), whose weights are tiny at the ends: of the
+# 896,000 steps that were drawn in its training they give $t = 1$ a fifth of one, and $t = 1000$
+# far less. (As first built, that sampling could not draw the last two at all: it added the
+# weights up in 32 bits, where such small ones vanish. Now it takes 64.) The samples above
+# cannot show what is wrong at $t = 1$: their last step goes from $t = 50$ to 0 (on a GPU from
+# 20), so the network was never asked there. Notebook 09 charges it in bits, and finds the
+# samples closer to real digits all the same. So a finding is a question: did you mean that? (On
+# the drawn digits that stand in where MNIST is not at hand, it may rightly find more: the
+# network has never seen those.)*
 #
 # ## The checklist for your own model
 #
@@ -1018,8 +1025,8 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 #
 # - Replace `images` at the top by 64 of one digit, or by `load_images("fashion")`. Which symptoms change so much that
 #   you would choose another diagnosis?
-# - Show the cases with 2 images: `show.show_case(quiz.case(4), images[:2])`. For which faults are the samples still
-#   wrong?
+# - Show the cases with 2 images: `show.show_case(quiz.case(4), images[:2])`. For which faults
+#   are the samples still wrong?
 # - Break two things at once: `clinic.off_by_one` asks with the wrong step, `clinic.unit_range` has the wrong images.
 #   Does `diagnose` report both?
 # - Write a seventeenth case: a fault that you have made. Which check finds it? If none does, what would a check have to
