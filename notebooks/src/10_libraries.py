@@ -29,11 +29,12 @@ import torch
 import torch.nn.functional as F
 
 from ddpm_helpers import TrainConfig, Trainer, budget, check, cosine_schedule, count_parameters
-from ddpm_helpers import ddim_step, ddim_steps, ddim_trajectory, ddpm_loss, ddpm_step, default_device
-from ddpm_helpers import files, image_noise, linear_schedule, load_images, load_pretrained
-from ddpm_helpers import predict_x0, q_sample, sample, snr, to_float, verify, viz
+from ddpm_helpers import ddim_step, ddim_steps, ddim_trajectory, ddpm_loss, ddpm_step
+from ddpm_helpers import default_device, files, image_noise, linear_schedule, load_images
+from ddpm_helpers import load_pretrained, predict_x0, q_sample, sample, snr, to_float, verify, viz
 from ddpm_helpers.lessons import show
-from ddpm_helpers.lessons.ladder import ladder_samples, ladder_table, load_ladder, naive_objective
+from ddpm_helpers.lessons.ladder import ladder_samples, ladder_table, load_ladder
+from ddpm_helpers.lessons.ladder import naive_objective
 from ddpm_helpers.lessons.libraries import DeepinvUNet, colour_unet2d, find_library, grey_unet2d
 
 device = default_device()
@@ -215,7 +216,7 @@ if diffusers:
     for name in ("their loop", "their defaults"):
         print(f"{name}: largest difference from leading {(rows[name] - leading.x).abs().max():.0e}")
 print("our steps, trailing:", ddim_steps(1000, 10), "\nour steps, leading: ", leading_steps(1000, 10))
-alt = "Twelve starts sampled with ten steps by our loop and by diffusers', with two choices of steps"
+alt = "Twelve starts sampled in ten steps by our loop and by diffusers', with two choices of steps"
 viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
@@ -279,7 +280,8 @@ networks = {"uniform steps": unasked, "weighted steps": model}
 for t in (1, 2, 3, 5, 10, 30, 100, 300, 900):
     for name, net in networks.items():
         right, wrong = loss_at(net, t, t), loss_at(net, t, t + 1)
-        print(f"t = {t:3}, {name:14}: loss {right:.4f}, with t + 1 {wrong / right:.3f} times that")
+        times = wrong / right
+        print(f"t = {t:3}, {name:14}: loss {right:.4f}, with t + 1 {times:.3f} times that")
 
 # %% [markdown]
 # *Each network has its loss at $t$, and the factor by which that grows where it is conditioned

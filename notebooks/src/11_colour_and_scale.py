@@ -20,7 +20,6 @@ except ImportError:
     get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
 
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +27,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ddpm_helpers import DataError, NoiseSchedule, TrainConfig, Trainer, UNet, VelocityNet, budget
-from ddpm_helpers import check, cosine_schedule, count_parameters, ddpm_loss, default_device, files
-from ddpm_helpers import linear_schedule, load_images, load_pretrained, multiply_adds, per_image
-from ddpm_helpers import predict_x0, q_sample, sample, snr, to_float, velocity_loss, verify, viz
+from ddpm_helpers import DataError, NoiseSchedule, TrainConfig, Trainer, UNet, VelocityNet
+from ddpm_helpers import budget, check, cosine_schedule, count_parameters, ddpm_loss
+from ddpm_helpers import default_device, files, linear_schedule, load_images, load_pretrained
+from ddpm_helpers import multiply_adds, per_image, predict_x0, q_sample, sample, snr, to_float
+from ddpm_helpers import velocity_loss, verify, viz
 from ddpm_helpers.lessons import show
 
 device = default_device()
@@ -578,15 +578,16 @@ import sys
 def torchrun(processes, *options):
     """Train in several processes on the CPU; True if that went well, else it says why not."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    line = [*launch, f"--nproc-per-node={processes}", "-m", "ddpm_helpers.cli", *map(str, options)]
+    program = [f"--nproc-per-node={processes}", "-m", "ddpm_helpers.cli", *map(str, options)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
     try:
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+        how = {"env": environment, "capture_output": True, "text": True, "timeout": 300}
+        done = subprocess.run([*launch, *program], **how)
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"torchrun cannot be used here ({error}); the next cells leave it out.")
         return False
-    errors = [line for line in done.stderr.splitlines() if "Error" in line] or ["no reason given"]
-    failed = f"torchrun cannot be used here ({errors[-1]}); the next cells leave it out."
+    reasons = ["no reason given", *(line for line in done.stderr.splitlines() if "Error" in line)]
+    failed = f"torchrun cannot be used here ({reasons[-1]}); the next cells leave it out."
     print(failed if done.returncode else done.stdout)
     return done.returncode == 0
 
@@ -676,6 +677,8 @@ def activations(net, *inputs):
     return sum(tensor.numel() for tensor in kept)
 
 # %%
+import time
+
 def median_seconds(action):
     """Of three calls, after one that warms up; `action` returns a number on the device, and reading it waits for it."""
     times = []
@@ -709,8 +712,8 @@ by_side, by_base = [costs(side, 32) for side in sides], [costs(32, base) for bas
 
 # %%
 counts = [5, 10, 20, 40]
-drawing = lambda n: lambda: sample(trained["noise"], table, 2, shape, steps=n).sum()  # noqa: E731
-seconds = [median_seconds(drawing(n)) for n in counts]
+net = trained["noise"]
+seconds = [median_seconds(lambda n=n: sample(net, table, 2, shape, steps=n).sum()) for n in counts]
 
 # %%
 def by_name(rows):
@@ -724,7 +727,7 @@ panels = {
 }
 
 # %%
-alt = "Cost against pixels, width and sampling steps, on logarithmic axes, with the expected slopes"
+alt = "Cost against pixels, width and sampling steps, on logarithmic axes, with expected slopes"
 show.plot_growth(panels, alt=alt)
 for name, (x, curves, _) in panels.items():
     slopes = {what: np.log(y[-1] / y[-2]) / np.log(x[-1] / x[-2]) for what, y in curves.items()}

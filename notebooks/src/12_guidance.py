@@ -24,9 +24,10 @@ except ImportError:
 import torch
 import torch.nn.functional as F
 
-from ddpm_helpers import budget, check, cosine_schedule, ddim_trajectory, default_device, evaluate
-from ddpm_helpers import frechet_distance, frechet_floor, guide, image_noise, load_feature_net
-from ddpm_helpers import load_images, load_pretrained, q_sample, sample, to_float, verify, viz
+from ddpm_helpers import budget, check, cosine_schedule, ddim_trajectory, default_device
+from ddpm_helpers import evaluate, frechet_distance, frechet_floor, guide, image_noise
+from ddpm_helpers import load_feature_net, load_images, load_pretrained, q_sample, sample
+from ddpm_helpers import to_float, verify, viz
 from ddpm_helpers.lessons import show
 from ddpm_helpers.lessons.toy import Mixture, double
 
@@ -102,7 +103,7 @@ labels, coins = torch.arange(100_000) % 10, torch.rand(100_000, generator=genera
 kept = drop_labels(labels, coins, 0.1, none)
 print("labels for the network:", kept[:24].tolist())
 print(f"share of 'no label': {(kept == none).float().mean():.3f}")
-print(f"share of the sevens that keep their label: {(kept[labels == 7] == 7).float().mean():.3f}")
+print(f"share of sevens that keep their label: {(kept[labels == 7] == 7).float().mean():.3f}")
 
 # %% [markdown]
 # What does a network learn that is asked with row 10? The same as ever, the mean of all noises that may be in $x_t$. And
@@ -269,7 +270,10 @@ for scale in (1, 3, 8):
 def guided_ends(everything, asked, scale, starts):
     """Where DDIM leads from `starts` (N,) with the exact noise of two mixtures and the given scale."""
     eps, eps_y = everything.ideal_eps(exact), asked.ideal_eps(exact)
-    guided = lambda x, t: guided_eps(eps(x, int(t[0])), eps_y(x, int(t[0])), scale)  # noqa: E731
+
+    def guided(x, t):
+        return guided_eps(eps(x, int(t[0])), eps_y(x, int(t[0])), scale)
+
     *_, last = ddim_trajectory(guided, exact, starts, 1000, clip=False)
     return last.x
 
@@ -288,8 +292,8 @@ for axis, (scale, x) in zip(axes, ends.items(), strict=True):
     axis.plot(grid, log_both.exp(), ":", color=viz.COLOURS[0], linewidth=1, label="all data")
     axis.set(title=f"scale {scale}", xlim=(-2.5, 3.5), ylim=(0, 2.8), yticks=[])
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-alt = "Four histograms of guided samples with the formula as a line: alike at scale 1, then the "
-viz.show(figure, alt + "histogram loses its left peak and moves to the right, past the right peak")
+alt = "Four histograms of guided samples, the formula as a line: alike at scale 1, then the "
+viz.show(figure, alt + "histogram loses its left peak and moves to the right, past the other")
 
 # %% [markdown]
 # *At scale 1 the histogram follows the line: that is the class as it is. At 2 the left style is no more than a
@@ -390,7 +394,7 @@ viz.image_rows(rows, titles=titles, alt=alt + "at 2 the digit asked for, at 8 bo
 # %%
 feature_net = load_feature_net(device)
 real = evaluate(feature_net, to_float(test.images[:3000]))
-features = {scale: evaluate(feature_net, x).features for scale, x in images.items()}  # (n, 64) each
+features = {s: evaluate(feature_net, x).features for s, x in images.items()}  # (n, 64) each
 
 def read(features):
     return feature_net.head(features.to(device)).argmax(1).cpu()
@@ -425,7 +429,7 @@ left.legend()
 right.plot(scales, [row[2] for row in table.values()], "o-", color=viz.COLOURS[2])
 right.axhline(floor, color="black", linewidth=0.8, linestyle="--")
 right.set(xlabel="scale", ylim=(0, None), title="Frechet distance (dashed: real digits)")
-alt = "Left: accuracy rises with the scale and variety falls. Right: the distance falls, then rises"
+alt = "Left: accuracy rises with the scale, variety falls. Right: the distance falls, then rises"
 viz.show(figure, alt=alt)
 
 # %% [markdown]
@@ -465,8 +469,9 @@ start = image_noise(0, range(10), (1, 28, 28), device)()
 for scale in (0, 1, 5, 20, 100):
     guided = guide(model, scale)
     asking = lambda x, t, guided=guided: guided(x, t, few)  # noqa: E731
-    clipped = next(ddim_trajectory(asking, schedule, start, [900])).x0_hat.abs() == 1
-    print(f"scale {scale:3}: {clipped.float().mean():6.1%} of the pixels of the first guess are clipped")
+    first = next(ddim_trajectory(asking, schedule, start, [900])).x0_hat
+    share = (first.abs() == 1).float().mean()
+    print(f"scale {scale:3}: {share:6.1%} of the pixels of the first guess are clipped")
 
 # %% [markdown]
 # *In a full run: at 20 some digits lose their shape, the 0 fills up and the 8 opens; at 100 strokes fray, specks are
@@ -534,7 +539,10 @@ verify("12.9", guided_eps(eps, (eps_a + eps_b) / 2, 3.0), eps - 1.5 * exact.sigm
 # %%
 count, guided, rows = 8, guide(model, 3), {}
 for a, b in ((4, 9), (1, 7), (3, 5), (0, 1)):
-    half = lambda x, t, a=a, b=b: sum(guided(x, t, torch.full_like(t, k)) for k in (a, b)) / 2  # noqa: E731
+
+    def half(x, t, pair=(a, b)):
+        return sum(guided(x, t, torch.full_like(t, k)) for k in pair) / 2
+
     rows[f"{a} and {b}"] = sample(half, schedule, count, steps=steps).cpu()
     digits = read(evaluate(feature_net, rows[f"{a} and {b}"].clamp(-1, 1)).features)
     print(f"half-way between {a} and {b}, read as:", *digits.tolist())

@@ -607,7 +607,8 @@ show.ask(case)
 
 # %%
 for name, a in {"alpha": schedule.alpha, "alpha_bar": schedule.alpha_bar}.items():
-    print(f"x_T holds {100 * a[-1].sqrt():.1f} % of the image, if the loop's closed form has {name}")
+    left = 100 * a[-1].sqrt()
+    print(f"x_T holds {left:.1f} % of the image, if the loop's closed form has {name}")
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
@@ -647,11 +648,12 @@ show.ask(case)
 # </details>
 
 # %%
-brightness = images.mean((1, 2, 3)).square().mean().sqrt()  # root mean square of the mean pixels
+brightness = images.mean((1, 2, 3)).square().mean().sqrt()  # of the mean pixels
 for name, rescale in {"betas of 1000": False, "rescaled": True}.items():
     left = linear_schedule(50, rescale=rescale).sqrt_alpha_bar[-1]
-    print(f"{name:13}: x_T holds {100 * left:.1f} % of the image, so its mean pixel is", end=" ")
-    print(f"{left * brightness * 784**0.5:.2f} standard deviations of noise off")
+    off = left * brightness * 784**0.5
+    print(f"{name:13}: x_T holds {100 * left:.1f} % of the image;", end=" ")
+    print(f"its mean pixel is {off:.2f} standard deviations of noise off")
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
