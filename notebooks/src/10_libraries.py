@@ -1,11 +1,12 @@
 # %% [markdown]
 # # Libraries, and a ladder
 #
-# ![Nine bars, one for each design: the distance of its samples from real digits](../figures/10_ladder.png)
+# ![Nine dots, one for each design: the distance of its samples from real digits](../figures/10_ladder.png)
 #
-# *Nine designs that tutorials and libraries teach, trained on the same digits by the same trainer for the same time, and
-# judged by the same network. Shorter bars are better, and the axis is logarithmic. Parameters and speed stand beside each bar:
-# do they explain the order?*
+# *Nine designs that tutorials and libraries teach, trained on the same digits by the same
+# trainer for the same time, and evaluated with the same feature network. Further left is
+# better, and the axis is logarithmic. Parameters and speed stand beside each dot: do they
+# explain the order?*
 #
 # **You will** find out that this course and the libraries compute the same numbers, train their networks in our
 # trainer, and read a comparison of nine designs without being fooled by it. **You need** the samplers of
@@ -27,21 +28,25 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ddpm_helpers import TrainConfig, Trainer, budget, check, cosine_schedule, count_parameters, ddim_step, ddim_steps
-from ddpm_helpers import ddim_trajectory, ddpm_loss, ddpm_step, default_device, image_noise, linear_schedule, load_images
+from ddpm_helpers import TrainConfig, Trainer, budget, check, cosine_schedule, count_parameters
+from ddpm_helpers import ddim_step, ddim_steps, ddim_trajectory, ddpm_loss, ddpm_step
+from ddpm_helpers import default_device, files, image_noise, linear_schedule, load_images
 from ddpm_helpers import load_pretrained, predict_x0, q_sample, sample, snr, to_float, verify, viz
-from ddpm_helpers.checkpoint import read_weights, write_weights
-from ddpm_helpers.ladder import ladder_samples, ladder_table, load_ladder, naive_objective
-from ddpm_helpers.libraries import DeepinvUNet, colour_unet2d, find_library, grey_unet2d
+from ddpm_helpers.lessons import show
+from ddpm_helpers.lessons.ladder import ladder_samples, ladder_table, load_ladder
+from ddpm_helpers.lessons.ladder import naive_objective
+from ddpm_helpers.lessons.libraries import DeepinvUNet, colour_unet2d, find_library, grey_unet2d
 
 device = default_device()
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# Notebook 09 built a judge and had one model to judge. Here come others, and first the question whether their code and
-# ours are the same thing. Two libraries are compared: **diffusers** (networks and samplers for diffusion models) and
-# **deepinv** (inverse problems such as deblurring, which uses diffusion models as its knowledge of images). Both are
-# optional. Where one is missing, the next cell says how to get it, and the cells that need it do nothing.
+# Notebook 09 built measures for samples, and had one model to measure. Here come others, and
+# first the question whether their code and ours are the same thing. Two libraries are compared:
+# **diffusers** (networks and samplers for diffusion models) and **deepinv** (inverse problems
+# such as deblurring, which uses diffusion models as its knowledge of images). Both are
+# optional. Where one is missing, the next cell says how to get it, and the cells that need it
+# do nothing.
 
 # %%
 diffusers, deepinv = find_library("diffusers"), find_library("deepinv")
@@ -56,7 +61,7 @@ for library in (diffusers, deepinv):
 # |---|---|---|
 # | steps | `t` = 1 ... T; 0 is the clean image | `timestep` = `t - 1` = 0 ... T - 1; the clean image has no number |
 # | share of signal | `schedule.alpha_bar[t]` | `scheduler.alphas_cumprod[t - 1]` |
-# | jump | `q_sample(schedule, x0, t, noise)` | `scheduler.add_noise(x0, noise, t - 1)` |
+# | closed form | `q_sample(schedule, x0, t, noise)` | `scheduler.add_noise(x0, noise, t - 1)` |
 # | one step of Algorithm 2 | `ddpm_step(schedule, x_t, t, eps, noise)` | `DDPMScheduler.step(eps, t - 1, x_t).prev_sample` |
 # | its variance | `"beta"` (our default), `"posterior"` | `"fixed_large"`, `"fixed_small"` (their default) |
 # | clipped guess | `clip=True` | `clip_sample=True` |
@@ -80,7 +85,8 @@ if diffusers:
         verify("10.1", theirs.alphas_cumprod, ours.alpha_bar[1:], tol=1e-6)
 
 # %% [markdown]
-# Next the jump, for all thousand steps at once. Each step gets an image and a noise of its own.
+# Next the closed form [(2.13)](02_forward_process.ipynb), which leads from $x_0$ to $x_t$ at
+# once, for all thousand steps. Each gets an image and a noise of its own.
 
 # %% tags=["nbval-check-output"]
 x0, noise = torch.randn(2, 1000, 1, 2, 3, generator=generator)
@@ -89,7 +95,7 @@ if diffusers:
     for name, ours in schedules.items():
         theirs = diffusers.DDPMScheduler(beta_schedule=names[name])
         apart = q_sample(ours, x0, every_t, noise) - theirs.add_noise(x0, noise, every_t - 1)
-        print(f"{name}: the jumps agree to 1e-5 at every t: {bool(apart.abs().max() < 1e-5)}")
+        print(f"{name}: equal to 1e-5 at every t: {bool(apart.abs().max() < 1e-5)}")
 
 # %% [markdown]
 # And the step down, for each $t$ from 1 to 1000, with a guess of the noise that is a little wrong, as that of a network is.
@@ -120,7 +126,8 @@ for name, ours in schedules.items() if diffusers else ():
         curves[f"{name}, {digits}"] = edges[:-1], worst.clamp(min=1e-8)
         print(f"{name}, {digits}: at most {apart.max():.0e}; above 1e-5 at {int((apart > 1e-5).sum())} steps of 1000")
 if diffusers:
-    viz.plot_curves(curves, log="xy", ylabel="relative difference", alt="Difference of their step and ours over t, with two precisions")
+    alt = "Difference of their step and ours over t, with two precisions"
+    viz.plot_curves(curves, log="xy", ylabel="relative difference", alt=alt)
 
 # %% [markdown]
 # *Both axes are logarithmic; each point is the worst of a stretch of steps, and exact agreement would be drawn at 1e-8. At most
@@ -209,7 +216,8 @@ if diffusers:
     for name in ("their loop", "their defaults"):
         print(f"{name}: largest difference from leading {(rows[name] - leading.x).abs().max():.0e}")
 print("our steps, trailing:", ddim_steps(1000, 10), "\nour steps, leading: ", leading_steps(1000, 10))
-viz.image_rows(rows, alt="Twelve starts sampled with ten steps by our loop and by diffusers', with two choices of steps")
+alt = "Twelve starts sampled in ten steps by our loop and by diffusers', with two choices of steps"
+viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
 # *Rows two and three are the same run in two loops, ours and theirs. Compare rows one and two: the same starts and the
@@ -247,10 +255,12 @@ ask_diffusers = check(ask_diffusers)
 #
 # ### What the minus one is worth
 #
-# Suppose that you forget it. Nothing stops: the network is asked about $t + 1$ instead of $t$. We measure the damage
-# on two networks of the course, both trained with the right $t$: that of [notebook 12](12_guidance.ipynb), asked without
-# a label, which saw all steps equally often, and the one from above, which saw mostly those in the middle. Guess before
-# you run: at which $t$ does it matter?
+# Suppose that you forget it. Nothing stops: the network is conditioned on $t + 1$ instead of
+# $t$. We measure the damage on two networks of the course, both trained with the right $t$:
+# that of [notebook 12](12_guidance.ipynb), asked without a label, which saw all steps equally
+# often, and the one from above, whose weighted timestep sampling
+# ([(16.4)](16_targets_and_weights.ipynb)) drew mostly steps in the middle. Guess before you
+# run: at which $t$ does it matter?
 
 # %%
 test = load_images("mnist", train=False)
@@ -258,26 +268,30 @@ print(test.source)
 images = to_float(test.images[:100]).to(device)
 eps = torch.randn(images.shape, generator=generator).to(device)
 
-def loss_at(net, t, told):
+def loss_at(net, t, condition):
     x_t = q_sample(schedule, images, torch.full((100,), t, device=device), eps)
     with torch.no_grad():
-        return F.mse_loss(net(x_t, torch.full((100,), told, device=device)), eps).item()
+        return F.mse_loss(net(x_t, torch.full((100,), condition, device=device)), eps).item()
 
 # %%
 labelled = load_pretrained("mnist_labels", device).model
-networks = {"all steps": lambda x, t: labelled(x, t, torch.full_like(t, labelled.classes)), "the middle": model}
+unasked = lambda x, t: labelled(x, t, torch.full_like(t, labelled.classes))  # noqa: E731
+networks = {"uniform steps": unasked, "weighted steps": model}
 for t in (1, 2, 3, 5, 10, 30, 100, 300, 900):
-    losses = {name: (loss_at(net, t, t), loss_at(net, t, t + 1)) for name, net in networks.items()}
-    print(f"t = {t:3}: " + "; ".join(f"{name}: {a:.4f}, told t + 1 times {b / a:.3f}" for name, (a, b) in losses.items()))
+    for name, net in networks.items():
+        right, wrong = loss_at(net, t, t), loss_at(net, t, t + 1)
+        times = wrong / right
+        print(f"t = {t:3}, {name:14}: loss {right:.4f}, with t + 1 {times:.3f} times that")
 
 # %% [markdown]
-# *Each network has its loss at $t$, and the factor by which that grows where it is told $t + 1$. From $t = 100$ on the
-# factor is 1.00: one step in a thousand changes the noise by very little, and no loss curve will ever show you the
-# mistake. At the first few steps the noise level changes by a large share from one step to the next (look up
-# `schedule.sigma[1]` and `schedule.sigma[2]`), and there the loss of the first network grows, by a tenth at most. The
-# second does not even notice: it hardly ever saw those steps, and is so much worse there that a wrong step makes no
-# difference. An error that you cannot see in the loss is best kept out by a test. Ours gives `ask_diffusers` a network
-# that notes what it was told.*
+# *Each network has its loss at $t$, and the factor by which that grows where it is conditioned
+# on $t + 1$. From $t = 100$ on the factor is 1.00: one step in a thousand changes the noise by
+# very little, and no loss curve will ever show you the mistake. At the first few steps the
+# noise level changes by a large share from one step to the next (look up `schedule.sigma[1]`
+# and `schedule.sigma[2]`), and there the loss of the first network grows, by a tenth at most.
+# The second does not even notice: it hardly ever saw those steps, and is so much worse there
+# that a wrong step makes no difference. An error that you cannot see in the loss is best kept
+# out by a test. Ours gives `ask_diffusers` a network that notes each timestep it gets.*
 #
 # The other direction is worse. $t - 1$ for the clean image, $t = 0$, is timestep -1, and in Python the index -1 is the *last*
 # entry:
@@ -285,9 +299,9 @@ for t in (1, 2, 3, 5, 10, 30, 100, 300, 900):
 # %% tags=["nbval-check-output"]
 if diffusers:
     theirs = diffusers.DDPMScheduler()
-    jumped = theirs.add_noise(x0[:5], noise[:5], torch.full((5,), -1))
-    full_noise = theirs.add_noise(x0[:5], noise[:5], torch.full((5,), 999))
-    print("timestep -1 is pure noise, not the clean image:", torch.equal(jumped, full_noise))
+    before_first = theirs.add_noise(x0[:5], noise[:5], torch.full((5,), -1))
+    last = theirs.add_noise(x0[:5], noise[:5], torch.full((5,), 999))
+    print("timestep -1 is pure noise, not the clean image:", torch.equal(before_first, last))
 
 # %% [markdown]
 # ## Another library, another convention
@@ -346,10 +360,11 @@ if deepinv:
 # %% [markdown]
 # ### Saved, loaded, sampled again
 #
-# A checkpoint of `Trainer.save` holds everything that is needed to go on training. To *use* a network its weights are
-# enough, and half precision is enough for them. We round the weights before we sample, so that the file holds exactly
-# what was used; then we load the file into a network made from nothing. (Rounded with them is the table in which this
-# network looks up noise levels. Timesteps need no table.)
+# A checkpoint, a file of `Trainer.save`, holds everything that is needed to go on training. To
+# *use* a network its weights are enough, and half precision is enough for them. We round the
+# weights before we sample, so that the file holds exactly what was used; then we load the file
+# into a network made from nothing. (Rounded with them is the table in which this network looks
+# up noise levels. Timesteps need no table.)
 
 # %%
 def four_steps(net):
@@ -361,17 +376,18 @@ if deepinv:
     trained = trainer.ema.half().float()
     del trainer, net  # large, and no longer needed
     before = four_steps(trained)
-    write_weights(file, trained, {"net": "DiffUNet", "channels": 1})
+    weights = trained.half().state_dict()
+    files.write(file, "weights", {"net": "DiffUNet", "channels": 1, "weights": weights})
     print(f"{file.stat().st_size / 1e6:.0f} MB")
-    del trained
+    del trained, weights
 
 # %% tags=["nbval-check-output"]
 if deepinv:
-    about, weights = read_weights(file)
-    loaded = DeepinvUNet(about["channels"]).eval()
-    loaded.load_state_dict(weights)
+    found = files.read(file, "weights")
+    loaded = DeepinvUNet(found["channels"]).eval()
+    loaded.load_state_dict(found["weights"])
     print("the same samples, to the bit:", torch.equal(four_steps(loaded.to(device)), before))
-    del loaded, weights
+    del loaded, found
 folder.cleanup()
 
 # %% [markdown]
@@ -388,7 +404,8 @@ def few_steps(make_net, schedule, images, steps, batch_size, objective=ddpm_loss
     config = TrainConfig(steps, batch_size, learning_rate=1e-3, warmup=2)
     trainer = Trainer(make_net(), schedule, images, config, device, objective)
     losses = [loss.item() for loss in trainer.run()]
-    print(f"{count_parameters(trainer.model):,} parameters, loss of the first step {losses[0]:.3f}, of the last {losses[-1]:.3f}")
+    print(f"{count_parameters(trainer.model):,} parameters, ", end="")
+    print(f"loss of the first step {losses[0]:.3f}, of the last {losses[-1]:.3f}")
     return trainer.ema
 
 # %%
@@ -431,9 +448,10 @@ if diffusers:
 #
 # ## The ladder
 #
-# How do these designs compare if each gets the same chance? `python -m ddpm_helpers.ladder ladder_cpu.json` trains them
-# one after the other. That takes more than an hour, so it was run beforehand, and the cells below draw what it wrote
-# and nothing else.
+# How do these designs compare if each gets the same chance? In a copy of the course
+# `python tests/benchmarks/ladder.py mine.json` trains them one after the other. That takes more
+# than an hour, so it was run beforehand, and the cells below draw what it wrote and nothing
+# else.
 
 # %%
 ladder = load_ladder()
@@ -441,20 +459,24 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
     print(f"{name:10} {ladder[name]}")
 
 # %% [markdown]
-# *`seconds` is the training time that each design's steps were counted for, `samples` how many images were judged.*
+# *`seconds` is the training time that each design's steps were counted for, `samples` how many
+# images were evaluated.*
+#
 # What was kept equal:
 #
 # - **Wall time.** The speeds were measured first, in turns, so that a slow minute of the machine hurts all alike; each
 #   design then got as many steps as fit into the time. A network that is twice as slow sees half as many images.
 # - **The trainer.** AdamW, warm-up, clipped gradients, averaged weights ([notebook 07](07_train_ddpm.ipynb)), for all.
-# - **The judge.** The feature net and the Frechet distance of [notebook 09](09_evaluation.ipynb), at the same number of
-#   samples, beside the **floor**: the distance of two sets of real images of that size.
+# - **The feature network,** and with it the Frechet distance of [notebook
+#   09](09_evaluation.ipynb), at the same number of samples, beside the **floor**: the distance
+#   of two sets of real images of that size.
 #
-# What was not equal: the learning rate and the batch size, 0.001 and 128 for most, 0.0001 and 16 for `DiffUNet`, 0.002
-# and 64 for the course's recipe; which steps $t$ are trained on, the middle ones more often in the recipe
-# ([(16.4)](16_targets_and_weights.ipynb)), all equally often in the others; the length of the warm-up, a tenth of the steps but
-# at most 100; and the sampler and its steps, in the table below. So training steps cannot be compared between designs,
-# but images can: a design saw 180 times its images/s.
+# What was not equal: the learning rate and the batch size, 0.001 and 128 for most, 0.0001 and
+# 16 for `DiffUNet`, 0.002 and 64 for the course's recipe; the steps $t$ of training, weighted
+# timestep sampling in the recipe ([(16.4)](16_targets_and_weights.ipynb)), all equally often in
+# the others; the length of the warm-up, a tenth of the steps but at most 100; and the sampler
+# and its steps, in the table below. So training steps cannot be compared between designs, but
+# images can: a design saw 180 times its images/s.
 #
 # In the names *naive* means that the network predicts the clean image, *published* that network, data range, noise
 # schedule, target and sampler are as published, and *repaired* that the faults of that design are out.
@@ -478,22 +500,25 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # 2 to 17 % slower than the table says: if anything, it got too few steps.
 
 # %% tags=["figure-10_ladder"]
-viz.plot_ladder(ladder)
+show.plot_ladder(ladder)
 
 # %% [markdown]
-# *The best design is on top; the dashed line is the floor. The course's recipe leads, ten times closer to real
-# digits than `UNet2DModel DDPM`, which is last; three minutes are little, and nobody is near the floor. More parameters did
-# not help. The largest network, with 93.6 million, found time for 125 steps of 16 images and is last but one; the two
-# leaders are the two fastest. In a day the order may be another one.*
+# *The best design is on top; the dashed line is the floor. Colours say what a network predicts,
+# and which designs keep a published fault. The course's recipe leads, ten times closer to real
+# digits than `UNet2DModel DDPM`, which is last; three minutes are little, and nobody is near
+# the floor. More parameters did not help. The largest network, with 93.6 million, found time
+# for 125 steps of 16 images and is last but one; the two leaders are the two fastest. In a day
+# the order may be another one.*
 
 # %%
 print(ladder_table(ladder["systems"]))
 
 # %% [markdown]
-# *Mind the columns. "steps" is what fitted into the time. "recognis." is the share of samples that the judge is sure
-# about, and on its own it can be fooled: a model that draws one perfect 1 for ever would score 100 %. Read it together
-# with the entropy (2.30 if all ten digits come equally often) and the distance. "s for 64" is the price of sampling,
-# which the distance does not know.*
+# *Mind the columns. "steps" is what fitted into the time. "recognis." is the share of samples
+# whose digit the feature network is at least 95 % sure of, and on its own it can be fooled: a
+# model that draws one perfect 1 for ever would score 100 %. Read it together with the entropy
+# (2.30 if all ten digits come equally often) and the distance. "s for 64" is the price of
+# sampling, which the distance does not know.*
 #
 # *Here share and distance give nearly the same order. The entropy adds something: `SimpleUNet, published` and
 # `LayerNormUNet, repaired` have the same share and almost the same distance, but the second makes fewer kinds of
@@ -522,8 +547,9 @@ for t in (10, 300, 800):
     verify("10.3", error, snr(schedule)[t].item() * image_error, tol=1e-5)
 
 # %% [markdown]
-# The course's recipe is such a case: it predicts the velocity, whose squared error is by [(16.1)](16_targets_and_weights.ipynb)
-# the larger number, averages it over steps drawn by weight, most of them in the middle, and has the largest loss in the
+# The course's recipe is such a case: it predicts the velocity, whose squared error is by
+# [(16.1)](16_targets_and_weights.ipynb) the larger number, averages it over the steps of
+# weighted timestep sampling, most of them in the middle, and has the largest loss in the
 # column. Its samples are the best.
 #
 # And even among networks that predict noise a lower mean loss need not mean better samples: notebook 07 showed that the
@@ -535,17 +561,19 @@ for t in (10, 300, 800):
 # like best, and is it the one on top of the chart?
 
 # %%
-drawn = ladder_samples()
-viz.image_rows({row["name"]: drawn[row["name"]] for row in ladder["systems"]}, alt="Twenty samples of each design of the ladder, one row for each")
+drawn = {name: images[:12] for name, images in ladder_samples().items()}
+rows = {row["name"]: drawn[row["name"]] for row in ladder["systems"]}
+viz.image_rows(rows, alt="Twelve samples of each design of the ladder, one row for each")
 
 # %% [markdown]
-# *One row for each design, in the order of the table. The two naive rows are digits, some of them broken. `SimpleUNet`
-# draws strokes without a plan: each of its pixels sees a square of 18x18, no more ([notebook 06](06_unet.ipynb)). Look
-# at `LayerNormUNet, published`: its digits have strokes, and each stands on a grey of its own, because this network
-# cannot see brightness and so the brightness walks. The repaired one sees it, has not yet learned to use it well, and
-# leaves noise; the judge puts it first of the two, and an eye may not. The brightness is one number of 784 in the loss
-# and is learned late: `UNet2DModel DDPM` and `DiffUNet`, with 68 steps of 128 images and 125 of 16 behind them, still
-# return whole squares of grey or noise.*
+# *One row for each design, in the order of the table. The two naive rows are digits, some of
+# them broken. `SimpleUNet` draws strokes without a plan: each of its pixels sees a square of
+# 18x18, no more ([notebook 06](06_unet.ipynb)). Look at `LayerNormUNet, published`: its digits
+# have strokes, and each stands on a grey of its own, because this network cannot see brightness
+# and so the brightness walks. The repaired one sees it, has not yet learned to use it well, and
+# leaves noise; the distance puts it first of the two, and an eye may not. The brightness is one
+# number of 784 in the loss and is learned late: `UNet2DModel DDPM` and `DiffUNet`, with 68
+# steps of 128 images and 125 of 16 behind them, still return whole squares of grey or noise.*
 #
 # ## What each fault costs
 #
@@ -585,11 +613,12 @@ rows = {row["name"]: drawn[row["name"]] for row in [repaired, *ladder["faults"]]
 viz.image_rows(rows, alt="Samples of the repaired network and of each fault alone")
 
 # %% [markdown]
-# *First the repaired network, then each fault alone; noise at the last step was added to the repaired network's own
-# samples, so it has no row of pictures. The surprise: only one of the four costs much. The scaled gradient raises loss
-# and distance by a fifth and more. Noise at the last step costs next to nothing, two grey levels that neither the judge
-# nor an eye notices. Images in [0, 1] make no difference that one run could show. And the short $T$ is an advantage
-# here: its samples are better than the repaired ones.*
+# *First the repaired network, then each fault alone; noise at the last step was added to the
+# repaired network's own samples, so it has no row of pictures. The surprise: only one of the
+# four costs much. The scaled gradient raises loss and distance by a fifth and more. Noise at
+# the last step costs next to nothing, two grey levels that neither the feature network nor an
+# eye notices. Images in [0, 1] make no difference that one run could show. And the short $T$ is
+# an advantage here: its samples are better than the repaired ones.*
 #
 # *How can a fault help? Both recipes get 300 steps. The short one never goes far into the noise, so all its steps fall
 # where strokes are formed, and the repaired one spends many where all is noise. This network sees 18x18 pixels and
@@ -625,12 +654,12 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # | `noise as target` | the output stands for the velocity | for the noise; the weights stay |
 # | `noise and its weights` | velocity, and the smaller error | noise, and its plain error |
 # | `noise, its weights, linear schedule` | velocity, the smaller error, the cosine schedule | output, loss and schedule of the paper; the rest stays the recipe's |
-# | `steps drawn by weight` | all steps equally often, the weights in the loss | drawn as in [(16.4)](16_targets_and_weights.ipynb), no weights in the loss |
+# | `steps drawn by weight` | all steps equally often, the weights in the loss | weighted timestep sampling, [(16.4)](16_targets_and_weights.ipynb), and no weights in the loss |
 # | `drawn by weight, small gradient` |  | the same, and the loss times the mean weight: on average the recipe's own loss |
 # | `more steps near T` | the 50 steps of the sampler are spaced evenly | they are $1000 \sqrt{i / 50}$, $i = 50, \dots, 1$: half of them above 700 |
-# | `drawn by weight, near T` |  | drawn by weight in training, and more steps near $T$ in sampling |
+# | `drawn by weight, near T` |  | weighted timestep sampling in training, and more steps near $T$ in sampling |
 # | `seed 1`, `seed 2` | seed 0: of the first weights, the images, the steps, the noise | another seed |
-# | `no folding; 16, 32, 64` | pixels folded 2 by 2, two levels of 32 and 64 channels | 28x28 pixels, three levels |
+# | `no folding; 16, 32, 64` | patches of 2x2 pixels (space-to-depth), two levels of 32 and 64 channels | no patches: 28x28 pixels, three levels |
 # | `base 24`, `base 48` | 32 and 64 channels | 24 and 48; 48 and 96 |
 # | `attention at 7 x 7 too` | attention in the middle alone, at 7x7 | in the level beside it too, of the same size, as in the shipped networks |
 # | `learning rate stays up` | it falls to 0 | it stays at 0.002 after the warm-up |
@@ -643,32 +672,37 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # and bfloat16, which two matter most? And is there a change that makes the recipe better?
 
 # %% tags=["figure-10_levers"]
-viz.plot_levers(levers)
+show.plot_levers(levers)
 
 # %%
 print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 
 # %% [markdown]
-# *Each dot is a training of three minutes, or another way to draw with what came out of one. The recipe was trained from
-# three seeds, and came out at 211, 224 and 234: the grey band. (Real digits score 21. The ladder judged half as
-# many samples, so its distances cannot be compared with these.) Chance goes farther than three tries show: a dot less than
-# a band's width beside the band may still be chance, and that is true of most. For those the picture cannot say whether
-# they help or harm. Worse, from the worst on: what the paper does; the plain error of the noise as loss, whether the
-# output is noise or velocity; twice the learning rate, while half of it costs nothing; noise as output together with
-# the linear schedule; float32, which leaves time for a third fewer steps; no fresh noise; and, barely, the linear
-# schedule alone and a wider network.*
+# *Each dot is a training of three minutes, or another way to draw with what came out of one.
+# The recipe was trained from three seeds, and came out at 211, 224 and 234: the grey band.
+# (Real digits score 21. The ladder evaluated half as many samples, so its distances cannot be
+# compared with these.) Chance goes farther than three tries show: a dot less than a band's
+# width beside the band may still be chance, and that is true of most. For those the picture
+# cannot say whether they help or harm. Worse, from the worst on: what the paper does; the plain
+# error of the noise as loss, whether the output is noise or velocity; twice the learning rate,
+# while half of it costs nothing; noise as output together with the linear schedule; float32,
+# which leaves time for a third fewer steps; no fresh noise; and, barely, the linear schedule
+# alone and a wider network.*
 #
-# *Better: steps drawn by weight, at 172, 191 and 195. That is less than the recipe from the same seed each time, by 28
-# to 43, for the same work. (Without its weights the loss is larger, and so is the gradient, which the limit on its
-# length then cuts more often. Is it that? No: with the loss of the old size, 164.) Better, too, is the network without
-# folding, on 28x28 pixels: 188, 196 and 203, again less than the recipe from the same seed, by 21 to 38, although its
-# slower steps left time for a third fewer of them; but to draw samples with it takes longer. To draw in all 1000 steps
-# instead of 50 helps as much, 180 instead of 211, at 20 times the price.*
+# *Better: weighted timestep sampling, at 172, 191 and 195. That is less than the recipe from
+# the same seed each time, by 28 to 43, for the same work. (Without its weights the loss is
+# larger, and so is the gradient, which the limit on its length then cuts more often. Is it
+# that? No: with the loss of the old size, 164.) Better, too, is the network without patches, on
+# 28x28 pixels: 188, 196 and 203, again less than the recipe from the same seed, by 21 to 38,
+# although its slower steps left time for a third fewer of them; but to draw samples with it
+# takes longer. To draw in all 1000 steps instead of 50 helps as much, 180 instead of 211, at 20
+# times the price.*
 #
-# *And which fifty? [Notebook 08](08_sampling.ipynb) asked which end deserves more of them. It is the noisy one, and it
-# costs nothing: 203 instead of 211, and with steps drawn by weight 156, 174 and 178 instead of 172, 191 and 195. That
-# is the recipe of the ladder. From what the paper does to it the distance is halved, in the same three minutes. (The
-# README shows it after 3, 6 and 12 minutes, and three other designs of the ladder beside it.)*
+# *And which fifty? [Notebook 08](08_sampling.ipynb) asked which end deserves more of them. It
+# is the noisy one, and it costs nothing: 203 instead of 211, and with weighted timestep
+# sampling 156, 174 and 178 instead of 172, 191 and 195. That is the recipe of the ladder. From
+# what the paper does to it the distance is halved, in the same three minutes. (The README shows
+# it after 3, 6 and 12 minutes, and three other designs of the ladder beside it.)*
 #
 # *So of the three weights of [notebook 07](07_train_ddpm.ipynb) that of the noise is the worst, at 305, and the other
 # two, 232 and the band, cannot be told apart; nor can $\gamma = 5$, at 228. The output hardly matters: noise or velocity,
@@ -687,8 +721,8 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 #   and in defaults. Know three of them by heart: $t$ or $t - 1$, which variance, which steps.
 # - If two implementations agree to 1e-7 at most steps and to 1e-4 at a few, look for a difference of nearly equal
 #   numbers.
-# - A comparison is a promise about what was kept equal. Say the time, the data, the judge, the number of samples, the
-#   floor, and what was not equal; never one column alone.
+# - A comparison is a promise about what was kept equal. Say the time, the data, the feature
+#   network, the number of samples, the floor, and what was not equal; never one column alone.
 # - To learn what a part is worth, change it alone and give it the same time; and train the unchanged recipe from several
 #   seeds, or you will explain chance.
 #
@@ -698,8 +732,8 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 #
 # ### Experiments to try
 #
-# - Run the ladder with `--seconds 20 --samples 200` on your machine. Does the order stay? Then think of what the order
-#   would be after a day.
+# - Run `python tests/benchmarks/ladder.py quick.json --seconds 20 --samples 200` on your
+#   machine. Does the order stay? Then think of what the order would be after a day.
 # - In `their_loop`, use `diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", thresholding=True)`
 #   (Lu et al. 2022) instead, with 10 steps. It is the same path, followed by a better method than Euler's. Then leave
 #   `thresholding` out, which clips the guess: what does [notebook 11](11_colour_and_scale.ipynb) say about $t = T$?

@@ -20,8 +20,6 @@ except ImportError:
     get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
 
 import tempfile
-import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +27,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ddpm_helpers import DataError, NoiseSchedule, TrainConfig, Trainer, UNet, VelocityNet, budget, check, checkpoint
-from ddpm_helpers import cosine_schedule, count_parameters, ddpm_loss, default_device, linear_schedule, load_images
-from ddpm_helpers import load_pretrained, multiply_adds, per_image, predict_x0, q_sample, sample, snr, to_float
+from ddpm_helpers import DataError, NoiseSchedule, TrainConfig, Trainer, UNet, VelocityNet
+from ddpm_helpers import budget, check, cosine_schedule, count_parameters, ddpm_loss
+from ddpm_helpers import default_device, files, linear_schedule, load_images, load_pretrained
+from ddpm_helpers import multiply_adds, per_image, predict_x0, q_sample, sample, snr, to_float
 from ddpm_helpers import velocity_loss, verify, viz
+from ddpm_helpers.lessons import show
 
 device = default_device()
 generator = torch.Generator().manual_seed(0)
@@ -61,11 +61,13 @@ viz.image_grid(photos[:24], columns=12, alt="Twenty-four photos of 32 by 32 pixe
 #
 # ## What changes for colour
 #
-# In the mathematics nothing: an image is a list of numbers, noise is added to each, and $\epsilon$ has the shape of the
-# image. In the network two layers: the first one reads $C = 3$ channels instead of one, the last one writes three. Both
-# are 3x3 convolutions between the channels (`patch` = $p$ folds each $p \times p$ square of pixels into one place with
-# $C p^2$ channels, [notebook 06](06_unet.ipynb)) and the `base` = $b$ features of the first level; the last one also
-# adds a bias to each number that it writes. So colour costs
+# In the mathematics nothing: an image is a list of numbers, noise is added to each, and
+# $\epsilon$ has the shape of the image. In the network two layers: the first one reads $C = 3$
+# channels instead of one, the last one writes three. Both are 3x3 convolutions between the
+# channels (`patch` = $p$ makes one place with $C p^2$ channels of each patch of $p \times p$
+# pixels, which is called space-to-depth, [notebook 06](06_unet.ipynb)) and the `base` = $b$
+# features of the first level; the last one also adds a bias to each number that it writes. So
+# colour costs
 #
 # $$\text{parameters}(C) - \text{parameters}(1) = (C - 1)\, p^2\, (2 \cdot 3^2\, b + 1) \tag{11.1}$$
 
@@ -230,7 +232,8 @@ def in_each_size(schedule_of):
 
 # %%
 panels = {"linear": in_each_size(lambda side: linear), "cosine": in_each_size(lambda side: cosine)}
-viz.plot_panels(panels, ylabel="share recognised", alt="Share of photos recognised against t: larger sizes stay recognisable longer")
+alt = "Share of photos recognised against t: larger sizes stay recognisable longer"
+viz.plot_curves(panels, ylabel="share recognised", alt=alt)
 
 # %%
 half = steps[int((panels["cosine"]["32x32"][1] < 0.5).nonzero()[0])]
@@ -275,7 +278,8 @@ panels = {
     "linear, shifted for each size": in_each_size(lambda side: shifted(linear, side / 32)),
     "cosine, shifted for each size": in_each_size(lambda side: shifted(cosine, side / 32)),
 }
-viz.plot_panels(panels, ylabel="share recognised", alt="With shifted schedules the curves of all four sizes coincide")
+alt = "With shifted schedules the curves of all four sizes coincide"
+viz.plot_curves(panels, ylabel="share recognised", alt=alt)
 
 # %% [markdown]
 # *One curve each, instead of four. With the shift, step $t$ means the same in every size, and what you learned at 32x32
@@ -347,9 +351,9 @@ for name, schedule in {"linear": linear, "cosine": cosine}.items():
 # So that is what a network still gets wrong there once it has learned about grain. Ours, after 300 steps, gets both
 # wrong.*
 #
-# Two remedies: our samplers clip each $\hat x_0$ to [-1, 1], unless told `clip=False`; and there is the other target.
-# Guess before you run: four rows of samples from the same starts, two networks, with and without clipping. Which of
-# them will you be able to look at?
+# Two remedies: our samplers clip each $\hat x_0$ to [-1, 1], unless you pass `clip=False`; and
+# there is the other target. Guess before you run: four rows of samples from the same starts,
+# two networks, with and without clipping. Which of them will you be able to look at?
 
 # %%
 shape, kinds = (3, 32, 32), {"photos": photos[:32]}
@@ -431,7 +435,8 @@ for name, x in {"photos": photos[24:48], "samples": made}.items():
 
 # %%
 def enlarged(i, width, height):
-    return Image.fromarray(data.images[order[i]].permute(1, 2, 0).numpy()).resize((width, height))
+    pixels = data.images[order[i]].permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels).resize((width, height))
 
 folder = tempfile.TemporaryDirectory()
 mine = Path(folder.name) / "mine"
@@ -445,7 +450,8 @@ enlarged(2, 20, 20).save(mine / "indoors" / "a small one.png")
 enlarged(3, 64, 64).convert("L").save(mine / "indoors" / "grey.png")
 enlarged(4, 64, 64).convert("CMYK").save(mine / "outdoors" / "for print.jpg")
 enlarged(5, 64, 64).quantize(8).save(mine / "outdoors" / "palette of 8.png")
-enlarged(6, 64, 64).save(mine / "outdoors" / "animated.gif", save_all=True, append_images=[enlarged(7, 64, 64)])
+more = {"save_all": True, "append_images": [enlarged(7, 64, 64)]}
+enlarged(6, 64, 64).save(mine / "outdoors" / "animated.gif", **more)
 
 # %% [markdown]
 # And four that need more than one line: a transparent one, one with 16 bits, one that is only half there, and a photo
@@ -465,8 +471,10 @@ exif[0x0112] = 6  # the tag Orientation: turn it clockwise to look at it
 enlarged(10, 64, 64).rotate(90).save(mine / "outdoors" / "held sideways.jpg", exif=exif)
 
 # %%
+import warnings
+
 def load(**options):
-    """Load the folder; print what it warns of, each warning in one line."""
+    """Load the folder, which prints what was read; print each of its warnings in one line."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
@@ -489,20 +497,23 @@ print(tuple(own.images.shape), own.classes, own.labels.tolist())
 viz.image_grid(own.images, columns=10, alt="The ten readable pictures of the folder, each cropped to a square")
 
 # %% [markdown]
-# *Read the warnings before you look at the pictures. What cannot be read is named and left out: half a photo would
-# otherwise be half grey for ever. Enlarged pictures are blurred, and a network would learn blur. Everything else needs
-# no warning. The order is that of the names, class by class: 16 bits scaled to 8 (cut off at 255 instead, the picture
-# would be white), small, tall, wide, grey with three equal channels, the first frame of the animation, the cut-out on
-# white, four printing inks, the sideways one upright, eight colours. The text file was passed over. And a file that
-# claims to have more pixels than Pillow's limit, about 90 million, is skipped as well: a few kilobytes can unpack to
-# fill the memory, on purpose.*
+# *The first line says what was read, how many pictures each class has, and what was left out.
+# Read the warnings, too, before you look at the pictures. What cannot be read is named and left
+# out: half a photo would otherwise be half grey for ever. Enlarged pictures are blurred, and a
+# network would learn blur. Everything else needs no warning. The order is that of the names,
+# class by class: 16 bits scaled to 8 (cut off at 255 instead, the picture would be white),
+# small, tall, wide, grey with three equal channels, the first frame of the animation, the
+# cut-out on white, four printing inks, the sideways one upright, eight colours. The text file
+# is no picture, and is counted in the first line. And a file that claims to have more pixels
+# than Pillow's limit, about 90 million, is skipped as well: a few kilobytes can unpack to fill
+# the memory, on purpose.*
 #
 # All cores read, and what took longer than a second is kept in a cache, so a large folder is read once. How many
 # pictures do you need? Ten teach nothing but themselves. A thousand of one kind (faces, flowers, one style) is a start,
 # with flips; variety needs more. Then, in a terminal:
 #
 # ```
-# python -m ddpm_helpers.training --data my_pictures --size 32 --target velocity --flip --steps 20000 --checkpoint runs/mine.pt --samples runs/mine.png
+# python -m ddpm_helpers.cli --data my_pictures --size 32 --target velocity --flip --steps 20000 --checkpoint runs/mine.safetensors --samples runs/mine.png
 # ```
 #
 # ## Several processes
@@ -538,7 +549,8 @@ share_of_batch = check(share_of_batch)
 # </details>
 
 # %% tags=["nbval-check-output"]
-net, (x0, noise) = UNet(channels=3, base=8, multipliers=(1, 2)).double(), torch.randn(2, 12, 3, 8, 6, generator=generator).double()
+net = UNet(channels=3, base=8, multipliers=(1, 2)).double()
+x0, noise = torch.randn(2, 12, 3, 8, 6, generator=generator).double()
 torch.nn.init.normal_(net.out[2].weight, std=0.1)  # it starts at zero, and would let no gradient through
 t = torch.randint(1, 1001, (12,), generator=generator)
 
@@ -547,7 +559,8 @@ def gradient(*batch):
     ddpm_loss(net, cosine, *batch).backward()
     return torch.cat([p.grad.flatten() for p in net.parameters()])
 
-shares = [gradient(*(share_of_batch(part, rank, 3) for part in (x0, t, noise))) for rank in range(3)]
+parts = [[share_of_batch(part, rank, 3) for part in (x0, t, noise)] for rank in range(3)]
+shares = [gradient(*part) for part in parts]
 verify("11.7", gradient(x0, t, noise), torch.stack(shares).mean(0), tol=1e-9)
 
 # %% [markdown]
@@ -565,21 +578,23 @@ import sys
 def torchrun(processes, *options):
     """Train in several processes on the CPU; True if that went well, else it says why not."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    line = [*launch, f"--nproc-per-node={processes}", "-m", "ddpm_helpers.training", *map(str, options)]
+    program = [f"--nproc-per-node={processes}", "-m", "ddpm_helpers.cli", *map(str, options)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
     try:
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+        how = {"env": environment, "capture_output": True, "text": True, "timeout": 300}
+        done = subprocess.run([*launch, *program], **how)
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"torchrun cannot be used here ({error}); the next cells leave it out.")
         return False
-    reason = next((line for line in reversed(done.stderr.splitlines()) if "Error" in line), "no reason given")
-    print(done.stdout if done.returncode == 0 else f"torchrun cannot be used here ({reason}); the next cells leave it out.")
+    reasons = ["no reason given", *(line for line in done.stderr.splitlines() if "Error" in line)]
+    failed = f"torchrun cannot be used here ({reasons[-1]}); the next cells leave it out."
+    print(failed if done.returncode else done.stdout)
     return done.returncode == 0
 
 # %%
-few, file = 12, Path(folder.name) / "two.pt"
-asked = ["--data", mine, "--size", 16, "--target", "velocity", "--base", 8, "--steps", few, "--batch-size", 8, "--flip"]
-ran = torchrun(2, *asked, "--checkpoint", file)
+few, file = 12, Path(folder.name) / "two.safetensors"
+asked = ["--data", mine, "--size", 16, "--target", "velocity", "--base", 8, "--flip"]
+ran = torchrun(2, *asked, "--steps", few, "--batch-size", 8, "--checkpoint", file)
 
 # %%
 torch.manual_seed(0)
@@ -590,10 +605,11 @@ losses = [loss.item() for loss in one.run()]
 
 # %%
 if ran:
-    two = checkpoint.load_checkpoint(file)
+    two = files.read(file)
     for step, (a, b) in enumerate(zip(losses, two["losses"].tolist(), strict=True), start=1):
         print(f"step {step:2}: loss {a:.6f} in one process, {b:.6f} in two: {abs(a - b) / a:.0e} apart")
-    apart = {name: (value - two["model"][name]).abs() for name, value in one.model.state_dict().items()}
+    ours, theirs = one.model.state_dict(), two["model"]
+    apart = {name: (value - theirs[name]).abs() for name, value in ours.items()}
     worst = max(apart, key=lambda name: apart[name].max())
     median = torch.cat([values.flatten() for values in apart.values()]).median()
     print(f"weights: median difference {median:.0e}, largest {apart[worst].max():.0e}, in {worst}")
@@ -610,7 +626,7 @@ if ran:
 # all of these steps. On a machine with several GPUs it is the same line, with their number:*
 #
 # ```
-# torchrun --nproc-per-node 4 -m ddpm_helpers.training --data cifar10 --target velocity --flip --batch-size 256 --steps 100000 --checkpoint runs/colour.pt
+# torchrun --nproc-per-node 4 -m ddpm_helpers.cli --data cifar10 --target velocity --flip --batch-size 256 --steps 100000 --checkpoint runs/colour.safetensors
 # ```
 #
 # `--batch-size` counts over all processes. Keep it, and you get the same run, sooner. Raise it with the number of GPUs,
@@ -620,7 +636,7 @@ if ran:
 # machines with eight GPUs each:
 #
 # ```
-# torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST:29400 --rdzv-id 7 -m ddpm_helpers.training --data cifar10 --target velocity --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.pt
+# torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST:29400 --rdzv-id 7 -m ddpm_helpers.cli --data cifar10 --target velocity --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.safetensors
 # ```
 #
 # FIRST is the name or address of the first machine, which must be reachable from the other at that port; 7 is any
@@ -629,7 +645,7 @@ if ran:
 # program, and the numbers of machine and processes have to be given by hand (`--machine_rank 1` on the second one):
 #
 # ```
-# accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip FIRST --main_process_port 29400 -m ddpm_helpers.training --data cifar10 --target velocity --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.pt
+# accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip FIRST --main_process_port 29400 -m ddpm_helpers.cli --data cifar10 --target velocity --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.safetensors
 # ```
 #
 # Note that `--num_processes` counts over all machines and `--nproc-per-node` on each. All of this copies the network to
@@ -661,6 +677,8 @@ def activations(net, *inputs):
     return sum(tensor.numel() for tensor in kept)
 
 # %%
+import time
+
 def median_seconds(action):
     """Of three calls, after one that warms up; `action` returns a number on the device, and reading it waits for it."""
     times = []
@@ -694,7 +712,8 @@ by_side, by_base = [costs(side, 32) for side in sides], [costs(32, base) for bas
 
 # %%
 counts = [5, 10, 20, 40]
-seconds = [median_seconds(lambda n=n: sample(trained["noise"], table, 2, shape, steps=n).sum()) for n in counts]
+net = trained["noise"]
+seconds = [median_seconds(lambda n=n: sample(net, table, 2, shape, steps=n).sum()) for n in counts]
 
 # %%
 def by_name(rows):
@@ -708,10 +727,12 @@ panels = {
 }
 
 # %%
-viz.plot_growth(panels, alt="Cost against pixels, width and sampling steps, on logarithmic axes, with lines of the expected slopes")
+alt = "Cost against pixels, width and sampling steps, on logarithmic axes, with expected slopes"
+show.plot_growth(panels, alt=alt)
 for name, (x, curves, _) in panels.items():
     slopes = {what: np.log(y[-1] / y[-2]) / np.log(x[-1] / x[-2]) for what, y in curves.items()}
-    print(f"{name}, last stretch: slope of " + ", ".join(f"{what} {slope:.1f}" for what, slope in slopes.items()))
+    text = ", ".join(f"{what} {slope:.1f}" for what, slope in slopes.items())
+    print(f"{name}, last stretch: slope of {text}")
 
 # %% [markdown]
 # *On logarithmic axes a power is a straight line, and its exponent the slope; all curves begin at 1. Left: everything
@@ -756,10 +777,11 @@ folder.cleanup()
 # - Several processes are one process, if the batch, the random numbers and the norm layers are right. Measure it.
 # - Work and memory grow with the pixels, work with the square of the width, sampling with the steps.
 #
-# **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`, and we never used it.
-# One sample may have been a ship. You cannot ask for another, because the network was never told what a ship is. And it
-# pays for that itself: at the noisy end, where it could be anything, its best guess is the mean of ships, horses and
-# frogs. [Notebook 12](12_guidance.ipynb) tells the network what it draws, and then exaggerates that.
+# **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`,
+# and we never used it. One sample may have been a ship. You cannot ask for another, because no
+# input of the network stands for one. And it pays for that itself: at the noisy end, where it
+# could be anything, its best guess is the mean of ships, horses and frogs. [Notebook
+# 12](12_guidance.ipynb) conditions the network on the label, and then exaggerates that.
 #
 # ### Experiments to try
 #

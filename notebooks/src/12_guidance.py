@@ -7,10 +7,11 @@
 # columns. What changes from left to right is one number, the scale. In the first column nobody listens. Where would you
 # stop, and why not go further?*
 #
-# **You will** tell a network what to draw, derive the step that makes it listen, find out what that step is *not*, and
-# measure what it costs. **You need** the samplers of [notebook 08](08_sampling.ipynb), the score at the end of
-# [notebook 04](04_bound_to_noise.ipynb), and the judge of [notebook 09](09_evaluation.ipynb). **Time** 45 minutes of
-# reading; the cells run in about 3 minutes on 2 CPU cores.
+# **You will** condition a network on a label, to tell it what to draw, derive the step that
+# makes it listen, find out what that step is *not*, and measure what it costs. **You need** the
+# samplers of [notebook 08](08_sampling.ipynb), the score at the end of [notebook
+# 04](04_bound_to_noise.ipynb), and the feature network of [notebook 09](09_evaluation.ipynb).
+# **Time** 45 minutes of reading; the cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -23,10 +24,12 @@ except ImportError:
 import torch
 import torch.nn.functional as F
 
-from ddpm_helpers import budget, check, cosine_schedule, ddim_trajectory, default_device, frechet_distance
-from ddpm_helpers import frechet_floor, guide, image_noise, judge, load_feature_net, load_images, load_pretrained
-from ddpm_helpers import q_sample, sample, to_float, verify, viz
-from ddpm_helpers.toy import Mixture, double
+from ddpm_helpers import budget, check, cosine_schedule, ddim_trajectory, default_device
+from ddpm_helpers import evaluate, frechet_distance, frechet_floor, guide, image_noise
+from ddpm_helpers import load_feature_net, load_images, load_pretrained, q_sample, sample
+from ddpm_helpers import to_float, verify, viz
+from ddpm_helpers.lessons import show
+from ddpm_helpers.lessons.toy import Mixture, double
 
 device = default_device()
 generator = torch.Generator().manual_seed(0)
@@ -34,14 +37,17 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## Telling the network
 #
-# [Notebook 11](11_colour_and_scale.ipynb) went to colour and to larger pictures, and the model still drew what it
-# liked. Whoever wanted a seven from the model of [notebook 08](08_sampling.ipynb) had to draw about ten samples and throw
-# nine away. But the training images come with labels, so the network can be told. How?
+# [Notebook 11](11_colour_and_scale.ipynb) went to colour and to larger pictures, and the model
+# still drew what it liked. Whoever wanted a seven from the model of [notebook
+# 08](08_sampling.ipynb) had to draw about ten samples and throw nine away. But the training
+# images come with labels, so the network can be told. To predict with such a hint is called
+# **conditioning**: the network is conditioned on the label. How is that done?
 #
-# It is already told one thing beside the image, the time: a vector, here $\tau(t)$, that scales and shifts the features
-# in every block (the FiLM of [notebook 05](05_time_conditioning.ipynb)). The label uses the same door. A table with one
-# row of numbers per class is learned with the rest, a learned **embedding**, and the row $e_y$ of the label $y$ is
-# added:
+# It is already conditioned on one thing beside the image, the time: a vector, here $\tau(t)$,
+# that scales and shifts the features in every block (the FiLM of [notebook
+# 05](05_time_conditioning.ipynb)). The label goes the same way. A table with one row of numbers
+# per class is learned with the rest, a learned **embedding**, and the row $e_y$ of the label
+# $y$ is added:
 #
 # $$c(t, y) = \tau(t) + e_y \tag{12.1}$$
 #
@@ -59,8 +65,8 @@ with torch.no_grad():
 print(f"table: {tuple(net.label.weight.shape)}; trained for {recipe['steps']:,} steps with label_dropout = {recipe['label_dropout']}")
 
 # %% [markdown]
-# *Whatever the time, telling "seven" in place of "no label" moves the vector by the same amount. What the blocks make
-# of it may differ from step to step.*
+# *Whatever the time, the label "seven" in place of "no label" moves the vector by the same
+# amount. What the blocks make of it may differ from step to step.*
 #
 # ## Hiding the label
 #
@@ -75,8 +81,8 @@ print(f"table: {tuple(net.label.weight.shape)}; trained for {recipe['steps']:,} 
 
 # %% tags=["exercise", "nbval-check-output"]
 def drop_labels(labels, chance, share, none):
-    told = ...  # one line
-    return told
+    kept = ...  # one line
+    return kept
 
 
 drop_labels = check(drop_labels)
@@ -94,9 +100,10 @@ drop_labels = check(drop_labels)
 
 # %%
 labels, coins = torch.arange(100_000) % 10, torch.rand(100_000, generator=generator)
-told = drop_labels(labels, coins, 0.1, none)
-print("told:", told[:24].tolist())
-print(f"share of 'no label': {(told == none).float().mean():.3f}; sevens told among sevens: {(told[labels == 7] == 7).float().mean():.3f}")
+kept = drop_labels(labels, coins, 0.1, none)
+print("labels for the network:", kept[:24].tolist())
+print(f"share of 'no label': {(kept == none).float().mean():.3f}")
+print(f"share of sevens that keep their label: {(kept[labels == 7] == 7).float().mean():.3f}")
 
 # %% [markdown]
 # What does a network learn that is asked with row 10? The same as ever, the mean of all noises that may be in $x_t$. And
@@ -140,10 +147,11 @@ for at in (50, 200, 400, 600, 800, 950):
     print(f"{at:4}  " + "  ".join(f"{loss[name]:{len(name)}.4f}" for name in questions))
 
 # %% [markdown]
-# *In a full run the label is worth almost nothing at $t = 50$, where the digit stands there for all to see, and most at
-# about $t = 800$: there the network without a label errs by about a third more, and one that is told the wrong digit
-# errs twice as much as one that is told the right one. That is where it is decided which digit it will be;
-# [notebook 08](08_sampling.ipynb) watched it in the guesses.*
+# *In a full run the label is worth almost nothing at $t = 50$, where the digit stands there for
+# all to see, and most at about $t = 800$: there the network without a label errs by about a
+# third more, and with the wrong label it errs twice as much as with the right one. That is
+# where it is decided which digit it will be; [notebook 08](08_sampling.ipynb) watched it in the
+# guesses.*
 #
 # ## Guidance, derived
 #
@@ -220,13 +228,15 @@ w = 2.0
 verify("12.5", guided_eps(eps, eps_y, 3.0), (1 + w) * eps_y - w * eps, tol=1e-9)
 
 # %% [markdown]
-# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (12.4) for DDIM (their algorithm 2); for steps with
-# fresh noise they moved the mean, by nearly as much (algorithm 1). That takes a model trained without labels (or with
-# them, which went even better), a classifier trained on *noisy* images, and its gradient in every step. The
-# advantage is that the diffusion model can do without labels, and a new classifier makes it answer new questions. The
-# price is a second network that must read images at every noise level (the judge of [notebook 09](09_evaluation.ipynb),
-# which knows clean digits only, will not do), and a backward pass per step. Classifier-free guidance costs two forward
-# passes per step, or one with a batch of twice the size, which is what `guide` does.
+# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (12.4) for DDIM (their
+# algorithm 2); for steps with fresh noise they moved the mean, by nearly as much (algorithm 1).
+# That takes a model trained without labels (or with them, which went even better), a classifier
+# trained on *noisy* images, and its gradient in every step. The advantage is that the diffusion
+# model can do without labels, and a new classifier makes it answer new questions. The price is
+# a second network that must read images at every noise level (the feature network of [notebook
+# 09](09_evaluation.ipynb), which knows clean digits only, will not do), and a backward pass per
+# step. Classifier-free guidance costs two forward passes per step, or one with a batch of twice
+# the size, which is what `guide` does.
 #
 # ## What guidance is not
 #
@@ -260,8 +270,11 @@ for scale in (1, 3, 8):
 def guided_ends(everything, asked, scale, starts):
     """Where DDIM leads from `starts` (N,) with the exact noise of two mixtures and the given scale."""
     eps, eps_y = everything.ideal_eps(exact), asked.ideal_eps(exact)
-    told = lambda x, t: guided_eps(eps(x, int(t[0])), eps_y(x, int(t[0])), scale)  # noqa: E731
-    *_, last = ddim_trajectory(told, exact, starts, 1000, clip=False)
+
+    def guided(x, t):
+        return guided_eps(eps(x, int(t[0])), eps_y(x, int(t[0])), scale)
+
+    *_, last = ddim_trajectory(guided, exact, starts, 1000, clip=False)
     return last.x
 
 starts = torch.randn(4000, generator=generator, dtype=torch.float64)
@@ -271,14 +284,16 @@ for scale, x in ends.items():
     print(f"scale {scale}: mean {x.mean():.2f} and standard deviation {x.std():.2f}; mean of the formula {mean:.2f}")
 
 # %%
-figure, axes = viz.subplots(1, 4, size=(9, 2.4))
+figure, axes = viz.subplots(1, 4, size=(8, 2.6))
+edges, look = torch.linspace(-2, 4, 61).numpy(), {"color": viz.COLOURS[2], "alpha": 0.5}
 for axis, (scale, x) in zip(axes, ends.items(), strict=True):
-    axis.hist(x.numpy(), torch.linspace(-2, 4, 61).numpy(), density=True, color=viz.COLOURS[2], alpha=0.5, label="guided samples")
+    axis.hist(x.numpy(), edges, density=True, label="guided samples", **look)
     axis.plot(grid, formula(scale), color="black", linewidth=1.3, label="formula")
-    axis.plot(grid, log_both.exp(), color=viz.COLOURS[0], linewidth=1, linestyle=":", label="all data")
+    axis.plot(grid, log_both.exp(), ":", color=viz.COLOURS[0], linewidth=1, label="all data")
     axis.set(title=f"scale {scale}", xlim=(-2.5, 3.5), ylim=(0, 2.8), yticks=[])
-axes[0].legend(frameon=False, fontsize=7, loc="upper left")
-viz.show(figure, alt="Four histograms of guided samples with the formula as a line: alike at scale 1, then the histogram loses its left peak and moves to the right, past the right peak")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+alt = "Four histograms of guided samples, the formula as a line: alike at scale 1, then the "
+viz.show(figure, alt + "histogram loses its left peak and moves to the right, past the other")
 
 # %% [markdown]
 # *At scale 1 the histogram follows the line: that is the class as it is. At 2 the left style is no more than a
@@ -344,13 +359,15 @@ for scale in (1, 2, 5):
 # %%
 scales, steps = (0, 0.5, 1, 2, 3, 5, 8), 25 if n == 300 else 8
 asked = torch.arange(n, device=device) % 10
-images = {}
+images, options = {}, {"steps": steps, "batch_size": 100, "labels": asked}
 for scale in scales:
-    images[scale] = sample(guide(model, scale), schedule, n, steps=steps, batch_size=100, labels=asked).clamp(-1, 1).cpu()
+    images[scale] = sample(guide(model, scale), schedule, n, **options).clamp(-1, 1).cpu()
 
 # %% tags=["figure-12_scales"]
-rows = {str(k): torch.stack([images[scale][10 + k] for scale in scales]) for k in range(10)}  # the second of each digit
-viz.image_rows(rows, titles=[str(scale) for scale in scales], alt="The digits 0 to 9, one row each, at seven scales; at scale 0 they are something else, at 2 the digit asked for, at 8 bold and plain")
+second = lambda k: torch.stack([images[scale][10 + k] for scale in scales])  # noqa: E731
+rows, titles = {str(k): second(k) for k in range(10)}, [str(scale) for scale in scales]
+alt = "The digits 0 to 9, one row each, at seven scales; at scale 0 they are something else, "
+viz.image_rows(rows, titles=titles, alt=alt + "at 2 the digit asked for, at 8 bold and plain")
 
 # %% [markdown]
 # *Read along a row: one noise, one wish, seven scales. At 0 the wish does not count, and many of these images are no
@@ -361,23 +378,26 @@ viz.image_rows(rows, titles=[str(scale) for scale in scales], alt="The digits 0 
 #
 # ### What it gains and what it costs
 #
-# Three measurements, with the judge of [notebook 09](09_evaluation.ipynb). (The last column of the table, the share of
-# white pixels, says how much ink there is.)
+# Three measurements, with the feature network of [notebook 09](09_evaluation.ipynb),
+# `evaluate`. (The last column of the table, the share of white pixels, says how much ink there
+# is.)
 #
-# - **Accuracy**: the share of images that the judge reads as the digit that was asked for.
-# - **Variety**: the mean distance of two images that are read as the same digit, in the judge's features, divided by
-#   the same number for real digits. 1 is the variety of handwriting; a model that draws one perfect seven has none.
+# - **Accuracy**: the share of images that the feature network reads as the digit that was asked
+#   for.
+# - **Variety**: the mean distance of two images that are read as the same digit, in its
+#   features, divided by the same number for real digits. 1 is the variety of handwriting; a
+#   model that draws one perfect seven has none.
 # - **Distance**: the Frechet distance to as many real images, with its floor, the distance of two sets of real ones.
 #
 # Guess before you run: which scale has the best accuracy, and has it the best distance, too?
 
 # %%
-judge_net = load_feature_net(device)
-real = judge(judge_net, to_float(test.images[:3000]))
-features = {scale: judge(judge_net, x).features for scale, x in images.items()}  # (n, 64) each
+feature_net = load_feature_net(device)
+real = evaluate(feature_net, to_float(test.images[:3000]))
+features = {s: evaluate(feature_net, x).features for s, x in images.items()}  # (n, 64) each
 
 def read(features):
-    return judge_net.head(features.to(device)).argmax(1).cpu()
+    return feature_net.head(features.to(device)).argmax(1).cpu()
 
 def spread(features):
     """Mean distance of two images read as the same digit; the mean over the digits."""
@@ -395,35 +415,42 @@ for scale, found in features.items():
 print("scale  accuracy  variety  distance  white pixels")
 for scale, (right, variety, distance, white) in table.items():
     print(f"{scale:5}  {right:8.1%}  {variety:7.2f}  {distance:8.0f}  {white:12.1%}")
-right, white = (read(real.features) == test.labels[:3000]).float().mean(), (to_float(test.images[:3000]) > 0.9).float().mean()
+right = (read(real.features) == test.labels[:3000]).float().mean()
+white = (to_float(test.images[:3000]) > 0.9).float().mean()
 print(f" real  {right:8.1%}  {1:7.2f}  {floor:8.0f}  {white:12.1%}")
 
 # %%
-figure, (left, right) = viz.subplots(1, 2, size=(9, 3))
+figure, (left, right) = viz.subplots(1, 2, size=(8, 3))
 for i, name in enumerate(("accuracy", "variety")):
     left.plot(scales, [row[i] for row in table.values()], "o-", color=viz.COLOURS[i], label=name)
 left.axhline(1, color="black", linewidth=0.8)
 left.set(xlabel="scale", ylim=(0, 1.35), title="accuracy, and variety (1: real digits)")
-left.legend(frameon=False)
+left.legend()
 right.plot(scales, [row[2] for row in table.values()], "o-", color=viz.COLOURS[2])
 right.axhline(floor, color="black", linewidth=0.8, linestyle="--")
 right.set(xlabel="scale", ylim=(0, None), title="Frechet distance (dashed: real digits)")
-viz.show(figure, alt="Left: accuracy rises with the scale and variety falls. Right: the distance falls, then rises again")
+alt = "Left: accuracy rises with the scale, variety falls. Right: the distance falls, then rises"
+viz.show(figure, alt=alt)
 
 # %% [markdown]
-# *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost all are, and the distance
-# is at its floor: for these data and this network the label as learned is enough. From 2 on the judge finds no mistake,
-# or hardly one; it reads these samples better than real digits. That is all that was left to gain, and it is paid for.
-# A quarter of the variety is gone at 2, a third at 3 and 5; the distance is well over twice the floor at 2 and more
-# than seven times at 8. The white pixels say what you saw: strokes get bolder, because a bold seven is surer to be a
-# seven. So the best accuracy and the best distance are at different scales. Ho & Salimans (2022) found that for
-# ImageNet, too: the distance is best a little above 1, and the judge gets surer and surer beyond it.*
+# *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost
+# all are, and the distance is at its floor: for these data and this network the label as
+# learned is enough. From 2 on the feature network finds no mistake, or hardly one; it reads
+# these samples better than real digits. That is all that was left to gain, and it is paid for.
+# A quarter of the variety is gone at 2, a third at 3 and 5; the distance is well over twice the
+# floor at 2 and more than seven times at 8. The white pixels say what you saw: strokes get
+# bolder, because a bold seven is surer to be a seven. So the best accuracy and the best
+# distance are at different scales. Ho & Salimans (2022) found that for ImageNet, too: the
+# distance is best a little above 1, and the network that reads the images gets surer and surer
+# beyond it.*
 #
-# *Two more things. At 0 and 0.5 the variety is above 1. That is no success: broken digits differ more from each other
-# than whole ones. A number for variety means something only where the images are good. And look how poor scale 0 is,
-# from a network that reaches the floor when it is told a label. Without one it was asked one time in ten, and for the
-# harder question. That weak answer is what guidance steps away from, and part of the gain may be that its mistakes are
-# left behind. Karras et al. (2024) make a method of it: they guide a network away from a worse version of itself.*
+# *Two more things. At 0 and 0.5 the variety is above 1. That is no success: broken digits
+# differ more from each other than whole ones. A number for variety means something only where
+# the images are good. And look how poor scale 0 is, from a network that reaches the floor when
+# it is given a label. Without one it was asked one time in ten, and for the harder question.
+# That weak answer is what guidance steps away from, and part of the gain may be that its
+# mistakes are left behind. Karras et al. (2024) make a method of it: they guide a network away
+# from a worse version of itself.*
 #
 # ### Far too much
 #
@@ -434,14 +461,17 @@ few = asked[:10]
 rows = {f"scale {scale}": images[scale][:10] for scale in (1, 5)}
 for scale in (20, 100):
     rows[f"scale {scale}"] = sample(guide(model, scale), schedule, 10, steps=steps, labels=few).cpu()
-viz.image_rows(rows, alt="The ten digits at scales 1, 5, 20 and 100: handwriting, plain digits, bold ones, frayed ones among specks")
+alt = "The ten digits at scales 1, 5, 20 and 100: handwriting, plain, bold, frayed among specks"
+viz.image_rows(rows, alt=alt)
 
 # %%
 start = image_noise(0, range(10), (1, 28, 28), device)()
 for scale in (0, 1, 5, 20, 100):
-    told = guide(model, scale)
-    first = next(ddim_trajectory(lambda x, t, told=told: told(x, t, few), schedule, start, [900])).x0_hat
-    print(f"scale {scale:3}: {(first.abs() == 1).float().mean():6.1%} of the pixels of the first guess are clipped")
+    guided = guide(model, scale)
+    asking = lambda x, t, guided=guided: guided(x, t, few)  # noqa: E731
+    first = next(ddim_trajectory(asking, schedule, start, [900])).x0_hat
+    share = (first.abs() == 1).float().mean()
+    print(f"scale {scale:3}: {share:6.1%} of the pixels of the first guess are clipped")
 
 # %% [markdown]
 # *In a full run: at 20 some digits lose their shape, the 0 fills up and the 8 opens; at 100 strokes fray, specks are
@@ -469,13 +499,16 @@ for scale in (-1, float("nan"), 1e6):
 # and eights at every scale.)
 
 # %%
-by_digit = torch.stack([x.reshape(-1, 10, 1, 28, 28).transpose(0, 1)[:, :7] for x in images.values()])  # (7, 10, 7, 1, 28, 28)
-viz.explore_guidance(list(scales), by_digit)
+grouped = [x.reshape(-1, 10, 1, 28, 28).transpose(0, 1)[:, :7] for x in images.values()]
+by_digit = torch.stack(grouped)  # (7, 10, 7, 1, 28, 28)
+frames = show.guidance_frames(list(scales), by_digit)
+viz.explore(frames, slider="scale", menu="asked for")
 
 # %%
-gap = torch.ones(1, 1, 28, 28)
-rows = {f"scale {scale:g}": torch.cat([row[3], gap, row[8]]) for scale, row in zip(scales, by_digit, strict=True)}
-viz.image_rows(rows, alt="Seven threes and seven eights from the same starts, one row for each of seven scales")
+gap, pairs = torch.full((1, 1, 28, 28), torch.nan), zip(scales, by_digit, strict=True)
+rows = {f"scale {scale:g}": torch.cat([row[3], gap, row[8]]) for scale, row in pairs}
+alt = "Seven threes and seven eights from the same starts, one row for each of seven scales"
+viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
 # *What to look for: an unusual digit at scale 1, thin or slanted or open. Follow it to larger scales. Is it drawn more
@@ -500,28 +533,34 @@ product = slope(log_p.log_softmax(0).sum(0))
 verify("12.9", guided_eps(eps, (eps_a + eps_b) / 2, 3.0), eps - 1.5 * exact.sigma[at] * product, tol=1e-9)
 
 # %% [markdown]
-# We mix at scale 3. Guess before you run: half-way between 4 and 9, what will the judge read? And half-way between 0 and 1?
+# We mix at scale 3. Guess before you run: half-way between 4 and 9, what will the feature
+# network read? And half-way between 0 and 1?
 
 # %%
-count, told, rows = 8, guide(model, 3), {}
+count, guided, rows = 8, guide(model, 3), {}
 for a, b in ((4, 9), (1, 7), (3, 5), (0, 1)):
-    half = lambda x, t, a=a, b=b: sum(told(x, t, torch.full_like(t, k)) for k in (a, b)) / 2  # noqa: E731
+
+    def half(x, t, pair=(a, b)):
+        return sum(guided(x, t, torch.full_like(t, k)) for k in pair) / 2
+
     rows[f"{a} and {b}"] = sample(half, schedule, count, steps=steps).cpu()
-    digits = read(judge(judge_net, rows[f"{a} and {b}"].clamp(-1, 1)).features)
+    digits = read(evaluate(feature_net, rows[f"{a} and {b}"].clamp(-1, 1)).features)
     print(f"half-way between {a} and {b}, read as:", *digits.tolist())
 viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1 and 7, 3 and 5, 0 and 1")
 
 # %% [markdown]
-# *In a full run the judge reads the first three rows as one of the two, now the one and now the other, and so may you:
-# a 4 that is closed at the top, a 1 with a flag, a 3 with the roof of a 5. There is something between these digits, and
-# the product finds it, though not every time: one or the other image of 1 and 7 falls to pieces. Between 0 and 1 there
-# is nothing. What comes is a ring with a stroke in it, broken and fading: both, as was asked, and no digit. (The judge
-# names a digit for each of them; it has no other answers.)*
+# *In a full run the feature network reads the first three rows as one of the two, now the one
+# and now the other, and so may you: a 4 that is closed at the top, a 1 with a flag, a 3 with
+# the roof of a 5. There is something between these digits, and the product finds it, though not
+# every time: one or the other image of 1 and 7 falls to pieces. Between 0 and 1 there is
+# nothing. What comes is a ring with a stroke in it, broken and fading: both, as was asked, and
+# no digit. (The feature network names a digit for each of them; it has no other answers.)*
 #
 # ## What to remember, and what broke
 #
-# - A label is one more thing that the network is told: a row of a table, added to the time. One row says "no label",
-#   and hiding some labels in training makes one network answer with and without.
+# - A label is one more thing to condition the network on: a row of a table, added to that of
+#   the time. One row says "no label", and hiding some labels in training makes one network
+#   answer with and without.
 # - Guidance goes past the label: $\hat\epsilon_\varnothing + s\,(\hat\epsilon_y - \hat\epsilon_\varnothing)$. That is
 #   Bayes' rule for the direction. It is not a distribution that is drawn from: the sampler does not draw from
 #   $p(x)\, p(y \mid x)^s$.
@@ -542,7 +581,8 @@ viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1
 # - In the one-pixel world, take `ddpm_trajectory` (from `ddpm_helpers`) in place of DDIM. Does fresh noise in every
 #   step bring the samples closer to the formula?
 # - `sample(guide(model, 5), ..., clip=False)`: how much of what guidance does to the digits is held back by clipping?
-# - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the judge is surest. Which ten
-#   would you rather have?
-# - Train your own: `python -m ddpm_helpers.training --data fashion --labels --target velocity --base 48 --steps 8000
-#   --export fashion_labels.safetensors`, and ask for shoes.
+# - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the
+#   feature network is surest. Which ten would you rather have?
+# - Train your own:
+#   `python -m ddpm_helpers.cli --data fashion --labels --target velocity --base 48 --steps 8000 --export fashion_labels.safetensors`,
+#   and ask for shoes.

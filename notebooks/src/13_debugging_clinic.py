@@ -25,9 +25,10 @@ import io
 
 import torch
 
-from ddpm_helpers import IdealDenoiser, budget, check, clinic, default_device, diagnose, linear_schedule, load_images
-from ddpm_helpers import load_pretrained, q_sample, quiz, sample, to_float, verify, viz
-from ddpm_helpers.diagnosis import loss_by_t
+from ddpm_helpers import IdealDenoiser, budget, check, default_device, diagnose, linear_schedule
+from ddpm_helpers import load_images, load_pretrained, q_sample, sample, to_float, verify, viz
+from ddpm_helpers.lessons import clinic, quiz, show
+from ddpm_helpers.lessons.diagnosis import loss_by_t
 
 device = default_device()
 generator = torch.Generator().manual_seed(0)
@@ -49,11 +50,12 @@ generator = torch.Generator().manual_seed(0)
 data = load_images("mnist")
 print(data.source)
 images = to_float(data.images[:64])  # (64, 1, 28, 28) in [-1, 1]
-viz.show_cases(quiz.CASES, images)
+show.show_cases(quiz.CASES, images)
 
 # %% [markdown]
-# *What the sixteen return. At the left, 8 looks as it should; at the right, 14 and 15 do, and 10 and 11 if you do not
-# count. The white squares of 7 are no gaps, and 16 is shown brighter than it is.*
+# *What the sixteen return. At the left, 8 looks as it should; at the right, 14 and 15 do, and
+# 10 and 11 if you do not count. The framed white squares of 7 are pictures, and 16 is shown
+# brighter than it is.*
 #
 # ## A patient that falls ill in a second
 #
@@ -141,9 +143,10 @@ viz.image_grid(good.samples[:16], alt="Sixteen samples of the ideal denoiser: cl
 #
 # $$\min_{a, b}\; \mathbb{E} \big( \epsilon - a\, x_t - b \big)^2 = \frac{\bar\alpha_t\, v}{\bar\alpha_t\, v + \sigma_t^2} \tag{13.3}$$
 #
-# A network that does clearly worse than that at some $t$ is ill, whatever its mean loss, or was not meant to be good
-# there. (Clearly: above 1.1 times the line plus 0.01. Close to $T$ the line itself goes to 0, and a healthy network that
-# predicts the noise stays a hair above it.)
+# A network that does clearly worse than that at some $t$ is ill, whatever its mean loss, or was
+# not meant to be good there. (Clearly: above 1.1 times the line plus 0.0005. Close to $T$ the
+# line itself goes to 0, and a healthy network that predicts the noise stays a hair above it, by
+# about 0.0004.)
 #
 # ### Exercise 13.2 - `straight_line_loss`
 #
@@ -179,8 +182,10 @@ verify("13.3", samples=left.square(), expected=straight_line_loss(schedule, pixe
 
 # %%
 t = torch.arange(1, 101)
-curves = {"straight line": (t, straight_line_loss(schedule, images, t)), "ideal": (t, loss_by_t(good.model, schedule, images, t))}
-viz.plot_curves(curves, ylabel="loss", alt="Loss by t: the straight line falls from 0.6 to 0, the ideal stays near 0")
+curves = {"straight line": (t, straight_line_loss(schedule, images, t))}
+curves["ideal"] = t, loss_by_t(good.model, schedule, images, t)
+alt = "Loss by t: the straight line falls from 0.6 to 0, the ideal stays near 0"
+viz.plot_curves(curves, ylabel="loss", alt=alt)
 
 # %% [markdown]
 # *The black of MNIST has no variance, so even a straight line finds the noise there, and the curve starts below 1. The
@@ -206,8 +211,8 @@ viz.plot_curves(curves, ylabel="loss", alt="Loss by t: the straight line falls f
 
 # %%
 case = quiz.case(1)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *The loss is level: no $t$ is easier than another. Nothing of the task has been learned, not even at $t = T$. Decide
@@ -235,7 +240,7 @@ prediction, noise = torch.zeros(16, 28, 28), torch.randn(16, 1, 28, 28, generato
 print("prediction - noise:", tuple((prediction - noise).shape))
 eps = torch.randn(200_000, 16, generator=generator)
 verify("13.4", samples=eps.mean(1) * eps[:, 0], expected=1 / 16)  # the slope of the line through the mean
-viz.show_case(case, images, answered=True)
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *(13.4) is checked as a slope: the mean of all times one's own noise is $1/16$. After the repair the loss lies at 0.
@@ -248,8 +253,8 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(2)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *Read the curve from the right. It is a little too high at large $t$, dips below the straight line around the middle,
@@ -270,10 +275,10 @@ viz.ask(case)
 # </details>
 
 # %%
-broken, x = clinic.no_time(images), images[:4]
+broken, x = case.fault(images), images[:4]
 one, fifty = (broken.model(x, torch.full((4,), t)) for t in (1, 50))
 print(f"largest difference between the answers at t = 1 and at t = 50: {(one - fifty).abs().max()}")
-viz.show_case(case, images, answered=True)
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The stand-in always believes $t = 50$, and there its curve is as good as the healthy one. A network that is trained
@@ -287,8 +292,8 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(3)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *The curve lies on the axis. Whatever was measured there, it was not what made the samples. Decide before you go on.*
@@ -309,11 +314,11 @@ viz.ask(case)
 # </details>
 
 # %%
-broken, t = clinic.young_average(images), torch.arange(1, 101, 10)
+broken, t = case.fault(images), torch.arange(1, 101, 10)
 for name, net in {"last weights": broken.model, "average": broken.average}.items():
     print(f"{name:12}: loss {loss_by_t(net, schedule, images, t).mean():.3f}")
 print(f"share of the start after 1000 steps: {0.9999**1000:.2f}")
-viz.show_case(case, images, answered=True)
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The curves are those of the last weights, so nothing changes in them: the orange curve lies under the green one. The
@@ -328,8 +333,8 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(4)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *Digits, not always the same as above, with dirt inside and outside of the strokes. The curve lies on the axis. Decide
@@ -354,7 +359,7 @@ viz.ask(case)
 for name, a, b in (("without roots", schedule.alpha_bar, 1 - schedule.alpha_bar), ("with roots", signal, sigma)):
     total = a**2 + b**2
     print(f"{name:13}: variances add up to {total.min():.2f} ... {total.max():.2f}")
-viz.show_case(case, images, answered=True)
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *This is the lesson of the whole notebook. The orange curve was on the axis when its author drew it, with his own
@@ -368,8 +373,8 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(5)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *The strokes are smooth and the digits are those of the healthy row. Only single pixels are wrong, and those by as
@@ -395,7 +400,7 @@ x = torch.tensor([-1.01, -1.0, 0.0, 1.0, 1.01])
 raw = (x + 1) * 127.5
 print("wrapped:", (raw.long() % 256).tolist())
 print("clipped:", raw.clamp(0, 255).round().long().tolist())
-viz.show_case(case, images, answered=True)
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *A black of -1.01 became 255, a white of 1.01 became 0. The rule in this course: one function makes bytes, `to_uint8`,
@@ -410,8 +415,8 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(6)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *The digits are perfect; every ground is the same grey. The dashed curve is lower than in the other cases, and that is
@@ -433,10 +438,10 @@ viz.ask(case)
 # </details>
 
 # %%
-broken = clinic.unit_range(images)
+broken = case.fault(images)
 for name, x in (("images in training", broken.images), ("samples", broken.samples)):
     print(f"{name:18}: {x.min():.2f} to {x.max():.2f}")
-viz.show_case(case, images, answered=True)
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The samples have the range of the training images, as they should. But all that is made for $[-1, 1]$ is off now: the
@@ -451,12 +456,12 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(7)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
-# *Some squares are white, some black; what seems missing in the lower row is white on white. Where a digit can be seen,
-# its shape is right. Decide before you go on.*
+# *Some squares are white, which the frame shows, some black. Where a digit can be seen, its
+# shape is right. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
@@ -477,11 +482,12 @@ viz.ask(case)
 # %%
 at = torch.full((4,), 50)
 x = q_sample(schedule, images[:4], at, torch.randn(4, 1, 28, 28, generator=generator))
-for name, net in {"healthy": good.model, "broken": clinic.blind_to_brightness(images).model}.items():
-    print(f"{name:7}: 1 brighter changes the answer by {(net(x + 1, at) - net(x, at)).abs().max():.5f}")
+for name, net in {"healthy": good.model, "broken": case.fault(images).model}.items():
+    change = (net(x + 1, at) - net(x, at)).abs().max()
+    print(f"{name:7}: 1 brighter changes the answer by {change:.5f}")
 free = sample(good.model, schedule, 32, clip=False)
 print(f"healthy and not clipped: {free.min():.2f} to {free.max():.2f}")
-viz.show_case(case, images, answered=True)
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The last line answers those who suspected the missing clipping: a network that sees the brightness needs none here.
@@ -494,13 +500,13 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(8)
-viz.show_case(case, images)
+show.show_case(case, images)
 x = case.fault(images).samples
 for name, each in {"samples": x.mean((1, 2, 3)), "images": images.mean((1, 2, 3))}.items():
     print(f"mean brightness of {name:7}: {each.mean():5.2f}, spread {each.std():.2f}")
 near = torch.cdist(x.flatten(1), images.flatten(1)).min(1).values
 print(f"distance to the nearest image: median {near.median():.0f}")
-viz.ask(case)
+show.ask(case)
 
 # %% [markdown]
 # *The lower row could be shown to anyone. The numbers are of another world. Decide before you go on.*
@@ -521,11 +527,11 @@ viz.ask(case)
 # </details>
 
 # %%
-broken = clinic.rescaled_pictures(images)
+broken = case.fault(images)
 low, high = broken.samples.amin((1, 2, 3)), broken.samples.amax((1, 2, 3))
 for i in range(4):
     print(f"sample {i + 1}: {low[i]:6.2f} to {high[i]:6.2f}")
-viz.show_case(case, images, answered=True)
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The brightness of case 7 walks here, too. A display that adapts to what it shows removes the evidence. In this course
@@ -540,8 +546,8 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(9)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *Many squares, few different digits, all with much ink. They are true training images. Decide before you go on.*
@@ -564,7 +570,7 @@ viz.ask(case)
 for name, draw in {"torch.rand": torch.rand, "torch.randn": torch.randn}.items():
     start = draw(32, 1, 28, 28, generator=generator)
     print(f"{name:11}: mean {start.mean():.2f}, standard deviation {start.std():.2f}")
-viz.show_case(case, images, answered=True)
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *One letter. An image that is bright everywhere and hardly noisy is nearest to the digits with the most ink, and those
@@ -577,9 +583,9 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(10)
-viz.show_case(case, images)
+show.show_case(case, images)
 print(f"alpha_bar[T] = {case.fault(images).schedule.alpha_bar[-1]:.0e}")
-viz.ask(case)
+show.ask(case)
 
 # %% [markdown]
 # *Compare the columns: some agree, in others a thin digit was replaced by a broad one. The loss lies on the axis.
@@ -601,8 +607,9 @@ viz.ask(case)
 
 # %%
 for name, a in {"alpha": schedule.alpha, "alpha_bar": schedule.alpha_bar}.items():
-    print(f"x_T holds {100 * a[-1].sqrt():.1f} % of the image, if the loop jumps with {name}")
-viz.show_case(case, images, answered=True)
+    left = 100 * a[-1].sqrt()
+    print(f"x_T holds {left:.1f} % of the image, if the loop's closed form has {name}")
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *As in case 4: low with the author's process, far too high with the sampler's. At small $t$ the two processes are
@@ -615,8 +622,8 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(11)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *The digits are clean, but bolder than those above, and of fewer kinds. The loss lies on the axis. One thing about the
@@ -624,7 +631,11 @@ viz.ask(case)
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Print `schedule.alpha_bar[-1]`. The share of the image that is left at the end is its square root.
+# Print `schedule.alpha_bar[-1]`. The share of the image that is left at the end is its square
+# root. Is that too much? A mean over all pixels averages the noise away. So take the mean pixel
+# of $x_T$ by [(2.17)](02_forward_process.ipynb), $\sqrt{\bar\alpha_T}$ times that of the image,
+# and divide it by the standard deviation that it has for pure noise, $1 / \sqrt{784}$: it
+# should be off by less than 1.
 #
 # ```python
 # # before
@@ -637,9 +648,13 @@ viz.ask(case)
 # </details>
 
 # %%
-for name, s in {"betas of 1000": linear_schedule(50, rescale=False), "rescaled": linear_schedule(50)}.items():
-    print(f"{name:13}: alpha_bar[T] = {s.alpha_bar[-1]:.5f}, so x_T holds {100 * s.sqrt_alpha_bar[-1]:.1f} % of the image")
-viz.show_case(case, images, answered=True)
+brightness = images.mean((1, 2, 3)).square().mean().sqrt()  # of the mean pixels
+for name, rescale in {"betas of 1000": False, "rescaled": True}.items():
+    left = linear_schedule(50, rescale=rescale).sqrt_alpha_bar[-1]
+    off = left * brightness * 784**0.5
+    print(f"{name:13}: x_T holds {100 * left:.1f} % of the image;", end=" ")
+    print(f"its mean pixel is {off:.2f} standard deviations of noise off")
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The straight line was a hint as well: at the last step it is still far from 0, so finding the noise is still a task
@@ -653,8 +668,8 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(12)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *True digits, in most columns the one above, made of blocks of 2 x 2 pixels. Decide before you go on.*
@@ -674,10 +689,11 @@ viz.ask(case)
 # </details>
 
 # %%
-for name, x in {"healthy": good.samples, "broken": clinic.no_fine_skip(images).samples}.items():
+for name, x in {"healthy": good.samples, "broken": case.fault(images).samples}.items():
     blocks = x.reshape(-1, 14, 2, 14, 2)
-    print(f"{name:7}: largest difference inside a block {(blocks.amax((2, 4)) - blocks.amin((2, 4))).max():.3f}")
-viz.show_case(case, images, answered=True)
+    spread = (blocks.amax((2, 4)) - blocks.amin((2, 4))).max()
+    print(f"{name:7}: largest difference inside a block {spread:.3f}")
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The straight line, which looks at one pixel at a time, beats this network at small $t$. The stand-in makes its guess
@@ -695,8 +711,8 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(13)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *No eye tells the rows apart, and neither is good: a straight line makes no digits. The curve keeps a small distance
@@ -722,7 +738,7 @@ for name in ("loss.backward()", "loss.backward(loss)"):
     loss = w**2  # its gradient is 2 w = 0.6
     loss.backward(loss.detach() if name.endswith("(loss)") else None)
     print(f"{name:19}: gradient {w.grad:.3f}")
-viz.show_case(case, images, answered=True)
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *At a loss of 0.09 the step is a tenth of what it should be. Adam, which divides by the size of past gradients, hides
@@ -736,8 +752,8 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(14)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *Some columns differ, and both are digits. The loss is level at about a tenth, for all $t$ alike. Decide before you go on.*
@@ -758,11 +774,12 @@ viz.ask(case)
 # </details>
 
 # %%
-net, x, at = clinic.train_mode(images).model, images[:4], torch.full((4,), 50)
+net, x, at = case.fault(images).model, images[:4], torch.full((4,), 50)
 for train in (True, False):
     net.train(train)
-    print(f"training = {net.training!s:5}: two equal calls differ by up to {(net(x, at) - net(x, at)).abs().max():.2f}")
-viz.show_case(case, images, answered=True)
+    apart = (net(x, at) - net(x, at)).abs().max()
+    print(f"training = {net.training!s:5}: two equal calls differ by up to {apart:.2f}")
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *Dropout is the harmless half of train mode. With BatchNorm in the network each image would also depend on the others
@@ -776,40 +793,43 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(15)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *The rows are equal. The curve has a spike at the smallest steps. Decide before you go on.*
 #
 # <details><summary>What settles it, and the repair</summary>
 #
-# Tell the model one step more, and one step fewer, than you believe. The offset with the lowest loss is the right one,
-# and it should be 0.
+# Condition the model on one step more, and on one step fewer, than you believe is right. The
+# offset with the lowest loss is the right one, and it should be 0.
 #
 # ```python
 # # before
-# for t in range(T - 1, -1, -1):  # the model hears 99 ... 0, and was trained on 100 ... 1
+# for t in range(T - 1, -1, -1):  # the model gets 99 ... 0, and was trained on 100 ... 1
 #
 # # after
 # for t in range(T, 0, -1):
 # ```
 #
-# (The ideal denoiser that stands for a network here has no answer for 0, so at $t = 1$ it is told 1, and is right there.
-# A trained network is not so lucky: [notebook 10](10_libraries.ipynb) tells one $t + 1$, and $t = 1$ suffers most.)
+# (The ideal denoiser that stands for a network here has no answer for 0, so at $t = 1$ it gets
+# 1, and is right there. A trained network is not so lucky: [notebook 10](10_libraries.ipynb)
+# conditions one on $t + 1$, and $t = 1$ suffers most.)
 #
 # </details>
 
 # %%
-broken, t = clinic.off_by_one(images), torch.arange(3, 8)
+broken, t = case.fault(images), torch.arange(3, 8)
 for offset in (-1, 0, 1):
-    print(f"told t{offset:+d}: loss {loss_by_t(broken.model, schedule, images, t, offset).mean():.4f}")
-viz.show_case(case, images, answered=True)
+    loss = loss_by_t(broken.model, schedule, images, t, offset).mean()
+    print(f"conditioned on t{offset:+d}: loss {loss:.4f}")
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *Told one more than the sampler says, the model is perfect. With 64 images the pictures do not change: the nearest
-# image is the nearest, with a little less noise or a little more. Where images lie less far apart, it may well show.
-# Both ways to count are in use ([notebook 10](10_libraries.ipynb)); only mixing them is wrong.*
+# *Conditioned on one more than the sampler says, the model is perfect. With 64 images the
+# pictures do not change: the nearest image is the nearest, with a little less noise or a little
+# more. Where images lie less far apart, it may well show. Both ways to count are in use
+# ([notebook 10](10_libraries.ipynb)); only mixing them is wrong.*
 
 # %% [markdown]
 # ### Case 16: a good loss, a good picture
@@ -819,8 +839,8 @@ viz.show_case(case, images, answered=True)
 
 # %%
 case = quiz.case(16)
-viz.show_case(case, images)
-viz.ask(case)
+show.show_case(case, images)
+show.ask(case)
 
 # %% [markdown]
 # *Brightened like this, greys come out white in both rows. The black of the lower row has a grain, that of the upper
@@ -842,10 +862,10 @@ viz.ask(case)
 # </details>
 
 # %%
-noise = clinic.noisy_last_step(images).samples - good.samples
+noise = case.fault(images).samples - good.samples
 print(f"standard deviation of what was added: {noise.std():.4f}, {127.5 * noise.std():.1f} grey levels of 255")
 print(f"sqrt(beta_1) = {schedule.beta[1].sqrt():.4f}")
-viz.show_case(case, images, answered=True)
+show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *With 1000 steps it would be a third of that, and no eye would find it ([notebook 08](08_sampling.ipynb)). A metric
@@ -864,7 +884,8 @@ def examine(system):
     return [finding.check for finding in found]
 
 found = {case.fault.__name__: examine(case.fault(images)) for case in quiz.CASES}
-viz.mark_table({"healthy": examine(good), **found}, alt="Table of marks: sixteen faults, each with at least one check that finds it")
+alt = "Table of marks: sixteen faults, each with at least one check that finds it"
+show.mark_table({"healthy": examine(good), **found}, alt=alt)
 
 # %% [markdown]
 # *Rows: the healthy system, which has no mark, and the sixteen cases in order, by the names of their functions in
@@ -907,24 +928,29 @@ samples = sample(model, schedule_1000, n, steps=steps)
 found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), samples.to(device))
 
 # %% [markdown]
-# *In a full run on MNIST it finds one thing. It is true, and no bug. The network learned from steps drawn by weight
-# ([notebook 16](16_targets_and_weights.ipynb)), and $t = 1$ hardly ever came up, so there it is worse than a straight line. These
-# samples cannot show it: their last step goes from $t = 50$ to 0 (on a GPU from 20), and the network was never asked at $t = 1$. Notebook
-# 09 charges it in bits, and finds the samples closer to real digits all the same. So a finding is a question: did you
-# mean that? (On the drawn digits that stand in where MNIST is not at hand, it may rightly find more: the network has
-# never seen those.)*
+# *In a full run on MNIST it finds one thing, at both ends: the network is worse than a straight
+# line at $t = 1$ and at $t = 1000$. Both are true. It learned with weighted timestep sampling
+# ([notebook 16](16_targets_and_weights.ipynb)), whose weights are tiny at the ends: of the
+# 896,000 steps that were drawn in its training they give $t = 1$ a fifth of one, and $t = 1000$
+# far less. (As first built, that sampling could not draw the last two at all: it added the
+# weights up in 32 bits, where such small ones vanish. Now it takes 64.) The samples above
+# cannot show what is wrong at $t = 1$: their last step goes from $t = 50$ to 0 (on a GPU from
+# 20), so the network was never asked there. Notebook 09 charges it in bits, and finds the
+# samples closer to real digits all the same. So a finding is a question: did you mean that? (On
+# the drawn digits that stand in where MNIST is not at hand, it may rightly find more: the
+# network has never seen those.)*
 #
 # ## The checklist for your own model
 #
 # What is cheap to look at comes first. `diagnose` does all but the last four; for single lines,
-# `from ddpm_helpers.diagnosis import loss_by_t, straight_line_loss`.
+# `from ddpm_helpers.lessons.diagnosis import loss_by_t, straight_line_loss`.
 #
 # | look at | the line | what it should say |
 # |:--|:--|:--|
 # | the data | `x0.min(), x0.max()` in the training loop | -1 and 1 |
-# | the end of the process | `schedule.alpha_bar[-1]` | below 0.01 |
+# | the end of the process | `(schedule.sqrt_alpha_bar[-1] * images.mean((1, 2, 3))).square().mean().sqrt() * images[0].numel() ** 0.5` | at most 1: so many standard deviations of noise the mean pixel of $x_T$ is off, by [(2.17)](02_forward_process.ipynb) |
 # | the mode | `model.training` before sampling | `False` |
-# | the loss by t | `loss_by_t(model, schedule, images, t)` | below `1.1 * straight_line_loss(schedule, images, t) + 0.01` everywhere |
+# | the loss by t | `loss_by_t(model, schedule, images, t)` | below `1.1 * straight_line_loss(schedule, images, t) + 0.0005` everywhere, also at the last steps |
 # | the time | `(model(x, t) - model(x, 0 * t + 1)).abs().max()` | not 0 |
 # | the offset | `loss_by_t(model, schedule, images, t, asked=1)`, and `-1` | neither more than a twentieth below that with 0, at small t |
 # | the brightness | `(model(x + 1, t) - model(x, t)).abs().max()` | not 0 |
@@ -1001,8 +1027,8 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 #
 # - Replace `images` at the top by 64 of one digit, or by `load_images("fashion")`. Which symptoms change so much that
 #   you would choose another diagnosis?
-# - Show the cases with 2 images: `viz.show_case(quiz.case(4), images[:2])`. For which faults are the samples still
-#   wrong?
+# - Show the cases with 2 images: `show.show_case(quiz.case(4), images[:2])`. For which faults
+#   are the samples still wrong?
 # - Break two things at once: `clinic.off_by_one` asks with the wrong step, `clinic.unit_range` has the wrong images.
 #   Does `diagnose` report both?
 # - Write a seventeenth case: a fault that you have made. Which check finds it? If none does, what would a check have to

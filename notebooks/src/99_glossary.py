@@ -83,7 +83,7 @@ from ddpm_helpers import cosine_schedule, linear_schedule, snr
 # |:--|:--|:--|:--|
 # | $\bar\theta_n$, $d$ | average of the weights after $n$ training steps, and its decay; in (5.5) and (6.6) $d$ is a length | `trainer.ema` | [(7.4)](07_train_ddpm.ipynb) |
 # | $\min(1, 1 / \mathrm{SNR}_t)$ | the weight of the smaller of two errors, noise and clean image | `min_snr_loss` | [(16.3)](16_targets_and_weights.ipynb) |
-# | $w_t$, $p_t$ | in notebook 16 the weight of step $t$ in a loss, and the probability to draw it | `middle_weight`, `weighted_steps` | [(16.4)](16_targets_and_weights.ipynb) |
+# | $w_t$, $p_t$ | in notebook 16 the weight of step $t$ in a loss, and its probability in weighted timestep sampling | `step_weight`, `weighted_steps` | [(16.4)](16_targets_and_weights.ipynb) |
 # | $\eta$ | in notebook 07 the learning rate | `learning_rate` | [(7.7)](07_train_ddpm.ipynb) |
 # | $\eta$, $\varphi$ | in notebook 08 the share of fresh noise in a step of DDIM, and its standard deviation | `eta` | [(8.7)](08_sampling.ipynb) |
 # | $z$ | fresh noise in a step of a sampler | `noise` | [(8.4)](08_sampling.ipynb) |
@@ -124,7 +124,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #
 # | word | meaning | notebook |
 # |:--|:--|:--|
-# | accuracy | In notebook 12: share of samples that the judge reads as the digit asked for. | [12](12_guidance.ipynb) |
+# | accuracy | In notebook 12: share of samples that the feature network reads as the digit asked for. | [12](12_guidance.ipynb) |
 # | activation | A fixed curve that bends each number on its own, such as SiLU. | [01](01_corrupt_and_predict.ipynb) |
 # | activations | What the backward pass needs of the forward pass, and so is kept in memory. | [11](11_colour_and_scale.ipynb) |
 # | Adam | Gradient descent that divides the step of each weight by the recent size of its gradient. AdamW also pulls all weights towards 0. | [07](07_train_ddpm.ipynb) |
@@ -137,7 +137,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | Bayes' rule | How to turn the density of $a$ given $b$ into that of $b$ given $a$. | [03](03_likelihood_bound.ipynb) |
 # | bfloat16 | Numbers of 16 bits, with the range of float32 and about two and a half digits. | [07](07_train_ddpm.ipynb) |
 # | biased | Of an estimate: off on average. | [09](09_evaluation.ipynb) |
-# | bits per dimension | A likelihood as a code length, per number of the image; 8 for bytes that are not compressed at all, more for a model that is surprised. | [03](03_likelihood_bound.ipynb) |
+# | bits per dimension | A likelihood as a code length, per number of the image; 8 for bytes that are not compressed at all, more for a model that is surprised. | [09](09_evaluation.ipynb) |
 # | bound | Short for evidence lower bound. | [03](03_likelihood_bound.ipynb) |
 # | channel | One of the pictures that a layer takes or makes, such as the red of an image. | [05](05_time_conditioning.ipynb) |
 # | checkpoint | A file that holds all that is needed to go on training as if nothing had happened; [notebook 07](07_train_ddpm.ipynb) lists its entries. | [10](10_libraries.ipynb) |
@@ -146,20 +146,22 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | classifier-free guidance | Following the difference that a label makes further than the network would. | [12](12_guidance.ipynb) |
 # | clean image | The image $x_0$, without noise. | [02](02_forward_process.ipynb) |
 # | clipping | Cutting values off at the ends of a range. Of the predicted clean image: notebook 08; of the gradient, where the length is cut: notebook 07. | [08](08_sampling.ipynb) |
+# | closed-form sample | An $x_t$ drawn from $x_0$ at once, by the closed form [(2.13)](02_forward_process.ipynb), without the steps between. | [02](02_forward_process.ipynb) |
 # | code length | The bits that a good code spends on something: minus the logarithm of its probability. | [09](09_evaluation.ipynb) |
 # | conditional density | The density of $a$ once $b$ is known, $q(a \mid b)$. | [03](03_likelihood_bound.ipynb) |
+# | conditioning | Giving a network something to predict from beside the image, such as the step or a label. | [05](05_time_conditioning.ipynb) |
 # | consistency models | Networks that name the end of a sampler's path at once. | [13](13_debugging_clinic.ipynb) |
 # | convolution | A layer: each output pixel is a weighted sum of the pixels around it, with the same learned weights everywhere. | [01](01_corrupt_and_predict.ipynb) |
 # | corrupt | In notebook 01: to mix an image with uniform noise. | [01](01_corrupt_and_predict.ipynb) |
 # | cosine schedule | A schedule whose $\bar\alpha_t$ falls like a squared cosine. | [02](02_forward_process.ipynb) |
-# | covariance | For each two pixels or features, the mean product of their deviations from their means: a matrix with the variances on its diagonal. | [03](03_likelihood_bound.ipynb) |
+# | covariance | For each two pixels or features, the mean product of their deviations from their means: a matrix with the variances on its diagonal. | [04](04_bound_to_noise.ipynb) |
 # | DDIM | A sampler that may skip steps and adds no noise, unless $\eta$ asks for it; without, it is Euler's method in $\rho_t$. | [08](08_sampling.ipynb) |
 # | DDPM | Denoising diffusion probabilistic model: trained by Algorithm 1, sampled by Algorithm 2. | [07](07_train_ddpm.ipynb) |
 # | decay | What an exponential moving average keeps of itself in each training step. | [07](07_train_ddpm.ipynb) |
 # | decoder | The last term of the bound: what it costs to name the exact grey. | [09](09_evaluation.ipynb) |
 # | density | How likely values are, as the height of an infinitely fine histogram; the area under it is 1. | [03](03_likelihood_bound.ipynb) |
 # | diagnose | The clinic's list of measurements, as one function. | [13](13_debugging_clinic.ipynb) |
-# | eigenvectors | Of a covariance: directions along which coordinates have covariance 0 with each other. The variances along them are the eigenvalues. | [03](03_likelihood_bound.ipynb) |
+# | eigenvectors | Of a covariance: directions along which coordinates have covariance 0 with each other. The variances along them are the eigenvalues. | [04](04_bound_to_noise.ipynb) |
 # | ELBO | See evidence lower bound. | [03](03_likelihood_bound.ipynb) |
 # | EMA | See exponential moving average. | [07](07_train_ddpm.ipynb) |
 # | embedding | Numbers that stand for something else: sines and cosines for a step (notebook 05), a learned row for a label (notebook 12). | [05](05_time_conditioning.ipynb) |
@@ -168,12 +170,12 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | Euler's method | Following a slope in small straight steps. | [01](01_corrupt_and_predict.ipynb) |
 # | evidence lower bound | A number below the log-likelihood that can be computed; in short ELBO. | [03](03_likelihood_bound.ipynb) |
 # | exponential moving average | A running mean of the weights that forgets old ones; in short EMA. | [07](07_train_ddpm.ipynb) |
-# | feature | In a network: one number at one place and channel. Of the judge: the 64 numbers before its answer. | [09](09_evaluation.ipynb) |
+# | feature | In a network: one number at one place and channel. Of the feature network: the 64 numbers before its answer. | [09](09_evaluation.ipynb) |
+# | feature network | The small network that reads digits, and whose features measure distances. | [09](09_evaluation.ipynb) |
 # | FID | The Frechet distance with the features of one network trained on photographs. Ours is not that. | [09](09_evaluation.ipynb) |
-# | FiLM | Scaling and shifting features by numbers that depend on what the network is told. | [05](05_time_conditioning.ipynb) |
+# | FiLM | Scaling and shifting features by numbers that depend on what the network is conditioned on. | [05](05_time_conditioning.ipynb) |
 # | floor | The best that a measure can reach. Of a loss: what the best answer leaves [(4.7)](04_bound_to_noise.ipynb). Of a distance: real images against real images. | [04](04_bound_to_noise.ipynb) |
 # | flow matching | Learning the velocity along straight lines from images to noise. | [13](13_debugging_clinic.ipynb) |
-# | fold | To make $C p^2$ channels of the squares of $p \times p$ pixels, `patch` = $p$. | [06](06_unet.ipynb) |
 # | forward process | The noise process $q$, from the clean image to noise. | [02](02_forward_process.ipynb) |
 # | Frechet distance | A distance of two sets of images: that of two Gaussians fitted to their features. | [09](09_evaluation.ipynb) |
 # | Gaussian | The bell curve: the density $\mathcal{N}(m, v)$, or something drawn from it. | [02](02_forward_process.ipynb) |
@@ -184,15 +186,13 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | held-out | Of images: not used in training. | [05](05_time_conditioning.ipynb) |
 # | hook | A function that PyTorch calls before or after a module runs. | [06](06_unet.ipynb) |
 # | ideal denoiser | The network that cannot be beaten: the mean over a data set small enough to list. | [13](13_debugging_clinic.ipynb) |
-# | importance sampling | To draw often what counts much, and to correct for it: by an importance weight, or, where the weight was in the loss before, by leaving it out. | [07](07_train_ddpm.ipynb) |
+# | importance sampling | To draw often what counts much, and to correct for it: by an importance weight, or, where the weight was in the loss before, by leaving it out. | [16](16_targets_and_weights.ipynb) |
 # | importance weight | What a draw counts if it was drawn from another density. | [03](03_likelihood_bound.ipynb) |
 # | induction | A proof that goes from $t - 1$ to $t$. | [02](02_forward_process.ipynb) |
 # | intractable | Known as a formula, and out of reach of any computer. | [03](03_likelihood_bound.ipynb) |
 # | inversion | Running DDIM upwards: from an image to a start that leads to it. | [08](08_sampling.ipynb) |
 # | Jensen's inequality | The mean of logarithms is at most the logarithm of the mean. | [03](03_likelihood_bound.ipynb) |
 # | joint density | The density of several things together, $q(a, b)$. | [03](03_likelihood_bound.ipynb) |
-# | judge | The small network that reads digits, and whose features measure distances. | [09](09_evaluation.ipynb) |
-# | jump | From $x_0$ to $x_t$ at once, [(2.13)](02_forward_process.ipynb). | [02](02_forward_process.ipynb) |
 # | kernel | Of a convolution: its learned weights. Of a notebook: the Python process that runs its cells. | [05](05_time_conditioning.ipynb) |
 # | KL divergence | Mean difference of two log densities; 0 only if they agree. | [03](03_likelihood_bound.ipynb) |
 # | latent diffusion | Diffusion on what an autoencoder made of the images. | [13](13_debugging_clinic.ipynb) |
@@ -206,7 +206,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | Markov | Of a chain: given the present, the future does not depend on the past. | [03](03_likelihood_bound.ipynb) |
 # | maximum likelihood | Choosing the model that makes the data as likely as possible. | [03](03_likelihood_bound.ipynb) |
 # | mean squared error | Mean of the squared differences; its best answer is a mean. | [01](01_corrupt_and_predict.ipynb) |
-# | min-SNR weighting | Multiplying the squared error of the noise by $\min(1, \gamma / \mathrm{SNR}_t)$. With $\gamma = 1$, [(16.3)](16_targets_and_weights.ipynb), that is the smaller of two errors, of the noise and of the clean image. | [07](07_train_ddpm.ipynb) |
+# | min-SNR weighting | Multiplying the squared error of the noise by $\min(1, \gamma / \mathrm{SNR}_t)$. With $\gamma = 1$, [(16.3)](16_targets_and_weights.ipynb), that is the smaller of two errors, of the noise and of the clean image. | [16](16_targets_and_weights.ipynb) |
 # | mixture | A density that is a weighted sum of others. | [03](03_likelihood_bound.ipynb) |
 # | MLP | Multilayer perceptron: linear layers with something bent between them. | [05](05_time_conditioning.ipynb) |
 # | multiply-adds | Work counted as multiplications, each with an addition. | [06](06_unet.ipynb) |
@@ -218,12 +218,13 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | noisy image | The image $x_t$: the clean image shrunk, with noise added. | [02](02_forward_process.ipynb) |
 # | objective | The loss that is minimised; an argument of the trainer. | [07](07_train_ddpm.ipynb) |
 # | optimizer | What turns gradients into steps of the weights; here Adam. | [07](07_train_ddpm.ipynb) |
+# | patch | A square of $p \times p$ pixels that becomes one place with $C p^2$ channels, `patch` = $p$. | [06](06_unet.ipynb) |
 # | path | All $x_0, \dots, x_T$ of one walk; without fresh noise, the line that DDIM follows. | [03](03_likelihood_bound.ipynb) |
 # | posterior | $q(x_{t-1} \mid x_t, x_0)$: the step down of somebody who knows the clean image. | [04](04_bound_to_noise.ipynb) |
 # | prior | The density that sampling starts from, $p(x_T)$, and not one of $x_0$; also the first term of the bound. | [03](03_likelihood_bound.ipynb) |
 # | published | In notebook 10: with network, data range, noise schedule, target and sampler as published. | [10](10_libraries.ipynb) |
 # | receptive field | The input pixels that can change one output pixel. | [06](06_unet.ipynb) |
-# | recognisable | Of an image: the judge is at least 95 % sure of its class. | [09](09_evaluation.ipynb) |
+# | recognisable | Of an image: the feature network is at least 95 % sure of its class. | [09](09_evaluation.ipynb) |
 # | repaired | In notebook 10: without the faults of the published design. | [10](10_libraries.ipynb) |
 # | residual block | Layers that add to their input instead of replacing it. | [06](06_unet.ipynb) |
 # | root | Of a symmetric matrix: the one in the same directions with the roots of its eigenvalues; its square is the matrix. | [09](09_evaluation.ipynb) |
@@ -233,10 +234,12 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | scheduler | In diffusers: schedule and sampler in one object. | [10](10_libraries.ipynb) |
 # | score | The slope of a log density in $x$: which way is more likely. (In statistics: the slope in the parameters.) | [04](04_bound_to_noise.ipynb) |
 # | self-attention | A layer in which every pixel looks at every other one. | [06](06_unet.ipynb) |
+# | shortcut | The way past the layers of a residual block. | [06](06_unet.ipynb) |
 # | signal-to-noise ratio | Variance of the signal over variance of the noise. | [02](02_forward_process.ipynb) |
-# | skip connection | A wire from the way down of a U-Net to the way up. | [01](01_corrupt_and_predict.ipynb) |
+# | skip connection | What hands features from the way down of a U-Net to the way up, past the levels below. | [01](01_corrupt_and_predict.ipynb) |
 # | slerp | Blending two starts along an arc. | [08](08_sampling.ipynb) |
 # | softmax | The exponentials of some numbers, divided by their sum: weights that add up to 1. For two numbers it is the sigmoid of their difference $z$, $1 / (1 + e^{-z})$, in statistics the logistic function; [(2.16)](02_forward_process.ipynb) is one. | [06](06_unet.ipynb) |
+# | space-to-depth | Making channels of the pixels of each patch. | [06](06_unet.ipynb) |
 # | standard error | Standard deviation of a mean. | [02](02_forward_process.ipynb) |
 # | stem | The first convolution of a U-Net. | [06](06_unet.ipynb) |
 # | step | From $t$ to $t - 1$ or back. A step of the optimizer is called a training step where both occur. | [02](02_forward_process.ipynb) |
@@ -250,13 +253,13 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | torchrun | PyTorch's launcher for several processes. | [11](11_colour_and_scale.ipynb) |
 # | trace | Sum of the diagonal of a matrix; of a covariance, the sum of all variances. | [09](09_evaluation.ipynb) |
 # | U-Net | A network that goes down to coarse features and up again, with skip connections. | [06](06_unet.ipynb) |
-# | unbiased | Of an estimate: right on average. | [03](03_likelihood_bound.ipynb) |
+# | unbiased | Of an estimate: right on average. | [04](04_bound_to_noise.ipynb) |
 # | uniform | Of a random number: every value of a range is as likely as any other. | [01](01_corrupt_and_predict.ipynb) |
 # | variety | In notebook 12: mean distance of two samples of one digit, relative to real ones. | [12](12_guidance.ipynb) |
 # | velocity | A mixture of noise and clean image that is never easy to see; the direction in which $x_t$ moves along an arc. | [04](04_bound_to_noise.ipynb) |
 # | walk | From $x_0$ to $x_t$ one step at a time. | [02](02_forward_process.ipynb) |
 # | warm-up | A learning rate that grows over the first training steps. | [07](07_train_ddpm.ipynb) |
-# | wire | The way past the layers of a residual block. | [06](06_unet.ipynb) |
+# | weighted timestep sampling | Drawing each step as often as it weighs, with no weight in the loss; importance sampling of $t$. | [16](16_targets_and_weights.ipynb) |
 
 # %% [markdown]
 # ## Further reading
@@ -272,8 +275,8 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #   [2406.08929](https://arxiv.org/abs/2406.08929). The same ideas in another order, with as little mathematics as will
 #   do. A second explanation after [notebook 04](04_bound_to_noise.ipynb).
 # - **Luo 2022**, *Understanding diffusion models: a unified perspective*, arXiv
-#   [2208.11970](https://arxiv.org/abs/2208.11970). The derivation of notebook 03 from variational autoencoders on, and
-#   every step written out.
+#   [2208.11970](https://arxiv.org/abs/2208.11970). The derivation of notebooks 03 and 04 from variational autoencoders
+#   on, and every step written out.
 # - **Chan 2024**, *Tutorial on diffusion models for imaging and vision*, arXiv
 #   [2403.18103](https://arxiv.org/abs/2403.18103). If you come from signal processing.
 # - **Prince 2023**, *Understanding deep learning (MIT Press), chapter on diffusion models*. A textbook, also for
