@@ -369,7 +369,7 @@ def test_betas_of_the_wrong_shape(beta):
 @pytest.mark.parametrize("T", [0, -1, 10.0, "10", None])
 def test_bad_length(T):
     for make in (linear_beta, linear_schedule, cosine_schedule):
-        with pytest.raises(ValueError, match="integer >= 1"):
+        with pytest.raises(ValueError, match="T must be a whole number"):
             make(T)
 
 
