@@ -62,7 +62,7 @@ def evaluate(net: FeatureNet, images: Tensor, batch_size: int = 500) -> Evaluati
     """Show images (N, 1, 28, 28) in [-1, 1] to the feature network. Values out of range are an error, not clipped."""
     found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
     if found[1:] != (1, 28, 28) or len(images) < 2:
-        raise ValueError(f"evaluate: expected images (N, 1, 28, 28), at least 2 images in grey, got {found}")
+        raise ValueError(f"evaluate: expected images (N, 1, 28, 28), in grey, N at least 2, got {found}")
     if not images.is_floating_point():
         raise ValueError(f"evaluate: expected float images in [-1, 1], got {images.dtype}: use to_float")
     low, high = images.min().item(), images.max().item()

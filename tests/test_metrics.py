@@ -97,8 +97,8 @@ def test_evaluate_counts():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.zeros(5, 3, 28, 28), r"expected images \(N, 1, 28, 28\), got \(5, 3, 28, 28\)"),
-        (torch.zeros(1, 1, 28, 28), "at least 2 images"),
+        (torch.zeros(5, 3, 28, 28), r"expected images \(N, 1, 28, 28\), .*got \(5, 3, 28, 28\)"),
+        (torch.zeros(1, 1, 28, 28), "N at least 2, got"),
         (torch.full((5, 1, 28, 28), 1.5), "found 1.5 to 1.5: clip"),
         (torch.full((5, 1, 28, 28), torch.nan), "found nan"),
         (torch.zeros(5, 1, 28, 28, dtype=torch.uint8), "use to_float"),
