@@ -1,7 +1,4 @@
-"""What is said where an argument does not fit: what is wrong, and what to do.
-
-Checks that stand in the functions of exercises begin with `_check`: printed solutions leave such lines out.
-"""
+"""What is said where an argument does not fit: what is wrong, and what to do."""
 
 from itertools import pairwise
 from numbers import Integral
@@ -96,43 +93,12 @@ def check_image_batch(x: Tensor, *, channels: int, multiple: int, net: str, weig
         )
 
 
-def check_base(base: int) -> None:
-    if not isinstance(base, Integral) or base < 8 or base % 8:
-        raise ValueError(f"UNet: base must be divisible by 8, the number of norm groups, got {base}")
-
-
-def _check_even(dim: int) -> None:
-    if dim < 2 or dim % 2:
-        raise ValueError(f"sinusoidal_embedding: dim must be even and at least 2 (sines and cosines), got {dim}")
-
-
-def _check_groups(x: Tensor, groups: int) -> None:
-    if x.shape[1] % groups:
-        raise ValueError(f"group_norm: {groups} groups do not divide {x.shape[1]} channels")
-
-
-def _check_length(T: int) -> None:
-    if not isinstance(T, int) or T < 1:
-        raise ValueError(f"T, the number of steps, must be an integer >= 1, got {T!r}")
-
-
-def _check_ends(beta_1: float, beta_T: float) -> None:
-    if not (0 < beta_1 < 1 and 0 < beta_T < 1):
+def _check_beta_ends(first: float, last: float) -> None:
+    if not (0 < first < 1 and 0 < last < 1):
         raise ValueError(
-            f"linear_beta: beta would go from {beta_1:g} to {beta_T:g}, and must stay between 0 and 1; for small T: "
+            f"linear_beta: beta would go from {first:g} to {last:g}, and must stay between 0 and 1; for small T: "
             "smaller ends, rescale=False, or cosine_schedule"
         )
-
-
-def _check_beta(beta: float | Tensor, x: Tensor) -> None:
-    beta = torch.as_tensor(beta)
-    if beta.ndim not in (0, x.ndim) or not bool(((beta > 0) & (beta < 1)).all()):
-        raise ValueError(f"beta must lie between 0 and 1, one number or per_image(beta, x), got {beta.tolist()}")
-
-
-def _check_variance(variance: str) -> None:
-    if variance not in ("beta", "posterior"):
-        raise ValueError(f"unknown variance {variance!r}: it is 'beta' or 'posterior'")
 
 
 def _check_eta(eta: float, noisy: bool) -> None:
@@ -148,11 +114,4 @@ def _check_chosen(chosen: list[int] | None, steps: int, T: int) -> None:
         raise ValueError(f"DDIM takes from 1 to T = {T} steps, got {steps!r}")
     whole = chosen is None or (bool(chosen) and all(isinstance(t, Integral) for t in chosen))
     if not whole or not all(t > s for t, s in pairwise([T + 1, *(chosen or []), 0])):
-        raise ValueError(
-            f"a list of DDIM steps must hold integers in 1 ... T = {T}, each below the one before, got {chosen}"
-        )
-
-
-def _check_angle(angle: Tensor) -> None:
-    if not bool((angle.sin() > 1e-3).all()):  # NaN, too: rounding can push a cosine past 1
-        raise ValueError("slerp: an image and its partner have the same direction, or opposite ones")
+        raise ValueError(f"DDIM's steps must hold integers in 1 ... T = {T}, each below the one before, got {chosen}")

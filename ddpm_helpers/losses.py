@@ -56,9 +56,13 @@ def weighted_steps(u: Tensor, weight: Tensor) -> Tensor:
     >>> weighted_steps(torch.zeros(4), torch.tensor([1.0, 3.0]))
     tensor([1, 1, 2, 2])
     """
-    place = (torch.arange(len(u), device=u.device) + u.double()) / len(u)  # in [0, 1], rising
-    ends = weight.double().cumsum(0)  # (T,): stretches as long as the weights, end to end; in 32 bits tiny ones vanish
-    return torch.searchsorted(ends, place * ends[-1]).clamp(max=len(weight) - 1) + 1  # beyond the end by rounding alone
+    there = "cpu" if u.device.type == "mps" else u.device  # MPS has no float64
+    place = (torch.arange(len(u), device=there) + u.to(there).double()) / len(u)  # in [0, 1], rising
+    # Stretches (T,) as long as the weights, end to end. In 32 bits tiny ones would vanish; and `u` in 32 bits ends at
+    # 1 - 2^-24, which leaves out a last step of a smaller share, such as t = 1000 of the cosine schedule (1e-11).
+    ends = weight.to(there).double().cumsum(0)
+    steps = torch.searchsorted(ends, place * ends[-1]).clamp(max=len(weight) - 1) + 1  # past the end by rounding alone
+    return steps.to(u.device)
 
 
 def step_weight(schedule: NoiseSchedule) -> Tensor:
@@ -70,10 +74,7 @@ def step_weight(schedule: NoiseSchedule) -> Tensor:
 def draw_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator, weighted: bool = False) -> Tensor:
     """Random steps (count,) on the generator's device: `stratified_steps`, or `weighted_steps` by `step_weight`."""
     u = torch.rand(count, generator=generator, device=generator.device)
-    if not weighted:
-        return stratified_steps(u, schedule.T)
-    there = "cpu" if u.device.type == "mps" else u.device  # MPS has no float64
-    return weighted_steps(u.to(there), step_weight(schedule).to(there)).to(u.device)
+    return weighted_steps(u, step_weight(schedule)) if weighted else stratified_steps(u, schedule.T)
 
 
 def random_flip(x: Tensor, chance: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
 """How good are the samples? Numbers that compare sets of images, and the likelihood of images under a model.
 
-Images are float tensors (N, C, H, W) in [-1, 1] on any device. The feature network is a small classifier; what it
-computes just before its answer, its features, is what sets of images are compared by.
+Images are float tensors (N, C, H, W) in [-1, 1]. They are compared by features: what a small classifier, the feature
+network, computes just before its answer.
 """
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,14 +13,13 @@ from torch import Tensor, nn
 
 from .checks import _check_images
 from .files import WEIGHTS, read
+from .losses import Model
 from .schedule import NoiseSchedule, predict_x0, q_sample
 
 
 class FeatureNet(nn.Module):
-    """A classifier of images (B, 1, 28, 28), 257,674 parameters for ten classes; samples are compared by its features.
-
-    The shipped one, trained on MNIST, reads more than 99 % of the test digits.
-    """
+    """A classifier of images (B, 1, 28, 28), 257,674 parameters for ten classes. The shipped one, trained on MNIST,
+    reads more than 99 % of the test digits."""
 
     def __init__(self, classes: int = 10):
         super().__init__()
@@ -38,7 +36,7 @@ class FeatureNet(nn.Module):
         return self.body(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 1, 28, 28) in [-1, 1] -> (B, classes), the logarithm of each class's probability up to a constant."""
+        """(B, 1, 28, 28) in [-1, 1] -> (B, classes), logits."""
         return self.head(self.features(x))
 
 
@@ -63,16 +61,13 @@ class Evaluation(NamedTuple):
 def evaluate(net: FeatureNet, images: Tensor, batch_size: int = 500) -> Evaluation:
     """Show images (N, 1, 28, 28) in [-1, 1] to the feature network. Values out of range are an error, not clipped."""
     found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-    if found[1:] != (1, 28, 28):
-        raise ValueError(f"evaluate: expected images (N, 1, 28, 28), got {found}: it reads grey digits, as one tensor")
-    if len(images) < 2:
-        raise ValueError(f"evaluate: at least 2 images are needed to compare sets, got {len(images)}")
+    if found[1:] != (1, 28, 28) or len(images) < 2:
+        raise ValueError(f"evaluate: expected images (N, 1, 28, 28), in grey, N at least 2, got {found}")
     if not images.is_floating_point():
         raise ValueError(f"evaluate: expected float images in [-1, 1], got {images.dtype}: use to_float")
     low, high = images.min().item(), images.max().item()
     if not (low >= -1.001 and high <= 1.001):  # NaN fails both
-        found = f"found {low:.3g} to {high:.3g}"
-        raise ValueError(f"evaluate: images must lie in [-1, 1], {found}: clip samples as you would to show them")
+        raise ValueError(f"evaluate: images must lie in [-1, 1], found {low:.3g} to {high:.3g}: clip samples")
     if net.training:
         raise ValueError("evaluate: the net is in train mode, where dropout is at work; call net.eval() first")
     device = next(net.parameters()).device
@@ -84,12 +79,9 @@ def evaluate(net: FeatureNet, images: Tensor, batch_size: int = 500) -> Evaluati
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of two sets of features (N, D) and (M, D), taken for Gaussians (Dowson & Landau 1982, eq. 16).
-
-    The squared distance of the means plus tr(A + B - 2 (A^1/2 B A^1/2)^1/2) of the covariances, in float64: the root of
-    a symmetric matrix, so nothing is complex. With the features of Inception this is called FID (Heusel et al. 2017);
-    with others it must not be. It is biased upwards, more so the fewer features there are: compare equal numbers.
-    """
+    """Frechet distance of two sets of features (N, D) and (M, D), taken for Gaussians (Dowson & Landau 1982, eq. 16):
+    squared distance of the means plus tr(A + B - 2 (A^1/2 B A^1/2)^1/2) of covariances, in 64 bits. With Inception's
+    features, the FID (Heusel et al. 2017). It is biased upwards for few features: compare equal numbers."""
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"frechet_distance: expected (N, D) and (M, D), got {tuple(a.shape)} and {tuple(b.shape)}")
     (mean_a, cov_a), (mean_b, cov_b) = _moments(a, "first"), _moments(b, "second")
@@ -103,8 +95,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 def _moments(features: Tensor, name: str) -> tuple[Tensor, Tensor]:
     x = features.detach().cpu().double()
     if len(x) < 2 or not x.isfinite().all():
-        what = "at least 2 rows" if len(x) < 2 else "finite features"
-        raise ValueError(f"frechet_distance: the {name} set needs {what}; it has shape {tuple(x.shape)}")
+        raise ValueError(f"frechet_distance: the {name} set needs at least 2 rows, all finite; it is {tuple(x.shape)}")
     covariance = x.T.cov().reshape(x.shape[1], x.shape[1])
     if not covariance.diagonal().any():
         raise ValueError(f"frechet_distance: all rows of the {name} set are equal: constant samples?")
@@ -124,13 +115,11 @@ def frechet_floor(features: Tensor, count: int, seed: int = 0) -> float:
 
 def nearest_images(samples: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """For each sample the index of the closest of `images` (N,), and the root mean square of their difference (N,)."""
-    if samples.shape[1:] != images.shape[1:]:
+    if samples.shape[1:] != images.shape[1:] or not len(images):
         raise ValueError(f"nearest_images: shapes {tuple(samples.shape)} and {tuple(images.shape)} do not fit together")
     if not samples.is_floating_point() or samples.dtype != images.dtype:
         found = f"{samples.dtype} and {images.dtype}"
         raise TypeError(f"nearest_images: both must be floats in [-1, 1], got {found}; see to_float")
-    if not len(images):
-        raise ValueError("nearest_images: there are no images to look among")
     flat, indices, distances = images.flatten(1), [], []
     for batch in samples.flatten(1).split(200):
         # cdist multiplies matrices, and near copies differ in its last digits: so take the first few, and subtract.
@@ -153,13 +142,12 @@ class BitsPerDim(NamedTuple):
 
     @property
     def total(self) -> float:
-        """The bound on the bits per dimension that a code for the images would need."""
         return self.prior + self.middle + self.decoder
 
 
 @torch.no_grad()
 def bits_per_dim(
-    model: Callable[[Tensor, Tensor], Tensor],
+    model: Model,
     schedule: NoiseSchedule,
     images: Tensor,
     steps: int | None = None,
@@ -169,10 +157,9 @@ def bits_per_dim(
     """An upper bound on -log2 p(images) per dimension, with reverse variances beta_t (Ho et al. 2020, section 3.3).
 
     Args:
-        model: callable (x, t) -> predicted noise, on the device of schedule and images.
         images: (N, C, H, W) in [-1, 1], made of 256 grey levels.
-        steps: the most steps among 2 ... T at which to compute L_{t-1}. One is drawn from each of so many stretches,
-            short ones where t is small and the terms are large, and the sum is estimated without bias. None: all.
+        steps: the most steps among 2 ... T at which to compute L_{t-1}: one from each of so many stretches, short ones
+            where t is small and the terms are large, for a sum without bias. None: all.
         clip: clip the predicted clean images to [-1, 1].
     """
     if not (images.min() >= -1.001 and images.max() <= 1.001):
@@ -186,8 +173,7 @@ def bits_per_dim(
     width = edges.diff()
     chosen = edges[:-1] + (torch.rand(len(width), generator=generator) * width).long()
 
-    def guess(t: int) -> Tensor:
-        """The clean images, as the model finds them in x_t."""
+    def guess(t: int) -> Tensor:  # the clean images, as the model finds them in x_t
         steps = torch.full((len(images),), t, device=images.device)
         x_t = q_sample(schedule, images, steps, torch.randn(images.shape, generator=generator).to(images.device))
         parts = zip(x_t.split(500), steps.split(500), strict=True)  # a network needs most of the memory
@@ -214,11 +200,8 @@ def prior_bits(schedule: NoiseSchedule, images: Tensor) -> float:
 
 
 def discretised_log_likelihood(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Log-probability of grey levels under a Gaussian cut into 256 bins (Ho et al. 2020, eq. 13), in nats, on the CPU.
-
-    `x` and `mean` have one shape, x on the levels 2 u / 255 - 1; `std` is a scalar. The first and last bin reach to
-    infinity, so the 256 probabilities add to 1.
-    """
+    """Log-probability in nats of grey levels x, 2 u / 255 - 1, under a Gaussian cut into 256 bins (Ho et al. 2020, eq.
+    13), of which the first and the last reach to infinity; `mean` is shaped as x, `std` a scalar; on the CPU."""
     x, mean, std = (value.cpu().double() for value in (x, mean, std))  # MPS has no float64
     side = torch.where(x > mean, -1.0, 1.0)  # the bin or its mirror image below the mean, where no digit is lost
     x, mean = side * x, side * mean

@@ -7,27 +7,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .checks import (
-    _check_even,
-    _check_groups,
-    _check_images,
-    check_base,
-    check_counts,
-    check_image_batch,
-    check_step_batch,
-)
+from .checks import _check_images, check_counts, check_image_batch, check_step_batch
 from .schedule import NoiseSchedule, per_image
 
 
 def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
     """Steps (B,) as waves (B, dim), from fast to slow, first the sines, then the cosines (Vaswani et al. 2017, section
-    3.5, in the order of Ho et al. 2020). The first turns by one radian a step, the last hardly moves.
-
-    >>> sinusoidal_embedding(torch.tensor([0, 1]), 4)
-    tensor([[0.0000, 0.0000, 1.0000, 1.0000],
-            [0.8415, 0.0100, 0.5403, 0.9999]])
-    """
-    _check_even(dim)
+    3.5, in the order of Ho et al. 2020). The first turns by one radian a step, the last hardly moves."""
+    if dim < 2 or dim % 2:
+        raise ValueError(f"sinusoidal_embedding: dim must be even and at least 2 (sines and cosines), got {dim}")
     i = torch.arange(dim // 2, device=t.device)
     frequency = torch.exp(-math.log(max_period) * i / (dim // 2))  # (dim/2,)
     angle = t.float()[:, None] * frequency  # (B, dim/2)
@@ -48,7 +36,8 @@ def film(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def group_norm(x: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
     """(B, C, H, W) with mean 0, variance 1 in each group of neighbouring channels of each image (Wu & He 2018). Nets
     use PyTorch's `nn.GroupNorm`, which does the same several times faster, then scales and shifts."""
-    _check_groups(x, groups)
+    if x.shape[1] % groups:
+        raise ValueError(f"group_norm: {groups} groups do not divide {x.shape[1]} channels")
     grouped = x.reshape(len(x), groups, -1)  # (B, groups, C / groups * H * W)
     mean = grouped.mean(dim=2, keepdim=True)
     variance = grouped.var(dim=2, keepdim=True, correction=0)
@@ -109,18 +98,15 @@ class SimpleUNet(nn.Module):
 
 
 class UNet(nn.Module):
-    """The course's own: the U-Net of Ho et al. 2020, appendix B, small, with FiLM as in Dhariwal & Nichol 2021.
-
-    A level is one residual block and one skip; between levels the sides halve: H and W must be divisible by
-    patch * 2 ** (levels - 1). A new net predicts 0, and each of its blocks is a shortcut: see `start_at_zero`.
+    """The course's own: the U-Net of Ho et al. 2020, appendix B, small, with FiLM as in Dhariwal & Nichol 2021. A level
+    is one residual block and one skip, and sides halve in between: H and W are divisible by patch * 2 ** (levels - 1).
 
     Args:
-        base: width of the first level, divisible by 8, the number of norm groups.
-        multipliers: width of each level, in units of `base`.
+        base: width of the first level, divisible by 8; `multipliers` are the levels' widths in units of it.
         classes: number of labels, or None for a net without. One index more, `classes`, says "no label".
         attention: how many of the lowest levels have self-attention; the middle always has it.
-        patch: side of the squares of pixels that are made channels first (space-to-depth), and pixels again last. With
-            2, everything in between is on a quarter of the pixels, and about four times as fast.
+        patch: side of the squares of pixels that are made channels first (space-to-depth), and pixels again last: with
+            2 it is about four times as fast.
     """
 
     def __init__(
@@ -136,7 +122,8 @@ class UNet(nn.Module):
         super().__init__()
         check_counts("UNet", channels=channels, patch=patch, levels=len(multipliers))
         check_counts("UNet", **{f"multipliers[{i}]": multiple for i, multiple in enumerate(multipliers)})
-        check_base(base)
+        if not isinstance(base, int) or base < 8 or base % 8:
+            raise ValueError(f"UNet: base must be divisible by 8, the number of norm groups, got {base}")
         self.channels, self.base, self.classes, self.patch = channels, base, classes, patch
         widths = [base * m for m in multipliers]
         attend = [i >= len(widths) - attention for i in range(len(widths))]
@@ -179,16 +166,14 @@ class UNet(nn.Module):
                 raise ValueError("UNet: this net was made without labels: make it with UNet(classes=...)")
             return known
         if label is None:
-            raise ValueError(
-                f"UNet: this net needs a label per image, 0 to {self.classes - 1}, or {self.classes} for no label: "
-                f"torch.full((B,), {self.classes})"
-            )
+            none = f"{self.classes} for no label: torch.full((B,), {self.classes})"
+            raise ValueError(f"UNet: this net needs a label per image, 0 to {self.classes - 1}, or {none}")
         check_step_batch(label, x, T=self.classes, net="UNet", name="label", first=0)
         return known + self.label(label)
 
 
 class Level(nn.Module):
-    """One level of `UNet`: a residual block, then self-attention where wanted."""
+    """One level of `UNet`: (B, c_in, H, W), (B, known) -> (B, c_out, H, W), by a residual block and self-attention."""
 
     def __init__(self, c_in: int, c_out: int, known: int, attends: bool, dropout: float):
         super().__init__()
@@ -196,7 +181,6 @@ class Level(nn.Module):
         self.attention = SelfAttention(c_out) if attends else nn.Identity()
 
     def forward(self, x: Tensor, known: Tensor) -> Tensor:
-        """(B, c_in, H, W), (B, known) -> (B, c_out, H, W)."""
         return self.attention(self.block(x, known))
 
 
@@ -212,18 +196,14 @@ class ResidualBlock(nn.Module):
         self.last = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), start_at_zero(conv3x3(c_out, c_out)))
         self.shortcut = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, kernel_size=1)
 
-    @property
-    def wire(self) -> nn.Module:
-        """The shortcut's older name, which answers to exercises use."""
-        return self.shortcut
+    wire = property(lambda self: self.shortcut)  # its older name, which answers to exercises use
 
     def forward(self, x: Tensor, known: Tensor) -> Tensor:
-        """(B, c_in, H, W), (B, known) -> (B, c_out, H, W)."""
         return residual_block(self, x, known)
 
 
 class SelfAttention(nn.Module):
-    """Every pixel looks at every pixel, beside a shortcut; C is divisible by 8. The cost grows as (H W)^2."""
+    """(B, C, H, W) -> (B, C, H, W), C divisible by 8: every pixel looks at every pixel, beside a shortcut."""
 
     def __init__(self, channels: int, heads: int = 4):
         super().__init__()
@@ -233,10 +213,9 @@ class SelfAttention(nn.Module):
         self.out = start_at_zero(nn.Conv2d(channels, channels, kernel_size=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
         qkv = self.qkv(self.norm(x))
-        # On a CPU attention is two to three times as fast in float32.
-        qkv = qkv.float() if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu" else qkv
+        if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu":
+            qkv = qkv.float()  # there attention is two to three times as fast
         with torch.autocast("cpu", enabled=False):
             h = attention(qkv, self.heads)
         return x + self.out(h)
@@ -244,21 +223,13 @@ class SelfAttention(nn.Module):
 
 class VelocityNet(nn.Module):
     """A network that predicts the velocity v, dressed as one that predicts the noise (Salimans & Ho 2022, appendix D).
-
-    Near t = T almost all of x_t is noise: to find it is easy, and a small error in it a large one in the clean image.
-    The velocity is minus the clean image there.
-    """
+    Near t = T, where a small error in the noise is a large one in the clean image, v is minus that image."""
 
     def __init__(self, net: nn.Module, schedule: NoiseSchedule):
         super().__init__()
-        self.net = net
+        self.net, self.classes = net, getattr(net, "classes", None)
         self.register_buffer("signal", schedule.sqrt_alpha_bar, persistent=False)  # (T+1,)
         self.register_buffer("sigma", schedule.sigma, persistent=False)  # (T+1,)
-
-    @property
-    def classes(self) -> int | None:
-        """Number of labels of `net`, None if it has none."""
-        return getattr(self.net, "classes", None)
 
     def forward(self, x: Tensor, t: Tensor, *label: Tensor) -> Tensor:
         """(B, C, H, W), steps (B,), labels (B,) if the net has labels -> noise (B, C, H, W)."""
@@ -277,17 +248,16 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def multiply_adds(net: nn.Module, *inputs: Tensor) -> dict[str, int]:
-    """Multiplications with an addition in one forward pass: module name -> count, "" is the whole net. PyTorch counts
-    them in convolutions, linear layers and attention; the rest is many times less, and left out."""
+    """Multiplications with an addition in one forward pass, of convolutions, linear layers and attention: module name
+    -> count, "" is the whole net."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode  # here, because it takes long to import
 
     # Attention done by plain matrix products is counted in every version of PyTorch.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         net(*inputs)
-    root = type(net).__name__
-    counts = {name: sum(by_kind.values()) // 2 for name, by_kind in counter.get_flop_counts().items()}
-    return {name.removeprefix(root).removeprefix("."): n for name, n in counts.items() if name.startswith(root)}
+    root, counts = type(net).__name__, counter.get_flop_counts()
+    return {name[len(root) + 1 :]: sum(n.values()) // 2 for name, n in counts.items() if name.startswith(root)}
 
 
 def conv3x3(c_in: int, c_out: int) -> nn.Conv2d:

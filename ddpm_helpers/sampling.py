@@ -1,10 +1,9 @@
 """Samplers. A trajectory is a generator of `Step`s, yielded after the step is complete; callers draw, log or stop.
 
-A `model` is a callable (x (B, ...), t (B,) int64 in 1 ... T) -> predicted noise, same shape as x; a net stands in eval
-mode, on the device of x and the schedule. All images of a batch are at the same step, so in `ddpm_step` and `ddim_step`
-t and s are plain integers; 0 is the clean image. Noise is an argument: a tensor for one step, a callable () -> (B, ...)
-for a trajectory. Images live in [-1, 1], and each predicted clean image is clipped to that range, or a small error of
-the model near t = T would grow; `clip=False` is the bare algorithm of the papers, for data without a range.
+A `model` is a callable (x (B, ...), t (B,) int64 in 1 ... T) -> predicted noise (B, ...); a net stands in eval mode.
+Steps t, s are plain integers for the whole batch; 0 is the clean image. Noise is an argument: a tensor for one step, a
+callable () -> (B, ...) for a trajectory. Each predicted clean image is clipped to [-1, 1], or a small error of the
+model near t = T would grow; `clip=False` is the bare algorithm of the papers, for data without a range.
 """
 
 import sys
@@ -16,16 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .checks import (
-    _check_angle,
-    _check_chosen,
-    _check_eta,
-    _check_images,
-    _check_step,
-    _check_variance,
-    check_counts,
-    check_step_batch,
-)
+from .checks import _check_chosen, _check_eta, _check_images, _check_step, check_counts, check_step_batch
 from .schedule import NoiseSchedule, per_image
 
 Model = Callable[..., Tensor]
@@ -37,7 +27,7 @@ class Step(NamedTuple):
 
     t: float  # where the step ended: a step in 0 ... T - 1; for the naive sampler the amount of corruption left
     x: Tensor  # (B, C, H, W) where the step ended
-    x0_hat: Tensor  # (B, C, H, W) the clean images that the model predicted, and the step moved towards
+    x0_hat: Tensor  # (B, C, H, W) the clean images that the model predicted
     eps: Tensor | None = None  # (B, C, H, W) the noise that the model predicted; the naive sampler has none
 
 
@@ -54,7 +44,8 @@ def ddpm_step(
     images that `eps` says. The `variance` of the added noise is "beta" or "posterior"; at t = 1 none is added."""
     _check_step("t", t, 1, schedule.T)
     _check_images(schedule.beta.device, x_t=x_t, eps=eps, noise=x_t if t == 1 else noise)
-    _check_variance(variance)
+    if variance not in ("beta", "posterior"):
+        raise ValueError(f"unknown variance {variance!r}: it is 'beta' or 'posterior'")
     x0_hat = clean_guess(schedule, x_t, t, eps, clip)
     of_x0 = schedule.sqrt_alpha_bar[t - 1] * schedule.beta[t] / schedule.sigma[t] ** 2
     of_x_t = schedule.alpha[t].sqrt() * schedule.sigma[t - 1] ** 2 / schedule.sigma[t] ** 2
@@ -74,10 +65,8 @@ def ddim_step(
     clip: bool = True,
 ) -> Tensor:
     """From x_t (B, ...) to x_s, for any s < t (Song et al. 2021, eq. 12); `eta` in [0, 1] is the share of fresh noise.
-
-    Where the clean image was clipped, `eps` is replaced by the noise that fits it: x_t still is their mix. So eta = 1
-    with s = t - 1 is `ddpm_step` with variance "posterior", clipped or not.
-    """
+    Where the clean image was clipped, `eps` becomes the noise that fits it: so eta = 1 with s = t - 1 is `ddpm_step`
+    with variance "posterior"."""
     _check_step("t", t, 1, schedule.T)
     _check_step("s", s, 0, t - 1)
     _check_eta(eta, noisy=noise is not None or s == 0)
@@ -141,9 +130,8 @@ def ddim_steps(T: int, steps: int | Iterable[int]) -> list[int]:
 def ddim_invert(model: Model, schedule: NoiseSchedule, x0: Tensor, steps: int | Iterable[int] = 50) -> Tensor:
     """DDIM upwards: the noise from which `ddim_trajectory` (same `steps`, `clip=False`) leads back to about `x0`.
 
-    A step of Euler's method, which can be taken either way; up it has the noise predicted at the clean end (with t = 1
-    at t = 0), so the way back is not quite the same: the more steps, the closer. Where alpha_bar_T is tiny, as in
-    `cosine_schedule`, the clean image is hard to tell near T: end below it, say with steps = range(950, 0, -19).
+    Up, a step has the noise predicted at its clean end (with t = 1 at t = 0): the more steps, the closer the way back.
+    Where alpha_bar_T is tiny, as in `cosine_schedule`, end below T, say with steps = range(950, 0, -19).
     """
     _check_images(schedule.beta.device, x0=x0)
     signal, sigma = schedule.sqrt_alpha_bar, schedule.sigma
@@ -161,7 +149,8 @@ def slerp(x: Tensor, y: Tensor, amount: Tensor) -> Tensor:
     _check_images(x=x, y=y)
     amount = per_image(amount, x)  # (B, 1, ..., 1), as is the angle
     angle = per_image(torch.cosine_similarity(x.flatten(1), y.flatten(1)).acos(), x)
-    _check_angle(angle)
+    if not bool((angle.sin() > 1e-3).all()):  # NaN, too: rounding can push a cosine past 1
+        raise ValueError("slerp: an image and its partner have the same direction, or opposite ones")
     return (((1 - amount) * angle).sin() * x + (amount * angle).sin() * y) / angle.sin()
 
 
@@ -177,20 +166,17 @@ def sample(
     labels: Tensor | None = None,
     **options,
 ) -> Tensor:
-    """Draw images (count, *shape). The noise of image i depends on (seed, i) alone, whatever `batch_size` is; a net's
-    own arithmetic may differ in the last digits from one batch size to another, and more between devices.
+    """Draw images (count, *shape); the noise of image i depends on (seed, i) alone, whatever `batch_size` is.
 
     Args:
         steps: None for all T steps of `ddpm_trajectory`; a number or a list for `ddim_trajectory`.
-        labels: (count,) int64, what each image shall show, handed to the model batch by batch; see also `guide`.
+        labels: (count,) int64, what each image shall show; see also `guide`.
         options: for the trajectory: `clip`; `variance` (DDPM) or `eta` (DDIM).
     """
     check_counts("sample", count=count, batch_size=batch_size)
     if wrong := options.keys() - {"clip", "variance" if steps is None else "eta"}:
-        raise ValueError(
-            f"sample: {', '.join(sorted(wrong))} is no option here; all T steps (steps=None) take variance, "
-            "DDIM (steps=50) takes eta, and both take clip"
-        )
+        takes = "all T steps (steps=None) take variance, DDIM (steps=50) takes eta, and both take clip"
+        raise ValueError(f"sample: {', '.join(sorted(wrong))} is no option here; {takes}")
     if labels is not None:
         seen = labels.cpu() if isinstance(labels, Tensor) else labels  # once here: on a GPU the network does not look
         classes = getattr(model, "classes", None)

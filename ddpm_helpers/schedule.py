@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .checks import _check_beta, _check_ends, _check_images, _check_length, check_step_batch
+from .checks import _check_beta_ends, _check_images, check_counts, check_step_batch
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,9 +39,8 @@ class NoiseSchedule:
         if beta.ndim != 1 or len(beta) < 2 or beta[0] != 0:
             raise ValueError(f"beta must have shape (T+1,) with T >= 1 and beta[0] = 0, got shape {tuple(beta.shape)}")
         if not bool(((beta[1:] > 0) & (beta[1:] < 1)).all()):
-            raise ValueError(
-                f"beta[1:] must lie between 0 and 1, got {beta[1:].min().item():g} to {beta[1:].max().item():g}"
-            )
+            least, most = beta[1:].min().item(), beta[1:].max().item()
+            raise ValueError(f"beta[1:] must lie between 0 and 1, got {least:g} to {most:g}")
         for name, table in tables(beta).items():
             object.__setattr__(self, name, table.float().to(device))
 
@@ -77,12 +76,11 @@ def tables(beta: Tensor) -> dict[str, Tensor]:
 def linear_beta(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, rescale: bool = True) -> Tensor:
     """(T+1,) float64: 0, then a line from `beta_1` to `beta_T` (Ho et al. 2020, section 4, T = 1000). For other T both
     ends are multiplied by 1000 / T, so that step T is noise; with `rescale=False` a small T leaves some image."""
-    _check_length(T)
+    check_counts("linear_beta", T=T)
     factor = 1000 / T if rescale else 1.0
-    _check_ends(beta_1 * factor, beta_T * factor)
-    beta = torch.zeros(T + 1, dtype=torch.float64)
-    beta[1:] = torch.linspace(beta_1 * factor, beta_T * factor, T, dtype=torch.float64)
-    return beta
+    _check_beta_ends(beta_1 * factor, beta_T * factor)
+    line = torch.linspace(beta_1 * factor, beta_T * factor, T, dtype=torch.float64)
+    return torch.cat([line.new_zeros(1), line])
 
 
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, rescale: bool = True) -> NoiseSchedule:
@@ -97,20 +95,21 @@ def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, r
 
 def cosine_schedule(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
     """alpha_bar along a squared cosine (Nichol & Dhariwal 2021, eq. 17), each beta at most `max_beta`."""
-    _check_length(T)
+    check_counts("cosine_schedule", T=T)
     if not s >= 0 or not 0 < max_beta < 1:
         raise ValueError(f"cosine_schedule: need s >= 0 and 0 < max_beta < 1, got s = {s}, max_beta = {max_beta}")
     angle = (torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s) * math.pi / 2
     f = angle.cos() ** 2  # (T+1,); the paper's f(t), and alpha_bar = f(t) / f(0)
-    beta = torch.zeros(T + 1, dtype=torch.float64)
-    beta[1:] = (1 - f[1:] / f[:-1]).clamp(max=max_beta)
-    return NoiseSchedule(beta, f"cosine, T = {T}")
+    beta = (1 - f[1:] / f[:-1]).clamp(max=max_beta)  # of the steps 1 ... T
+    return NoiseSchedule(torch.cat([beta.new_zeros(1), beta]), f"cosine, T = {T}")
 
 
 def forward_step(x: Tensor, beta: float | Tensor, noise: Tensor) -> Tensor:
     """One step of the forward process (Ho et al. 2020, eq. 2), `beta` in (0, 1): a number, or one `per_image`."""
     _check_images(x=x, noise=noise)
-    _check_beta(beta, x)
+    values = torch.as_tensor(beta)
+    if values.ndim not in (0, x.ndim) or not bool(((values > 0) & (values < 1)).all()):
+        raise ValueError(f"beta must lie between 0 and 1, one number or per_image(beta, x), got {values.tolist()}")
     return (1 - beta) ** 0.5 * x + beta**0.5 * noise
 
 

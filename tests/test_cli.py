@@ -116,7 +116,7 @@ def test_samples_that_fail_cost_nothing_else(tmp_path, monkeypatch, run):
         ("--steps 0", "TrainConfig: steps must be a whole number, at least 1, got 0"),
         ("--learning-rate nan", "TrainConfig: learning_rate must be above 0"),
         ("--base 12", "UNet: base must be divisible by 8"),
-        ("--T 0", "T, the number of steps, must be an integer >= 1"),
+        ("--T 0", "cosine_schedule: T must be a whole number, at least 1"),
         ("--T 10 --schedule linear", "linear_beta: beta would go"),
         ("--patch 3", "UNet: height and width must be divisible by 6, got 28x28"),
         ("--checkpoint {folder}", ".*the name must end in .safetensors"),

@@ -6,7 +6,6 @@ import torch
 from ddpm_helpers import (
     DataError,
     cosine_schedule,
-    ddim_trajectory,
     linear_schedule,
     load_images,
     load_pretrained,
@@ -15,11 +14,10 @@ from ddpm_helpers import (
     to_float,
 )
 from ddpm_helpers.digits import synthetic_digits
-from ddpm_helpers.lessons import clinic, quiz
+from ddpm_helpers.lessons import clinic
 from ddpm_helpers.lessons.diagnosis import IdealDenoiser, diagnose, loss_by_t, straight_line_loss
 
 IMAGES = to_float(synthetic_digits(64, seed=1)[0])
-FAULTS = [case.fault for case in quiz.CASES]
 FOUND_BY = {
     clinic.unit_range: "data range",
     clinic.never_noise: "end of the process",
@@ -44,7 +42,7 @@ def checks(system: clinic.System) -> list[str]:
     return [f.check for f in diagnose(system.model, system.schedule, system.images, system.samples, system.average)]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("fault", FOUND_BY, ids=lambda f: f.__name__)
 def test_fault_is_found(fault, capsys):
     assert FOUND_BY[fault] in checks(fault(IMAGES))
     assert FOUND_BY[fault] in capsys.readouterr().out
@@ -56,15 +54,13 @@ def test_healthy_system_is_left_in_peace(capsys):
     assert capsys.readouterr().out == "Nothing found.\n"
 
 
-@pytest.mark.parametrize("schedule", [linear_schedule(1000), cosine_schedule(1000), linear_schedule(30)], ids=str)
+SCHEDULES = [linear_schedule(1000), cosine_schedule(1000), linear_schedule(30), *map(cosine_schedule, (1, 2, 3, 4))]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_healthy_with_other_schedules(schedule):
     model = IdealDenoiser(IMAGES, schedule)
-    assert diagnose(model, schedule, IMAGES, sample(model, schedule, 32, steps=20)) == []
-
-
-@pytest.mark.parametrize("T", [1, 2, 3, 4])
-def test_healthy_with_a_short_schedule(T):
-    assert diagnose(IdealDenoiser(IMAGES, cosine_schedule(T)), cosine_schedule(T), IMAGES) == []
+    assert diagnose(model, schedule, IMAGES, sample(model, schedule, 32, steps=20) if schedule.T > 4 else None) == []
 
 
 def real(name):
@@ -89,12 +85,7 @@ def test_shipped_network_of_digits_has_not_learned_both_ends():
 
 @pytest.mark.parametrize(
     ("schedule", "first"),
-    [
-        (linear_schedule(1000), 651),
-        (linear_schedule(1000), 750),
-        (cosine_schedule(1000), 921),
-        (cosine_schedule(), 960),
-    ],
+    [(linear_schedule(), 651), (linear_schedule(), 750), (cosine_schedule(), 921), (cosine_schedule(), 960)],
 )
 def test_a_network_that_never_saw_the_last_steps(schedule, first):
     """From step `first` on it returns its input."""
@@ -137,23 +128,16 @@ def test_ideal_denoiser_of_two_points_by_hand():
     torch.testing.assert_close(IdealDenoiser(data, schedule)(x, t), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_its_samples_are_the_images():
-    schedule = linear_schedule(100)
-    x = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    for step in ddim_trajectory(IdealDenoiser(IMAGES, schedule), schedule, x, 50):
-        x = step.x
-    assert torch.cdist(x.flatten(1), IMAGES.flatten(1)).min(1).values.max() < 1e-2
-
-
-def test_bytes_are_not_images(capsys):
-    system = clinic.healthy(IMAGES)
-    found = diagnose(system.model, system.schedule, (IMAGES * 100).to(torch.uint8), system.samples, system.model)
-    assert [f.check for f in found] == ["data"]
-    assert "to_float" in capsys.readouterr().out
-
-
-def test_a_model_that_answers_nan():
-    system = clinic.healthy(IMAGES)
+def test_what_cannot_be_looked_at():
+    system, samples = clinic.healthy(IMAGES), torch.zeros(32, 1, 28, 28)
+    [found] = diagnose(system.model, system.schedule, (IMAGES * 100).to(torch.uint8), system.samples)
+    assert found.check == "data"
+    assert "to_float" in found.advice
+    for wrong in (samples[:3], samples[..., :14], samples.flatten(1)):
+        with pytest.raises(ValueError, match="samples must be"):
+            diagnose(system.model, system.schedule, IMAGES, wrong)
+    with pytest.raises(ValueError, match="images must be"):
+        diagnose(system.model, system.schedule, IMAGES[:5])
     broken = clinic.Model(lambda x, t: x * float("nan"))
     found = diagnose(broken, system.schedule, IMAGES, system.samples * float("nan"))
     assert [f.check for f in found] == ["loss by t", "samples"]
@@ -176,14 +160,3 @@ def test_an_image_that_sees_its_batch():
     ideal = IdealDenoiser(IMAGES, linear_schedule(100))
     mixed = clinic.Model(lambda x, t: ideal(x, t) + 0.2 * x.mean(0))
     assert "batch" in [f.check for f in diagnose(mixed, linear_schedule(100), IMAGES)]
-
-
-@pytest.mark.parametrize("samples", [torch.zeros(3, 1, 28, 28), torch.zeros(32, 1, 14, 14), torch.zeros(32, 784)])
-def test_samples_that_do_not_fit(samples):
-    with pytest.raises(ValueError, match="samples must be"):
-        diagnose(torch.nn.Identity(), linear_schedule(50), IMAGES, samples)
-
-
-def test_too_few_images():
-    with pytest.raises(ValueError, match="images must be"):
-        diagnose(torch.nn.Identity(), linear_schedule(50), IMAGES[:5])

@@ -67,7 +67,7 @@ def test_frechet_floor_shrinks_with_the_sample():
     ("a", "message"),
     [
         (torch.ones(1, 4), "first set needs at least 2 rows"),
-        (torch.full((9, 4), torch.nan), "first set needs finite features"),
+        (torch.full((9, 4), torch.nan), "first set needs at least 2 rows, all finite"),
         (torch.ones(9, 4), "all rows of the first set are equal"),
         (torch.randn(9, 3), r"\(9, 3\) and \(20, 4\)"),
     ],
@@ -75,9 +75,6 @@ def test_frechet_floor_shrinks_with_the_sample():
 def test_frechet_bad_input(a, message):
     with pytest.raises(ValueError, match=message):
         frechet_distance(a, torch.randn(20, 4))
-
-
-def test_frechet_warns_of_too_few():
     with pytest.warns(UserWarning, match="4 samples cannot fill a 4-dimensional covariance") as caught:
         frechet_distance(torch.randn(4, 4), torch.randn(20, 4))
     assert caught[0].filename == __file__
@@ -100,9 +97,8 @@ def test_evaluate_counts():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.zeros(5, 3, 28, 28), r"expected images \(N, 1, 28, 28\), got \(5, 3, 28, 28\)"),
-        (torch.zeros(5, 1, 32, 32), r"expected images \(N, 1, 28, 28\)"),
-        (torch.zeros(1, 1, 28, 28), "at least 2 images"),
+        (torch.zeros(5, 3, 28, 28), r"expected images \(N, 1, 28, 28\), .*got \(5, 3, 28, 28\)"),
+        (torch.zeros(1, 1, 28, 28), "N at least 2, got"),
         (torch.full((5, 1, 28, 28), 1.5), "found 1.5 to 1.5: clip"),
         (torch.full((5, 1, 28, 28), torch.nan), "found nan"),
         (torch.zeros(5, 1, 28, 28, dtype=torch.uint8), "use to_float"),
@@ -111,29 +107,17 @@ def test_evaluate_counts():
 def test_evaluate_bad_input(images, message):
     with pytest.raises(ValueError, match=message):
         evaluate(FeatureNet().eval(), images)
-
-
-def test_evaluate_in_train_mode():
     with pytest.raises(ValueError, match=r"in train mode.*net.eval\(\)"):
         evaluate(FeatureNet(), torch.zeros(5, 1, 28, 28))
 
 
-def test_the_nearest_of_two_near_copies():
-    """The other one differs by one grey level at one pixel."""
-    images = to_float(synthetic_digits(300, seed=0)[0])
-    other = images.clone()
-    other[:, 0, 14, 14] -= 2 / 255 * other[:, 0, 14, 14].sign()
-    index, distance = nearest_images(images, torch.cat([other, images]))
-    assert index.tolist() == list(range(300, 600))
-    assert distance.tolist() == [0.0] * 300
-
-
-def test_prior_bits_refuses_bytes():
-    with pytest.raises(TypeError, match=r"must be a float tensor, got torch\.uint8"):
-        prior_bits(linear_schedule(100), torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
-
-
 def test_nearest_images():
+    drawn = to_float(synthetic_digits(300, seed=0)[0])
+    other = drawn.clone()  # near copies: one grey level off at one pixel
+    other[:, 0, 14, 14] -= 2 / 255 * other[:, 0, 14, 14].sign()
+    index, distance = nearest_images(drawn, torch.cat([other, drawn]))
+    assert index.tolist() == list(range(300, 600))
+    assert not distance.any()
     images = torch.rand(50, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     index, distance = nearest_images(images[[7, 3, 11]] + 0.01, images)
     assert index.tolist() == [7, 3, 11]
@@ -142,7 +126,7 @@ def test_nearest_images():
         nearest_images(images, images[:, :1])
     with pytest.raises(TypeError, match=r"torch.float32 and torch.uint8; see to_float"):
         nearest_images(images, images.to(torch.uint8))
-    with pytest.raises(ValueError, match="no images to look among"):
+    with pytest.raises(ValueError, match="do not fit together"):
         nearest_images(images, images[:0])
 
 
@@ -220,11 +204,9 @@ def test_prior_bits_are_a_divergence(grey, steps):
     end = torch.distributions.Normal(schedule.sqrt_alpha_bar[-1] * grey.double(), schedule.sigma[-1].double())
     nats = torch.distributions.kl_divergence(end, torch.distributions.Normal(0.0, 1.0)).mean()
     assert prior_bits(schedule, grey) == pytest.approx(nats.item() / math.log(2), rel=1e-4, abs=1e-7)
-
-
-def test_bits_per_dim_bad_input(grey):
-    schedule = linear_schedule(50)
+    with pytest.raises(TypeError, match=r"must be a float tensor, got torch\.uint8"):
+        prior_bits(schedule, grey.to(torch.uint8))
     with pytest.raises(ValueError, match=r"must lie in \[-1, 1\]"):
         bits_per_dim(lambda x, t: x, schedule, grey * 3)
-    with pytest.raises(ValueError, match=r"steps must be in 1 ... T - 1 = 49, got 50"):
-        bits_per_dim(lambda x, t: x, schedule, grey, steps=50)
+    with pytest.raises(ValueError, match=f"steps must be in 1 ... T - 1 = {steps - 1}, got {steps}"):
+        bits_per_dim(lambda x, t: x, schedule, grey, steps=steps)

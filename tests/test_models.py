@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from ddpm_helpers import BasicUNet, budget, corrupt, count_parameters, naive_loss, naive_step, naive_trajectory
 from ddpm_helpers.exercises.notebook_01 import half_and_a_bit
-from ddpm_helpers.machine import environment_report
 
 
 @pytest.fixture
@@ -29,12 +28,9 @@ X = torch.rand(4, 3, 2, 5, generator=torch.Generator().manual_seed(1))
     ("arguments", "error", "says"),
     [
         ((X, torch.tensor([0.0, 0.5, 1.0, 1.5]), X), ValueError, r"must lie in \[0, 1\], got 0 to 1.5"),
-        ((X, torch.tensor([0.0, 0.5, 1.0, -0.1]), X), ValueError, "got -0.1 to 1"),
         ((X, torch.full((4,), float("nan")), X), ValueError, "must lie in"),
         ((X, torch.rand(3), X), ValueError, r"expected one number per image, shape \(4,\), got shape \(3,\)"),
-        ((X, torch.rand(4, 1), X), ValueError, r"got shape \(4, 1\)"),
         ((X, torch.ones(4, dtype=torch.long), X), TypeError, "amount must be a float tensor, got torch.int64"),
-        ((X, 0.5, X), TypeError, "amount must be a float tensor, got float"),
         (((255 * X).to(torch.uint8), torch.rand(4), X), TypeError, r"x must be a float tensor, got torch.uint8"),
         ((X, torch.rand(4), X[:, :1]), ValueError, r"noise has shape \(4, 1, 2, 5\)"),
     ],
@@ -70,20 +66,6 @@ def test_basic_unet_uses_every_parameter_and_skip(generator):
         assert not torch.allclose(without, kept(x))
 
 
-@pytest.mark.parametrize(
-    ("x", "says"),
-    [
-        (torch.rand(1, 1, 30, 28), "divisible by 4, got 30x28; resize or pad to 32x28"),
-        (torch.rand(1, 3, 28, 28), r"make it with BasicUNet\(channels=3\)"),
-        (torch.rand(28, 28), r"expected images \(B, 1, H, W\), got \(28, 28\)"),
-        (torch.zeros(1, 1, 28, 28, dtype=torch.uint8), "expected float images, got torch.uint8"),
-    ],
-)
-def test_basic_unet_bad_input(x, says):
-    with pytest.raises(ValueError, match=says):
-        BasicUNet()(x)
-
-
 def test_naive_loss_by_hand():
     x, noise, amount = X[:2], X[2:], torch.tensor([0.0, 1.0])
     by_hand = torch.stack([half_and_a_bit(x[0]) - x[0], half_and_a_bit(noise[1]) - x[1]]).square().mean()
@@ -92,20 +74,14 @@ def test_naive_loss_by_hand():
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 40])
 def test_naive_trajectory_ends_on_a_fixed_prediction(steps):
-    target, noise = X[:2].double(), X[2:].double()
-    path = list(naive_trajectory(lambda x, t: target, noise, steps))
-    assert len(path) == steps
+    target, noise, seen = X[:2].double(), X[2:].double(), []
+    path = list(naive_trajectory(lambda x, t: seen.append(t[0].item()) or target, noise, steps))
+    assert seen == pytest.approx([1 - i / steps for i in range(steps)]), "the model gets the amount left"
     torch.testing.assert_close(path[-1].x, target)
     assert path[-1].t == 0
     # On the way it stands on the straight line, at the amount that t says.
     for step in path:
         torch.testing.assert_close(step.x, corrupt(target, torch.full((2,), step.t, dtype=torch.double), noise))
-
-
-def test_naive_trajectory_tells_the_model_the_amount_left():
-    seen = []
-    list(naive_trajectory(lambda x, t: seen.append(t[0].item()) or x, X, 4))
-    assert seen == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_naive_sampler_bad_input():
@@ -134,9 +110,3 @@ def test_budget(monkeypatch, capsys):
     monkeypatch.setenv("DDPM_BUDGET", "fast")
     with pytest.raises(ValueError, match="must be one of gpu, cpu, quick"):
         budget(gpu=1, cpu=1, quick=1)
-
-
-def test_environment_report_names_what_matters():
-    report = environment_report()
-    for name in ("python", "torch", "device", "DDPM_DATA", "ddpm_helpers"):
-        assert f"{name}  " in report

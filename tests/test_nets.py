@@ -62,12 +62,6 @@ def test_sinusoidal_embedding_tells_every_step_apart():
     assert distance.min() > 0.5
 
 
-@pytest.mark.parametrize("dim", [7, 0, 1])
-def test_sinusoidal_embedding_bad_dim(dim):
-    with pytest.raises(ValueError, match=f"dim must be even and at least 2 .*, got {dim}"):
-        sinusoidal_embedding(torch.tensor([1]), dim)
-
-
 def test_append_time_and_film_by_hand():
     x, t = torch.randn(3, 2, 4, 5), torch.tensor([1, 10, 20])
     longer = append_time(x, t, 20)
@@ -118,20 +112,13 @@ def test_all_work_in_other_precisions(make):
         assert make()(x.float(), t).isfinite().all()
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_gradient_reaches_every_parameter(make, channels):
-    net = make(channels)
-    out = net(torch.randn(4, channels, 28, 28), torch.tensor([1, 10, 400, T]))
+@pytest.mark.parametrize("name", [*NETS, "UNet with labels"])
+def test_gradient_reaches_every_parameter(name):
+    net, labels = (NETS[name](3), ()) if name in NETS else (awake(UNet(3, classes=3)), (torch.arange(4),))
+    out = net(torch.randn(4, 3, 28, 28), torch.tensor([1, 10, 400, T]), *labels)
     (out * torch.randn_like(out)).sum().backward()
     for name, p in net.named_parameters():
         assert not p.requires_grad or p.grad.ne(0).all(), name
-
-
-def test_gradient_reaches_every_label():
-    net = awake(UNet(base=8, classes=3))
-    out = net(torch.randn(4, 1, 8, 8), torch.tensor([1, 10, 400, T]), torch.arange(4))
-    (out * torch.randn_like(out)).sum().backward()
-    assert net.label.weight.grad.ne(0).all()
 
 
 def test_time_changes_the_output(make):
@@ -295,31 +282,14 @@ STEPS = torch.tensor([1, 20])
         (torch.zeros(2, 3, 28, 28), STEPS, ValueError, r"make it with \w+\(channels=3\)"),
         (X[0], STEPS, ValueError, r"expected images \(B, 1, H, W\), got \(1, 28, 28\)"),
         (X.to(torch.uint8), STEPS, ValueError, "expected float images, got torch.uint8"),
-        (X.double(), STEPS, ValueError, r"images are torch.float64 on cpu, .*; x.to\('cpu', torch.float32\)"),
         (X.to("meta"), STEPS, ValueError, "images are torch.float32 on meta, the net is torch.float32 on cpu"),
         (X, STEPS / T, TypeError, "t must be an integer tensor, one per image, got torch.float32"),
-        (X, 5, TypeError, "got int"),
-        (X, STEPS[:1], ValueError, r"t must have shape \(2,\), one per image, got \(1,\)"),
-        (X, torch.tensor(5), ValueError, r"got \(\); the same for all: torch.full\(\(2,\), 1\)"),
-        (X, STEPS[:, None], ValueError, r"got \(2, 1\)"),
-        (X, STEPS.to("meta"), ValueError, r"t is on meta, the images on cpu: t.to\(x.device\)"),
+        (X, STEPS - 1, ValueError, r"t must (lie in 1 \.\.\. 1000|be 1 or more), got 0 to 19"),
     ],
 )
 def test_bad_images_and_steps(name, x, t, error, says):
     with pytest.raises(error, match=f"^{name}: .*{says}"):
         NETS[name]()(x, t)
-
-
-@pytest.mark.parametrize("net", [SimpleUNet(T), LayerNormUNet(T)], ids=["SimpleUNet", "LayerNormUNet"])
-@pytest.mark.parametrize("t", [[0, 5], [5, T + 1], [-1, 5]])
-def test_steps_count_from_1_to_T(net, t):
-    with pytest.raises(ValueError, match=f"t must lie in 1 ... 1000, got {min(t)} to {max(t)}"):
-        net(X, torch.tensor(t))
-
-
-def test_steps_of_the_u_net_count_from_1():
-    with pytest.raises(ValueError, match="t must be 1 or more, got 0 to 5"):
-        UNet(base=8)(X, torch.tensor([0, 5]))
 
 
 @pytest.mark.parametrize(
@@ -346,22 +316,6 @@ def test_bad_construction():
             UNet(base=base)
 
 
-@pytest.mark.parametrize(
-    ("classes", "label", "error", "says"),
-    [
-        (10, None, ValueError, r"needs a label per image, 0 to 9, or 10 for no label: torch.full\(\(B,\), 10\)"),
-        (10, [0, 11], ValueError, "label must lie in 0 ... 9, or be 10 for no label, got 0 to 11"),
-        (10, [-1, 3], ValueError, "got -1 to 3"),
-        (10, [0], ValueError, r"label must have shape \(2,\)"),
-        (10, [0.0, 1.0], TypeError, "label must be an integer tensor"),
-        (None, [0, 1], ValueError, "made without labels"),
-    ],
-)
-def test_bad_labels(classes, label, error, says):
-    with pytest.raises(error, match=says):
-        UNet(base=8, classes=classes)(X, STEPS, None if label is None else torch.tensor(label))
-
-
 def test_numbers_that_make_no_net():
     for make, says in (
         (lambda: SimpleUNet(0), "SimpleUNet: T must be a whole number, at least 1, got 0"),
@@ -370,6 +324,9 @@ def test_numbers_that_make_no_net():
         (lambda: UNet(multipliers=()), "UNet: levels must be"),
         (lambda: UNet(multipliers=(1, 0)), r"UNet: multipliers\[1\] must be"),
         (lambda: UNet(base=32.0), "UNet: base must be divisible by 8"),
+        (lambda: SimpleUNet(20)(X, STEPS + 1), "t must lie in 1 ... 20, got 2 to 21"),
+        (lambda: sinusoidal_embedding(STEPS, 7), "dim must be even and at least 2 .*, got 7"),
+        (lambda: group_norm(torch.zeros(2, 12, 4, 4), 8), "8 groups do not divide 12 channels"),
     ):
         with pytest.raises(ValueError, match=says):
             make()
@@ -382,8 +339,3 @@ def test_images_of_another_precision():
             net(images, t)
     with torch.autocast("cpu", torch.bfloat16):
         single(x.bfloat16(), t)
-
-
-def test_groups_that_do_not_divide_the_channels():
-    with pytest.raises(ValueError, match="8 groups do not divide 12 channels"):
-        group_norm(torch.zeros(2, 12, 4, 4), 8)

@@ -32,7 +32,7 @@ class System:
     own_loss: Callable[[Tensor], Tensor] | None = None  # steps (K,) -> (K,), where its author measures otherwise
 
     def measured_loss(self, t: Tensor) -> Tensor:
-        """The loss at each of the steps t (K,) as the author of the broken code would measure it: (K,)."""
+        """The loss (K,) at steps t (K,), as the author of the broken code would measure it."""
         return self.own_loss(t) if self.own_loss else loss_by_t(self.model, self.schedule, self.images, t)
 
 
@@ -115,13 +115,9 @@ def alpha_for_alpha_bar(images: Tensor) -> System:
 def uniform_noise(images: Tensor) -> System:
     """The sampler draws torch.rand instead of torch.randn."""
     model, normal = IdealDenoiser(images, SCHEDULE), image_noise(0, range(COUNT), tuple(images.shape[1:]))
-
-    def rand() -> Tensor:
-        return torch.special.ndtr(normal())
-
-    for step in ddpm_trajectory(model, SCHEDULE, rand(), rand):
-        samples = step.x
-    return System(model, SCHEDULE, images, samples)
+    rand = lambda: torch.special.ndtr(normal())  # noqa: E731
+    *_, last = ddpm_trajectory(model, SCHEDULE, rand(), rand)
+    return System(model, SCHEDULE, images, last.x)
 
 
 def no_time(images: Tensor) -> System:
@@ -163,10 +159,8 @@ def gradient_times_loss(images: Tensor) -> System:
 
 
 def trained_lines(images: Tensor, faulty: bool = False) -> System:
-    """The healthy twin of `gradient_times_loss`: a straight line for each step and pixel, a (x - its mean).
-
-    It goes 60 times a tenth of the way to the best one, which is enough to arrive with the right gradient.
-    """
+    """The healthy twin of `gradient_times_loss`: a straight line for each step and pixel, a (x - its mean), that goes
+    60 times a tenth of the way to the best one. With the right gradient it arrives."""
     signal, sigma = SCHEDULE.sqrt_alpha_bar[:, None], SCHEDULE.sigma[:, None]  # (T+1, 1)
     mean, variance = images.mean(0).flatten(), images.var(0).flatten()  # (D,)
     square = (signal**2 * variance + sigma**2)[1:]  # (T, D) mean square of x_t - its mean; the curvature is twice that
@@ -187,10 +181,8 @@ def train_mode(images: Tensor) -> System:
 
 
 def broadcast_loss(images: Tensor) -> System:
-    """(B, 1, H, W) minus (B, H, W) is (B, B, H, W): every prediction met every noise of its batch of 16.
-
-    The best answer to that is the mean of all that it met: one sixteenth of the right one.
-    """
+    """(B, 1, H, W) minus (B, H, W) is (B, B, H, W): every prediction met every noise of its batch of 16, and the best
+    answer is the mean of all that it met, one sixteenth of the right one."""
     system = _with(images, lambda ideal, x, t: ideal(x, t) / 16)
 
     def own_loss(t: Tensor) -> Tensor:

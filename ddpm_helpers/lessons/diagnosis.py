@@ -1,18 +1,17 @@
 """What is wrong with this model? Measurements that tell apart the usual faults of a diffusion model, in plain words."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import _check_images, check_step_batch
+from ..losses import Model, ddpm_loss
 from ..schedule import NoiseSchedule, per_image, q_sample
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong."""
-
     check: str  # which measurement found it
     measured: str  # the numbers
     advice: str  # what to look at
@@ -22,11 +21,8 @@ Findings = Iterator[tuple[str, str, str]]
 
 
 def ideal_x0(images: Tensor, x_t: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
-    """The mean of the clean image given x_t (B, C, H, W), where the data are `images` (N, C, H, W), all equally likely.
-
-    A weighted mean of the images: the weights are the softmax of -|x_t - signal * image|^2 / (2 sigma^2), where signal
-    and sigma (B,) are the share of the image and the standard deviation of the noise in each x_t.
-    """
+    """The mean of the clean image given x_t (B, C, H, W), where the data are `images` (N, C, H, W), all equally likely:
+    their mean, weighted by the softmax of -|x_t - signal * image|^2 / (2 sigma^2), with signal and sigma (B,)."""
     place = torch.device("cpu") if x_t.device.type == "mps" else x_t.device  # MPS has no float64
     signal, sigma = signal.to(place).double()[:, None], sigma.to(place).double()[:, None]  # (B, 1)
     flat, x = images.to(place).flatten(1).double(), x_t.to(place).flatten(1).double()  # (N, D), (B, D)
@@ -36,12 +32,9 @@ def ideal_x0(images: Tensor, x_t: Tensor, signal: Tensor, sigma: Tensor) -> Tens
 
 
 class IdealDenoiser(nn.Module):
-    """What a perfect network would answer, if the data were a few images (N, C, H, W), each as likely as the others.
-
-    The mean of the noise given x_t is known then: a weighted mean over the images (De Bortoli 2022, section 3.3). No
-    training, no parameters: what goes wrong with this model in a sampler is the sampler's fault. In place of a schedule
-    it takes two tables (T+1,), shares of signal and noise.
-    """
+    """What a perfect network would answer, if the data were a few images (N, C, H, W), each as likely as the others (De
+    Bortoli 2022, section 3.3). What goes wrong with it in a sampler is the sampler's fault. In place of a schedule it
+    takes two tables (T+1,), shares of signal and noise."""
 
     def __init__(self, images: Tensor, schedule: NoiseSchedule | tuple[Tensor, Tensor]):
         super().__init__()
@@ -54,53 +47,38 @@ class IdealDenoiser(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """(B, C, H, W), steps (B,) in 1 ... T -> predicted noise (B, C, H, W)."""
         check_step_batch(t, x, T=len(self.signal) - 1, net="IdealDenoiser")
         x0_hat = ideal_x0(self.images, x, self.signal[t], self.sigma[t])
         return (x - per_image(self.signal[t], x) * x0_hat) / per_image(self.sigma[t], x)
 
 
 def straight_line_loss(schedule: NoiseSchedule, images: Tensor, t: Tensor) -> Tensor:
-    """The loss of the best straight line at steps t (K,): eps guessed from each pixel of x_t alone, as a * x + b.
-
-    Any network that has learned something does better. With v the variance of a pixel over the images (N, C, H, W), it
-    is alpha_bar v / (alpha_bar v + sigma^2), averaged over the pixels.
-    """
+    """The loss of the best straight line at steps t (K,), eps guessed from each pixel of x_t alone, as a * x + b: the
+    mean over pixels of alpha_bar v / (alpha_bar v + sigma^2), with v the pixel's variance over images (N, C, H, W)."""
     signal = schedule.alpha_bar[t, None] * images.var(0).flatten()  # (K, D)
     return (signal / (signal + schedule.sigma[t, None] ** 2)).mean(1)
 
 
 @torch.no_grad()
-def loss_by_t(
-    model: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule, images: Tensor, t: Tensor, asked: int = 0
-) -> Tensor:
-    """Mean squared error of the predicted noise at each of the steps t (K,), over all images (N, C, H, W): (K,).
-
-    The model is told t + asked, kept in 1 ... T.
-    """
-    noise = _noise(images, seed=0)
-    losses = []
+def loss_by_t(model: Model, schedule: NoiseSchedule, images: Tensor, t: Tensor, asked: int = 0) -> Tensor:
+    """Mean squared error of the predicted noise at each of the steps t (K,), over all images (N, C, H, W): (K,). The
+    model is asked about t + asked, kept in 1 ... T."""
+    noise, losses = _noise(images, seed=0), []
     for step in t.tolist():
         steps = torch.full((len(images),), step, device=images.device)
-        prediction = model(q_sample(schedule, images, steps, noise), (steps + asked).clamp(1, schedule.T))
-        _check_images(noise=noise, prediction=prediction)
-        losses.append((prediction - noise).square().mean())
+        asking = lambda x, t: model(x, (t + asked).clamp(1, schedule.T))  # noqa: E731
+        losses.append(ddpm_loss(asking, schedule, images, steps, noise))
     return torch.stack(losses)
 
 
 @torch.no_grad()
 def diagnose(
-    model: nn.Module,
-    schedule: NoiseSchedule,
-    images: Tensor,
-    samples: Tensor | None = None,
-    average: nn.Module | None = None,
+    model: Model, schedule: NoiseSchedule, images: Tensor, samples: Tensor | None = None, average: Model | None = None
 ) -> list[Finding]:
-    """Look for the usual faults; prints what was found, in plain words. An empty list is no proof.
+    """Look for the usual faults of a model as it stands when you sample, and print what was found, in plain words. An
+    empty list is no proof.
 
     Args:
-        model: callable (x, t) -> predicted noise, a module, as it stands when you sample.
-        schedule: with which the model was trained.
         images: (N, C, H, W) float, N at least 16, as the training loop hands them to `q_sample`. A few hundred do.
         samples: (M, C, H, W), M at least 16, what your sampler returns, before it is shown.
         average: the moving average of the weights, if you sample from it.
@@ -127,9 +105,7 @@ def _look(model, schedule, images, samples, average) -> Findings:
     # The mean pixel of x_T (2.17), in standard deviations of that of noise; root mean square over the images.
     off = schedule.sqrt_alpha_bar[-1] * _rms(images.mean((1, 2, 3))) * images[0].numel() ** 0.5
     if off > 1:
-        left = (
-            f"alpha_bar[T] is {schedule.alpha_bar[-1]:.2g}: x_T has a mean pixel {off:.1f} standard deviations from 0"
-        )
+        left = f"alpha_bar[T] is {schedule.alpha_bar[-1]:.2g}: its mean pixel is {off:.1f} standard deviations off"
         advice = "Sampling starts from pure noise, which the model has never seen: more steps, or larger betas"
         yield "end of the process", left, f"{advice} (linear_schedule rescales them to T)"
     yield from _look_at_model(model, average, schedule, images[:256])
@@ -151,8 +127,8 @@ def _look_at_model(model: nn.Module, average: nn.Module | None, schedule: NoiseS
     answer = model(x, middle)
     size = _rms(answer)
     if T > 3 and _rms(model(x, torch.ones_like(middle)) - answer) < 1e-4 * size:
-        measured = "the same image at t = 1 and at t = T/2 gets the same answer"
-        yield "time", measured, "Is t passed on to the network, and used there?"
+        same = "the same image at t = 1 and at t = T/2 gets the same answer"
+        yield "time", same, "Is t passed on to the network, and used there?"
     if _rms(model(x + 1.0, middle) - answer) < 1e-4 * size:
         advice = "A norm over the whole input removes the brightness, so that of the samples will drift: leave it out"
         yield "brightness", "adding 1 to every pixel does not change the answer", advice
@@ -166,25 +142,19 @@ def _look_at_model(model: nn.Module, average: nn.Module | None, schedule: NoiseS
     if worse.any():
         where, k = ", ".join(map(str, t[worse].tolist())), int(over.argmax())
         numbers = f"at t = {where}; at {t[k]} {ours[k]:.2g} against {line[k]:.2g}"
-        yield (
-            "loss by t",
-            f"worse than a straight line through each pixel {numbers}",
-            "Either it is not trained yet, or not at these steps, or it was trained on another process than this "
-            "schedule's: compare the training loop's x_t with q_sample, its target with the noise, and their shapes",
-        )
+        advice = "It is not trained yet, or not at these steps, or on another process than this schedule's: compare "
+        advice += "the training loop's x_t with q_sample, its target with the noise, and their shapes"
+        yield "loss by t", f"worse than a straight line through each pixel {numbers}", advice
     else:
         yield from _look_at_offset(model, schedule, images)
     if average is not None:
         ours, theirs = ours.mean(), loss_by_t(average, schedule, images, t).mean()
         if theirs > 1.5 * ours + 0.01:
-            advice = (
-                "The average lags: it still holds the start. Use a smaller decay, or a warm-up of it, or train longer"
-            )
+            advice = "The average lags, and still holds the start: a smaller decay, a warm-up of it, or longer training"
             yield "average", f"the averaged weights have a loss of {theirs:.3f}, the last ones {ours:.3f}", advice
 
 
 def _look_at_offset(model: nn.Module, schedule: NoiseSchedule, images: Tensor) -> Findings:
-    """Is the model better if it is told another step than the right one?"""
     t = torch.tensor(range(3, min(8, schedule.T)), device=images.device)  # where a step changes the noise most
     losses = {asked: loss_by_t(model, schedule, images, t, asked).mean().item() for asked in (-1, 0, 1) if len(t)}
     best = min(losses, key=losses.get, default=0)

@@ -1,7 +1,4 @@
-"""The ladder: what well-known designs reached on the same data, in the same time, as it is shipped in `results`.
-
-`python tests/benchmarks/ladder.py NAME.json`, in a clone of the course, trains and measures them.
-"""
+"""The ladder: what well-known designs reached on the same data, in the same time (`tests/benchmarks/ladder.py`)."""
 
 import json
 import os

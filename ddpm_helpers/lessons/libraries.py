@@ -1,7 +1,7 @@
 """Networks of diffusers and deepinv behind this course's signature: forward(x (B, C, H, W), t (B,) in 1 ... T).
 
-Both libraries count steps from 0, so the adapters hand them t - 1. They are optional, and take seconds to import: so
-they are imported when a network is made. Where one is not installed that raises `MissingLibrary`.
+Both libraries count steps from 0: the adapters hand them t - 1. They are optional and slow to import, so each is
+imported when a network is made.
 """
 
 import importlib
@@ -32,9 +32,8 @@ def ask_diffusers(net: Callable, x: Tensor, t: Tensor) -> Tensor:
 
 
 def leading_steps(T: int, steps: int) -> list[int]:
-    """The steps of diffusers' DDPM and DDIM unless told otherwise, `timestep_spacing="leading"`, in our counting.
-
-    They end at t = 1, and the first of them lies below T; compare `ddim_steps`, their "trailing" if `steps` divides T.
+    """The steps of diffusers' DDPM and DDIM by default, `timestep_spacing="leading"`, in our counting: they end at
+    t = 1, and the first of them lies below T. (`ddim_steps` is their "trailing" if `steps` divides T.)
 
     >>> leading_steps(1000, 5)
     [801, 601, 401, 201, 1]
@@ -55,27 +54,19 @@ def colour_unet2d() -> DiffusersUNet:
 
 
 def _unet2d(side: int, channels: int, widths: tuple[int, ...], kinds: tuple[str, ...]) -> DiffusersUNet:
-    return DiffusersUNet(
-        sample_size=side,
-        in_channels=channels,
-        out_channels=channels,
-        layers_per_block=2,
-        block_out_channels=widths,
-        down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
-        up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
-    )
+    down, up = [f"{kind}DownBlock2D" for kind in kinds], [f"{kind}UpBlock2D" for kind in reversed(kinds)]
+    size = {"sample_size": side, "in_channels": channels, "out_channels": channels, "block_out_channels": widths}
+    return DiffusersUNet(**size, down_block_types=down, up_block_types=up, layers_per_block=2)
 
 
 class DeepinvUNet(nn.Module):
-    """`deepinv.models.DiffUNet`, 93,555,841 parameters for one channel; `net` is the library's own object.
-
-    It can also be told a noise level and answer with a clean image; asked for a timestep, as here, it predicts noise.
-    """
+    """`deepinv.models.DiffUNet`, 93,555,841 parameters for one channel; `net` is the library's own object. It can also
+    be given a noise level and answer with a clean image; asked for a timestep, as here, it predicts noise."""
 
     def __init__(self, channels: int = 1):
         super().__init__()
-        library = _library("deepinv.models")
-        self.net = library.DiffUNet(in_channels=channels, out_channels=channels, pretrained=None)
+        make = _library("deepinv.models").DiffUNet
+        self.net = make(in_channels=channels, out_channels=channels, pretrained=None)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.net(x, t - 1, type_t="timestep")[:, : x.shape[1]]  # asked for colour, it adds variances

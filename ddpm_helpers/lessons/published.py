@@ -11,11 +11,8 @@ from ..nets import NETS, conv3x3, sinusoidal_embedding
 
 
 class BasicUNet(nn.Module):
-    """The smallest U-Net that learns something: six 5x5 convolutions, 309,057 parameters, and no idea of time.
-
-    Three convolutions on the way down (max-pool between them), three on the way up (nearest upsampling), and two skips
-    that are added. The last SiLU cannot go below -0.2785: images in [0, 1] can come out, Gaussian noise never.
-    """
+    """The smallest U-Net that learns something: six 5x5 convolutions, two skips that are added, 309,057 parameters, and
+    no idea of time. The last SiLU cannot go below -0.2785: images in [0, 1] can come out, Gaussian noise never."""
 
     def __init__(self, channels: int = 1):
         super().__init__()
@@ -35,16 +32,14 @@ class BasicUNet(nn.Module):
 
 
 class LayerNormUNet(nn.Module):
-    """A narrow U-Net with layer norms: channels 10, 20, 40, three levels down, a middle, three up, skips concatenated.
-
-    Time comes from a frozen table of sinusoids; each level has a two-layer MLP that adds it to the level's input. With
-    T = 1000, one channel and `input_norm` there are 606,852 numbers as published, 100,000 of them the table. (The
-    published code declares the norm of the very last double convolution and skips it; here it is used.)
+    """A narrow U-Net with layer norms: channels 10, 20, 40, skips concatenated; each level's MLP adds the time, from a
+    frozen table of sinusoids, to its input. With T = 1000, one channel and `input_norm` it has 606,852 numbers as
+    published, 100,000 of them the table. (Their code skips the very last norm; here it is used.)
 
     Args:
         size: height and width of the images, divisible by 4: a layer norm over (C, H, W) is made for one size.
         input_norm: normalise the input image first, as published. With one channel that removes the image's
-            brightness, and the time just added to it, before the net has seen either. False leaves that norm out.
+            brightness, and the time just added to it, before the net has seen either.
     """
 
     def __init__(self, T: int, channels: int = 1, size: int = 28, input_norm: bool = False):
@@ -74,10 +69,8 @@ class LayerNormUNet(nn.Module):
         """(B, C, size, size), steps (B,) in 1 ... T -> (B, C, size, size)."""
         check_image_batch(x, channels=self.channels, multiple=1, net="LayerNormUNet", weight=self.out.weight)
         if x.shape[2:] != (self.size, self.size):
-            raise ValueError(
-                f"LayerNormUNet: this net was made for {self.size}x{self.size} images, got {x.shape[2]}x{x.shape[3]}; "
-                "resize them, or make it with LayerNormUNet(size=...)"
-            )
+            found = f"{self.size}x{self.size} images, got {x.shape[2]}x{x.shape[3]}"
+            raise ValueError(f"LayerNormUNet: made for {found}; resize them, or make it with LayerNormUNet(size=...)")
         check_step_batch(t, x, T=self.T, net="LayerNormUNet")
         time = self.table(t - 1)  # (B, 100)
         h, skips = x, []
@@ -92,10 +85,8 @@ class LayerNormUNet(nn.Module):
 
 
 class LayerNormLevel(nn.Module):
-    """One level of `LayerNormUNet`: add the time to every pixel, then three layer-normed double convolutions.
-
-    `widths` are four channel counts, from input to output; without `first_norm` the level's input is not normalised.
-    """
+    """(B, widths[0], size, size), time (B, 100) -> (B, widths[-1], size, size): adds the time to every pixel, then come
+    three layer-normed double convolutions, the first norm only with `first_norm`."""
 
     def __init__(self, widths: tuple[int, int, int, int], size: int, first_norm: bool = True):
         super().__init__()
@@ -107,7 +98,6 @@ class LayerNormLevel(nn.Module):
         self.layers = nn.Sequential(*(layers if first_norm else layers[1:]))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(B, widths[0], size, size), (B, 100) -> (B, widths[-1], size, size)."""
         return self.layers(x + self.time(time)[:, :, None, None])
 
 

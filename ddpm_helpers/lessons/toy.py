@@ -1,7 +1,6 @@
 """A world with one pixel, where likelihood, bound and posterior can be computed exactly (notebooks 03 and 04).
 
-Numbers are float64, `t` is a plain int in 1 ... T that holds for all points, and points broadcast, so that one function
-serves a path (N,) and a grid (n, 1) against (1, n).
+Numbers are float64, `t` is a plain int in 1 ... T, and points broadcast: a path (N,), or a grid (n, 1) against (1, n).
 """
 
 import copy
@@ -18,8 +17,7 @@ from ..schedule import NoiseSchedule, tables
 def double(schedule: NoiseSchedule) -> NoiseSchedule:
     """The same schedule with its tables computed afresh from `beta` and kept in float64 (on the CPU)."""
     exact = copy.copy(schedule)
-    for name, table in tables(schedule.beta.detach().cpu().double()).items():
-        object.__setattr__(exact, name, table)
+    vars(exact).update(tables(schedule.beta.cpu().double()))
     return exact
 
 
@@ -104,10 +102,8 @@ class ReverseModel:
 
 
 def log_weight(model: ReverseModel, path: Tensor) -> Tensor:
-    """log p_theta(x_0, ..., x_T) - log q(x_1, ..., x_T | x_0) of each path; `path` is (T+1, N), the result (N,).
-
-    Over paths drawn from q its mean is the ELBO; the mean of its exponential is the likelihood.
-    """
+    """log p_theta(x_0, ..., x_T) - log q(x_1, ..., x_T | x_0) of each `path` (T+1, N): (N,). Over paths drawn from q
+    its mean is the ELBO; the mean of its exponential is the likelihood."""
     T = model.schedule.T
     if path.ndim != 2 or len(path) != T + 1:
         raise ValueError(f"log_weight: a path has T + 1 = {T + 1} rows, got shape {tuple(path.shape)}")
@@ -124,10 +120,8 @@ def gaussian_kl(mean_1: Tensor, variance_1: Tensor, mean_2: Tensor, variance_2: 
 
 
 def loss_weight(schedule: NoiseSchedule, variance: Tensor) -> Tensor:
-    """What the bound puts in front of the squared noise error of each step (Ho et al. 2020, eq. 12): (T+1,), 0 first.
-
-    Entry t is beta_t^2 / (2 variance_t alpha_t sigma_t^2), with variance[t] (T+1,) of the model's step from t to t - 1.
-    """
+    """What the bound puts in front of the squared noise error of each step (Ho et al. 2020, eq. 12): (T+1,), 0 first;
+    variance[t] (T+1,) is that of the model's step from t to t - 1."""
     if variance.shape != schedule.beta.shape:
         raise ValueError(f"loss_weight: variance must have shape ({schedule.T + 1},), got {tuple(variance.shape)}")
     weight = schedule.beta**2 / (2 * variance * schedule.alpha * schedule.sigma**2)
