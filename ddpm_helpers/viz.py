@@ -75,7 +75,7 @@ def _plain_ticks(axis) -> None:
     if axis.get_scale() == "log" and isinstance(axis.get_major_locator(), LogLocator):
         low, high = sorted(axis.get_view_interval())
         decades = np.log10(high / low)
-        log = LogLocator(subs=(1, 2, 5) if 4 * decades < axis.get_tick_space() else (1,))
+        log = LogLocator(subs=(1, 2, 5) if 3 * decades < axis.get_tick_space() else (1,))
         axis.set_major_locator(log if decades > 0.8 else MaxNLocator(5, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 1e4 else f"{x:.4g}".replace("e-0", "e-"))
         axis.set_minor_formatter(NullFormatter())

@@ -131,6 +131,9 @@ def plot_ladder(results: dict) -> None:
     floor, worst = min(row["floor"] for row in results["systems"]), max(row["frechet"] for row in results["systems"])
     axis.axvline(floor, color="black", linestyle="--", linewidth=1, label=f"real images: {floor:,.0f}")
     axis.set(xscale="log", xlim=(floor / 2, 50 * worst))
+    ticks = [digit * 10**k for k in range(6) for digit in (1, 2, 5) if floor / 2 < digit * 10**k < 2 * worst]
+    axis.set_xticks(ticks, ticks)
+    axis.minorticks_off()
     figure.legend(loc="outside lower center", ncols=2)
     viz.show(figure, f"Dots of the Frechet distance, from the smallest: {order}; real images {floor:,.0f}")
 
