@@ -109,8 +109,8 @@ def _find(folder: Path) -> tuple[list[str], Counter, str]:
         seen.add(os.path.realpath(place))
         inner = (f for f in folders if not f.startswith("."))
         folders[:] = [f for f in inner if os.path.realpath(os.path.join(place, f)) not in seen]  # a link may go round
-        for name in (name for name in names if not name.startswith(".")):
-            path, end = os.path.join(place, name), os.path.splitext(name)[1].lower()
+        for path in (os.path.join(place, name) for name in names if not name.startswith(".")):
+            end = os.path.splitext(path)[1].lower()
             if end in readable and os.path.isfile(path):
                 status = os.stat(path)
                 found.append((os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
@@ -142,7 +142,10 @@ def _read_all(folder: Path, names: list[str], size: int | None, speaks: bool) ->
         try:
             return _read(folder / name, size)
         except Exception as error:  # what is in a file can make a reader fail in any way
-            return None, {BAD: _why(error)}
+            text = next(iter(str(error).splitlines()), "") or type(error).__name__
+            if "decompression bomb" in text:
+                text = "too many pixels: it might be a decompression bomb"
+            return None, {BAD: "not a picture" if text.startswith("cannot identify") else text}
 
     images, owners, grey = _room(len(names), size, size) if size else None, [], True
     remarks: dict[str, list[str]] = {remark: [] for remark in REMARKS}
@@ -217,11 +220,3 @@ def _read(file: Path, size: int | None) -> tuple[np.ndarray, dict[str, str]]:
         box = (left, top, left + side, top + side)
         picture = picture.crop(box).resize((size, size), Image.Resampling.BILINEAR)  # Pillow smooths as it shrinks
     return np.array(picture), said
-
-
-def _why(error: Exception) -> str:
-    """The first line of an error, without the path that Pillow puts there."""
-    text = next(iter(str(error).splitlines()), "") or type(error).__name__
-    if "decompression bomb" in text:
-        return "too many pixels: it might be a decompression bomb"
-    return "not a picture" if text.startswith("cannot identify") else text

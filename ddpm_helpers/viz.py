@@ -7,7 +7,6 @@ import io
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 
 import ipywidgets as widgets
 import matplotlib
@@ -84,20 +83,21 @@ def _plain_ticks(axis) -> None:
 
 def _image(picture: Figure | PILImage.Image, alt: str) -> Image:
     picture = chart(picture) if isinstance(picture, Figure) else picture
-    return Image(_png(picture), format="png", metadata={"alt": alt, "width": picture.width // 2})
-
-
-def _png(picture: PILImage.Image) -> bytes:
     buffer, values = io.BytesIO(), np.asarray(picture.convert("RGB"))
     if (values == values[..., :1]).all():  # one channel is enough for grey
         picture = picture.convert("L")
     picture.save(buffer, "png")
-    return buffer.getvalue()
+    return Image(buffer.getvalue(), format="png", metadata={"alt": alt, "width": picture.width // 2})
 
 
 def image_grid(images: Tensor, *, alt: str, columns: int = 8, value_range: tuple[float, float] = (-1, 1)) -> None:
     """Show images (N, C, H, W), uint8 or floats within `value_range` (clipped), row by row."""
-    show(mosaic(_in_rows(images, columns), value_range=value_range), alt)
+    show(mosaic(in_rows(images, columns), value_range=value_range), alt)
+
+
+def in_rows(images: Tensor, columns: int) -> dict[str, Tensor]:
+    """Rows without names (of spaces nothing is seen)."""
+    return {" " * i: images[i : i + columns] for i in range(0, len(images), columns)}
 
 
 def image_rows(
@@ -105,33 +105,39 @@ def image_rows(
 ) -> None:
     """Show rows of images (N, C, H, W) under each other, named by the dictionary's keys, under titles for the columns.
 
-    Images are uint8, or floats of which `value_range` is shown as black to white, the rest clipped. Where an image is
-    NaN nothing is shown. ValueError for a shape that is no row of images in grey or colour.
+    Images are uint8, or floats of which `value_range` is shown as black to white, the rest clipped. In place of an
+    image of NaN nothing is shown.
     """
     show(mosaic(rows, titles, value_range), alt)
 
 
 def mosaic(
-    rows: dict[str, Tensor], titles: list[str] = (), value_range: tuple[float, float] = (-1, 1), width: int = 1600
+    rows: dict[str, Tensor], titles: list[str] = (), value_range=(-1, 1), *, width: int = 1600, high: int = 84
 ) -> PILImage.Image:
-    """The picture that `image_rows` shows: every pixel of an image is the same whole number of pixels wide."""
+    """The picture that `image_rows` shows. Every pixel of an image is the same whole number of pixels wide; images are
+    `high` pixels high, or up to twice that, as `width` allows. White ones get a thin frame."""
     images = [_pixels(row, value_range) for row in rows.values()]
-    names = [textwrap.fill(name, 16) for name in rows]
-    pen = ImageDraw.Draw(PILImage.new("L", (1, 1)))
-    room = max(round(pen.multiline_textbbox((0, 0), name, FONT)[2]) for name in names)
-    left, top = room + 3 * GAP if room else 0, 40 if titles else 0
-    high, wide = images[0].shape[1:3]
-    fits = ((width - left) // max(map(len, images)) - GAP) // wide
-    times = max(1, round(84 / high), min(round(168 / high), fits))  # none is tiny, should the mosaic get wider for it
-    grid = PILImage.fromarray(_grid(images, times))
-    picture = PILImage.new("RGB", (left + grid.width + (left + grid.width) % 2, top + grid.height), "white")
-    picture.paste(grid, (left, top))
+    names, most = [textwrap.fill(name, 16) for name in rows], max(map(len, images))
+    room = max(FONT.getlength(line) for name in names for line in name.split("\n"))
+    left, top = round(room + 3 * GAP) if room else 0, 40 if titles else 0
+    height, wide = images[0].shape[1:3]
+    times = max(1, round(high / height), min(round(2 * high / height), ((width - left) // most - GAP) // wide))
+    high, wide = height * times, wide * times
+    across = left + GAP + most * (wide + GAP)
+    picture = PILImage.new("RGB", (across + across % 2, top + GAP + len(images) * (high + GAP)), "white")
     pen = ImageDraw.Draw(picture)
-    for i, name in enumerate(names):
-        middle = top + GAP + high * times / 2 + i * (high * times + GAP)
-        pen.multiline_text((GAP + room, middle), name, "black", FONT, anchor="rm", align="right")
+    for i, (name, row) in enumerate(zip(names, images, strict=True)):
+        y = top + GAP + i * (high + GAP)
+        pen.multiline_text((GAP + room, y + high / 2), name, "black", FONT, anchor="rm", align="right")
+        for j, image in enumerate(row):
+            x = left + GAP + j * (wide + GAP)
+            if np.concatenate([image[[0, -1]].ravel(), image[:, [0, -1]].ravel()]).mean() > 0.9:
+                pen.rectangle((x - 2, y - 2, x + wide + 1, y + high + 1), "#A0A0A0")
+            if not np.isnan(image).any():
+                small = PILImage.fromarray((255 * image).round().astype(np.uint8))
+                picture.paste(small.resize((wide, high), PILImage.Resampling.NEAREST), (x, y))
     for i, title in enumerate(titles):
-        middle, half = left + GAP + wide * times / 2 + i * (wide * times + GAP), FONT.getlength(title) / 2
+        middle, half = left + GAP + wide / 2 + i * (wide + GAP), FONT.getlength(title) / 2
         pen.text((min(middle, picture.width - half), top / 2), title, "black", FONT, anchor="mm")
     return picture
 
@@ -145,62 +151,38 @@ def joined(first: PILImage.Image, second: PILImage.Image, *, beside: bool = Fals
     return both
 
 
-def _in_rows(images: Tensor, columns: int) -> dict[str, Tensor]:
-    """Without names: spaces are not drawn."""
-    return {" " * i: images[i : i + columns] for i in range(0, len(images), columns)}
-
-
 def _pixels(images: Tensor, value_range: tuple[float, float]) -> np.ndarray:
     """(N, C, H, W) -> (N, H, W, 3) of floats in [0, 1], or NaN."""
-    if not isinstance(images, Tensor) or not (images.is_floating_point() or images.dtype == torch.uint8):
-        found = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"expected images as a tensor of floats or of uint8, got {found}")
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"expected images (N, C, H, W) with 1 or 3 channels, got shape {tuple(images.shape)}")
-    low, high = (0, 255) if images.dtype == torch.uint8 else value_range
+    images = torch.as_tensor(images)
+    whole = images.dtype == torch.uint8
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not (whole or images.is_floating_point()):
+        found = f"{tuple(images.shape)} of {images.dtype}"
+        raise ValueError(f"expected images (N, C, H, W), C 1 or 3, as floats or uint8, got {found}")
+    low, high = (0, 255) if whole else value_range
     x = ((images.detach().float().cpu() - low) / (high - low)).clamp(0, 1)
     return x.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-
-
-def _grid(rows: list[np.ndarray], times: int, levels: int = 255) -> np.ndarray:
-    """Rows of images (N, H, W, 3) on white, `times` as large, uint8; what is white at its edge gets a thin frame."""
-    height, width = (side * times for side in rows[0].shape[1:3])
-    shape = (len(rows) * (height + GAP) + GAP, max(map(len, rows)) * (width + GAP) + GAP, 3)
-    canvas = np.full(shape, 255, np.uint8)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            if np.isnan(image).any():
-                continue
-            top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
-            if np.concatenate([image[[0, -1]].ravel(), image[:, [0, -1]].ravel()]).mean() > 0.9:
-                canvas[top - 2 : top + height + 2, left - 2 : left + width + 2] = 160
-            values = ((image * levels).round() * (255 / levels)).round().astype(np.uint8)
-            canvas[top : top + height, left : left + width] = values.repeat(times, 0).repeat(times, 1)
-    return canvas
 
 
 class LiveLoss:
     """A progress bar and a loss curve that grow while a training loop runs; call it once a step with the loss.
 
-    Losses stay on the device until the curve is drawn, so that watching does not slow training down. And nothing that
-    goes wrong with the picture ends a run.
+    Means over `mean_over` steps are drawn every few `seconds`; until then losses stay on the device, so that watching
+    does not slow training down.
 
     Args:
-        steps: number of calls to come.
-        label: what is drawn, as means over `mean_over` steps, every few `seconds`.
-        losses: (N,) those of the steps before, where a run goes on.
+        steps: number of calls, with those before where a run goes on: `losses` (N,) are theirs.
+        label: what is drawn.
         samples: callable () -> images (N, C, H, W) in [-1, 1], drawn under the curve; called at the end, and as often
-            as keeps it below a tenth of the time.
+            as keeps it below a tenth of the time. If it fails the run goes on without.
     """
 
-    def __init__(self, steps, *, label="loss", mean_over=50, seconds=3.0, losses=None, samples=None):
+    def __init__(self, steps, *, label="loss", mean_over=50, seconds=3.0, losses=(), samples=None):
         self.steps, self.label, self.mean_over, self.seconds = steps, label, mean_over, seconds
-        self.samples, self.count = samples, 0 if losses is None else len(losses)
+        self.samples, self.count = samples, len(losses)
         self._losses = torch.zeros(steps)  # one tensor: thousands of small ones keep much memory from being reused
-        if self.count:
-            self._losses[: self.count] = losses
+        self._losses[: self.count] = torch.as_tensor(losses)
         self.images, self.sampled, self.sampling = None, time.monotonic(), 1.0
-        self.handle = display(self._picture(), display_id=True)
+        self.handle = display(self._picture(), display_id=True)  # None outside of a notebook
         self.drawn = time.monotonic()
         self.bar = tqdm(total=steps, initial=self.count, unit="step", mininterval=1.0, ncols=88, file=sys.stdout)
 
@@ -208,21 +190,20 @@ class LiveLoss:
         if self.count == self.steps:
             raise ValueError(f"LiveLoss was made for {self.steps} steps, and this is one more: make another")
         loss = torch.as_tensor(loss)
-        if self._losses.device != loss.device:
-            self._losses = self._losses.to(loss.device)
+        self._losses = self._losses.to(loss.device)
         self._losses[self.count] = loss.detach()
         self.count += 1
         self.bar.update()
         last = self.count == self.steps
         if last or time.monotonic() - self.drawn > self.seconds:
-            self._show(self._sample, self._draw)
+            self._draw(last or time.monotonic() - self.sampled > 10 * self.sampling)
         if last:
             self.bar.close()
 
     def close(self) -> None:
         """Where a run stops before its last step: draw what there is, and end the line of the progress bar."""
         if not self.bar.disable:  # as it is once closed
-            self._show(self._draw)
+            self._draw()
             self.bar.close()
 
     @property
@@ -232,26 +213,19 @@ class LiveLoss:
 
     def means(self, length: int) -> list[float]:
         """Mean losses of consecutive stretches of `length` steps (an epoch, say), an incomplete last one left out."""
-        losses = self.losses
-        return losses[: len(losses) // length * length].reshape(-1, length).mean(1).tolist()
+        return self.losses[: self.count // length * length].reshape(-1, length).mean(1).tolist()
 
-    def _show(self, *parts: Callable[[], None]) -> None:
-        for part in parts:
-            try:
-                part()
-            except Exception as error:
-                self.samples = None
-                tqdm.write(f"Not shown: {error}", file=sys.stdout)
-
-    def _sample(self) -> None:
-        began = time.monotonic()
-        if self.samples and (self.count == self.steps or began - self.sampled > 10 * self.sampling):
-            self.images = mosaic(_in_rows(self.samples(), 8))
-            self.sampled = time.monotonic()
-            self.sampling = self.sampled - began
-
-    def _draw(self) -> None:
-        if self.handle:  # there is none outside of a notebook
+    def _draw(self, sample: bool = False) -> None:
+        try:
+            if sample and self.samples:
+                began = time.monotonic()
+                self.images = mosaic(in_rows(self.samples(), 8))
+                self.sampled = time.monotonic()
+                self.sampling = self.sampled - began
+        except Exception as error:
+            self.samples = None
+            tqdm.write(f"Samples are not shown: {error}", file=sys.stdout)
+        if self.handle:
             self.handle.update(self._picture())
         self.drawn = time.monotonic()
 
@@ -274,15 +248,10 @@ class LiveLoss:
 def plot_curves(
     curves: dict, *, alt: str, xlabel: str = "step t", ylabel: str = "", level: float | None = None, log: str = ""
 ) -> None:
-    """Draw named curves, with their names beside their ends where these lie far enough apart.
+    """Draw curves, with their names beside their ends where these lie far enough apart.
 
-    Args:
-        curves: name -> y (N,), drawn over 0 ... N-1; or name -> (x, y). Or title -> such a dictionary: panels side by
-            side with the same y axis.
-        alt: text for those who cannot see the picture.
-        xlabel, ylabel: names of the axes.
-        level: height of a thin horizontal line.
-        log: the axes that are logarithmic: "x", "y" or "xy".
+    `curves` is name -> y (N,), drawn over 0 ... N-1, or name -> (x, y); or title -> such a dictionary, for panels side
+    by side with the same y axis. `level` is the height of a thin line, `log` the logarithmic axes: "x", "y" or "xy".
     """
     panels = curves if isinstance(next(iter(curves.values())), dict) else {"": curves}
     size = (8, 3) if len(panels) > 1 else (7, 3.2)
@@ -301,17 +270,14 @@ def plot_curves(
 
 
 def _named_at_their_ends(axes: Axes) -> bool:
-    """Write the names of the lines beside their right ends, if these lie at one x and, for a while, clearly apart."""
-    ends, tails = {}, []
-    for line in (line for line in axes.lines if not line.get_label().startswith("_")):
-        tail = line.get_xydata()[-max(1, len(line.get_xydata()) // 20) :]
-        ends[line.get_label()], places = tail[-1], axes.transLimits.transform(axes.transScale.transform(tail))
-        tails.append((places[:, 1].min(), places[:, 1].max(), places[-1, 0]))
-    tails = np.array(sorted(tails))
-    if not np.isfinite(tails).all() or np.ptp(tails[:, 2]) > 0.01 or (tails[1:, 0] - tails[:-1, 1] < 0.08).any():
+    """Write the names of the lines beside their right ends, if these lie at one x and clearly apart."""
+    lines = [line for line in axes.lines if not line.get_label().startswith("_")]
+    ends = [line.get_xydata()[-1] for line in lines]
+    x, y = axes.transLimits.transform(axes.transScale.transform(ends)).T
+    if not np.isfinite(y).all() or np.ptp(x) > 0.01 or (np.diff(np.sort(y)) < 0.08).any():
         return False
-    for name, end in ends.items():
-        axes.annotate(name, end, (5, 0), textcoords="offset points", va="center", fontsize=10)
+    for line, end in zip(lines, ends, strict=True):
+        axes.annotate(line.get_label(), end, (5, 0), textcoords="offset points", va="center", fontsize=10)
     return True
 
 
@@ -331,32 +297,17 @@ def plot_walks(panels: dict[str, tuple[Tensor, Tensor, Tensor]], *, alt: str, yl
     show(figure, alt)
 
 
-def animate(frames: list[Tensor], *, alt: str, columns: int = 8, seconds: float = 0.12, pause: float = 3.0) -> None:
-    """Show grids of images one after the other, for ever: an animated GIF. Its last frame stays for `pause` seconds.
-
-    Each frame is N images (N, C, H, W) in [-1, 1], clipped. Noise does not compress, so greys are rounded to 8 levels,
-    except in the last frame.
-    """
-    pictures = []
-    for images in frames:
-        rows = [_pixels(row, (-1, 1)) for row in _in_rows(images, columns).values()]
-        pictures.append(PILImage.fromarray(_grid(rows, 2, 255 if images is frames[-1] else 7)))
-    buffer, durations = io.BytesIO(), [round(1000 * s) for s in [seconds] * (len(frames) - 1) + [pause]]
-    pictures[0].save(buffer, "gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-    display(Image(buffer.getvalue(), format="gif", metadata={"alt": alt}))
-
-
 def explore(frames: dict[str, list], *, slider: str = "step", menu: str = "") -> widgets.VBox:
     """A slider and a Play button over frames, and a menu where there are several series of them.
 
-    Every picture is drawn before the widget appears, so moving the slider only swaps one for another.
-
-    Args:
-        frames: name of a series -> its frames, each a line of text and rows of images (N, C, H, W) in [-1, 1].
-        slider: what it moves through.
-        menu: what the names are.
+    `frames` is name of a series -> its frames, each a line of text and rows of images (N, C, H, W) in [-1, 1]; `slider`
+    and `menu` say what is chosen. Pictures are drawn before the widget appears, so the slider only swaps them.
     """
-    drawn = {name: [(text, _frame(rows)) for text, rows in series] for name, series in frames.items()}
+
+    def picture(rows: list[Tensor]) -> bytes:
+        return _image(mosaic({" " * i: row for i, row in enumerate(rows)}, width=0), "").data
+
+    drawn = {name: [(text, picture(rows)) for text, rows in series] for name, series in frames.items()}
     last = min(map(len, drawn.values())) - 1
     names = widgets.Dropdown(options=list(drawn), description=menu)
     place = widgets.IntSlider(0, 0, last, description=slider, readout=False)
@@ -373,11 +324,6 @@ def explore(frames: dict[str, list], *, slider: str = "step", menu: str = "") ->
         control.observe(update, "value")
     update()
     return _Explorer([widgets.HBox([names] * (len(drawn) > 1) + [play, place]), label, image])
-
-
-def _frame(rows: list[Tensor]) -> bytes:
-    images = [_pixels(row, (-1, 1)) for row in rows]
-    return _png(PILImage.fromarray(_grid(images, max(1, round(84 / images[0].shape[1])))))
 
 
 class _Explorer(widgets.VBox):

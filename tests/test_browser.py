@@ -22,7 +22,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from ddpm_helpers import quiz
+from ddpm_helpers.lessons import quiz
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -75,7 +75,8 @@ def one_of_everything():
         "### Three\n\n[another](00_start_here.ipynb) ![a strip](../figures/02_jump.png)"
     )
     picture = base64.b64encode((ROOT / "figures" / "08_reverse.gif").read_bytes()).decode()
-    moving = new_output("display_data", {"image/gif": picture}, metadata={"image/gif": {"alt": "it moves"}})
+    about = {"image/gif": {"alt": "it moves", "width": 150}}
+    moving = new_output("display_data", {"image/gif": picture}, metadata=about)
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Controls: run this."}
     outputs = [new_output("stream", text="out " * 80), new_output("execute_result", widget), moving]
     return new_notebook(cells=[new_markdown_cell(text), new_code_cell(code, outputs=outputs)])
@@ -106,10 +107,9 @@ def test_everything_that_a_page_can_hold(browser, pages, scheme, width):
     assert not page.get_by_text("Only if asked.").is_visible()
     page.get_by_text("Hint").click()
     assert page.get_by_text("Only if asked.").is_visible()
-    assert page.locator("img").evaluate_all("all => all.map(one => [one.alt, one.naturalWidth > 99])") == [
-        ["a strip", True],
-        ["it moves", True],
-    ]
+    pictures = page.locator("img").evaluate_all("all => all.map(one => [one.alt, one.naturalWidth > 99, one.width])")
+    assert [(alt, there) for alt, there, _ in pictures] == [("a strip", True), ("it moves", True)]
+    assert pictures[1][2] == 150, "as wide as the metadata say"
     assert page.locator("math").count() == 3, "what is in code is no formula"
     assert page.get_by_text("Controls: run this.").is_visible()
     assert page.locator("text=(1.2)").bounding_box()["width"] > 0
@@ -199,7 +199,7 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     for part in ("tools", "figures"):
         shutil.copytree(ROOT / part, folder / part)
-    notebooks = {path.stem: only_needed(path, goal) for path in NOTEBOOKS for goal in WIDGETS.get(path.stem[:2], ())}
+    notebooks = {path.stem: only_needed(path, goal) for path in NOTEBOOKS if (goal := WIDGETS.get(path.stem[:2]))}
     notebooks |= {NAMES[0]: nbformat.read(NOTEBOOKS[0], as_version=4)}
     notebooks[NAMES[2]].cells.append(new_code_cell(BARE))
     (folder / "notebooks").mkdir()
@@ -244,10 +244,10 @@ def lab(tmp_path_factory):
 
 # The widget of a notebook: what its cell holds.
 WIDGETS = {
-    "02": ["viz.explore_forward"],
-    "07": ["viz.explore_trajectory"],
-    "11": ["viz.explore_guidance"],
-    "12": ["viz.ask"],
+    "02": "viz.explore(",
+    "08": "viz.explore(",
+    "12": "viz.explore(",
+    "13": "show.ask(",
 }
 
 
@@ -345,18 +345,18 @@ def test_slider_of_the_forward_process_is_quick(run):
 
 
 def test_slider_of_the_trajectory(run):
-    page = run("07")
+    page = run("08")
     cell = cell_with(page, ".noUi-handle")
     cell.scroll_into_view_if_needed()
     assert cell.evaluate(MOVE, "img") > 0
     cell.locator(".noUi-handle").press("End")
     cell.get_by_text("t = 0: above, the images").wait_for()
     assert cell.locator("img").evaluate("image => image.width === image.naturalWidth"), "two images are not blown up"
-    picture(page, "07-slider")
+    picture(page, "08-slider")
 
 
 def test_slider_and_menu_of_guidance(run):
-    page = run("11")
+    page = run("12")
     cell = cell_with(page, ".noUi-handle")
     cell.scroll_into_view_if_needed()
     before = cell.locator("img").get_attribute("src")
@@ -365,17 +365,17 @@ def test_slider_and_menu_of_guidance(run):
     assert cell.locator("img").get_attribute("src") != before
     assert cell.evaluate(MOVE, "img") > 0
     cell.get_by_text("scale 0.5, asked for 7").wait_for()
-    picture(page, "11-slider")
+    picture(page, "12-slider")
 
 
 def test_quiz_tells_right_from_wrong(run):
-    page, case = run("12"), quiz.case(1)
+    page, case = run("13"), quiz.case(1)
     cell = cell_with(page, "input[type=radio]")
     cell.scroll_into_view_if_needed()
     wrong = next(letter for letter in quiz.LETTERS if letter != case.letter)
     for letter in (wrong, case.letter):
         cell.locator("input[type=radio]").nth(quiz.LETTERS.index(letter)).check()
         cell.get_by_text(case.reply(letter)).wait_for()
-        picture(page, f"12-{'right' if letter == case.letter else 'wrong'}")
+        picture(page, f"13-{'right' if letter == case.letter else 'wrong'}")
     assert not case.reply(wrong).startswith("Yes")
     assert case.reply(case.letter).startswith("Yes")

@@ -1,24 +1,17 @@
 """Folders of pictures: every kind of picture, every way in which one can be bad, and the cache."""
 
-import contextlib
-import io
 import os
-import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image, features
 
 from ddpm_helpers import DataError, load_images
 from ddpm_helpers import pictures as pictures_module
 from ddpm_helpers.files import read
-from ddpm_helpers.pictures import load_folder
 
 
 @pytest.fixture(autouse=True)
@@ -117,13 +110,12 @@ def test_names_that_cannot_be_shown(tmp_path, capsys, monkeypatch):
 
 
 def test_layouts_that_look_wrong(tmp_path):
-    for name in ("train/a.png", "test/b.png"):
-        picture(tmp_path / name)
-    with pytest.warns(UserWarning, match="each class holds a single picture"):
+    picture(tmp_path / "train" / "a.png")
+    picture(tmp_path / "test" / "b.png")
+    with pytest.warns(UserWarning, match="single picture|became classes") as caught:
         load_images(tmp_path)
-    picture(tmp_path / "test" / "c.png")
-    with pytest.warns(UserWarning, match="test and train became classes: load such a folder by itself"):
-        load_images(tmp_path)
+    assert "each class holds a single picture" in str(caught[0].message)
+    assert "test and train became classes: load such a folder by itself" in str(caught[1].message)
 
 
 @pytest.mark.parametrize(
@@ -292,31 +284,6 @@ def test_floats_and_32_bits_have_no_known_range(tmp_path):
         assert len(load_images(tmp_path).images) == 1
 
 
-def contents() -> list[bytes]:
-    result = []
-    for kind in ("png", "jpeg", "gif", "tiff", "bmp", "webp"):
-        noisy(9, 11).save(buffer := io.BytesIO(), kind)
-        result.append(buffer.getvalue())
-    return result
-
-
-GOOD = contents()
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_mutated_pictures_are_read_or_named(tmp_path_factory, data):
-    content = bytearray(data.draw(st.sampled_from(GOOD)))
-    for _ in range(data.draw(st.integers(1, 6))):
-        content[data.draw(st.integers(0, min(120, len(content) - 1)))] = data.draw(st.integers(0, 255))
-    folder = tmp_path_factory.getbasetemp() / "mutated pictures"
-    folder.mkdir(exist_ok=True)
-    (folder / "a.png").write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
-    with warnings.catch_warnings(), contextlib.suppress(DataError):  # anything else fails the test
-        warnings.simplefilter("ignore")
-        assert load_folder(folder, 8).images.shape[2:] == (8, 8)
-
-
 # ---- the cache -----------------------------------------------------------------------------------------------------
 
 
@@ -378,20 +345,6 @@ def test_damaged_cache_is_made_anew_and_one_that_cannot_be_written_done_without(
     (own_cache / "file").write_text("a file where the cache folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(own_cache / "file"))
     assert len(load_images(kept).images) == 3
-
-
-def test_several_processes_at_once(kept, own_cache):
-    code = (
-        "import sys, warnings; from ddpm_helpers import load_images, pictures; warnings.simplefilter('ignore')\n"
-        "pictures.KEEP_AFTER = 0\n"
-        "if sys.argv[1] == 'writes': pictures.read = lambda *_: {}\n"
-        f"print(sum(int(load_images({str(kept)!r}).images.sum()) for _ in range(20)))"
-    )
-    run = [sys.executable, "-c", code]
-    jobs = [subprocess.Popen([*run, role], stdout=subprocess.PIPE, text=True) for role in ("writes", "writes", "reads")]
-    assert [int(job.communicate(timeout=120)[0].split()[-1]) for job in jobs] == [20 * 3 * 48 * 120] * 3
-    [file] = cache_files(own_cache)
-    assert read(file, "pictures")["owners"] == ["cat", "cat", "dog"]
 
 
 def test_progress_bar_only_where_a_reader_sees_it(tmp_path, monkeypatch, capsys):

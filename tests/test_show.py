@@ -1,13 +1,16 @@
 """Pictures of single notebooks: what they show and say."""
 
+import io
+
 import ipywidgets
 import numpy as np
 import pytest
 import torch
+from IPython.display import Image
+from PIL import Image as Picture
 
-from ddpm_helpers import Step, cosine_schedule, linear_schedule, quiz, to_float, viz
-from ddpm_helpers.digits import synthetic_digits
-from ddpm_helpers.lessons import show
+from ddpm_helpers import Step, cosine_schedule, linear_schedule, synthetic_digits, to_float, viz
+from ddpm_helpers.lessons import quiz, show
 
 IMAGES = to_float(synthetic_digits(24, seed=1)[0])
 SETS = torch.rand((3, 4, 2, 1, 5, 6), generator=torch.Generator().manual_seed(0)) * 2 - 1  # (S, K, N, C, H, W)
@@ -31,8 +34,6 @@ def test_forward_frames_reach_from_the_first_step_to_the_last():
     assert texts[0].startswith("t = 1 of 300: ")
     assert texts[9] == "t = 50 of 50: 0.001 x image + 1.000 x noise"
     assert (frames["cosine, T = 50"][4][1][0] - noise).abs().max() < 0.01
-    with pytest.raises(ValueError, match="two schedules have one name: linear, T = 50, linear, T = 50"):
-        show.forward_frames([linear_schedule(50), linear_schedule(50)], x0, noise)
 
 
 def test_trajectory_frames_show_the_guess_below():
@@ -44,20 +45,31 @@ def test_trajectory_frames_show_the_guess_below():
 
 
 def test_guidance_frames_have_a_series_for_each_class():
-    frames = show.guidance_frames([0, 1.5, 8], SETS, names=["a", "b", "c", "d"])
-    text, (row,) = frames["c"][1]
-    assert text == "scale 1.5, asked for c"
+    frames = show.guidance_frames([0, 1.5, 8], SETS)
+    text, (row,) = frames["2"][1]
+    assert (list(frames), text) == (["0", "1", "2", "3"], "scale 1.5, asked for 2")
     assert row.equal(SETS[1, 2])
-    assert list(show.guidance_frames([0, 1.5, 8], SETS)) == ["0", "1", "2", "3"]
+    with pytest.raises(ValueError, match="argument 2"):
+        show.guidance_frames([0, 1], SETS)
 
 
-@pytest.mark.parametrize(
-    ("scales", "images", "names"),
-    [([0, 1], SETS, None), ([0, 1, 2], SETS[0], None), ([0, 1, 2], SETS, ["a"])],
-)
-def test_guidance_frames_of_images_that_do_not_fit(scales, images, names):
-    with pytest.raises(ValueError, match=r"expected images \(S, K, N, C, H, W\)"):
-        show.guidance_frames(scales, images, names)
+@pytest.mark.parametrize("hue", [torch.ones(3), torch.tensor([1.0, -1.0, -1.0])])
+def test_animation_holds_every_frame_and_pauses_at_the_end(monkeypatch, hue):
+    frames = [(hue * level).reshape(1, 3, 1, 1).expand(6, 3, 28, 30) for level in (-3.0, 0.0, 0.5)]
+    shown: list[Image] = []
+    monkeypatch.setattr(viz, "display", shown.append)
+    show.animate(frames, columns=3, seconds=0.1, pause=2.0, alt="three squares")
+    assert shown[0]._repr_mimebundle_()[1]["image/gif"]["alt"] == "three squares"
+    film, first, durations = Picture.open(io.BytesIO(shown[0].data)), [], []
+    for i in range(film.n_frames):
+        film.seek(i)
+        durations.append(film.info["duration"])
+        first.append(film.convert("RGB").getpixel((viz.GAP, viz.GAP))[0])
+    assert film.size == (3 * 60 + 4 * viz.GAP, 2 * 56 + 3 * viz.GAP)
+    assert (film.info["loop"], durations) == (0, [100, 100, 2000])
+    assert first[0] == 0, "clipped"
+    assert abs(first[1] - 127.5) < 20, "rounded to a few greys, not rescaled"
+    assert first[2] == 191, "the last frame is not rounded"
 
 
 def test_histograms_lie_over_their_gaussian(drawn):
@@ -101,7 +113,7 @@ def test_rankings_name_every_system_from_the_best(drawn):
     assert (len(kinds[0]), kinds[1][-1]) == (4, "net, repaired, 2 seeds")
 
 
-@pytest.mark.parametrize("number", [1, 8, 11, 13])
+@pytest.mark.parametrize("number", [1, 8])
 def test_picture_of_a_case(number, drawn):
     case = quiz.case(number)
     show.show_case(case, IMAGES)
@@ -110,7 +122,7 @@ def test_picture_of_a_case(number, drawn):
     assert lines == [["straight line", "measured"], ["straight line", "before", "after"]]
     assert [list(rows) for rows in drawn["rows"]] == [["healthy", "broken"], ["before", "after"]]
     assert f"Case {number}" in drawn["alts"][0]
-    assert not any(word in drawn["alts"][0] for word in (case.fault.__name__, case.right))
+    assert not any(word in drawn["alts"][0] for word in (case.fault.__name__, case.choices[case.letter]))
 
 
 def test_sheet_of_all_cases(drawn):
@@ -123,7 +135,7 @@ def test_mark_table(drawn):
     show.mark_table({"one": ["a"], "two": [], "three": ["b", "a"]}, alt="Three rows of marks")
     axis = drawn["figures"][0].axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["a", "b"]
-    assert axis.images[0].get_array().tolist() == [[1, 0], [0, 0], [1, 1]]
+    assert axis.collections[0].get_array().tolist() == [[1, 0], [0, 0], [1, 1]]
 
 
 def test_buttons_answer():

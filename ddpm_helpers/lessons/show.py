@@ -1,12 +1,18 @@
-"""Pictures and controls that a single notebook uses; what several use is in `viz`."""
+"""Pictures and controls that a single notebook uses, in the notebooks' order; what several use is in `viz`.
+
+02: plot_histograms, forward_frames. 05: heat_maps. 08: trajectory_frames, animate. 09: plot_points. 10: plot_ladder,
+plot_levers. 11: plot_growth. 12: guidance_frames. 13: show_case, show_cases, mark_table, ask.
+"""
 
 import html
+import io
 from collections.abc import Callable
 from functools import lru_cache
 
 import ipywidgets as widgets
 import numpy as np
 import torch
+from IPython.display import Image
 from torch import Tensor
 
 from .. import viz
@@ -16,8 +22,6 @@ from ..viz import COLOURS
 from .clinic import System
 from .diagnosis import loss_by_t, straight_line_loss
 from .quiz import LETTERS, Case
-
-# ---- 02, forward process --------------------------------------------------------------------------------------------
 
 
 def plot_histograms(
@@ -30,12 +34,8 @@ def plot_histograms(
 ) -> None:
     """Draw histograms in panels, each over the density of a Gaussian, a dashed line.
 
-    Args:
-        panels: title -> name -> samples (N,); the first of a panel is filled, others are outlined.
-        alt: text for those who cannot see the picture.
-        columns: panels per row.
-        span: ends of the horizontal axis.
-        normal: title -> (mean, standard deviation) of the dashed line; 0 and 1 where the title is not named.
+    `panels` is title -> name -> samples (N,), the first filled, others outlined; `span` ends the horizontal axis;
+    `normal` is title -> (mean, standard deviation) of the dashed line, else 0 and 1.
     """
     rows = -(-len(panels) // columns)
     figure, axes = viz.subplots(rows, columns, size=(8, 0.9 + 1.5 * rows))
@@ -56,13 +56,7 @@ def plot_histograms(
 
 
 def forward_frames(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, positions: int = 41) -> dict:
-    """For `viz.explore`: images x0 (N, C, H, W) from step 1 to step T of each schedule, with the same noise.
-
-    Raises:
-        ValueError: if two schedules have one name.
-    """
-    if len({schedule.name for schedule in schedules}) < len(schedules):
-        raise ValueError(f"two schedules have one name: {', '.join(schedule.name for schedule in schedules)}")
+    """For `viz.explore`: images x0 (N, C, H, W) from step 1 to step T of each schedule, with the same noise."""
     frames = {schedule.name: [] for schedule in schedules}
     for schedule in schedules:
         for t in torch.linspace(1, schedule.T, positions).round().long():
@@ -72,23 +66,17 @@ def forward_frames(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, po
     return frames
 
 
-# ---- 05, time conditioning ------------------------------------------------------------------------------------------
-
-
-def heat_maps(panels: dict[str, Tensor], *, alt: str, xlabel: str = "step t", ylabel: str = "dimension") -> None:
-    """Draw tables of numbers in [-1, 1] side by side, red to blue: title -> (N, D), N = 1 at the left, D downwards."""
+def heat_maps(panels: dict[str, Tensor], *, alt: str) -> None:
+    """Draw tables of numbers in [-1, 1] side by side, red to blue: title -> (steps, dimensions), steps rightwards."""
     figure, axes = viz.subplots(1, len(panels), size=(8, 3.2), squeeze=False)
     for axis, (title, table) in zip(axes[0], panels.items(), strict=True):
         extent = (0.5, len(table) + 0.5, table.shape[1] - 0.5, -0.5)
         look = {"cmap": "RdBu", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
         picture = axis.imshow(table.T.numpy(), aspect="auto", extent=extent, **look)
-        axis.set(title=title, xlabel=xlabel)
-    axes[0, 0].set_ylabel(ylabel)
+        axis.set(title=title, xlabel="step t")
+    axes[0, 0].set_ylabel("dimension")
     figure.colorbar(picture, ax=axes)
     viz.show(figure, alt)
-
-
-# ---- 08, sampling ---------------------------------------------------------------------------------------------------
 
 
 def trajectory_frames(path: list[Step], positions: int = 41) -> dict:
@@ -98,7 +86,16 @@ def trajectory_frames(path: list[Step], positions: int = 41) -> dict:
     return {"": [(f"t = {path[i].t}: {text}", [path[i].x, path[i].x0_hat]) for i in places]}
 
 
-# ---- 09, evaluation -------------------------------------------------------------------------------------------------
+def animate(frames: list[Tensor], *, alt: str, columns: int = 8, seconds: float = 0.12, pause: float = 3.0) -> None:
+    """Show grids of images (N, C, H, W) in [-1, 1] one after the other, for ever, the last one for `pause` seconds.
+
+    Noise does not compress, so greys are rounded to 8 levels, except in the last frame.
+    """
+    rounded = [(3.5 * frame.clamp(-1, 1) + 3.5).round() / 3.5 - 1 for frame in frames[:-1]]
+    pictures = [viz.mosaic(viz.in_rows(frame, columns), width=0, high=56) for frame in (*rounded, frames[-1])]
+    durations = [round(1000 * s) for s in [seconds] * len(rounded) + [pause]]
+    pictures[0].save(film := io.BytesIO(), "gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    viz.display(Image(film.getvalue(), format="gif", metadata={"alt": alt}))
 
 
 def plot_points(panels: dict[str, tuple[Tensor, Tensor]], *, alt: str, xlabel: str = "", ylabel: str = "") -> None:
@@ -116,9 +113,6 @@ def plot_points(panels: dict[str, tuple[Tensor, Tensor]], *, alt: str, xlabel: s
         axis.set(title=title, xlabel=xlabel)
     axes[0, 0].set_ylabel(ylabel)
     viz.show(figure, alt)
-
-
-# ---- 10, libraries --------------------------------------------------------------------------------------------------
 
 
 def plot_ladder(results: dict) -> None:
@@ -174,16 +168,10 @@ def _ranking(systems: list[dict], kind: Callable[[dict], str], facts: Callable[[
     return figure, axis, ", ".join(f"{row['name']} {row['frechet']:,.0f}" for row in reversed(rows))
 
 
-# ---- 11, colour and scale -------------------------------------------------------------------------------------------
-
-
 def plot_growth(panels: dict[str, tuple[list, dict[str, list], float]], *, alt: str) -> None:
-    """Draw how numbers grow, side by side on logarithmic axes, against the slope that is expected.
+    """Draw how numbers grow, as multiples of the first, side by side on logarithmic axes, against an expected slope.
 
-    Args:
-        panels: name of the horizontal axis -> (x, name -> y, expected slope). Each y is divided by its first value, so
-            that all begin at 1, and so does the dashed line of the expected slope.
-        alt: text for those who cannot see the picture.
+    `panels` is name of the horizontal axis -> (x, name -> y, expected slope).
     """
     figure, axes = viz.subplots(1, len(panels), size=(8, 3.2), squeeze=False)
     for axis, (title, (x, curves, slope)) in zip(axes[0], panels.items(), strict=True):
@@ -199,47 +187,24 @@ def plot_growth(panels: dict[str, tuple[list, dict[str, list], float]], *, alt: 
     viz.show(figure, alt)
 
 
-# ---- 12, guidance ---------------------------------------------------------------------------------------------------
-
-
-def guidance_frames(scales: list[float], images: Tensor, names: list[str] | None = None) -> dict:
-    """For `viz.explore`: images (S, K, N, C, H, W), N of each of K classes at each of S scales; a series a class.
-
-    Raises:
-        ValueError: if there are not images for every scale, and names for every class.
-    """
-    names = [str(k) for k in range(images.shape[1])] if names is None else names
-    if images.ndim != 6 or images.shape[:2] != (len(scales), len(names)):
-        raise ValueError(
-            f"guidance_frames: expected images (S, K, N, C, H, W) of S = {len(scales)} scales and K = {len(names)} "
-            f"classes, got {tuple(images.shape)}"
-        )
+def guidance_frames(scales: list[float], images: Tensor) -> dict:
+    """For `viz.explore`: images (S, K, N, C, H, W), N of each of K classes at each of S scales; a series a class."""
     return {
-        name: [(f"scale {scale:g}, asked for {name}", [images[i, k]]) for i, scale in enumerate(scales)]
-        for k, name in enumerate(names)
+        str(k): [(f"scale {scale:g}, asked for {k}", [row[k]]) for scale, row in zip(scales, images, strict=True)]
+        for k in range(images.shape[1])
     }
 
 
-# ---- 13, debugging clinic -------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # the notebook shows each system three times, of the same tensor of images
 def _system(fault: Callable[[Tensor], System], images: Tensor) -> System:
-    """A broken system is built once for the same tensor of images: the notebook shows each three times."""
     return fault(images)
 
 
 def show_case(case: Case, images: Tensor, *, count: int = 8, answered: bool = False) -> None:
-    """Show a broken system: its samples under those of its repaired twin, beside them its loss by t.
+    """Show a broken system: `count` samples under those of its repaired twin, beside them its loss by t.
 
-    Before the answer the loss is what the author of the broken code would measure. Afterwards it is measured with
-    the right process, before and after the repair, and the rows change places.
-
-    Args:
-        case: one of `quiz.CASES`.
-        images: the data (N, C, H, W) in [-1, 1].
-        count: samples in a row.
-        answered: show the picture after the repair.
+    The loss is what the author of the broken code would measure; once `answered`, what the right process measures
+    before the repair and after it. `images` are the data (N, C, H, W) in [-1, 1].
     """
     broken, repaired = _system(case.fault, images), _system(case.twin, images)
     bad, good = case.shown(broken.samples[:count]), case.shown(repaired.samples[:count])
@@ -279,13 +244,12 @@ def mark_table(marks: dict[str, list[str]], *, alt: str) -> None:
     columns = list(dict.fromkeys(name for names in marks.values() for name in names))
     table = np.array([[column in names for column in columns] for names in marks.values()], float)
     figure, axis = viz.subplots(size=(1.8 + 0.42 * len(columns), 1.5 + 0.24 * len(marks)))
-    axis.imshow(table, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
-    axis.set_yticks(range(len(marks)), marks, fontsize=9)
-    axis.set_xticks(range(len(columns)), columns, rotation=45, ha="left", rotation_mode="anchor", fontsize=9)
-    axis.set_xticks(np.arange(0.5, len(columns) - 1), minor=True)
-    axis.set_yticks(np.arange(0.5, len(marks) - 1), minor=True)
-    axis.grid(which="minor", color="0.8", linewidth=0.8)
-    axis.tick_params(which="both", length=0, labelbottom=False, labeltop=True)
+    axis.pcolormesh(table, cmap="Blues", vmin=0, vmax=1.3, edgecolors="0.8", linewidth=0.8)
+    axis.invert_yaxis()
+    axis.set_yticks(np.arange(len(marks)) + 0.5, marks, fontsize=9)
+    slanted = {"rotation": 45, "ha": "left", "rotation_mode": "anchor", "fontsize": 9}
+    axis.set_xticks(np.arange(len(columns)) + 0.5, columns, **slanted)
+    axis.tick_params(length=0, labelbottom=False, labeltop=True)
     viz.show(figure, alt)
 
 
@@ -299,16 +263,14 @@ def ask(case: Case) -> widgets.VBox:
         line.value = html.escape(case.reply(buttons.value)) if buttons.value in LETTERS else ""
 
     buttons.observe(update, "value")
-    return _Question(case, [widgets.Label(f"Case {case.number}: what is wrong?"), buttons, line])
+    box = _Question([widgets.Label(f"Case {case.number}: what is wrong?"), buttons, line])
+    box.text = f'{case}\nTo answer without buttons: quiz.answer({case.number}, "a")'
+    return box
 
 
 class _Question(widgets.VBox):
-    def __init__(self, case: Case, children: list[widgets.Widget]):
-        self.case = case
-        super().__init__(children)
-
     def __repr__(self) -> str:
-        return f'{self.case}\nTo answer without buttons: quiz.answer({self.case.number}, "a")'
+        return self.text
 
     def _repr_mimebundle_(self, **options) -> dict[str, str]:  # ipywidgets would cut the text after 110 characters
-        return {**super()._repr_mimebundle_(**options), "text/plain": repr(self)}
+        return {**super()._repr_mimebundle_(**options), "text/plain": self.text}

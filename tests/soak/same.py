@@ -10,7 +10,7 @@ import nbformat
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMED = "viz.plot_growth("  # its picture shows how long something took
+TIMED = "show.plot_growth("  # its picture shows how long something took
 
 
 def pictures(most: int) -> dict:
