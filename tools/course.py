@@ -8,6 +8,7 @@
     python tools/course.py course                  run every notebook here, write HTML pages to build/course
     python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
     python tools/course.py badges owner/name       Colab links and clone address for your fork ("" removes them)
+    python tools/course.py grade FOLDER [...]      mark learners' notebooks: see docs/INSTRUCTORS.md
     python tools/course.py lab-kit [DATA-FOLDER]   what an instructor needs, to build/lab-kit.zip
     python tools/course.py bench                   hours of measurements, to figures/
     python tools/course.py readme                  the README's tables from figures/, the notebooks and the setting
@@ -97,10 +98,10 @@ def make_environment(folder: Path, *options: str) -> None:
         sys.exit("The installation failed; pip's message above says why. Run the same command again to retry.")
 
 
-def run(command: list[str], **environment: str) -> int:
-    """Run a command in the course's folder, output shown; its exit status."""
+def run(command: list[str], cwd: Path = ROOT, **environment: str) -> int:
+    """Run a command, in the course's folder if no other is given, output shown; its exit status."""
     interrupted = False
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}) as process:
+    with subprocess.Popen(command, cwd=cwd, env={**os.environ, **environment}) as process:
         while True:
             try:
                 status = process.wait()
@@ -211,6 +212,10 @@ def lab_kit(python: str, rest: list[str]) -> int:
     return run([python, str(ROOT / "tools" / "lab_kit.py"), *(str(Path(folder).resolve()) for folder in rest)])
 
 
+def grade(python: str, rest: list[str]) -> int:
+    return run([python, str(ROOT / "tools" / "grade.py"), *rest], cwd=Path.cwd())
+
+
 def versions(_: str, rest: list[str]) -> int:
     """The whole test command, in an environment with the oldest allowed version of each package, or the newest."""
     if rest not in (["oldest"], ["newest"]):
@@ -241,6 +246,7 @@ COMMANDS = {
     "test": test,
     "bench": bench,
     "soak": soak,
+    "grade": grade,
     "lab-kit": lab_kit,
     "versions": versions,
     "course": build("course"),
