@@ -25,8 +25,8 @@ def shout():
                 os.write(number, line)
             except OSError:
                 pass"""
-FILL = "for start in range(0, 24 * 10**8, 2**20):\n    hoard[start : start + 2**20] = bytes(2**20)"
-CHILD = "import time; hoard = b'x' * 11 * 10**8; time.sleep(1000)"
+FILL = "for start in range(0, 15 * 10**8, 2**20):\n    hoard[start : start + 2**20] = bytes(2**20)"
+CHILD = "import time; hoard = b'x' * 7 * 10**8; time.sleep(1000)"
 SETUP = "import math\nimport torch\nimport ddpm_helpers\nfrom ddpm_helpers import check, per_image"
 RIGHT = {
     "forward_step": "def forward_step(x, beta, noise):\n    return (1 - beta) ** 0.5 * x + beta**0.5 * noise",
@@ -94,7 +94,7 @@ CLASS = {
         *answers(
             forward_step="hoard = []\nwhile True:\n    hoard.append(torch.empty(10**8))\n" + RIGHT["forward_step"],
             q_sample="hoard = bytearray(10**10)\n" + RIGHT["q_sample"],
-            snr=f"import mmap\nhoard = mmap.mmap(-1, 25 * 10**8)\n{FILL}\n{RIGHT['snr']}",
+            snr=f"import mmap\nhoard = mmap.mmap(-1, 16 * 10**8)\n{FILL}\n{RIGHT['snr']}",
             linear_beta="import subprocess, sys\nchildren = [subprocess.Popen([sys.executable, '-c', "
             f'"{CHILD}"]) for _ in range(2)]\nchildren[0].wait()\n{RIGHT["linear_beta"]}',
         ),
@@ -188,7 +188,7 @@ def folder(tmp_path_factory) -> Path:
     write_class(folder / "class", CLASS)
     (folder / "class" / "essay.docx").touch()
     (folder / "names.txt").write_text("right\nmixed\nzoe\n")
-    options = ("--roster", "names.txt", "--feedback", "feedback", "--seconds", "12", "--memory", "2", "-j", "2")
+    options = ("--roster", "names.txt", "--feedback", "feedback", "--seconds", "12", "--memory", "1.3", "-j", "2")
     line = command("class", "--csv", "marks.csv", *options)
     result = subprocess.run(**line, cwd=folder, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -256,7 +256,7 @@ def test_crashes(marks):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
 def test_memory_mapped_or_in_children_counts(marks):
-    assert of(marks["greedy"]) == ["not run: its cell took more than 2 GB of memory"] * 4
+    assert of(marks["greedy"]) == ["not run: its cell took more than 1.3 GB of memory"] * 4
 
 
 @pytest.mark.parametrize("learner", ["vandal", "writes", "magics"])
@@ -298,7 +298,7 @@ def test_what_is_unchanged_is_not_run_again(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     before = (folder / "marks.csv").read_bytes()
     monkeypatch.setattr(grader, "start", lambda *_: pytest.fail("something ran"))
-    options = ["--roster", "names.txt", "--seconds", "12", "--memory", "2"]
+    options = ["--roster", "names.txt", "--seconds", "12", "--memory", "1.3"]
     assert grader.main(["class", "--csv", "marks.csv", *options]) == 0
     assert (folder / "marks.csv").read_bytes() == before
     (folder / "marks.csv").write_text("name,points\nada,3\n")
