@@ -392,12 +392,12 @@ def plan(path: Path) -> dict:
 
 
 def reading_minutes(notebook: NotebookNode) -> int:
-    """The minutes that the header states: "30 minutes", or "two sittings of an hour"."""
+    """The minutes that the header states: "30 minutes", "an hour", or "two sittings of an hour"."""
     text = " ".join(notebook.cells[0].source.partition("**Time**")[2].split())
-    match = re.match(r"(?P<minutes>\d+) minutes|(?P<hours>\w+) sittings of an hour", text)
+    match = re.match(r"(\d+) minutes|(an|one|two|three) (?:hours?|sittings of an hour)", text)
     if not match:
         raise ValueError(f"{title_of(notebook)}: no reading time after **Time** that the plan understands: {text[:60]}")
-    return int(match["minutes"]) if match["minutes"] else 60 * ("one", "two", "three").index(match["hours"]) + 60
+    return int(match[1]) if match[1] else 60 * {"an": 1, "one": 1, "two": 2, "three": 3}[match[2]]
 
 
 def total(plan: dict, exercises: int, share: float = 1.0) -> int:
