@@ -8,8 +8,8 @@
     python tools/course.py course                  run every notebook here, write HTML pages to build/course
     python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
     python tools/course.py badges owner/name       Colab links and clone address for your fork ("" removes them)
+    python tools/course.py grade FOLDER [...]      mark learners' notebooks: see docs/INSTRUCTORS.md
     python tools/course.py lab-kit [DATA-FOLDER]   what an instructor needs, to build/lab-kit.zip
-    python tools/course.py grade FOLDER ...        mark a class: see docs/INSTRUCTORS.md
     python tools/course.py readme                  the tables of README.md and docs/RESULTS.md
 
 Each sets up .venv first, once; with --current-env the packages of the running Python (conda, say) are used. What takes
@@ -103,10 +103,10 @@ def make_environment(folder: Path, *options: str) -> None:
         sys.exit("The installation failed; pip's message above says why. Run the same command again to retry.")
 
 
-def run(command: list[str], **environment: str) -> int:
-    """Run a command in the course's folder, output shown; its exit status."""
+def run(command: list[str], cwd: Path = ROOT, **environment: str) -> int:
+    """Run a command, in the course's folder if no other is given, output shown; its exit status."""
     interrupted = False
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}) as process:
+    with subprocess.Popen(command, cwd=cwd, env={**os.environ, **environment}) as process:
         while True:
             try:
                 status = process.wait()
@@ -213,9 +213,8 @@ def lab_kit(python: str, rest: list[str]) -> int:
     return run([python, str(ROOT / "tools" / "lab_kit.py"), *(str(Path(folder).resolve()) for folder in rest)])
 
 
-def script(name: str):
-    """A command that another file has, started where the user is: its folders are named from there."""
-    return lambda python, rest: subprocess.call([python, str(ROOT / "tools" / name), *rest])
+def grade(python: str, rest: list[str]) -> int:
+    return run([python, str(ROOT / "tools" / "grade.py"), *rest], cwd=Path.cwd())
 
 
 def build(command: str):
@@ -226,8 +225,8 @@ COMMANDS = {
     "lab": lab,
     "edit": edit,
     "test": test,
+    "grade": grade,
     "lab-kit": lab_kit,
-    "grade": script("grade.py"),
     "course": build("course"),
     "notebooks": build("notebooks"),
     "badges": build("badges"),

@@ -1,7 +1,7 @@
 """What an instructor needs for a room without network, as build/lab-kit.zip: python tools/lab_kit.py [DATA-FOLDER]
 
-The learners' notebooks, the answers, the sources for nbgrader, the helper as a wheel, a plan by measured times, and, if
-a data folder is given, the images in it. Made twice from the same files, the zip is the same to the byte.
+The learners' notebooks, the answers, the grader, the sources for nbgrader, the helper as a wheel, a plan by measured
+times, and, if a data folder is given, the images in it.
 """
 
 import ast
@@ -12,9 +12,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import nbformat
@@ -27,7 +27,7 @@ from ddpm_helpers.exercises import EXERCISES, solution
 from ddpm_helpers.pictures import load_folder
 
 KIT = ROOT / "build" / "lab-kit.zip"
-LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip file can hold, for all of its files
+GRADER = ("grade.py", "grade_worker.py")  # in tools/; they need nothing else of the course but its module
 UNWRITTEN = (ast.Expr, ast.Assign, ast.Return)  # where a skeleton has its `...`
 MINUTES = 90
 EXERCISE_MINUTES = 10  # a guess, and LAB-PLAN.md says so
@@ -50,7 +50,7 @@ class Part:
 
 SESSIONS = {
     "A first generative model": [Part("00", ("0.1",)), Part("01", ("1.1", "1.2", "1.3"))],
-    "Noise, and the jump through it": [Part("02", ("2.1", "2.2", "2.3"))],
+    "Noise, and its closed form": [Part("02", ("2.1", "2.2", "2.3"))],
     "Training": [Part("07", ("7.1", "7.2", "7.3"))],
     "What the training learns from": [Part("16", ("16.1", "16.2"))],
     "Sampling": [Part("08", ("8.1", "8.2"))],
@@ -68,11 +68,8 @@ def main(arguments: list[str]) -> int:
         return 2
     KIT.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=KIT.parent) as temporary:
-        folder = Path(temporary) / "lab-kit"
-        write_kit(folder, data, Path(arguments[0]) if arguments else None)
-        packed = Path(temporary) / KIT.name
-        pack(folder, packed)
-        os.replace(packed, KIT)
+        write_kit(Path(temporary) / "lab-kit", data, Path(arguments[0]) if arguments else None)
+        os.replace(shutil.make_archive(f"{temporary}/packed", "zip", temporary, "lab-kit"), KIT)
     print(f"{KIT}: {KIT.stat().st_size / 1e6:.0f} MB")
     return 0
 
@@ -125,6 +122,8 @@ def write_kit(folder: Path, data: list[Path], data_folder: Path | None) -> None:
         target = folder / "notebooks" / "data" / path.relative_to(data_folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
+    for name in GRADER:
+        shutil.copy(ROOT / "tools" / name, folder)
     texts = {
         "nbgrader/nbgrader_config.py": NBGRADER_CONFIG,
         "INSTALL.md": install_text(wheel.name, bool(data)),
@@ -135,38 +134,20 @@ def write_kit(folder: Path, data: list[Path], data_folder: Path | None) -> None:
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
-def pack(folder: Path, target: Path) -> None:
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            entry = zipfile.ZipInfo(path.relative_to(folder.parent).as_posix(), LONG_AGO)
-            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-            archive.writestr(entry, path.read_bytes())
-
-
 def build_wheel(folder: Path) -> Path:
     """The helper as a wheel, built from copies, so that no older build beside the checkout gets into it."""
     with tempfile.TemporaryDirectory() as temporary:
         shutil.copytree(ROOT / "ddpm_helpers", Path(temporary, "ddpm_helpers"), ignore=shutil.ignore_patterns("__py*"))
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, temporary)
-        for path in Path(temporary).rglob("*"):
-            os.utime(path, (315532800, 315532800))  # 1980; the wheel holds the files' dates
-            path.chmod(0o755 if path.is_dir() else 0o644)
         command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), temporary]
-        if can_build_without_network():
-            command.insert(4, "--no-build-isolation")
-        if subprocess.run(command, env=os.environ | {"SOURCE_DATE_EPOCH": "315532800"}).returncode:
+        with suppress(PackageNotFoundError):  # from 70.1 setuptools makes wheels by itself, and needs no network
+            if tuple(map(int, version("setuptools").split(".")[:2])) >= (70, 1):
+                command.insert(4, "--no-build-isolation")
+        if subprocess.run(command).returncode:
             sys.exit("lab-kit: the wheel could not be built; pip's message above says why.")
     [wheel] = folder.glob("ddpm_helpers-*.whl")
     return wheel
-
-
-def can_build_without_network() -> bool:
-    """Since 70.1 setuptools makes wheels by itself; without it pip fetches one for the build."""
-    try:
-        return tuple(int(part) for part in version("setuptools").split(".")[:2]) >= (70, 1)
-    except ImportError:
-        return False
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
@@ -277,7 +258,7 @@ def install_text(wheel: str, has_data: bool) -> str:
 - `notebooks`, `figures`: for the learners.
 - `wheels`: the course's helper module. PyTorch and the other packages are not in the kit: they come here, too.
 - `answers`: the same notebooks with the course's own solutions. Read them, run them, keep them.
-- `nbgrader`: a course folder for nbgrader.
+- `grade.py` marks learners' notebooks (`grade_worker.py` belongs to it); `nbgrader` is a course folder for nbgrader.
 - `LAB-PLAN.md`: what fits into {MINUTES} minutes.
 
 ## Once, on a machine with a network
@@ -339,15 +320,18 @@ time waiting for each other. {SERVER}
 ## Marking
 
 Collect the notebooks in a folder, each in a subfolder that is called as the learner
-(`class/ada/02_forward_process.ipynb`), or each under a name of its own. On a machine with the same packages:
+(`class/ada/02_forward_process.ipynb`), or each under a name of its own. On a machine with the same packages, `env`
+active, in this folder:
 
 ```
-python -m ddpm_helpers.exercises grade FOLDER --csv marks.csv
+python grade.py FOLDER --csv marks.csv
 ```
 
-It runs each in a process of its own, with limits of time and memory, and writes who has what right, and which mistake
-the others made. The limits are against accidents: learners' code runs with your rights, so take an account or a
-container of its own if you do not trust it.
+It runs each notebook in a process of its own, with limits of time and memory, and writes who has what right, and which
+mistake the others made. The same line again marks only what has changed since. `--feedback TEXTS` writes a text for
+each learner, `--roster NAMES.txt` adds who handed in nothing, `-j 4` marks four notebooks at once, `--help` lists the
+rest. The limits are against accidents: learners' code runs with your rights, so take an account or a container of its
+own if you do not trust it.
 
 With nbgrader (0.9 or newer; activate the environment that holds it and what is installed above), in the folder
 `nbgrader`, for each notebook that you want to hand out:
@@ -408,12 +392,12 @@ def plan(path: Path) -> dict:
 
 
 def reading_minutes(notebook: NotebookNode) -> int:
-    """The minutes that the header states: "30 minutes", or "two sittings of an hour"."""
+    """The minutes that the header states: "30 minutes", "an hour", or "two sittings of an hour"."""
     text = " ".join(notebook.cells[0].source.partition("**Time**")[2].split())
-    match = re.match(r"(?P<minutes>\d+) minutes|(?P<hours>\w+) sittings of an hour", text)
+    match = re.match(r"(\d+) minutes|(an|one|two|three) (?:hours?|sittings of an hour)", text)
     if not match:
         raise ValueError(f"{title_of(notebook)}: no reading time after **Time** that the plan understands: {text[:60]}")
-    return int(match["minutes"]) if match["minutes"] else 60 * ("one", "two", "three").index(match["hours"]) + 60
+    return int(match[1]) if match[1] else 60 * {"an": 1, "one": 1, "two": 2, "three": 3}[match[2]]
 
 
 def total(plan: dict, exercises: int, share: float = 1.0) -> int:
