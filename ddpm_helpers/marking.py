@@ -64,14 +64,11 @@ def _unknown(answer: Any, name: str) -> str:
     """Why `check` finds no exercise for what it was given."""
     if not callable(answer):
         return f"check wants the function itself, without brackets: check(name). It was given {summary(answer)}."
-    if name.startswith("<"):
-        return (
-            "check finds an exercise by the function's name, and this has none: write it as `def name(...):`, with "
-            "the name that the exercise gives."
-        )
     near = difflib.get_close_matches(name, EXERCISES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"check knows no exercise called {name!r}{hint} Keep the exercise's name; a decorator may have changed it."
+    return (
+        f"check knows no exercise called {name!r}{hint} Write `def name(...):` with the exercise's name, undecorated."
+    )
 
 
 @dataclass(frozen=True)
@@ -126,10 +123,8 @@ def verify(
     if samples is not None:
         apart, error = (samples.mean(0) - expected).abs(), samples.std(0) / len(samples) ** 0.5
         far = torch.where(apart == 0, 0.0, apart / error).max().item()  # 0 / 0 is agreement here
-        holds, text = (
-            far <= sigmas,
-            f"mean of {len(samples):,} draws is {far:.1f} standard errors away, {sigmas:g} allowed",
-        )
+        text = f"mean of {len(samples):,} draws is {far:.1f} standard errors away, {sigmas:g} allowed"
+        holds = far <= sigmas
     elif left.shape != right.shape and right.ndim > 0:
         raise ValueError(f"({tag}): left has shape {tuple(left.shape)}, right {tuple(right.shape)}")
     else:
@@ -144,9 +139,8 @@ def verify(
 
 def _double(side: Any) -> Tensor | None:
     """In 64 bits and on the CPU; in this order, since MPS has none. A Python number keeps all its digits."""
-    if side is None or isinstance(side, Tensor):
-        return side if side is None else side.detach().cpu().double()
-    return torch.tensor(side, dtype=torch.float64)
+    side = side.detach().cpu() if isinstance(side, Tensor) else side
+    return None if side is None else torch.as_tensor(side, dtype=torch.float64)
 
 
 def _left_open(answer: Callable, case: tuple) -> str | None:

@@ -27,12 +27,10 @@ def run(function: Callable, case: tuple) -> Any:
         try:
             arguments = copied(case)
             result = function(*arguments)
-            if problem := _odd(result) or _changed_argument(function, case, arguments):
-                return Spoilt(problem)
-            again = function(*copied(case))
-            if result is not None and difference(result, again, 0.0):
-                return Spoilt("two equal calls give two results; use the arguments instead of new random numbers")
-            problem = changed_settings()
+            problem = _odd(result) or _changed_argument(function, case, arguments)
+            if not problem and result is not None and difference(result, function(*copied(case)), 0.0):
+                problem = "two equal calls give two results; use the arguments instead of new random numbers"
+            problem = problem or changed_settings()
         except (Exception, SystemExit) as error:
             return error
     return Spoilt(problem) if problem else result
@@ -61,9 +59,7 @@ def settings_kept() -> Iterator[Callable[[], str]]:
         if [get() for get in SETTINGS] != before:
             return "your function changes settings of PyTorch: leave the default dtype and gradients alone"
         if not torch.equal(random, torch.get_rng_state()):
-            return (
-                "your function draws random numbers or sets a seed: use what it is given, so that runs can be repeated"
-            )
+            return "your function draws random numbers or sets a seed: use what it is given, so that runs repeat"
         return ""
 
     try:
@@ -81,9 +77,7 @@ def _odd(result: Any) -> str:
     if any(isinstance(part, np.ndarray | np.generic) and not isinstance(part, float) for part in parts):
         return "your function returns a NumPy array; return a tensor, or with .tolist() a list of numbers"
     if hasattr(result, "__next__"):
-        return (
-            "your function returns an iterator, or has a `yield`: write `return`; list(...) makes a list of an iterator"
-        )
+        return "your function returns an iterator, or has a `yield`: write `return`; list(...) reads an iterator"
     return ""
 
 
@@ -95,10 +89,8 @@ def _changed_argument(function: Callable, case: tuple, arguments: tuple) -> str:
         for part, value in _parts(name, before).items():
             lists = isinstance(value, list | torch.nn.ModuleList)
             if len(value) != len(now[part]) if lists else isinstance(value, Tensor) and difference(value, now[part], 0):
-                return (
-                    f"your function changes {part} in place (+=, []=, .pop(), or a method whose name ends in _): leave "
-                    "its arguments as they are, and make something new instead"
-                )
+                how = "(+=, []=, .pop(), or a method whose name ends in _)"
+                return f"your function changes {part} in place {how}: leave it as it is, and make a new one"
     return ""
 
 
@@ -171,9 +163,6 @@ def difference(expected: Any, actual: Any, tolerance: float) -> str | None:
     refused = f"Expected {'a number' if number else summary(expected)}, got {summary(actual)}"
     if not isinstance(right, Tensor) or not isinstance(found, Tensor):  # a dict, a set, some other object
         return None if type(actual) is type(expected) else f"{refused}."
-    if found.is_complex():
-        message = "The result is complex, and a real one is wanted: take .real, or a form that stays real."
-        return None if right.is_complex() else message
     if not number and not isinstance(actual, Tensor):
         return f"{refused}{'; return the tensor, or no gradient can flow' * right.requires_grad}."
     if (found.shape, found.dtype, found.device) != (right.shape, right.dtype, right.device):
@@ -181,10 +170,10 @@ def difference(expected: Any, actual: Any, tolerance: float) -> str | None:
         advice = ""
         if number and found.numel() == 1:
             advice = "; .item() makes one of it"
-        elif makes and found.shape == right.shape and found.dtype != right.dtype:
+        elif makes and found.shape == right.shape and not found.is_complex():
             advice = f"; .{makes}() makes it {str(right.dtype).removeprefix('torch.')}"
         return f"{refused}{advice}."
-    if not right.numel():
+    if not right.numel() or right.is_complex():
         return None
     theirs, ours = found.detach().double(), right.detach().double()
     alike = (theirs == ours) | (theirs.isnan() & ours.isnan())  # an infinity equals itself, NaN is NaN again
@@ -198,7 +187,8 @@ def difference(expected: Any, actual: Any, tolerance: float) -> str | None:
             "number that has none?"
         )
     worst = error.flatten().max(0).indices.item()
-    one, other = _told_apart(ours.flatten()[worst].item(), theirs.flatten()[worst].item())
+    digits = 7 if right.dtype == torch.float32 else 12
+    one, other = (f"{values.flatten()[worst].item():.{digits}g}" for values in (ours, theirs))
     if number:
         return f"Expected {one}, got {other}."
     place = ", ".join(str(int(i)) for i in np.unravel_index(worst, tuple(error.shape)))
@@ -215,20 +205,14 @@ def _as_tensor(value: Any) -> Any:
     return torch.tensor(value, dtype=None if isinstance(value, complex) else torch.float64) if number else value
 
 
-def _told_apart(one: float, other: float) -> tuple[str, str]:
-    """Two numbers, written with as few digits as tell them apart."""
-    pairs = [(f"{one:.{digits}g}", f"{other:.{digits}g}") for digits in (4, 8, 17)]
-    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[-1])
-
-
 def _difference_of_gradients(expected: Tensor, actual: Tensor, tolerance: float) -> str | None:
     """How the gradients of two results with the same values differ, as a sentence; None if they do not."""
     if expected.grad_fn is None:
         return None
     ours, theirs = (_gradient(result, _leaves(expected)) for result in (expected, actual))
-    if ours is None and theirs is None:
-        return None
-    if ours is not None and theirs is not None and (ours - theirs).abs().max() <= 100 * tolerance * ours.abs().max():
+    if (ours is None) == (theirs is None) and (
+        ours is None or (ours - theirs).abs().max() <= 100 * tolerance * ours.abs().max()
+    ):
         return None  # a gradient has fewer digits than the values
     return (
         "The values are right, but their gradient is not, or none can flow: leave out torch.no_grad(), .detach() and "
@@ -298,9 +282,8 @@ def call_of(reference: Callable, case: tuple) -> str:
 
 
 HINTS = {  # pattern in an error, or in the line that raised it -> what else to say
-    r"in the line: .*\bnp\.": "NumPy's functions want arrays; torch has them for tensors: torch.sqrt, torch.log, "
-    "x.mean(), x.sum().",
-    "'astype'": "A tensor has no .astype: write .float().",
+    r"in the line: .*\bnp\.|'astype'": "NumPy's functions and methods want arrays; torch has for tensors torch.sqrt, "
+    "torch.log, x.mean(), x.sum(), and x.float() for astype.",
     "can be converted to Python scalars|cannot be converted to Scalar": "float(), .item() and math's functions take "
     "one number. For a tensor there are torch.sqrt(x), x.log(), x.acos(); and t itself, not t.item(), is an index.",
     "must be Tensor, not (int|float)|'(float|int)' object has no attribute": "torch's functions and methods are for "
@@ -308,8 +291,7 @@ HINTS = {  # pattern in an error, or in the line that raised it -> what else to 
     "'float' object cannot be interpreted as an integer": "// divides and rounds down, and int(...) makes an integer.",
     "must be tuple of Tensors, not Tensor": "The tensors go into one list: torch.cat([a, b], dim=1).",
     "float division by zero": "A Python number stops there; a tensor gives inf, and goes on.",
-    "SystemExit": "exit() and sys.exit() end a program: leave them out, and return the result.",
-    "EOFError": "Nobody answers input() when an answer is marked: use the arguments.",
+    "SystemExit|EOFError": "Leave out exit() and input(): use the arguments, and return the result.",
     "failed to converge": "Is there NaN in the matrix? Rounding can make an eigenvalue negative: "
     ".clamp(min=0) before the root.",
     "step must be greater than zero": "A tensor is turned round by x.flip(dim).",

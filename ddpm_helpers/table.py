@@ -6,16 +6,15 @@
     edit ; edit       several at once
 
 Below an edit, or several, stands indented what to say to who wrote it. "It looks as if" is left out there; a sentence
-that begins otherwise is marked "! ". Where no answer stands, the reference's own body is plain enough.
+that begins otherwise is marked "! ".
 """
 
-import ast
 import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from textwrap import dedent, indent
+from textwrap import indent
 
 EXERCISES: dict[str, "Exercise"] = {}  # filled by `ddpm_helpers.exercises`, which is imported when it is first needed
 
@@ -42,7 +41,7 @@ class Exercise:
 
     @property
     def body(self) -> str:
-        return self.table.rpartition("\n\n")[0].strip() or plain_body(self.reference)
+        return self.table.rpartition("\n\n")[0].strip()
 
     @cached_property
     def arguments(self) -> list[str]:
@@ -70,21 +69,6 @@ class Exercise:
     def written(self, body: str) -> str:
         """The text of a function with this body, as a notebook has it."""
         return f"def {self.name}({', '.join(self.arguments)}):\n{indent(body, '    ')}"
-
-
-def plain_body(reference: Callable) -> str:
-    """The text of a function below its docstring and its checks of arguments."""
-    source = dedent(inspect.getsource(reference))
-    [node] = ast.parse(source).body
-    first = next(line for line in node.body[bool(ast.get_docstring(node)) :] if not _is_check(line))
-    return dedent("\n".join(source.splitlines()[first.lineno - 1 :]))
-
-
-def _is_check(line: ast.stmt) -> bool:
-    """A call of `_check...`, or an `if` that only raises."""
-    if isinstance(line, ast.If):
-        return isinstance(line.body[0], ast.Raise)
-    return isinstance(line, ast.Expr) and ast.unparse(line).startswith("_check")
 
 
 def edited(body: str, edits: str) -> str:

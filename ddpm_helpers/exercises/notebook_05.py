@@ -116,6 +116,7 @@ t[:, None] -> t[:, None] / 1000
   the power was taken before the division: 10000 ** -k / n is (10000 ** -k) / n, and among whole numbers 10000 ** -k is
   0. Put the whole exponent in brackets.
 -k / n -> k / n
+frequency = torch.exp(math.log(10_000) * (k / n))
   the minus is missing in 10000 ** (-k / n): the waves must get slower, not faster.
 10_000.0 ** (-k / n) -> 10_000 ** (-k // n)
 -k / n -> -k // n

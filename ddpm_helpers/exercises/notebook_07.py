@@ -165,6 +165,8 @@ Exercise(
     reference=ema_update,
     cases=lambda: [_pair(0.9, 5, 3, 4, 2), _pair(0.999, 4, 3), _pair(0.75, 6), _pair(0.0, 2, 3, 5)],
     table="""
+return decay * average + (1 - decay) * value
+
 (1 - decay) * average + decay * value
   the two weights are swapped: with decay 0.999 the average should hardly move.
 decay * average + value

@@ -221,6 +221,10 @@ Exercise(
         (double(linear_schedule(1000)), 1e-3 * _images(7, 4, 1, 2, 3).double()),
     ],
     table="""
+a_bar = schedule.alpha_bar[-1]
+nats = 0.5 * (a_bar * images.square() - a_bar - torch.log1p(-a_bar)).mean()
+return nats.item() / math.log(2)
+
 log1p(-a_bar) -> log(1 - a_bar)
 torch.log1p(-a_bar) -> 2 * torch.log(schedule.sigma[-1])
 log1p(-a_bar) -> log(1 - a_bar) ; .item() ->

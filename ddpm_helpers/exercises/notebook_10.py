@@ -48,6 +48,8 @@ Exercise(
     reference=leading_steps,
     cases=lambda: [(1000, 5), (1000, 50), (100, 7), (10, 10), (300, 1), (1000, 60), (1000, 7)],
     table="""
+return [T // steps * i + 1 for i in range(steps - 1, -1, -1)]
+
 i + 1 -> i
   ! These are their timesteps, counted from 0: our steps are larger by one.
 [T * i // steps for i in range(steps, 0, -1)]
@@ -81,6 +83,8 @@ Exercise(
     reference=ask_diffusers,
     cases=lambda: [_case(3, 4, 2, t=[1, 2, 7, 300, 1000]), _case(1, 2, 5, t=[1000, 3, 1])],
     table="""
+return net(x, t - 1).sample
+
 t - 1 -> t
 t - 1 -> t + 1
   the network is told t or t + 1: it counts from 0, so our step t is its timestep t - 1.

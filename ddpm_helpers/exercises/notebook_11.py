@@ -25,6 +25,8 @@ Exercise(
         _images([0.2, 0.4, 0.45, 0.97, 0.98, 0.3], 1, 3, 2),  # the mean is above 1/2, and most are below
     ],
     table="""
+return torch.where(per_image(chance, x) < 0.5, x.flip(-1), x)
+
 flip(-1) -> flip(-2)
 flip(-1) -> flip(1)
 flip(-1) -> flip(0)
@@ -80,6 +82,8 @@ Exercise(
         (torch.arange(1, 13), 1, 4),  # steps: they are shared out, too, and stay integers
     ],
     table="""
+return batch[rank::world]
+
 batch[rank * (len(batch) // world) : (rank + 1) * (len(batch) // world)]
   each process takes a block of neighbours: the steps of a batch rise, so the first process would see small steps only,
   and its loss would say nothing. Take every world-th entry.

@@ -31,6 +31,8 @@ Exercise(
         _coins(6, 11, 0.6, 5),
     ],
     table="""
+return labels.masked_fill(chance < share, none)
+
 < share -> >= share
 < share -> > share
   the comparison is turned around: the coins below the share hide their labels, so that a share of 0.1 hides one in ten.
@@ -90,6 +92,8 @@ Exercise(
         _pair(4, -1.0, 4, 3),
     ],
     table="""
+return eps + scale * (eps_label - eps)
+
 return eps + -> return eps_label +
   you start at the prediction with the label: then scale 0 is not the network without a label. That is the convention of
   the paper, w = scale - 1.
