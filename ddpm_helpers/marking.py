@@ -1,8 +1,4 @@
-"""Exercises that mark themselves (`check`, `mark`, `show_solution`) and equations that are run (`verify`).
-
-An exercise is a function name, the helper's own function as reference, cases to call both with, and typical mistakes:
-edits of the right answer's text, each with the sentence that a learner who wrote it should read (see table.py).
-"""
+"""Exercises that mark themselves (`check`, `mark`, `show_solution`) and equations that are run (`verify`)."""
 
 import ast
 import difflib
@@ -10,8 +6,7 @@ import inspect
 import os
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -20,9 +15,7 @@ from torch import Tensor
 
 from .outcomes import call_of, run, stays_on_cpu, summary
 from .probes import Trial, probed
-from .table import mistakes, plain_body, written
-
-EXERCISES: dict[str, "Exercise"] = {}  # filled by `ddpm_helpers.exercises`, which is imported when it is first needed
+from .table import EXERCISES, Exercise
 
 
 class AnswerError(AssertionError):
@@ -31,44 +24,6 @@ class AnswerError(AssertionError):
 
 class EquationError(AssertionError):
     """The two sides of a numbered equation differ by more than the stated tolerance."""
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """One exercise of one notebook; making one registers it under its reference's name."""
-
-    tag: str  # "1.2": notebook 1, second exercise
-    reference: Callable  # the right answer: a public function of the helper module
-    cases: Callable[[], list[tuple]]  # argument tuples; make B, C, H and W all different
-    mistakes: str  # a table: edits of the answer, and below each what to say to it
-    answer: str = ""  # the right body, as the text asked for it; empty: the reference's own body is plain enough
-    names: dict = field(default_factory=dict)  # what else the table's functions see
-    tolerance: float = 1e-5  # largest error allowed, relative to the largest expected value
-    tolerance_64: float = 1e-9  # the same where the expected result is a float64 tensor
-    also: Callable[[Callable], str | None] = lambda answer: None  # answer with right values -> what else is wrong
-
-    def __post_init__(self):
-        EXERCISES[self.name] = self
-
-    @property
-    def name(self) -> str:
-        return self.reference.__name__
-
-    @property
-    def body(self) -> str:
-        return textwrap.dedent(self.answer).strip() or plain_body(self.reference)
-
-    @property
-    def asked(self) -> int:
-        """How many arguments the text asks for; the reference may have more, with defaults."""
-        return len(self.cases()[0])
-
-    @cached_property
-    def wrong(self) -> dict[str, Callable]:
-        """Sentence -> the wrong function that earns it; read from the table when an answer is wrong."""
-        if isinstance(self.mistakes, dict):
-            return self.mistakes
-        return mistakes(self.reference, self.body, self.mistakes, self.names, self.asked)
 
 
 def _exercises() -> dict[str, Exercise]:
@@ -85,43 +40,35 @@ def check(answer: Callable) -> Callable:
     name = getattr(answer, "__name__", "<no name>")
     exercise = _exercises().get(name)
     if exercise is None:
-        return _report(f"{_unknown(answer)}\nIt is not marked, and the notebook goes on with it.", answer)
-    title = f"Exercise {exercise.tag} ({name})"
+        return _report(f"{_unknown(answer, name)}\nIt is not marked, and the notebook goes on with it.", answer)
+    title, verdict = f"Exercise {exercise.tag} ({name})", mark(exercise, answer)
+    if verdict.right:
+        print(f"{title}: correct.")
+        return answer
     goes_on = f"Until then the notebook goes on with the course's own {name}."
-    verdict = mark(exercise, answer)
-    if not verdict.tried:
-        left_open = f": {verdict.problem}" if verdict.problem else ""
-        return _report(f"{title} is yours to write{left_open}. {goes_on}", exercise.reference)
-    if not verdict.right:
+    if verdict.tried:
         return _report(f"{title}: not yet. {verdict.problem}\n{goes_on}", exercise.reference)
-    print(f"{title}: correct.")
-    return answer
+    left_open = f": {verdict.problem}" if verdict.problem else ""
+    return _report(f"{title} is yours to write{left_open}. {goes_on}", exercise.reference)
 
 
 def _report(message: str, function: Callable) -> Callable:
     if os.environ.get("DDPM_STRICT") == "1":
         raise AnswerError(message)
-    print("\n".join(_folded(line) for line in message.splitlines()))
+    for line in message.splitlines():
+        print(textwrap.fill(line, 88, break_long_words=False, break_on_hyphens=False))
     return function
 
 
-def _folded(line: str) -> str:
-    return textwrap.fill(line, 88, break_long_words=False, break_on_hyphens=False)
-
-
-def _unknown(answer: Any) -> str:
+def _unknown(answer: Any, name: str) -> str:
     """Why `check` finds no exercise for what it was given."""
     if not callable(answer):
         return f"check wants the function itself, without brackets: check(name). It was given {summary(answer)}."
-    name = getattr(answer, "__name__", "<no name>")
-    if name.startswith("<"):
-        return (
-            "check finds an exercise by the function's name, and this has none: write it as `def name(...):`, with "
-            "the name that the exercise gives."
-        )
     near = difflib.get_close_matches(name, EXERCISES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"check knows no exercise called {name!r}{hint} Keep the exercise's name; a decorator may have changed it."
+    return (
+        f"check knows no exercise called {name!r}{hint} Write `def name(...):` with the exercise's name, undecorated."
+    )
 
 
 @dataclass(frozen=True)
@@ -135,10 +82,9 @@ class Verdict:
 
 def mark(exercise: Exercise, answer: Callable) -> Verdict:
     """Mark an answer; nothing is printed, and no exception of the answer comes through."""
-    if answer is exercise.reference:
-        return Verdict(right=False, tried=False)
-    if _is_skeleton(answer, exercise.cases()[0]):
-        return Verdict(right=False, tried=False, problem=_left_open(answer))
+    left_open = "" if answer is exercise.reference else _left_open(answer, exercise.cases()[0])
+    if left_open is not None:
+        return Verdict(right=False, tried=False, problem=left_open)
     problem = _problem(exercise, answer)
     return Verdict(right=problem is None, problem=problem or "")
 
@@ -153,7 +99,7 @@ def show_solution(exercise: str | Callable) -> None:
 
 def solution(exercise: Exercise) -> str:
     """The answer as the text asked for it, to be pasted into the notebook."""
-    return written(exercise.reference, exercise.body, exercise.asked)
+    return exercise.written(exercise.body)
 
 
 def verify(
@@ -173,73 +119,52 @@ def verify(
     `verify("1.2", samples=draws, expected=value)`; the mean over the first axis of `draws` must lie within `sigmas`
     standard errors of `expected`.
     """
+    left, right, samples, expected = map(_double, (left, right, samples, expected))
     if samples is not None:
-        far, text = _mean_apart(_double(samples), _double(expected), sigmas)
+        apart, error = (samples.mean(0) - expected).abs(), samples.std(0) / len(samples) ** 0.5
+        far = torch.where(apart == 0, 0.0, apart / error).max().item()  # 0 / 0 is agreement here
+        text = f"mean of {len(samples):,} draws is {far:.1f} standard errors away, {sigmas:g} allowed"
+        holds = far <= sigmas
+    elif left.shape != right.shape and right.ndim > 0:
+        raise ValueError(f"({tag}): left has shape {tuple(left.shape)}, right {tuple(right.shape)}")
     else:
-        far, text = _apart(tag, _double(left), _double(right), tol)
-    if far:
+        scale = right.abs().max().item()
+        apart = (left - right).abs().max().item() / (scale or 1.0)
+        unit = " of the largest value" if scale else ""
+        holds, text = apart <= tol, f"largest difference {apart:.1e}{unit}, tolerance {tol:.0e}"
+    if not holds:  # NaN does not
         raise EquationError(f"({tag}) fails: {text}")
     print(f"({tag}) holds: {text}")
 
 
-def _apart(tag: str, left: Tensor, right: Tensor, tol: float) -> tuple[bool, str]:
-    if left.shape != right.shape and right.ndim > 0:
-        raise ValueError(f"({tag}): left has shape {tuple(left.shape)}, right {tuple(right.shape)}")
-    scale = right.abs().max().item()
-    apart = (left - right).abs().max().item() / (scale or 1.0)
-    unit = " of the largest value" if scale else ""
-    return not apart <= tol, f"largest difference {apart:.1e}{unit}, tolerance {tol:.0e}"  # `not`: NaN is far, too
-
-
-def _mean_apart(samples: Tensor, expected: Tensor, sigmas: float) -> tuple[bool, str]:
-    """samples (N, ...), expected (...)."""
-    mean, n = samples.mean(0), len(samples)
-    apart = (mean - expected).abs()
-    distance = torch.where(apart == 0, 0.0, apart / (samples.std(0) / n**0.5)).max().item()  # 0 / 0 is agreement here
-    return not distance <= sigmas, f"mean of {n:,} draws is {distance:.1f} standard errors away, {sigmas:g} allowed"
-
-
-def _double(side: Any) -> Tensor:
+def _double(side: Any) -> Tensor | None:
     """In 64 bits and on the CPU; in this order, since MPS has none. A Python number keeps all its digits."""
-    return side.detach().cpu().double() if isinstance(side, Tensor) else torch.tensor(side, dtype=torch.float64)
+    side = side.detach().cpu() if isinstance(side, Tensor) else side
+    return None if side is None else torch.as_tensor(side, dtype=torch.float64)
 
 
-def _is_skeleton(answer: Callable, case: tuple) -> bool:
-    """True while nothing but `...` (and a docstring) is there, or a `...` in place of a value decides the result.
+def _left_open(answer: Callable, case: tuple) -> str | None:
+    """What of a skeleton is still `...`, in words, empty if all of it; None if it is no skeleton.
 
     A `...` that was left beside an answer decides nothing: the answer is marked.
     """
     try:
-        function = _parsed(answer)
+        function = ast.parse(textwrap.dedent(inspect.getsource(answer))).body[0]
     except (OSError, TypeError, SyntaxError):
-        return False
+        return None
     if isinstance(function, ast.FunctionDef) and all(
         isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) for line in function.body
     ):
-        return True
-    unwritten = any(_is_unwritten(node) for node in ast.walk(function))
-    return unwritten and "ellipsis" in repr(run(answer, case)).lower()
-
-
-def _parsed(answer: Callable) -> ast.stmt:
-    return ast.parse(textwrap.dedent(inspect.getsource(answer))).body[0]
-
-
-def _is_unwritten(node: ast.AST) -> bool:
-    has_value = isinstance(node, ast.Assign | ast.Return)
-    return has_value and isinstance(node.value, ast.Constant) and node.value.value is ...
-
-
-def _left_open(answer: Callable) -> str:
-    """What of a skeleton is still `...`, in words; nothing if no line beside it is written."""
-    nodes = list(ast.walk(_parsed(answer)))
-    unwritten = [node for node in nodes if _is_unwritten(node)]
-    if not unwritten or not any(isinstance(node, ast.Assign) and node not in unwritten for node in nodes):
         return ""
-    targets = [target for node in unwritten if isinstance(node, ast.Assign) for target in node.targets]
-    parts = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
-    names = [ast.unparse(part) for part in parts]
-    names += ["the result"] if any(isinstance(node, ast.Return) for node in unwritten) else []
+    lines = [node for node in ast.walk(function) if isinstance(node, ast.Assign | ast.Return)]
+    unwritten = [line for line in lines if isinstance(line.value, ast.Constant) and line.value.value is ...]
+    if not unwritten or "ellipsis" not in repr(run(answer, case)).lower():
+        return None
+    if not any(isinstance(line, ast.Assign) and line not in unwritten for line in lines):
+        return ""
+    targets = [target for line in unwritten for target in getattr(line, "targets", [])]
+    names = [ast.unparse(part) for target in targets for part in getattr(target, "elts", [target])]
+    names += ["the result"] * any(isinstance(line, ast.Return) for line in unwritten)
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} still `...`"
 
 
@@ -252,25 +177,15 @@ NUMBERS_PER_IMAGE = (  # said beside "at non-singleton dimension", where an argu
 
 def _problem(exercise: Exercise, answer: Callable) -> str | None:
     """What is wrong with `answer`, in words; None if nothing is."""
-    cases = exercise.cases()
-    trial = Trial(exercise.reference, answer, cases, exercise.tolerance, exercise.tolerance_64)
+    trial = Trial(exercise, answer)
     if not any(trial.differences):
-        if stays_on_cpu(exercise.reference, answer, cases):
-            return (
-                "The numbers are right, but it makes a tensor on the CPU, wherever its arguments are: on a GPU it "
-                "would stop. Give what makes one the device of an argument, as in torch.arange(n, device=x.device)."
-            )
-        return exercise.also(answer)
-    for sentence, mistake in exercise.wrong.items():
-        if trial.is_like(run(mistake, case) for case in cases):
+        return stays_on_cpu(exercise.reference, answer, trial.cases) or exercise.also(answer)
+    for sentence, mistake in exercise.wrong:
+        if trial.is_like(run(mistake, case) for case in trial.cases):
             return sentence
-    case, difference = next((case, found) for case, found in zip(cases, trial.differences, strict=True) if found)
-    if "at non-singleton dimension" in difference and _has_numbers_per_image(case):
+    case, difference = next(pair for pair in zip(trial.cases, trial.differences, strict=True) if pair[1])
+    axes = {argument.ndim for argument in case if isinstance(argument, Tensor)}
+    if "at non-singleton dimension" in difference and 1 in axes and max(axes) > 1:
         difference += f"\n{NUMBERS_PER_IMAGE}"
     said = [probed(trial), difference, f"The call was {call_of(exercise.reference, case)}."]
     return "\n".join(filter(None, said))
-
-
-def _has_numbers_per_image(case: tuple) -> bool:
-    shapes = [argument.shape for argument in case if isinstance(argument, Tensor)]
-    return any(len(one) == 1 and len(other) > 1 and one[0] == other[0] for one in shapes for other in shapes)

@@ -1,61 +1,74 @@
-"""Typical mistakes as content: edits of the right answer's text, and below each the sentence that it earns.
+"""Exercises as content: the right answer, a blank line, and typical mistakes as edits of its text.
 
     old -> new        put `new` wherever `old` stands; `\\n` in either begins a new line
     name = ...        the line that sets `name` reads so
     anything else     the last line returns this; `right` is the course's own function
     edit ; edit       several at once
 
-A sentence, indented, begins with "It looks as if", which is left out here; one that begins otherwise is marked "! ".
+Below an edit, or several, stands indented what to say to who wrote it. "It looks as if" is left out there; a sentence
+that begins otherwise is marked "! ".
 """
 
-import ast
 import inspect
 import re
 from collections.abc import Callable
-from textwrap import dedent, indent
+from dataclasses import dataclass, field
+from functools import cached_property
+from textwrap import indent
+
+EXERCISES: dict[str, "Exercise"] = {}  # filled by `ddpm_helpers.exercises`, which is imported when it is first needed
 
 
-def mistakes(
-    reference: Callable, answer: str, table: str, names: dict, asked: int | None = None
-) -> dict[str, Callable]:
-    """Sentence -> wrong function, for each block of the table; ValueError where a block changes or says nothing new."""
-    found = {}
-    for block in re.split(r"\n(?=\S)", dedent(table).strip()):
-        edits, *lines = block.split("\n")
-        said = " ".join(line.strip() for line in lines)
-        sentence = said[2:] if said.startswith("! ") else f"It looks as if {said}"
-        if not said or sentence in found:
-            raise ValueError(f"{reference.__name__}: no sentence, or one that stands above already: {block!r}")
-        found[sentence] = function(reference, edited(dedent(answer).strip(), edits), names, asked)
-    return found
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise of one notebook; making one registers it under its reference's name."""
 
+    tag: str  # "1.2": notebook 1, second exercise
+    reference: Callable  # the right answer: a public function of the helper module
+    cases: Callable[[], list[tuple]]  # argument tuples; make B, C, H and W all different
+    table: str  # the answer as the text asks for it, and typical mistakes: see above
+    names: dict = field(default_factory=dict)  # what else the table's functions see
+    tolerance: float = 1e-5  # largest error allowed, relative to the largest expected value
+    tolerance_64: float = 1e-9  # the same where the expected result is a float64 tensor
+    also: Callable[[Callable], str | None] = lambda answer: None  # answer with right values -> what else is wrong
 
-def function(reference: Callable, body: str, names: dict, asked: int | None = None) -> Callable:
-    """A function with this body that sees `names` and what the reference's module sees."""
-    scope = {**vars(inspect.getmodule(reference)), **names, "right": reference}
-    exec(written(reference, body, asked), scope)
-    return scope[reference.__name__]
+    def __post_init__(self):
+        EXERCISES[self.name] = self
 
+    @property
+    def name(self) -> str:
+        return self.reference.__name__
 
-def written(reference: Callable, body: str, asked: int | None = None) -> str:
-    """The text of a function with the reference's first `asked` arguments, as a notebook has it."""
-    arguments = list(inspect.signature(reference).parameters)[:asked]
-    return f"def {reference.__name__}({', '.join(arguments)}):\n{indent(body, '    ')}"
+    @property
+    def body(self) -> str:
+        return self.table.rpartition("\n\n")[0].strip()
 
+    @cached_property
+    def arguments(self) -> list[str]:
+        """Those that the text asks for; the reference may have more, with defaults."""
+        return list(inspect.signature(self.reference).parameters)[: len(self.cases()[0])]
 
-def plain_body(reference: Callable) -> str:
-    """The text of a function below its docstring and its checks of arguments."""
-    source = dedent(inspect.getsource(reference))
-    [node] = ast.parse(source).body
-    first = next(line for line in node.body[bool(ast.get_docstring(node)) :] if not _is_check(line))
-    return dedent("\n".join(source.splitlines()[first.lineno - 1 :]))
+    @cached_property
+    def wrong(self) -> list[tuple[str, Callable]]:
+        """Sentence and wrong function, for each edit of the table; ValueError where one changes or says nothing new."""
+        found = []
+        for edits, said in re.findall(r"((?:^\S.*\n)+)((?:^ .*\n)*)", self.table.rpartition("\n\n")[2], flags=re.M):
+            said = " ".join(said.split())
+            sentence = said[2:] if said.startswith("! ") else f"It looks as if {said}"
+            if not said or sentence in dict(found):
+                raise ValueError(f"{self.name}: no sentence, or one that stands above already, for {edits!r}")
+            found += [(sentence, self.function(edited(self.body, edit))) for edit in edits.splitlines()]
+        return found
 
+    def function(self, body: str) -> Callable:
+        """A function with this body that sees `names` and what the reference's module sees."""
+        scope = {**vars(inspect.getmodule(self.reference)), **self.names, "right": self.reference}
+        exec(self.written(body), scope)
+        return scope[self.name]
 
-def _is_check(line: ast.stmt) -> bool:
-    """A call of `_check...`, or an `if` that only raises."""
-    if isinstance(line, ast.If):
-        return isinstance(line.body[0], ast.Raise)
-    return isinstance(line, ast.Expr) and ast.unparse(line).startswith("_check")
+    def written(self, body: str) -> str:
+        """The text of a function with this body, as a notebook has it."""
+        return f"def {self.name}({', '.join(self.arguments)}):\n{indent(body, '    ')}"
 
 
 def edited(body: str, edits: str) -> str:

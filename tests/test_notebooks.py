@@ -5,11 +5,9 @@ Executing the notebooks is nbval's part; see `tools/course.py test`.
 
 import ast
 import contextlib
-import inspect
 import io
 import linecache
 import re
-import textwrap
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +17,7 @@ import pytest
 from jupytext.config import load_jupytext_config
 from jupytext.paired_paths import paired_paths
 
-from ddpm_helpers.exercises import EXERCISES
+from ddpm_helpers.exercises import EXERCISES, solution
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -241,24 +239,13 @@ def test_skeleton_is_greeted(setup, cell):
 
 @pytest.mark.parametrize(("setup", "cell"), EXERCISE_CELLS)
 def test_solved_notebook(setup, cell):
-    """The reference, put into its skeleton and run with nothing but the set-up cell, is right.
-
-    Names that the reference takes from the helper module (its own argument checks, say) are handed to it.
-    """
-    namespace = {}
-    run_cell(setup, namespace)
+    """The printed solution, in place of the skeleton: the notebook's imports and exercises are all that it needs."""
     exercise = EXERCISES[re.search(r"= check\((\w+)\)", cell)[1]]
-    solution = textwrap.dedent(inspect.getsource(exercise.reference))
-    skeleton = ast.parse(cell).body[0]
-    asked, extra = [a.arg for a in skeleton.args.args], list(inspect.signature(exercise.reference).parameters.values())
-    assert [parameter.name for parameter in extra[: len(asked)]] == asked
-    assert all(parameter.default is not parameter.empty for parameter in extra[len(asked) :])
-    solved = solution + "\n".join(cell.splitlines()[skeleton.end_lineno :])
-    for name in exercise.reference.__code__.co_names:
-        if name in exercise.reference.__globals__ and name not in namespace:
-            namespace[name] = exercise.reference.__globals__[name]
-    for name in re.findall(r"\b\w+\b", solution.split(":\n")[0]):  # annotations
-        if name in exercise.reference.__globals__:
-            namespace.setdefault(name, exercise.reference.__globals__[name])
+    namespace = {name: other.reference for name, other in EXERCISES.items() if other is not exercise}
+    run_cell(setup, namespace)
+    skeleton, [written] = ast.parse(cell).body[0], ast.parse(solution(exercise)).body
+    assert [argument.arg for argument in written.args.args] == [argument.arg for argument in skeleton.args.args]
+    assert not re.search(r"_check|raise |\b_\w+\(", solution(exercise)), "no checks, nothing private"
+    solved = "\n".join([solution(exercise), *cell.splitlines()[skeleton.end_lineno :]])
     assert run_cell(solved, namespace) == f"Exercise {exercise.tag} ({exercise.name}): correct.\n"
     assert namespace[exercise.name] is not exercise.reference

@@ -20,24 +20,21 @@ Exercise(
     tag="0.1",
     reference=to_float,
     cases=_images,
-    answer="return 2 * images.float() / 255 - 1",
-    mistakes="""
-        (2 * images).float() / 255 - 1
-          you computed in uint8: 2 * 200 wraps around to 144 there. Call .float() first.
-        images.float() / 255
-          you stopped at [0, 1]: 0 must become -1 and 255 must become 1.
-        images.float() / 128 - 1
-          you divided by 256 or 128: then 255, the brightest value, does not become 1.
-        2 * (images.float() / 255 - 1)
-          you subtracted 1 before doubling: [0, 1] became [-2, 0].
-        images.float() / 255 - 1
-          you did not double: [0, 1] became [-1, 0].
-        2 * images.float() / 255
-          the - 1 is missing: [0, 255] became [0, 2].
-        1 - 2 * images.float() / 255
-          the sign is turned round: black must become -1 and white 1.
-        2 * (images - images.min()).float() / (images.max() - images.min()).float() - 1
-          the images were rescaled by their own smallest and largest value. A fixed scale is wanted: the same grey must
-          become the same number in every image.
-    """,
+    table="""
+return 2 * images.float() / 255 - 1
+
+(2 * images).float() / 255 - 1
+  you computed in uint8: 2 * 200 wraps around to 144 there. Call .float() first.
+images.float() / 255
+  you stopped at [0, 1]: 0 must become -1 and 255 must become 1.
+images.float() / 128 - 1
+  you divided by 256 or 128: then 255, the brightest value, does not become 1.
+2 * (images.float() / 255 - 1)
+  you subtracted 1 before doubling: [0, 1] became [-2, 0].
+images.float() / 255 - 1
+  you did not double: [0, 1] became [-1, 0].
+2 * (images - images.min()).float() / (images.max() - images.min()).float() - 1
+  the images were rescaled by their own smallest and largest value. A fixed scale is wanted: the same grey must become
+  the same number in every image.
+""",
 )

@@ -46,64 +46,53 @@ Exercise(
         (linear_schedule(1000), torch.ones(4, 2, 3, 5), torch.zeros(4, 2, 3, 5), torch.tensor([1, 600, 1, 3])),
         (*_images(linear_schedule(1000), 3, 2, 4, 5)[:3], torch.tensor([2, 1, 3])),  # no large variance beside theirs
     ],
-    answer="""
-        s = schedule
-        beta = s.beta[t]
-        before, now = s.sigma[t - 1] ** 2, s.sigma[t] ** 2
-        variance = beta * before / now
-        of_x0 = s.sqrt_alpha_bar[t - 1] * beta / now
-        of_x_t = s.alpha[t].sqrt() * before / now
-        mean = per_image(of_x0, x0) * x0 + per_image(of_x_t, x_t) * x_t
-        return mean, per_image(variance, x0)
-    """,
-    mistakes="""
-        of_x0 * x0 + of_x_t * x_t, variance
-          the weights, shape (B,), met the last axis of the images: per_image(weight, x0) gives them the axes that they
-          lack.
-        s = schedule -> s, per_image = schedule, lambda values, images: values.reshape(-1, 1, 1, 1)
-          the weights have four axes whatever the images have: per_image(weight, x0) gives them as many as x0.
-        before, now = 1 - s.alpha_bar[t - 1], 1 - s.alpha_bar[t] ; variance = s.posterior_variance[t]
-          ! Right on paper. But near t = 1, 1 - alpha_bar in 32-bit floats loses digits: schedule.sigma ** 2 is the same
-          variance, and was computed in 64 bits.
-        before, now = 1 - s.alpha_bar[t - 1], 1 - s.alpha_bar[t]
-          ! Right on paper. But near t = 1, 1 - alpha_bar in 32-bit floats loses digits, in the mean and in the
-          variance: schedule.sigma ** 2 is the same, and was computed in 64 bits.
-        beta = 1 - s.alpha[t]
-          ! Right on paper. But 1 - alpha in 32-bit floats loses digits: schedule.beta is the same, and was computed in
-          64 bits.
-        beta = 1 - s.alpha[t] ; before, now = 1 - s.alpha_bar[t - 1], 1 - s.alpha_bar[t]
-          ! Right on paper. But 1 - alpha and 1 - alpha_bar in 32-bit floats lose digits: schedule.beta and
-          schedule.sigma ** 2 are the same, and were computed in 64 bits.
-        of_x0 = s.sqrt_alpha_bar[t - 1] / before * variance ; of_x_t = s.alpha[t].sqrt() / beta * variance
-          ! Right for t of 2 and above. At t = 1, sigma_{t-1} is 0, and B holds a division by it. In (4.3) that division
-          is cancelled: use that form.
-        of_x_t = s.alpha[t].sqrt()
-          sigma_t stands in front of x_t, where that of the step before, sigma_{t-1}, belongs.
-        sqrt_alpha_bar -> alpha_bar ; .sqrt() ->
-          two square roots are missing: sqrt(alpha_bar_{t-1}) in front of x_0, sqrt(alpha_t) in front of x_t.
-        ** 2 -> ; variance = s.posterior_variance[t]
-          sigma was not squared in the mean: 1 - alpha_bar is sigma^2.
-        mean = per_image(of_x_t, x0) * x0 + per_image(of_x0, x_t) * x_t
-          the weights of x_0 and x_t are swapped: near t = 1 the mean must be close to x_0.
-        sqrt_alpha_bar[t - 1] -> sqrt_alpha_bar[t]
-          alpha_bar_t stands in front of x_0, where the step before, alpha_bar_{t-1}, belongs.
-        sqrt_alpha_bar -> alpha_bar
-          a square root is missing in front of x_0: sqrt(alpha_bar_{t-1}), not alpha_bar_{t-1}.
-        variance = beta * now / before
-          the fraction of the variance is upside down: it must become 0 at t = 1, where sigma_0 = 0.
-        mean, variance
-          ! The mean is right. The variance has shape (B,): per_image(variance, x0) gives it (B, 1, ..., 1).
-        .sqrt() ->
-          a square root is missing in front of x_t: sqrt(alpha_t), not alpha_t.
-        s.alpha[t].sqrt() -> s.sqrt_alpha_bar[t]
-          sqrt(alpha_bar_t) stands in front of x_t: one step shrinks by sqrt(alpha_t) alone.
-        variance = beta
-          the variance is beta_t: knowing x_0 makes it smaller, beta_t sigma_{t-1}^2 / sigma_t^2.
-        mean, per_image(variance, x0).sqrt()
-          the second value is the standard deviation: return the variance.
-        ** 2 ->
-          sigma was not squared: 1 - alpha_bar is sigma^2.
-    """,
+    table="""
+s = schedule
+beta = s.beta[t]
+before, now = s.sigma[t - 1] ** 2, s.sigma[t] ** 2
+variance = beta * before / now
+of_x0 = s.sqrt_alpha_bar[t - 1] * beta / now
+of_x_t = s.alpha[t].sqrt() * before / now
+mean = per_image(of_x0, x0) * x0 + per_image(of_x_t, x_t) * x_t
+return mean, per_image(variance, x0)
+
+of_x0 * x0 + of_x_t * x_t, variance
+  the weights, shape (B,), met the last axis of the images: per_image(weight, x0) gives them the axes that they lack.
+s = schedule -> s, per_image = schedule, lambda values, images: values.reshape(-1, 1, 1, 1)
+  the weights have four axes whatever the images have: per_image(weight, x0) gives them as many as x0.
+before, now = 1 - s.alpha_bar[t - 1], 1 - s.alpha_bar[t] ; variance = s.posterior_variance[t]
+before, now = 1 - s.alpha_bar[t - 1], 1 - s.alpha_bar[t]
+beta = 1 - s.alpha[t]
+beta = 1 - s.alpha[t] ; before, now = 1 - s.alpha_bar[t - 1], 1 - s.alpha_bar[t]
+  ! Right on paper. But near t = 1, 1 - alpha and 1 - alpha_bar in 32-bit floats lose digits: schedule.beta and
+  schedule.sigma ** 2 are the same, and were computed in 64 bits.
+of_x0 = s.sqrt_alpha_bar[t - 1] / before * variance ; of_x_t = s.alpha[t].sqrt() / beta * variance
+  ! Right for t of 2 and above. At t = 1, sigma_{t-1} is 0, and B holds a division by it. In (4.3) that division is
+  cancelled: use that form.
+of_x_t = s.alpha[t].sqrt()
+  sigma_t stands in front of x_t, where that of the step before, sigma_{t-1}, belongs.
+sqrt_alpha_bar -> alpha_bar ; .sqrt() ->
+sqrt_alpha_bar -> alpha_bar
+.sqrt() ->
+  a square root is missing: sqrt(alpha_bar_{t-1}) in front of x_0, sqrt(alpha_t) in front of x_t.
+** 2 -> ; variance = s.posterior_variance[t]
+** 2 ->
+  sigma was not squared: 1 - alpha_bar is sigma^2.
+mean = per_image(of_x_t, x0) * x0 + per_image(of_x0, x_t) * x_t
+  the weights of x_0 and x_t are swapped: near t = 1 the mean must be close to x_0.
+sqrt_alpha_bar[t - 1] -> sqrt_alpha_bar[t]
+  alpha_bar_t stands in front of x_0, where the step before, alpha_bar_{t-1}, belongs.
+variance = beta * now / before
+  the fraction of the variance is upside down: it must become 0 at t = 1, where sigma_0 = 0.
+mean, variance
+  ! The mean is right. The variance has shape (B,): per_image(variance, x0) gives it (B, 1, ..., 1).
+s.alpha[t].sqrt() -> s.sqrt_alpha_bar[t]
+  sqrt(alpha_bar_t) stands in front of x_t: one step shrinks by sqrt(alpha_t) alone.
+variance = beta
+  the variance is beta_t: knowing x_0 makes it smaller, beta_t sigma_{t-1}^2 / sigma_t^2.
+mean, per_image(variance, x0).sqrt()
+  the second value is the standard deviation: return the variance.
+""",
 )
 
 Exercise(
@@ -117,43 +106,35 @@ Exercise(
         tuple(number[0] for number in _gaussians(1)),
         _gaussians_that_broadcast(),
     ],
-    answer="""
-        ratio = variance_1 / variance_2
-        return 0.5 * (ratio - 1 - ratio.log() + (mean_1 - mean_2) ** 2 / variance_2)
-    """,
-    mistakes="""
-        right(mean_2, variance_2, mean_1, variance_1)
-          the two Gaussians are swapped: KL(q || p) weighs with q, the first one.
-        ** 2 / variance_2 -> ** 2 / variance_1
-          the squared distance of the means is divided by the first variance: p, the second one, says how surprising a
-          distance is.
-        0.5 * ->
-          the factor 1/2 is missing.
-        ratio = variance_2 / variance_1
-          the ratio of the variances is upside down: v_1 / v_2, both times.
-        ** 2 / variance_2 -> ** 2
-          the squared distance of the means is not divided: it counts in units of v_2.
-        0.5 * (ratio - 1 - ratio.log()) + (mean_1 - mean_2) ** 2 / variance_2
-          the factor 1/2 misses the distance of the means: put the whole sum in parentheses.
-        0.5 * ratio - 1 - ratio.log() + (mean_1 - mean_2) ** 2 / variance_2
-          the factor 1/2 meets the first term alone: put the whole sum in parentheses.
-        0.5 * (ratio - 1 - ratio.log()) + (mean_1 - mean_2) ** 2 / 2 * variance_2
-          parentheses are missing: (m_1 - m_2)^2 is divided by 2 v_2, which is / (2 * variance_2).
-        - ratio.log() -> + ratio.log()
-          the logarithm has the wrong sign: where the means agree and the variances differ, a KL is above 0.
-        ratio - 1 -> ratio
-          the - 1 is missing: two equal Gaussians have KL 0.
-        (mean_1 - mean_2) ** 2 -> (mean_1 - mean_2).abs()
-          the distance of the means is not squared.
-        (mean_1 - mean_2) ** 2 -> (mean_1 - mean_2)
-          the distance of the means has lost its square.
-        -0.5 * ratio.log() - 0.5 + (variance_1 + (mean_1 - mean_2) ** 2) / 2 * variance_2
-          parentheses are missing: the numerator of the last fraction is divided by 2 v_2, which is / (2 * variance_2).
-        right(mean_1, variance_1**2, mean_2, variance_2**2)
-          the arguments were taken for standard deviations: they are variances already.
-        right(mean_1, variance_1, mean_2, variance_2).mean()
-          the result is averaged: return one KL per element.
-    """,
+    table="""
+ratio = variance_1 / variance_2
+return 0.5 * (ratio - 1 - ratio.log() + (mean_1 - mean_2) ** 2 / variance_2)
+
+right(mean_2, variance_2, mean_1, variance_1)
+  the two Gaussians are swapped: KL(q || p) weighs with q, the first one.
+** 2 / variance_2 -> ** 2 / variance_1
+  the squared distance of the means is divided by the first variance: p, the second one, says how surprising a distance
+  is.
+ratio = variance_2 / variance_1
+  the ratio of the variances is upside down: v_1 / v_2, both times.
+** 2 / variance_2 -> ** 2
+  the squared distance of the means is not divided: it counts in units of v_2.
+0.5 * (ratio - 1 - ratio.log()) + (mean_1 - mean_2) ** 2 / variance_2
+0.5 * ratio - 1 - ratio.log() + (mean_1 - mean_2) ** 2 / variance_2
+  the factor 1/2 meets only a part of the sum: put the whole sum in parentheses.
+0.5 * (ratio - 1 - ratio.log()) + (mean_1 - mean_2) ** 2 / 2 * variance_2
+-0.5 * ratio.log() - 0.5 + (variance_1 + (mean_1 - mean_2) ** 2) / 2 * variance_2
+  parentheses are missing: the last fraction is divided by 2 v_2, which is / (2 * variance_2).
+- ratio.log() -> + ratio.log()
+  the logarithm has the wrong sign: where the means agree and the variances differ, a KL is above 0.
+ratio - 1 -> ratio
+  the - 1 is missing: two equal Gaussians have KL 0.
+(mean_1 - mean_2) ** 2 -> (mean_1 - mean_2).abs()
+(mean_1 - mean_2) ** 2 -> (mean_1 - mean_2)
+  the distance of the means is not squared.
+right(mean_1, variance_1**2, mean_2, variance_2**2)
+  the arguments were taken for standard deviations: they are variances already.
+""",
 )
 
 Exercise(
@@ -167,49 +148,37 @@ Exercise(
         _noisy(linear_schedule(50), 4, 7),
         _noisy(double(linear_schedule(50)), 2, 3, 5, 4),
     ],
-    answer="""
-        signal, sigma = schedule.sqrt_alpha_bar[t], schedule.sigma[t]
-        return (x_t - per_image(sigma, x_t) * eps) / per_image(signal, x_t)
-    """,
-    mistakes="""
-        x_t - per_image -> x_t + per_image
-          the noise is added: take it away.
-        .sqrt_alpha_bar -> .alpha_bar
-          you divide by alpha_bar: its square root is what multiplied the image.
-        .sigma[t] -> .sigma[t] ** 2
-          the noise was weighted by 1 - alpha_bar, its variance: sigma is the square root.
-        x_t - per_image(sigma, x_t) * eps
-          the division is missing: what remains after taking the noise away is still shrunk.
-        / per_image(signal, x_t) -> * per_image(signal, x_t)
-          you multiply by sqrt(alpha_bar_t): to undo the shrinking, divide.
-        x_t - per_image(sigma, x_t) * eps / per_image(signal, x_t)
-          only the noise is divided by sqrt(alpha_bar_t): put the difference in parentheses.
-        x_t / per_image(signal, x_t) - per_image(sigma, x_t) * eps
-          only x_t is divided by sqrt(alpha_bar_t): divide the whole difference.
-        .sqrt_alpha_bar[t] -> .alpha[t].sqrt()
-          alpha_t, of one step, stands where alpha_bar_t, of all t steps, belongs.
-        .sqrt_alpha_bar[t] -> .alpha[t].sqrt() ; .sigma[t] -> .beta[t].sqrt()
-          alpha and beta, of one step, stand where alpha_bar belongs: take sqrt_alpha_bar and sigma, of all t steps.
-        (x_t - per_image(signal, x_t) * eps) / per_image(sigma, x_t)
-          the two weights are swapped: in x_t the noise has sigma, the image sqrt_alpha_bar.
-        (x_t - sigma * eps) / signal
-          the tables, shape (B,), met the last axis of the images: per_image(sigma[t], x_t) gives them three more axes.
-        (x_t - sigma * eps) / per_image(signal, x_t)
-          sigma[t], shape (B,), met the last axis of the images: per_image(sigma[t], x_t) gives it three more axes.
-        (x_t - per_image(sigma, x_t) * eps) / signal
-          sqrt_alpha_bar[t], shape (B,), met the last axis of the images: per_image(sqrt_alpha_bar[t], x_t) gives it
-          three more axes.
-        [t] -> [t].reshape(-1, 1, 1, 1) ; (x_t - sigma * eps) / signal
-          the tables have four axes whatever the images have: per_image(sigma[t], x_t) gives them as many as x_t.
-        per_image(sigma, x_t) * eps -> eps
-          the noise is taken away at full size: in x_t it has the weight sigma_t.
-        .sigma[t] -> .beta[t].sqrt()
-          the noise has the weight of one step, the root of beta: after t steps it is sigma_t.
-        right(schedule, x_t, t, eps).clamp(-1, 1)
-          the result is clipped to [-1, 1]: (4.8) leaves it as it is.
-        [t] -> [t - 1]
-          t counts from 0 here: index 0 is the clean image, so use t as it is.
-    """,
+    table="""
+signal, sigma = schedule.sqrt_alpha_bar[t], schedule.sigma[t]
+return (x_t - per_image(sigma, x_t) * eps) / per_image(signal, x_t)
+
+.sqrt_alpha_bar -> .alpha_bar
+  you divide by alpha_bar: its square root is what multiplied the image.
+.sigma[t] -> .sigma[t] ** 2
+  the noise was weighted by 1 - alpha_bar, its variance: sigma is the square root.
+x_t - per_image(sigma, x_t) * eps
+  the division is missing: what remains after taking the noise away is still shrunk.
+/ per_image(signal, x_t) -> * per_image(signal, x_t)
+  you multiply by sqrt(alpha_bar_t): to undo the shrinking, divide.
+x_t - per_image(sigma, x_t) * eps / per_image(signal, x_t)
+x_t / per_image(signal, x_t) - per_image(sigma, x_t) * eps
+  only a part is divided by sqrt(alpha_bar_t): put the difference in parentheses.
+.sqrt_alpha_bar[t] -> .alpha[t].sqrt()
+.sqrt_alpha_bar[t] -> .alpha[t].sqrt() ; .sigma[t] -> .beta[t].sqrt()
+.sigma[t] -> .beta[t].sqrt()
+  alpha_t or beta_t, of one step, stands where alpha_bar_t belongs: take sqrt_alpha_bar and sigma, of all t steps.
+(x_t - per_image(signal, x_t) * eps) / per_image(sigma, x_t)
+  the two weights are swapped: in x_t the noise has sigma, the image sqrt_alpha_bar.
+(x_t - sigma * eps) / signal
+(x_t - sigma * eps) / per_image(signal, x_t)
+(x_t - per_image(sigma, x_t) * eps) / signal
+  a table at t, shape (B,), met the last axis of the images: per_image(sigma[t], x_t) gives it three more axes, and so
+  for sqrt_alpha_bar[t].
+[t] -> [t].reshape(-1, 1, 1, 1) ; (x_t - sigma * eps) / signal
+  the tables have four axes whatever the images have: per_image(sigma[t], x_t) gives them as many as x_t.
+per_image(sigma, x_t) * eps -> eps
+  the noise is taken away at full size: in x_t it has the weight sigma_t.
+""",
 )
 
 Exercise(
@@ -222,35 +191,30 @@ Exercise(
         _weights(linear_schedule(30), lambda s: 0.3 * s.beta),
         _weights(linear_schedule(1000)),
     ],
-    answer="""
-        beta, alpha, sigma = schedule.beta[1:], schedule.alpha[1:], schedule.sigma[1:]
-        weight = torch.zeros_like(schedule.beta)
-        weight[1:] = beta**2 / (2 * variance[1:] * alpha * sigma**2)
-        return weight
-    """,
-    mistakes="""
-        (2 * variance -> (variance
-          the factor 1/2 is missing; it comes from the Gaussian's exponent.
-        beta**2 -> beta
-          beta is not squared: the distance of the means is squared, and so is its factor.
-        sigma**2 -> sigma
-          you divide by sigma instead of sigma^2 = 1 - alpha_bar.
-        * alpha ->
-          alpha_t is missing: the mean is divided by its square root.
-        schedule.alpha -> schedule.alpha_bar
-          alpha_bar_t, of all t steps, stands where alpha_t, of one step, belongs.
-        (2 * variance[1:] * alpha * sigma**2) -> 2 * variance[1:] * alpha * sigma**2
-          parentheses are missing: everything after the / belongs under the line.
-        beta**2 / (2 * variance[1:] -> beta / (2
-          one beta was cancelled against the variance: they are equal only for one choice of s_t^2.
-        variance[1:] -> variance[1:] ** 2
-          the variance was squared: it is a variance already.
-        [1:] ->
-          entry 0 holds 0 / 0, or the table starts at t = 1: return (T+1,) with 0 in front.
-        [1:] -> ; weight = beta -> weight[1:] = beta
-          ! weight[1:] has T entries, and the tables have T + 1: take the slices [1:] of beta, alpha, sigma and
-          variance.
-        weight[1:]
-          the first entry, of step 0, is missing: return (T+1,) with 0 in front.
-    """,
+    table="""
+beta, alpha, sigma = schedule.beta[1:], schedule.alpha[1:], schedule.sigma[1:]
+weight = torch.zeros_like(schedule.beta)
+weight[1:] = beta**2 / (2 * variance[1:] * alpha * sigma**2)
+return weight
+
+(2 * variance -> (variance
+  the factor 1/2 is missing; it comes from the Gaussian's exponent.
+beta**2 -> beta
+  beta is not squared: the distance of the means is squared, and so is its factor.
+sigma**2 -> sigma
+  you divide by sigma instead of sigma^2 = 1 - alpha_bar.
+* alpha ->
+  alpha_t is missing: the mean is divided by its square root.
+schedule.alpha -> schedule.alpha_bar
+  alpha_bar_t, of all t steps, stands where alpha_t, of one step, belongs.
+(2 * variance[1:] * alpha * sigma**2) -> 2 * variance[1:] * alpha * sigma**2
+  parentheses are missing: everything after the / belongs under the line.
+beta**2 / (2 * variance[1:] -> beta / (2
+  one beta was cancelled against the variance: they are equal only for one choice of s_t^2.
+[1:] ->
+weight[1:]
+  entry 0 holds 0 / 0, or the table starts at t = 1: return (T+1,) with 0 in front.
+[1:] -> ; weight = beta -> weight[1:] = beta
+  ! weight[1:] has T entries, and the tables have T + 1: take the slices [1:] of beta, alpha, sigma and variance.
+""",
 )

@@ -28,14 +28,13 @@ Exercise(
         _features(4, 2, 4, 3, 5, scale=20.0),
         *_three_kinds(*_features(2, 3, 8, 2, 5)),
     ],
-    answer="""
+    table="""
 grouped = x.reshape(len(x), groups, -1)
 mean = grouped.mean(-1, keepdim=True)
 variance = grouped.var(-1, keepdim=True, correction=0)
 normed = (grouped - mean) / (variance + 1e-5).sqrt()
 return normed.reshape(x.shape)
-""",
-    mistakes="""
+
 , correction=0 ->
   the variance divides by n - 1, as torch.var does: say correction=0.
 -1, keepdim -> (0, -1), keepdim
@@ -61,11 +60,9 @@ grouped = x.unflatten(1, (-1, groups)) ; -1, keepdim -> (1, 3, 4), keepdim
 (variance + 1e-5).sqrt() -> (variance.sqrt() + 1e-5)
   eps is added to the standard deviation: it belongs under the root, beside the variance.
 (variance + 1e-5).sqrt() -> (grouped.std(-1, keepdim=True) + 1e-5)
-  you divide by torch.std as it comes, plus eps: it divides by n - 1, and eps belongs under the root,
-  (variance + 1e-5).sqrt() with correction=0.
 (variance + 1e-5).sqrt() -> grouped.std(-1, keepdim=True)
-  you divide by torch.std as it comes: it divides by n - 1 and knows no eps. Take (variance + 1e-5).sqrt() with
-  correction=0.
+  you divide by torch.std as it comes: it divides by n - 1, and eps belongs under the root. Take (variance +
+  1e-5).sqrt() with correction=0.
 (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt()
   one mean and one variance are taken of the whole batch: each group of each image has its own, so name the axis,
   .mean(-1, keepdim=True).
@@ -110,13 +107,12 @@ Exercise(
         _parts(*_block(8, 8, 5, 4, 3), learns="x"),
         _parts(*_block(16, 16, 3, 5, 4), learns="known"),
     ],
-    answer="""
+    table="""
 scale, shift = block.film(known)[:, :, None, None].chunk(2, dim=1)
 h = block.norm(block.first(x))
 h = h * (1 + scale) + shift
 return block.shortcut(x) + block.last(h)
-""",
-    mistakes="""
+
 1 + scale -> scale
   the features are multiplied by scale instead of 1 + scale: scale 0 would erase them.
 scale, shift = -> shift, scale =
@@ -149,17 +145,14 @@ block.shortcut(x) + h
 block.norm(block.first(x)) + block.last(h)
   the shortcut starts behind block.norm: it carries x past the whole branch, block.shortcut(x).
 block.film(known) -> block.film(F.silu(known))
-  `known` goes through a SiLU before block.film: block.film has its own.
 block.last(h) -> block.last(F.silu(h))
-  there is a SiLU before block.last: block.last begins with its own.
 block.last(h) -> block.last(F.silu(h)) ; block.film(known) -> block.film(F.silu(known))
-  there is a SiLU before block.last, and one before block.film: both begin with their own.
 block.first(x) -> block.first(F.silu(x))
-  x goes through a SiLU before block.first: block.first has a norm and a SiLU of its own.
+  there is a SiLU before block.first, block.film or block.last: each has its own.
 .chunk(2, dim=1) ->
-  ! block.film(known) is one tensor: .chunk(2, dim=1) makes scale and shift of it.
 chunk(2, dim=1) -> chunk(2)
-  ! chunk(2) without dim=1 cuts the batch in two. Scales and shifts lie along the channels: .chunk(2, dim=1).
+  ! block.film(known) is one tensor: .chunk(2, dim=1) makes scale and shift of it, along the channels. Without dim=1 it
+  cuts the batch in two.
 + shift ->
   the shift is missing.
 [:, :, None, None] ->
@@ -177,27 +170,24 @@ Exercise(
         _features(4, 4, 24, 3, 2),
         *_three_kinds(*_features(2, 3, 12, 2, 5)),
     ],
-    answer="""
+    table="""
 q, k, v = rearrange(qkv, "b (three heads c) h w -> three b heads (h w) c", three=3, heads=heads)
 d = q.shape[-1]
 weights = (q @ k.mT / d**0.5).softmax(-1)
 return rearrange(weights @ v, "b heads (h w) c -> b (heads c) h w", h=qkv.shape[2])
-""",
-    mistakes="""
+
 / d**0.5 ->
   the scores are not divided by the root of d.
 d**0.5 -> d
   you divide by d instead of its root.
 d = qkv.shape[1] // 3
-  you divide by the root of C: each head has only d = C / heads channels.
+d = 3 * q.shape[-1]
+d = qkv.shape[1]
+d = qkv.shape[2] * qkv.shape[3]
+  you divide by the root of another number than d, such as C, 3 C or the number of pixels: d is C / heads, the length of
+  a query.
 / d -> * d
   you multiply by the root of d: divide by it.
-d = 3 * q.shape[-1]
-  d is three times too large: qkv has 3 C channels, and d is C / heads.
-d = qkv.shape[1]
-  you divide by the root of 3 C, all channels of qkv: d is C / heads, the length of a query.
-d = qkv.shape[2] * qkv.shape[3]
-  you divide by the root of the number of pixels: d is C / heads, the length of a query.
 (q @ k.mT / d**0.5).softmax(-1) -> (q @ k.mT).softmax(-1) / d**0.5
   you divide by the root of d after the softmax: divide the scores, before it.
 q, k, v = -> q, v, k =
@@ -215,9 +205,8 @@ weights @ v
   .transpose(1, 2) puts the pixels in front of the heads: that order is for (B, H W, C). Here channels come before
   pixels, so .transpose(2, 3), then reshape.
 softmax(-1) -> softmax(-2)
-  the softmax runs over the pixels that look: it runs over those that are looked at, the last axis.
 softmax(-1) -> softmax(1)
-  the softmax runs over the heads: it runs over the pixels that are looked at, the last axis.
+  the softmax runs over the heads, or over the pixels that look: it runs over those that are looked at, the last axis.
 .softmax(-1) ->
   the softmax is missing: the weights must be positive and add up to 1.
 q, k, v = -> k, q, v =
@@ -225,15 +214,11 @@ q, k, v = -> k, q, v =
 (three heads c) -> (heads three c)
   the channels are split into heads first: first come the queries of all heads, then all keys, then all values.
 (three heads c) -> (three c heads) ; (heads c) -> (c heads)
-  the channels of a head are scattered: each head has channels that follow each other.
 (three heads c) -> (three c heads)
-  the channels of a head are scattered when they are split: (heads c), both times.
 (heads c) -> (c heads)
-  the heads are put back in another order than they were split: (heads c), both times.
+  the channels of a head are scattered, or put back in another order than they were split: (heads c), both times.
 heads (h w) c -> heads c (h w)
   channels look at channels: the pixels (h w) look at each other.
-heads=heads -> heads=1
-  there is one head whatever `heads` says.
 """,
 )
 
@@ -274,7 +259,7 @@ Exercise(
     tag="6.4",
     reference=down_and_up,
     cases=lambda: [_flat_net(), _net((1, 2, 3), 3, 8, 4), _net((1,), 4, 3, 5), _flat_net(learns=True)],
-    answer="""
+    table=r"""
 skips = []
 for level, shrink in zip(net.down, net.shrink):
     h = level(h, known)
@@ -286,8 +271,7 @@ for level, grow in zip(net.up, net.grow):
     h = level(h, known)
     h = grow(h)
 return h
-""",
-    mistakes=r"""
+
 skips.pop() -> skips.pop(0)
   the first skip is taken first: the last one down is the first one needed, skips.pop().
 skips.pop() -> skips[-1]
@@ -299,17 +283,16 @@ h = level(h, known)\n    skips.append(h) -> skips.append(h)\n    h = level(h, kn
 [h, skips.pop()] -> [skips.pop(), h]
   the skip stands in front: first what came up, then the skip.
 torch.cat([h, skips.pop()], dim=1) -> h + skips.pop()
-  a level going up gets h alone, or h plus the skip: it needs the skip beside h, as more channels,
-  torch.cat([h, skip], dim=1).
+  a level going up gets h alone, or h plus the skip: it needs the skip beside h, as more channels, torch.cat([h, skip],
+  dim=1).
 , dim=1 ->
   skips are joined along the batch: dim=1 is the axis of the channels.
 h = level(h, known)\n    skips.append(h) -> skips.append(level(h, known))
   what shrinks is not the level's output: h = level(h, known), keep it, then h = shrink(h).
 h = shrink(h) ->
-  nothing shrinks on the way down: h = shrink(h) after each level.
 h = shrink(h) -> ; h = grow(h) ->
-  nothing shrinks and nothing grows: h = shrink(h) after each level on the way down, h = grow(h) after each on the way
-  up.
+h = grow(h) ->
+  nothing shrinks on the way down, or nothing grows on the way up: h = shrink(h) and h = grow(h) after each level.
 skips.append(h) ->
   ! A skip is missing: on the way down skips.append(h) after each level, and on the way up one skips.pop() for each.
 h = torch.cat([h, skips.pop()], dim=1)\n    h = level(h, known) -> h = level(h, skips.pop(), known)
@@ -317,13 +300,11 @@ h = torch.cat([h, skips.pop()], dim=1)\n    h = level(h, known) -> h = level(h, 
 h = torch.cat([h, skips.pop()], dim=1)\n    h = level(h, known) -> h = level(h, skips.pop())
   the skip stands where `known` belongs: level(torch.cat([h, skip], dim=1), known).
 h = shrink(h) -> return shrink(h)
-  a return stands inside the first loop: only the finest level of net.down was asked.
 h = grow(h) -> return grow(h)
-  the return stands inside the loop: only the lowest level of net.up was asked.
+  a return stands inside a loop: only one level of net.down or of net.up was asked.
 shrink(h) -> shrink(h) if shrink is not net.shrink[-1] else h
-  the last shrink is left out: whatever it is, it belongs to its level like the others.
 grow(h) -> grow(h) if grow is not net.grow[-1] else h
-  the last grow is left out: whatever it is, it belongs to its level like the others.
+  the last shrink or the last grow is left out: whatever it is, it belongs to its level like the others.
 h = grow(h) -> ; grow(h)
   grow stands behind the loop, where it is called once: h = grow(h) after each level.
 skips.append(h) -> skips.append(shrink(h)) ; [h, skips.pop()] -> [grow(h), skips.pop()] ; h = grow(h) ->
@@ -334,16 +315,13 @@ zip(net.up, net.grow) -> zip(list(net.up)[::-1], list(net.grow)[::-1])
 net.middle(h, known) -> net.middle(h)
   ! Levels and middle are called with two things: level(h, known), net.middle(h, known).
 shrink(h) -> shrink(h, known)
-  ! shrink is called with the features alone: shrink(h).
 grow(h) -> grow(h, known)
-  ! grow is called with the features alone: grow(h).
+  ! shrink and grow are called with the features alone: shrink(h), grow(h).
 skips.pop() -> grow(skips.pop()) ; h = grow(h) ->
   the skip grows instead of the features: h = grow(h) after each level.
 h = net.middle(h, known) ->
   net.middle is missing.
 [h, skips.pop()] -> [grow(h), skips.pop()] ; h = grow(h) ->
   you grow before the level: the level first, with its skip, then grow.
-h = grow(h) ->
-  nothing grows on the way up: h = grow(h) after each level.
 """,
 )

@@ -41,13 +41,12 @@ Exercise(
         training_batch(cosine_schedule(40), [20, 39, 8], 3, 1, 2, 5),
         training_batch(linear_schedule(30), [4, 25], 2, 1, 4, 3, learns=False),
     ],
-    answer="""
+    table="""
 x_t = q_sample(schedule, x0, t, noise)
 error = model(x_t, t) - noise
 loss = error.square().mean()
 return loss
-""",
-    mistakes="""
+
 - noise -> - x0
   the prediction is compared with the clean images: this network predicts the noise.
 - noise -> - x_t
@@ -55,46 +54,34 @@ return loss
 - noise -> - per_image(schedule.sigma[t], x0) * noise
   the noise of the target is scaled by sigma: the network predicts it with variance 1.
 model(x_t, t) -> model(x0, t)
-  the network is shown the clean images: it must see x_t.
+model(x_t, t) -> model(noise, t)
+  the network is shown the clean images, or the bare noise: it must see x_t.
 model(x_t, t) -> model(x_t, t - 1)
   the network is told t - 1: it sees x_t, and in this course steps count from 1.
 model(x_t, t) -> model(x_t, t / schedule.T)
   the network is told floats, t.float() or t / T: the networks of this course take the step itself, an integer.
-, t -> , t[:1].expand(len(t))
-  all images are at the step of the first one: each has its own.
 x_t = torch.lerp(x0, noise, per_image(t / schedule.T, x0))
   x_t is a straight blend of image and noise, as in notebook 01. Here it is q_sample's.
 x_t = x0 + noise
   the noise is added at full strength: q_sample weighs image and noise by the step.
-.mean() -> .sum()
-  the squared errors are summed, not averaged: then the loss grows with the batch.
 .square().mean() -> .norm()
   the length of the error was taken, .norm(): the loss is the mean of the squares.
 .mean() -> .flatten(1).sum(1).mean()
   the squared errors are summed over pixels, and only averaged over images. The paper writes it so; here the mean over
   pixels is taken, too, and 1 is what predicting 0 scores for any image size.
-.mean() -> .mean().sqrt()
-  the root of the mean squared error was taken: leave it squared.
 .square() -> .abs()
-  absolute errors were averaged: square them.
 .square() ->
-  the errors were averaged without a square: positive and negative ones cancel.
+  the errors were averaged without a square, so that positive and negative ones cancel, or their absolute values: square
+  them.
 x0, t, noise -> noise, t, x0
   x0 and noise changed places in q_sample: it takes schedule, x0, t, noise.
-model(x_t, t) -> model(noise, t)
-  the network is shown the bare noise: it must see x_t.
 model(x_t, t) -> x_t
   the network was left out, and x_t itself compared with the noise.
 - noise -> - (x_t - x0)
   the target is x_t - x0: q_sample shrinks the image, too, so this is not the noise.
-.mean() -> .flatten(1).mean(1).sum()
-  the squared errors are averaged over pixels, but summed over images: average over both.
 .mean() -> .flatten(1).mean(1)
-  there is one loss for each image: return their mean, a scalar.
 .mean() ->
-  the squared errors are returned as they are: return their mean, a scalar.
-.mean() -> .mean().item()
-  .item() made a plain number of the loss: return the tensor, or no gradient can flow.
+  there is more than one loss: return the mean over all images and pixels, a scalar.
 return loss -> loss.backward(); return loss
   .backward() is called inside: return the loss, and the training loop follows it back.
 """,
@@ -111,72 +98,58 @@ Exercise(
         (torch.zeros(4), 20),  # every image at the beginning of its stretch
         (uniforms(49, 0.1, 0.4), 1000),  # torch.arange(0, 1, 1 / 49) has 50 entries
     ],
-    answer="""
+    table="""
 B = len(u)
 place = (torch.arange(B, device=u.device) + u) / B
 chosen = (place * T).long().clamp(max=T - 1) + 1
 return chosen
-""",
-    mistakes="""
+
 place = u
-  u is spread over all of 1 ... T: that is independent drawing. Image i has its own stretch, which begins at i / B.
+place = u.sort().values
+  u is spread over all of 1 ... T: that is independent drawing, sorted or not. Image i has its own stretch, which begins
+  at i / B.
 chosen - 1
   the steps run from 0 to T - 1: step 0 is the clean image, and step T would never be trained.
 chosen = (place * T).long() + 1
   ! Nearly. Where u is close to 1, rounding takes (i + u) / B of the last image to 1, and its step to T + 1, which no
   table holds: clamp it.
 chosen = (place * T).round().long().clamp(1, T)
-  you round to the nearest step: then the first and the last step get half of their share. Cut off the fraction
-  (.long() does).
+chosen = (place * T).round().long() + 1
+chosen = (place * T).round().long()
+  you round to the nearest step: then the first and the last step get half of their share. Cut off the fraction (.long()
+  does), then add 1.
 chosen = (place * T).ceil().long()
-  ! Nearly. You round up. Where u is 0, that gives step 0 to the first image, and to each other one the last step of the
-  stretch before its own. Cut off the fraction (.long() does), then add 1.
 chosen = (place * T).ceil().long().clamp(1, T)
-  ! Nearly. You round up, and clamp step 0 to 1. Where u is 0, each image but the first gets the last step of the
-  stretch before its own. Cut off the fraction (.long() does), then add 1.
+  ! Nearly. You round up. Where u is 0, that gives step 0 to the first image (or 1, by a clamp), and to each other one
+  the last step of the stretch before its own. Cut off the fraction (.long() does), then add 1.
 + u -> + 0.5
   u is not used, and every batch has the same steps: most steps would never be trained.
-+ u -> + u[0]
-  all images land at the same place of their stretches, u[0]: image i has its own, u[i].
-+ u ->
-  every image takes the first step of its stretch: u says where in it.
 place = torch.linspace(0, 1, B) + u / B
   the B stretches begin at linspace(0, 1, B): then the last one begins where all ends. They begin at 0 / B, 1 / B, ...
   (B - 1) / B.
 place = torch.arange(B, device=u.device) / B + u
-  u is added to i / B as it is: a stretch is only 1 / B long.
 place = torch.arange(B, device=u.device) / B + u ; .clamp(max=T - 1) ->
   u is not divided by B: a stretch is 1 / B long, so image i lands at (i + u) / B.
 / B -> ; .clamp(max=T - 1) ->
-  nothing is divided by B: the places (i + u) / B lie in [0, 1].
 / B ->
-  nothing is divided by B, and clamped instead: the places (i + u) / B lie in [0, 1].
-place = u.sort().values
-  u is sorted: draws in order are still independent. Image i lands at (i + u) / B.
+  nothing is divided by B: the places (i + u) / B lie in [0, 1].
 chosen = ((place * T).long() + 1).clamp(max=T - 1)
   1 is added before the clamp to T - 1: then step T is never trained. Clamp first, then add 1.
 place = torch.arange(B, device=u.device) + u / B
-  only u is divided by B: (i + u) / B needs its brackets.
 place * T -> torch.arange(B, device=u.device) + u / B * T
-  only u is divided by B and multiplied by T: (i + u) / B * T needs its brackets.
+  only u is divided by B: (i + u) / B needs its brackets.
 / B -> / (B - 1)
   you divided by B - 1: there are B stretches, each of them 1 / B long.
 chosen = (place * T).long()
   nothing was added to the fraction cut off: steps run from 1 to T, so add 1 (after a clamp to T - 1).
 chosen = (place * T).long().clamp(1, T)
-  step 0 was clamped to 1, and no 1 added: then step 1 comes twice as often, and T hardly ever. Clamp to T - 1, then
-  add 1.
+  step 0 was clamped to 1, and no 1 added: then step 1 comes twice as often, and T hardly ever. Clamp to T - 1, then add
+  1.
 chosen = (place * (T - 1)).long() + 1
   place is multiplied by T - 1: then step T would hardly ever be trained.
-chosen = (place * T).round().long() + 1
-  you round to the nearest step and then add 1: cut off the fraction instead (.long() does).
-chosen = (place * T).round().long()
-  you round to the nearest step: then step 0 may come out, and T gets half of its share. Cut off the fraction (.long()
-  does), and add 1.
 + u -> + 1 + u
   the stretches are counted from 1: image 0 has the stretch from 0 to 1 / B.
 chosen = torch.arange(B, device=u.device) * (T // B) + (u * (T // B)).long() + 1
-  every stretch is T // B steps long: T need not be a multiple of B, and the last steps would never be trained.
 chosen = ((torch.arange(B, device=u.device) + u) * (T // B)).long() + 1
   the length of a stretch is rounded, T // B. Where B does not divide T, the last steps would never be trained: multiply
   (i + u) / B by T, then cut off.
@@ -184,10 +157,6 @@ place
   place itself was returned: a step is the place times T, cut off, plus 1.
 .long() ->
   the steps are still floats with a fraction: cut it off (.long() does).
-chosen.float()
-  ! The numbers are right, but they are floats, and steps are indices: .long() makes integers.
-chosen.int()
-  ! The numbers are right, but they are int32: .long() makes int64.
 """,
 )
 
@@ -195,32 +164,25 @@ Exercise(
     tag="7.3",
     reference=ema_update,
     cases=lambda: [_pair(0.9, 5, 3, 4, 2), _pair(0.999, 4, 3), _pair(0.75, 6), _pair(0.0, 2, 3, 5)],
-    mistakes="""
+    table="""
+return decay * average + (1 - decay) * value
+
 (1 - decay) * average + decay * value
   the two weights are swapped: with decay 0.999 the average should hardly move.
 decay * average + value
-  the new value has weight 1: the two weights must add up to 1, or the average grows.
 average + (1 - decay) * value
-  the old average keeps weight 1: the two weights must add up to 1, or the average grows.
-(1 - decay) * value
-  the old average is left out: it has weight decay.
+  one of the two has weight 1: the two weights must add up to 1, or the average grows.
 (average + value) / 2
   both have weight 1/2: decay says how much of the old average stays.
 average + (1 - decay) * (average - value)
   the average moves away from the value: the step is (1 - decay) (value - average).
-decay * average - (1 - decay) * value
-  the two terms are subtracted: (7.4) adds them.
 decay * (average + value)
   both are multiplied by decay: the new value has the weight 1 - decay.
 decay * average + 1 - decay * value
-  1 - decay has lost its brackets: Python reads decay * average + 1 - (decay * value).
 decay * average + value - decay
-  1 - decay has lost its brackets: Python reads decay * average + (value * 1) - decay.
-right(average, value, 0.999)
-  decay is fixed at 0.999: use the argument.
+  1 - decay has lost its brackets: Python multiplies before it subtracts.
 value
-  the new value is returned as it is, and nothing averaged.
 average
-  the old average is returned as it is: the new value is missing.
+  nothing is averaged: the old average, or the new value, is returned as it is.
 """,
 )

@@ -41,91 +41,76 @@ Exercise(
         _ddpm(linear_schedule(1000), 1000, 4, 1, 3, 2),
         _ddpm(double(linear_schedule(50)), 5, 6, 1, 1, 1),  # in 64 bits, as the notebook's checks of equations
     ],
-    answer="""
-        s = schedule
-        x0_hat = ((x_t - s.sigma[t] * eps) / s.sqrt_alpha_bar[t]).clamp(-1, 1)
-        of_x0 = s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2
-        of_x_t = s.alpha[t].sqrt() * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2
-        mean = of_x0 * x0_hat + of_x_t * x_t
-        return mean if t == 1 else mean + s.beta[t].sqrt() * noise
-    """,
-    mistakes="""
-        mean if t == 1 else ->
-          noise is added at the last step, too: at t = 1 return the mean.
-        mean
-          no noise is added at all: only the last step, t = 1, goes without.
-        t == 1 -> t == s.T
-          T is taken for the last step, and goes without noise: sampling ends at t = 1, return the mean there.
-        t == 1 -> t in (1, s.T)
-          no noise is added at t = T: only the last step, t = 1, goes without.
-        mean + -> mean -
-          the noise is subtracted: (8.4) adds it. (It would sample as well.)
-        s.beta[t].sqrt() -> s.beta[t - 1].sqrt()
-          the noise has the variance beta_{t-1}: the step from t has beta_t.
-        s.beta[t].sqrt() -> s.beta[t]
-          the noise has weight beta: beta is a variance, take its square root.
-        s.beta[t].sqrt() -> s.sigma[t]
-          the noise has weight sigma_t, that of the closed form: one step adds sqrt(beta_t).
-        s.beta[t].sqrt() -> s.sigma[t - 1]
-          the noise has weight sigma_{t-1}, that of the closed form: one step adds sqrt(beta_t).
-        s.beta[t].sqrt() -> s.posterior_variance[t].sqrt()
-          the noise has the posterior's variance: a good choice, and the next one in the text. Here it is beta_t.
-        .clamp(-1, 1) ->
-          the mean does not use a clipped guess. Keep what .clamp(-1, 1) returns, and take (8.2) for the mean: in (8.3)
-          there is no guess to clip.
-        .clamp(-1, 1) -> ; mean = (of_x0 * x0_hat + of_x_t * x_t).clamp(-1, 1)
-          the mean is clipped: clip the guess at the clean image. x_{t-1} may lie outside of [-1, 1].
-        mean = of_x0 * x_t + of_x_t * x0_hat
-          the two weights of the mean are swapped: the small one belongs to the guess.
-        s.sigma[t] ** 2 -> s.sigma[t]
-          the mean divides by sigma_t instead of its square, 1 - alpha_bar_t.
-        ** 2 ->
-          the mean has sigma_t and sigma_{t-1} where their squares belong: they are 1 - alpha_bar.
-        s.sigma[t - 1] ** 2 -> s.sigma[t - 1]
-          sigma_{t-1} is not squared in front of x_t.
-        s.sqrt_alpha_bar[t - 1] -> s.sqrt_alpha_bar[t]
-          sqrt_alpha_bar is read at t in the mean: the weight of the guess has that of t - 1.
-        [t - 1] -> [t]
-          both weights of the mean are read at t: (8.2) has t - 1 in sqrt_alpha_bar and in sigma above the line.
-        x_t - s.sigma -> x_t + s.sigma
-          the guess adds the noise: the closed form added it, (8.1) takes it off.
-        * eps -> * noise
-          the guess takes off the fresh noise: (8.1) has eps, what the network answered.
-        * eps -> ** 2 * eps
-          the guess takes off sigma_t squared times eps: the image holds sigma_t times eps.
-        s.sigma[t] * eps -> eps
-          the guess takes off eps itself: the image holds sigma_t times eps.
-        / s.sqrt_alpha_bar[t] -> / s.alpha_bar[t]
-          the guess is divided by alpha_bar_t: divide by its root, sqrt_alpha_bar_t.
-        (-1, 1) -> (0, 1)
-          the guess is clipped to [0, 1]: our images lie in [-1, 1].
-        ((x_t - s.sigma[t] * eps) / -> (x_t - s.sigma[t] * eps /
-          only the noise is divided by sqrt_alpha_bar_t: (8.1) divides x_t, too, so set brackets.
-        (-1, 1) -> (max=1)
-          the guess is clipped at 1 alone: .clamp(-1, 1) has two ends.
-        / s.sqrt_alpha_bar[t] ->
-          the guess is not divided: the closed form shrank the image by sqrt_alpha_bar_t, so divide by that.
-        right(schedule, x_t, t, eps, noise).clamp(-1, 1)
-          x_{t-1} is clipped: it holds noise and may lie outside of [-1, 1]. Clip the guess alone.
-        * noise -> * eps
-          eps is added at the end: that is the network's answer. The fresh noise is the argument noise.
-        x0_hat
-          the guess is returned: that is a jump to the end. (8.2) moves a little towards it.
-        s.alpha[t].sqrt() -> s.alpha[t]
-          alpha_t has no square root in the mean.
-        s.alpha[t].sqrt() -> s.sqrt_alpha_bar[t]
-          the weight of x_t has the root of alpha_bar_t: take that of alpha_t, of this step alone.
-        sqrt_alpha_bar -> alpha_bar
-          alpha_bar stands in both lines where its root belongs: the table is schedule.sqrt_alpha_bar.
-        sqrt_alpha_bar[t - 1] -> alpha_bar[t - 1]
-          alpha_bar stands where its square root belongs, in front of the guess.
-        x0_hat = ((x_t - s.beta[t].sqrt() * eps) / s.alpha[t].sqrt()).clamp(-1, 1)
-          beta_t stands where alpha_bar_t belongs: the guess undoes the whole closed form, with sigma_t and
-          sqrt_alpha_bar_t.
-        s.sqrt_alpha_bar[t - 1] * x0_hat + s.sigma[t - 1] * noise
-          the guess is shrunk and given new noise of step t - 1: that jumps, and forgets where x_t was. Mix the guess
-          with x_t by (8.2).
-    """,
+    table="""
+s = schedule
+x0_hat = ((x_t - s.sigma[t] * eps) / s.sqrt_alpha_bar[t]).clamp(-1, 1)
+of_x0 = s.sqrt_alpha_bar[t - 1] * s.beta[t] / s.sigma[t] ** 2
+of_x_t = s.alpha[t].sqrt() * s.sigma[t - 1] ** 2 / s.sigma[t] ** 2
+mean = of_x0 * x0_hat + of_x_t * x_t
+return mean if t == 1 else mean + s.beta[t].sqrt() * noise
+
+mean if t == 1 else ->
+  noise is added at the last step, too: at t = 1 return the mean.
+mean
+  no noise is added at all: only the last step, t = 1, goes without.
+t == 1 -> t == s.T
+t == 1 -> t in (1, s.T)
+  no noise is added at t = T: sampling ends at t = 1, and that step alone goes without.
+s.beta[t].sqrt() -> s.beta[t - 1].sqrt()
+  the noise has the variance beta_{t-1}: the step from t has beta_t.
+s.beta[t].sqrt() -> s.beta[t]
+  the noise has weight beta: beta is a variance, take its square root.
+s.beta[t].sqrt() -> s.sigma[t]
+s.beta[t].sqrt() -> s.sigma[t - 1]
+  the noise has the weight sigma, that of the closed form: one step adds sqrt(beta_t).
+s.beta[t].sqrt() -> s.posterior_variance[t].sqrt()
+  the noise has the posterior's variance: a good choice, and the next one in the text. Here it is beta_t.
+.clamp(-1, 1) ->
+  the mean does not use a clipped guess. Keep what .clamp(-1, 1) returns, and take (8.2) for the mean: in (8.3) there is
+  no guess to clip.
+.clamp(-1, 1) -> ; mean = (of_x0 * x0_hat + of_x_t * x_t).clamp(-1, 1)
+right(schedule, x_t, t, eps, noise).clamp(-1, 1)
+  the mean or x_{t-1} is clipped: clip the guess at the clean image alone. x_{t-1} holds noise and may lie outside of
+  [-1, 1].
+mean = of_x0 * x_t + of_x_t * x0_hat
+  the two weights of the mean are swapped: the small one belongs to the guess.
+s.sigma[t] ** 2 -> s.sigma[t]
+** 2 ->
+s.sigma[t - 1] ** 2 -> s.sigma[t - 1]
+  a sigma in the mean is not squared: its square is 1 - alpha_bar.
+s.sqrt_alpha_bar[t - 1] -> s.sqrt_alpha_bar[t]
+[t - 1] -> [t]
+  a weight of the mean is read at t: (8.2) has t - 1 in sqrt_alpha_bar and in sigma above the line.
+* eps -> * noise
+  the guess takes off the fresh noise: (8.1) has eps, what the network answered.
+* eps -> ** 2 * eps
+s.sigma[t] * eps -> eps
+  the guess takes off eps itself, or sigma_t squared times eps: the image holds sigma_t times eps.
+/ s.sqrt_alpha_bar[t] -> / s.alpha_bar[t]
+sqrt_alpha_bar -> alpha_bar
+sqrt_alpha_bar[t - 1] -> alpha_bar[t - 1]
+  alpha_bar stands where its square root belongs: the table is schedule.sqrt_alpha_bar, in the guess and in the mean.
+(-1, 1) -> (0, 1)
+(-1, 1) -> (max=1)
+  the guess is not clipped to [-1, 1], where our images lie: .clamp(-1, 1) has two ends.
+((x_t - s.sigma[t] * eps) / -> (x_t - s.sigma[t] * eps /
+  only the noise is divided by sqrt_alpha_bar_t: (8.1) divides x_t, too, so set brackets.
+/ s.sqrt_alpha_bar[t] ->
+  the guess is not divided: the closed form shrank the image by sqrt_alpha_bar_t, so divide by that.
+* noise -> * eps
+  eps is added at the end: that is the network's answer. The fresh noise is the argument noise.
+x0_hat
+  the guess is returned: that is a jump to the end. (8.2) moves a little towards it.
+s.alpha[t].sqrt() -> s.alpha[t]
+  alpha_t has no square root in the mean.
+s.alpha[t].sqrt() -> s.sqrt_alpha_bar[t]
+  the weight of x_t has the root of alpha_bar_t: take that of alpha_t, of this step alone.
+x0_hat = ((x_t - s.beta[t].sqrt() * eps) / s.alpha[t].sqrt()).clamp(-1, 1)
+  beta_t stands where alpha_bar_t belongs: the guess undoes the whole closed form, with sigma_t and sqrt_alpha_bar_t.
+s.sqrt_alpha_bar[t - 1] * x0_hat + s.sigma[t - 1] * noise
+  the guess is shrunk and given new noise of step t - 1: that jumps, and forgets where x_t was. Mix the guess with x_t
+  by (8.2).
+""",
 )
 
 Exercise(
@@ -138,75 +123,64 @@ Exercise(
         _ddim(linear_schedule(50), 4, 0, 2, 3, 5, 4),
         _ddim(double(linear_schedule(50)), 35, 10, 4, 1, 3, 2),
     ],
-    answer="""
-        signal, sigma = schedule.sqrt_alpha_bar, schedule.sigma
-        x0_hat = ((x_t - sigma[t] * eps) / signal[t]).clamp(-1, 1)
-        eps = (x_t - signal[t] * x0_hat) / sigma[t]
-        return signal[s] * x0_hat + sigma[s] * eps
-    """,
-    mistakes="""
-        eps = eps
-          the noise still is the network's after the guess was clipped: compute the noise that fits the clipped guess,
-          from x_t.
-        .clamp(-1, 1) ->
-          the guess is not clipped: .clamp(-1, 1).
-        [s] -> [t]
-          the tables are read at t in the last line: that gives x_t back. The new mix is that of step s.
-        schedule.sigma -> schedule.sigma\\nt, s = s, t
-          s and t are swapped everywhere: the guess undoes step t, the new mix is that of step s.
-        eps = (x_t - signal[s] * x0_hat) / sigma[s]
-          the noise is computed with the tables at s: x_t is the image of step t, so read them at t.
-        x0_hat = ((x_t - sigma[s] * eps) / signal[s]).clamp(-1, 1)
-          the guess is computed with the tables at s: x_t is the image of step t, so read them at t.
-        x_t - sigma -> x_t + sigma
-          the guess adds the noise: the closed form added it, (8.1) takes it off.
-        x0_hat = (x_t - sigma[t] * eps / signal[t]).clamp(-1, 1)
-          only the noise is divided by sqrt_alpha_bar_t: (8.1) divides x_t, too, so set brackets.
-        / signal[t] -> / schedule.alpha_bar[t]
-          the guess is divided by alpha_bar_t: divide by its root, sqrt_alpha_bar_t.
-        / signal[t] ->
-          the guess is not divided: the closed form shrank the image by sqrt_alpha_bar_t, so divide by that.
-        (-1, 1) -> (0, 1)
-          the guess is clipped to [0, 1]: our images lie in [-1, 1].
-        (-1, 1) -> (max=1)
-          the guess is clipped at 1 alone: .clamp(-1, 1) has two ends.
-        eps = x_t - signal[t] * x0_hat / sigma[t]
-          only the guess is divided by sigma_t in the second line: x_t is, too, so set brackets.
-        signal[t] * -> schedule.alpha_bar[t] *
-          the noise is computed with alpha_bar_t: x_t holds its root, sqrt_alpha_bar_t, times x0_hat.
-        signal[s] -> signal[t]
-          sqrt_alpha_bar is read at t in the last line: the new mix is that of step s.
-        / sigma[t] -> / sigma[s]
-          the noise is divided by sigma_s: x_t holds sigma_t of it.
-        sigma[s] -> sigma[t]
-          sigma is read at t in the last line: the new mix is that of step s.
-        signal[s] * x0_hat + sigma[s] * eps.clamp(-1, 1)
-          the noise is clipped: only the clean image has the range [-1, 1].
-        eps = eps.clamp(-1, 1)
-          the network's noise is clipped: noise has no range. Compute the noise that fits the clipped guess, from x_t.
-        sigma[s] -> (1 - signal[s])
-          the noise has the weight 1 - sqrt_alpha_bar: the squares of the two weights add up to 1, take schedule.sigma.
-        sigma[s] -> (1 - schedule.alpha_bar[s])
-          the noise has the weight 1 - alpha_bar: that is a variance, its root is schedule.sigma.
-        / sigma[t] ->
-          the noise is not divided by sigma_t.
-        signal[t] * ->
-          the noise is computed from x_t - x0_hat: x_t holds sqrt_alpha_bar_t times x0_hat.
-        right(schedule, x_t, t, s, eps).clamp(-1, 1)
-          x_s is clipped: it holds noise and may lie outside of [-1, 1]. Clip the guess alone.
-        signal[s] -> schedule.alpha_bar[s] ; sigma[s] -> sigma[s] ** 2
-          the square roots are missing in the last line: weights are sqrt_alpha_bar and sigma.
-        signal[s] -> schedule.alpha_bar[s]
-          the image has weight alpha_bar in the last line: take its root, sqrt_alpha_bar.
-        schedule.alpha[s].sqrt() * x0_hat + schedule.beta[s].sqrt() * eps
-          alpha and beta of one step stand where alpha_bar and sigma of the closed form belong.
-        x0_hat
-          the clean guess is returned: mix it with noise again, as much as step s has.
-        signal[s] * x0_hat
-          the noise is left out of the last line: sigma_s of it belongs back.
-        [s] -> [t - 1]
-          the step always goes to t - 1: it goes to s, however far that is.
-    """,
+    table="""
+signal, sigma = schedule.sqrt_alpha_bar, schedule.sigma
+x0_hat = ((x_t - sigma[t] * eps) / signal[t]).clamp(-1, 1)
+eps = (x_t - signal[t] * x0_hat) / sigma[t]
+return signal[s] * x0_hat + sigma[s] * eps
+
+eps = eps
+  the noise still is the network's after the guess was clipped: compute the noise that fits the clipped guess, from x_t.
+.clamp(-1, 1) ->
+  the guess is not clipped: .clamp(-1, 1).
+[s] -> [t]
+signal[s] -> signal[t]
+sigma[s] -> sigma[t]
+  a table is read at t in the last line: the new mix is that of step s.
+schedule.sigma -> schedule.sigma\\nt, s = s, t
+  s and t are swapped everywhere: the guess undoes step t, the new mix is that of step s.
+eps = (x_t - signal[s] * x0_hat) / sigma[s]
+x0_hat = ((x_t - sigma[s] * eps) / signal[s]).clamp(-1, 1)
+  the guess or the noise is computed with the tables at s: x_t is the image of step t, so read them at t.
+x0_hat = (x_t - sigma[t] * eps / signal[t]).clamp(-1, 1)
+  only the noise is divided by sqrt_alpha_bar_t: (8.1) divides x_t, too, so set brackets.
+/ signal[t] -> / schedule.alpha_bar[t]
+  the guess is divided by alpha_bar_t: divide by its root, sqrt_alpha_bar_t.
+/ signal[t] ->
+  the guess is not divided: the closed form shrank the image by sqrt_alpha_bar_t, so divide by that.
+(-1, 1) -> (0, 1)
+(-1, 1) -> (max=1)
+  the guess is not clipped to [-1, 1], where our images lie: .clamp(-1, 1) has two ends.
+eps = x_t - signal[t] * x0_hat / sigma[t]
+  only the guess is divided by sigma_t in the second line: x_t is, too, so set brackets.
+signal[t] * -> schedule.alpha_bar[t] *
+signal[t] * ->
+  sqrt_alpha_bar_t is missing in the noise, or alpha_bar_t stands there: x_t holds sqrt_alpha_bar_t times x0_hat.
+/ sigma[t] -> / sigma[s]
+  the noise is divided by sigma_s: x_t holds sigma_t of it.
+signal[s] * x0_hat + sigma[s] * eps.clamp(-1, 1)
+eps = eps.clamp(-1, 1)
+  the noise is clipped: noise has no range, only the clean image has [-1, 1]. Compute the noise that fits the clipped
+  guess, from x_t.
+sigma[s] -> (1 - signal[s])
+  the noise has the weight 1 - sqrt_alpha_bar: the squares of the two weights add up to 1, take schedule.sigma.
+sigma[s] -> (1 - schedule.alpha_bar[s])
+signal[s] -> schedule.alpha_bar[s] ; sigma[s] -> sigma[s] ** 2
+signal[s] -> schedule.alpha_bar[s]
+  a square root is missing in the last line: weights are sqrt_alpha_bar and sigma.
+/ sigma[t] ->
+  the noise is not divided by sigma_t.
+right(schedule, x_t, t, s, eps).clamp(-1, 1)
+  x_s is clipped: it holds noise and may lie outside of [-1, 1]. Clip the guess alone.
+schedule.alpha[s].sqrt() * x0_hat + schedule.beta[s].sqrt() * eps
+  alpha and beta of one step stand where alpha_bar and sigma of the closed form belong.
+x0_hat
+  the clean guess is returned: mix it with noise again, as much as step s has.
+signal[s] * x0_hat
+  the noise is left out of the last line: sigma_s of it belongs back.
+[s] -> [t - 1]
+  the step always goes to t - 1: it goes to s, however far that is.
+""",
 )
 
 Exercise(
@@ -216,59 +190,43 @@ Exercise(
     # linspace, of T / steps * i, and of i / steps * T.
     cases=lambda: [(1000, 4), (50, 7), (100, 30), (10, 1), (1000, 30), (1000, 60), (30, 22), (100, 100)],
     names={"np": np},
-    answer="return [T * i // steps for i in range(steps, 0, -1)]",
-    mistakes="""
-        range(steps, 0, -1) -> range(steps - 1, -1, -1)
-          the first step is below T: the start is pure noise, and that is step T.
-        range(steps, 0, -1) -> range(1, steps + 1)
-          the steps count up: sampling goes down from T.
-        range(steps, 0, -1) -> range(steps, -1, -1)
-          0 is in the list: the network is not asked there.
-        list(range(T, 0, -(T // steps)))
-          the stride is rounded: where T / steps is no integer, that gives too many steps. Round each step by itself.
-        list(range(T, 0, -(T // steps)))[:steps]
-          the stride is rounded, and the list cut off: the last steps then lie far above 0. Round each step by itself.
-        list(range(T, 0, -T // steps))
-          one stride, rounded up, is used throughout: where T / steps is no integer, round each step by itself.
-        range(T, 0, -T // steps)
-          you return a range, with one stride: return a list, and where T / steps is no integer, round each step by
-          itself.
-        torch.linspace(T, 0, steps).long().tolist()
-          0 is one of the n steps: take n + 1 points from T to 0 and leave out the last.
-        torch.linspace(T, 0, steps + 1).long().tolist()[:-1]
-          ! Nearly. linspace makes floats, and one that should be 500 can come out as 499.99997; cut off, that is 499.
-          Integers keep their value: T * i // steps.
-        torch.linspace(T, 0, steps + 1).long()[:-1]
-          ! Nearly. Return a list, with .tolist(). And linspace makes floats: one that should be 500 can come out as
-          499.99997; cut off, that is 499. Integers keep their value: T * i // steps.
-        np.linspace(T, 0, steps + 1).astype(int).tolist()[:-1]
-          ! Nearly. np.linspace makes floats, and one can come out a little below the integer that is meant; cut off, it
-          is 1 less. Integers keep their value: T * i // steps.
-        np.arange(T, 0, -T / steps).astype(int).tolist()
-          ! Nearly. np.arange with the stride T / steps makes floats, and one can come out a little below the integer
-          that is meant; cut off, it is 1 less. Integers keep their value: T * i // steps.
-        torch.arange(T, 0, -T / steps).long().tolist()
-          ! Nearly. torch.arange with the stride T / steps makes floats, and one can come out a little below the integer
-          that is meant; cut off, it is 1 less. Integers keep their value: T * i // steps.
-        T * i // steps -> int(T / steps * i)
-          ! Nearly. T / steps is a float, and times i it can lie below the integer that is meant. Multiply and divide
-          integers: T * i // steps.
-        torch.tensor(right(T, steps))
-          ! The steps are right, but in a tensor: .tolist() makes a list of it.
-        T * i // steps -> T // steps * i
-          the stride is rounded before it is multiplied: the first step is below T then. Multiply first, then divide.
-        T * i // steps -> round(T * i / steps)
-          the steps are rounded to the nearest integer: round down, // does.
-        [T - T * i // steps for i in range(steps)]
-          the steps are rounded up, by ceil, or because a number that is rounded down is taken off T: count i down, and
-          round T * i / n down.
-        torch.linspace(T, 1, steps).long().tolist()
-          the list ends at 1: all stretches should be equally long, the last one, down to 0, included.
-        // -> /
-          these are floats: use // for division, a step is an index of tables.
-        // steps -> // steps - 1
-          T itself is missing and the count starts from T - 1, as in libraries that count from 0.
-    """,
+    table="""
+return [T * i // steps for i in range(steps, 0, -1)]
+
+range(steps, 0, -1) -> range(steps - 1, -1, -1)
+  the first step is below T: the start is pure noise, and that is step T.
+range(steps, 0, -1) -> range(steps, -1, -1)
+  0 is in the list: the network is not asked there.
+list(range(T, 0, -(T // steps)))
+list(range(T, 0, -(T // steps)))[:steps]
+list(range(T, 0, -T // steps))
+range(T, 0, -T // steps)
+  one rounded stride is used throughout: where T / steps is no integer, that gives too many steps, or ends far above 0.
+  Round each step by itself, and return a list.
+torch.linspace(T, 0, steps).long().tolist()
+  0 is one of the n steps: take n + 1 points from T to 0 and leave out the last.
+torch.linspace(T, 0, steps + 1).long().tolist()[:-1]
+torch.linspace(T, 0, steps + 1).long()[:-1]
+np.linspace(T, 0, steps + 1).astype(int).tolist()[:-1]
+np.arange(T, 0, -T / steps).astype(int).tolist()
+torch.arange(T, 0, -T / steps).long().tolist()
+T * i // steps -> int(T / steps * i)
+  ! Nearly. A float (of linspace, of arange, of T / steps * i) can come out a little below the integer that is meant:
+  cut off, 499.99997 is 499. Integers keep their value: T * i // steps, in a list.
+T * i // steps -> T // steps * i
+  the stride is rounded before it is multiplied: the first step is below T then. Multiply first, then divide.
+T * i // steps -> round(T * i / steps)
+  the steps are rounded to the nearest integer: round down, // does.
+[T - T * i // steps for i in range(steps)]
+  the steps are rounded up, by ceil, or because a number that is rounded down is taken off T: count i down, and round T
+  * i / n down.
+torch.linspace(T, 1, steps).long().tolist()
+  the list ends at 1: all stretches should be equally long, the last one, down to 0, included.
+// -> /
+  these are floats: use // for division, a step is an index of tables.
+// steps -> // steps - 1
+  T itself is missing and the count starts from T - 1, as in libraries that count from 0.
+""",
 )
 
 Exercise(
@@ -281,60 +239,52 @@ Exercise(
         _pair(4, 1, 2, 3),
         (*(image.double() for image in _images(1, 1, 3, 2)[:2]), torch.full((1,), 0.3, dtype=torch.float64)),
     ],
-    answer="""
-        X, Y = x.flatten(1), y.flatten(1)
-        cosine = (X * Y).sum(1) / (X.norm(dim=1) * Y.norm(dim=1))
-        angle = torch.acos(cosine)
-        of_x = ((1 - amount) * angle).sin() / angle.sin()
-        of_y = (amount * angle).sin() / angle.sin()
-        return of_x.reshape(-1, 1, 1, 1) * x + of_y.reshape(-1, 1, 1, 1) * y
-    """,
-    mistakes="""
-        of_x = 1 - amount ; of_y = amount
-          this is the straight line: it loses length in the middle.
-        right(y, x, amount)
-          the two weights are swapped: amount 0 must return x.
-        right(x, y, torch.linspace(0, 1, len(x)))
-          amount is not used, and the way cut into equal parts: amount says how far each image goes.
-        right(x, y, amount[:1].expand(len(x)))
-          all images go as far as the first: each has its own amount.
-        right(x / per_image(X.norm(dim=1), x), y / per_image(Y.norm(dim=1), y), amount)
-          x and y are divided by their lengths and then mixed: only the angle wants that. Mix x and y.
-        of_y = torch.lerp(x, y, per_image(amount, x)) ; of_y * per_image(X.norm(dim=1) / of_y.flatten(1).norm(dim=1), x)
-          the straight line is stretched to the length of x: it keeps another pace than the arc. Use the sines of
-          (8.11).
-        acos -> asin
-          asin undoes the cosine: acos does.
-        / angle.sin() ->
-          the division by sin(angle) is missing.
-        cosine = torch.cosine_similarity(x.flatten(), y.flatten(), 0)
-          one angle is used for the whole batch: flatten(1) keeps the images apart.
-        .norm(dim=1) -> .norm()
-          the lengths are those of the whole batch: every image has its own, .flatten(1).norm(dim=1).
-        Y.norm -> X.norm
-          the product was divided by the square of one length: x and y have a length each.
-        of_x = (1 - amount).sqrt() ; of_y = amount.sqrt()
-          the weights are square roots: the variance is right then, for independent noise, but the way is not the arc.
-          Use the sines of (8.11).
-        of_x = (1 - amount).sin() * angle / angle.sin() ; of_y = amount.sin() * angle / angle.sin()
-          the angle stands outside of the sine: it is the sine of (1 - amount) * angle.
-        angle = torch.tensor(torch.pi / 2)
-          the angle is always a right one: nearly true for two noise images of 784 pixels, but measure it.
-        angle = cosine
-          the cosine was not undone: torch.acos makes an angle of it.
-        cosine = (X * Y).sum(1)
-          the product was not divided by the two lengths: its arc cosine is NaN then.
-        cosine = torch.cosine_similarity(x, y)[:, None] ; amount -> per_image(amount, x) ; of_x * x + of_y * y
-          cosine_similarity compared the channels, its axis 1: flatten the images first.
-        cosine = torch.cosine_similarity(x, y) ; per_image(of_x, x) * x + per_image(of_y, y) * y
-          the cosine was taken over the channels, axis 1, and amount then met its last axis: .flatten(1) first, one long
-          vector for each image.
-        (X * Y).sum(1) -> X @ Y.T
-          X @ Y.T stands where X * Y belongs: it pairs every image with every other, (X * Y).sum(1) each with its own.
-        (X * Y).sum(1) -> X @ Y.T ; .reshape(-1, 1, 1, 1) -> [:, None, None, None]
-          X @ Y.T was taken, shape (B, B), every image with every other: take (X * Y).sum(1), shape (B,).
-        .reshape(-1, 1, 1, 1) ->
-          the weights, shape (B,), met the last axis of the images. Give them three more axes: weight.reshape(-1, 1, 1,
-          1).
-    """,
+    table="""
+X, Y = x.flatten(1), y.flatten(1)
+cosine = (X * Y).sum(1) / (X.norm(dim=1) * Y.norm(dim=1))
+angle = torch.acos(cosine)
+of_x = ((1 - amount) * angle).sin() / angle.sin()
+of_y = (amount * angle).sin() / angle.sin()
+return of_x.reshape(-1, 1, 1, 1) * x + of_y.reshape(-1, 1, 1, 1) * y
+
+of_x = 1 - amount ; of_y = amount
+  this is the straight line: it loses length in the middle.
+right(y, x, amount)
+  the two weights are swapped: amount 0 must return x.
+right(x, y, torch.linspace(0, 1, len(x)))
+  amount is not used, and the way cut into equal parts: amount says how far each image goes.
+right(x / per_image(X.norm(dim=1), x), y / per_image(Y.norm(dim=1), y), amount)
+  x and y are divided by their lengths and then mixed: only the angle wants that. Mix x and y.
+of_y = torch.lerp(x, y, per_image(amount, x)) ; of_y * per_image(X.norm(dim=1) / of_y.flatten(1).norm(dim=1), x)
+  the straight line is stretched to the length of x: it keeps another pace than the arc. Use the sines of (8.11).
+acos -> asin
+  asin undoes the cosine: acos does.
+/ angle.sin() ->
+  the division by sin(angle) is missing.
+cosine = torch.cosine_similarity(x.flatten(), y.flatten(), 0)
+.norm(dim=1) -> .norm()
+  one angle or length is taken of the whole batch: every image has its own, .flatten(1).norm(dim=1).
+Y.norm -> X.norm
+  the product was divided by the square of one length: x and y have a length each.
+of_x = (1 - amount).sqrt() ; of_y = amount.sqrt()
+  the weights are square roots: the variance is right then, for independent noise, but the way is not the arc. Use the
+  sines of (8.11).
+of_x = (1 - amount).sin() * angle / angle.sin() ; of_y = amount.sin() * angle / angle.sin()
+  the angle stands outside of the sine: it is the sine of (1 - amount) * angle.
+angle = torch.tensor(torch.pi / 2)
+  the angle is always a right one: nearly true for two noise images of 784 pixels, but measure it.
+angle = cosine
+  the cosine was not undone: torch.acos makes an angle of it.
+cosine = (X * Y).sum(1)
+  the product was not divided by the two lengths: its arc cosine is NaN then.
+cosine = torch.cosine_similarity(x, y)[:, None] ; amount -> per_image(amount, x) ; of_x * x + of_y * y
+cosine = torch.cosine_similarity(x, y) ; per_image(of_x, x) * x + per_image(of_y, y) * y
+  cosine_similarity compared the channels, its axis 1: .flatten(1) makes one long vector of each image.
+(X * Y).sum(1) -> X @ Y.T
+(X * Y).sum(1) -> X @ Y.T ; .reshape(-1, 1, 1, 1) -> [:, None, None, None]
+  X @ Y.T, shape (B, B), stands where X * Y belongs: it pairs every image with every other, (X * Y).sum(1) each with its
+  own.
+.reshape(-1, 1, 1, 1) ->
+  the weights, shape (B,), met the last axis of the images. Give them three more axes: weight.reshape(-1, 1, 1, 1).
+""",
 )

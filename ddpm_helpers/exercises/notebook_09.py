@@ -52,86 +52,69 @@ Exercise(
         (_flat(7, 30), _flat(8, 40)),
     ],
     names={"root": _root},
-    answer="""
-        a, b = a.double(), b.double()
-        apart = a.mean(0) - b.mean(0)
-        A, B = a.T.cov(), b.T.cov()
-        values, V = torch.linalg.eigh(A)
-        half = V * values.clamp(min=0).sqrt() @ V.T
-        overlap = torch.linalg.eigvalsh(half @ B @ half).clamp(min=0).sqrt().sum()
-        return (apart.square().sum() + A.trace() + B.trace() - 2 * overlap).item()
-    """,
-    mistakes="""
-        apart.square().sum() -> apart.norm()
-          the root of the distance of the means is missing its square: the formula has the sum of the squared
-          differences.
-        .square().sum() -> .square().mean()
-          the squared differences of the means are averaged: add them up.
-        apart.square().sum() -> 0
-          the means are left out: two sets that lie far apart are not alike.
-        .mean(0) -> .mean(1)
-          the means run along the features of a row: run over the rows, .mean(0).
-        apart.square().sum().item()
-          only the means are compared: (9.4) has the covariances, too.
-        2 * overlap -> overlap
-          the factor 2 in front of the root is missing: then the distance of a set to itself is not 0.
-        overlap = (A @ B).trace()
-          the root is missing: the eigenvalues of A B are squares, take the root of each before you add them.
-        overlap = torch.linalg.eigvals(A @ B).real.sqrt().sum()
-          ! Nearly. An eigenvalue that should be 0 comes out a little below it, and its root is NaN. Take the symmetric
-          form of (9.4), whose eigenvalues are real, and .clamp(min=0) before the root.
-        half @ B @ half -> A @ B
-          eigh was given A B, which is not symmetric: it reads one triangle only. Take the root of A^(1/2) B A^(1/2).
-        overlap = (A.sqrt() @ B @ A.sqrt()).sqrt().trace()
-          the roots were taken number by number: the root of a matrix takes those of its eigenvalues.
-        half = A.clamp(min=0).sqrt() ; overlap = (half @ B @ half).clamp(min=0).sqrt().trace()
-          the numbers were clamped, and the roots taken number by number: the root of a matrix takes those of its
-          eigenvalues.
-        overlap = (A @ B).sqrt().trace()
-          you took the root of every entry of A B. A root of a matrix is another thing: multiplied by itself it gives
-          the matrix.
-        overlap = (A @ B).clamp(min=0).sqrt().trace()
-          you clamped A B, and took the root of every entry. A root of a matrix is another thing: multiplied by itself
-          it gives the matrix.
-        V.T -> V
-          the eigenvectors stand on both sides as they are: a root is V sqrt(values) V.T, so transpose the second one.
-        @ V.T ->
-          the root ends too early: it is V sqrt(values) V.T, with `@ vectors.T` at its end.
-        @ V.T -> ; B @ half -> B @ half.T
-          the root is V sqrt(values), without V.T at its end: then its transpose stands on the left, h.T @ B @ h.
-        (apart.square().sum() + (A + B - 2 * root(half @ B @ half)).sum()).item()
-          all entries of the matrix are added up: a trace adds those on the diagonal.
-        overlap = (root(A) @ root(B)).trace()
-          you multiplied the roots of A and of B. That is right only where A B = B A.
-        overlap = (A @ B).trace().sqrt()
-          the root is taken of the sum of the eigenvalues: take the root of each, then add.
-        A, B = a.var(0).diag(), b.var(0).diag()
-          only the variances are used: the covariances off the diagonal belong to A and B.
-        .cov() -> .cov(correction=0)
-          the covariances divide by N: divide by N - 1, as .cov() does.
-        A, B = (a - a.mean(0)).T @ (a - a.mean(0)), (b - b.mean(0)).T @ (b - b.mean(0))
-          the covariances are not divided: they are sums over N rows, divided by N - 1.
-        A, B = a.T @ a / (len(a) - 1), b.T @ b / (len(b) - 1)
-          the means are not subtracted before the covariances are computed.
-        .cov() -> .corrcoef()
-          correlations stand where covariances belong: how much the features vary counts, too.
-        .T.cov() -> .cov()
-          .cov() was given rows where it wants columns: for torch each row is one variable, so transpose the features
-          first.
-        .T. -> . ; overlap = A + B ; (apart.square().sum() + (overlap - 2 * root(half @ B @ half)).trace()).item()
-          .cov() was given rows, so that A and B have sizes that do not fit: for torch each row is one variable, so
-          transpose the features first.
-        a, b = a, b
-          you compute in float32. Between similar sets the distance is a small difference of large numbers: start with
-          .double().
-        a, b = a, b ; .mean(0) -> .mean(0).double() ; .cov() -> .cov().double()
-          .double() comes after the covariance, which has lost its last digits by then: start with it.
-        .double() -> .float()
-          .float() takes you to 32 bits. Between similar sets the distance is a small difference of large numbers: start
-          with .double().
-        right(a, b) ** 0.5
-          the result is the root of the distance: the formula ends with the squared length.
-    """,
+    table="""
+a, b = a.double(), b.double()
+apart = a.mean(0) - b.mean(0)
+A, B = a.T.cov(), b.T.cov()
+values, V = torch.linalg.eigh(A)
+half = V * values.clamp(min=0).sqrt() @ V.T
+overlap = torch.linalg.eigvalsh(half @ B @ half).clamp(min=0).sqrt().sum()
+return (apart.square().sum() + A.trace() + B.trace() - 2 * overlap).item()
+
+apart.square().sum() -> apart.norm()
+  the root of the distance of the means is missing its square: the formula has the sum of the squared differences.
+.square().sum() -> .square().mean()
+  the squared differences of the means are averaged: add them up.
+apart.square().sum() -> 0
+  the means are left out: two sets that lie far apart are not alike.
+.mean(0) -> .mean(1)
+  the means run along the features of a row: run over the rows, .mean(0).
+apart.square().sum().item()
+  only the means are compared: (9.4) has the covariances, too.
+2 * overlap -> overlap
+  the factor 2 in front of the root is missing: then the distance of a set to itself is not 0.
+overlap = (A @ B).trace()
+  the root is missing: the eigenvalues of A B are squares, take the root of each before you add them.
+overlap = torch.linalg.eigvals(A @ B).real.sqrt().sum()
+  ! Nearly. An eigenvalue that should be 0 comes out a little below it, and its root is NaN. Take the symmetric form of
+  (9.4), whose eigenvalues are real, and .clamp(min=0) before the root.
+half @ B @ half -> A @ B
+  eigh was given A B, which is not symmetric: it reads one triangle only. Take the root of A^(1/2) B A^(1/2).
+overlap = (A.sqrt() @ B @ A.sqrt()).sqrt().trace()
+half = A.clamp(min=0).sqrt() ; overlap = (half @ B @ half).clamp(min=0).sqrt().trace()
+overlap = (A @ B).sqrt().trace()
+overlap = (A @ B).clamp(min=0).sqrt().trace()
+  the roots were taken number by number: the root of a matrix takes those of its eigenvalues, so that multiplied by
+  itself it gives the matrix.
+V.T -> V
+@ V.T ->
+@ V.T -> ; B @ half -> B @ half.T
+  the root is not V sqrt(values) V.T: the eigenvectors stand on its left, and transposed on its right.
+(apart.square().sum() + (A + B - 2 * root(half @ B @ half)).sum()).item()
+  all entries of the matrix are added up: a trace adds those on the diagonal.
+overlap = (root(A) @ root(B)).trace()
+  you multiplied the roots of A and of B. That is right only where A B = B A.
+overlap = (A @ B).trace().sqrt()
+  the root is taken of the sum of the eigenvalues: take the root of each, then add.
+A, B = a.var(0).diag(), b.var(0).diag()
+  only the variances are used: the covariances off the diagonal belong to A and B.
+.cov() -> .cov(correction=0)
+  the covariances divide by N: divide by N - 1, as .cov() does.
+A, B = (a - a.mean(0)).T @ (a - a.mean(0)), (b - b.mean(0)).T @ (b - b.mean(0))
+  the covariances are not divided: they are sums over N rows, divided by N - 1.
+A, B = a.T @ a / (len(a) - 1), b.T @ b / (len(b) - 1)
+  the means are not subtracted before the covariances are computed.
+.cov() -> .corrcoef()
+  correlations stand where covariances belong: how much the features vary counts, too.
+.T.cov() -> .cov()
+.T. -> . ; overlap = A + B ; (apart.square().sum() + (overlap - 2 * root(half @ B @ half)).trace()).item()
+  .cov() was given rows where it wants columns: for torch each row is one variable, so transpose the features first.
+a, b = a, b
+a, b = a, b ; .mean(0) -> .mean(0).double() ; .cov() -> .cov().double()
+.double() -> .float()
+  you compute in float32, at least until the covariances. Between similar sets the distance is a small difference of
+  large numbers: start with .double().
+""",
 )
 
 
@@ -187,48 +170,43 @@ Exercise(
         (_images(6, 1, 1, 3, 4), _images(7, 9, 1, 3, 4)),  # one sample
         _many_copies(),
     ],
-    answer="""
-        x, y = samples.flatten(1), images.flatten(1)
-        pairs = torch.cdist(x, y) / y.shape[1] ** 0.5
-        distances, indices = pairs.min(1)
-        return indices, distances
-    """,
-    mistakes="""
-        / y.shape[1] ** 0.5 ->
-          the distance is not divided: torch.cdist adds up the squared differences of all pixels; divide its result by
-          the root of their number.
-        ** 0.5 ->
-          you divided by the number of pixels: the distance is a root, so divide by the root of their number.
-        pairs = torch.cdist(x, y) ** 2 / y.shape[1]
-          the root is missing: return the root of the mean squared difference.
-        pairs = torch.cdist(x, y, p=1) / y.shape[1]
-          the differences are taken without squares.
-        .min(1) -> .min(0)
-          the minimum runs over the samples: for each sample look at all images, the second axis.
-        .min(1) -> .max(1)
-          you took the farthest image: the nearest is the smallest distance.
-        .min(1) -> .where(pairs > 0, torch.inf).min(1)
-          exact copies are left out: a copy is the nearest image there is, at the distance 0.
-        pairs = (x.square().mean(1)[:, None] + y.square().mean(1) - 2 * (x @ y.T / y.shape[1])).sqrt()
-          ! Nearly. By (9.7) in 32 bits the squared distance of a copy can come out a little below 0, and its root is
-          NaN: .clamp(min=0) before the root.
-        distances, indices
-          the two results are swapped: indices first, then distances.
-        pairs.min(1)
-          the result of .min(1) is returned as it is: it holds distances first, then indices. Take it apart, and return
-          the indices first.
-        torch.cdist(x, y).min(1)
-          the result of .min(1) is returned as it is, distances first, and not divided: take it apart, divide, and
-          return the indices first.
-        torch.cdist(samples, images)
-          torch.cdist was given images: it wants (N, D) and (M, D), so .flatten(1) both.
-        y.shape[1] ** 0.5 -> 28
-          you divide by 28: other images have other sizes, so divide by the root of their C H W.
-        y.shape[1] -> images[0, 0].numel()
-          the channels are left out of the number of pixels: count C H W.
-        pairs = (x.square().mean(1)[:, None] + y.square().mean(1) - 2 * x @ y.T).clamp(min=0).sqrt()
-          the product of (9.7) is a sum over the pixels: divide it by their number, too.
-    """,
+    table="""
+x, y = samples.flatten(1), images.flatten(1)
+pairs = torch.cdist(x, y) / y.shape[1] ** 0.5
+distances, indices = pairs.min(1)
+return indices, distances
+
+/ y.shape[1] ** 0.5 ->
+  the distance is not divided: torch.cdist adds up the squared differences of all pixels; divide its result by the root
+  of their number.
+** 0.5 ->
+  you divided by the number of pixels: the distance is a root, so divide by the root of their number.
+pairs = torch.cdist(x, y) ** 2 / y.shape[1]
+  the root is missing: return the root of the mean squared difference.
+pairs = torch.cdist(x, y, p=1) / y.shape[1]
+  the differences are taken without squares.
+.min(1) -> .min(0)
+  the minimum runs over the samples: for each sample look at all images, the second axis.
+.min(1) -> .max(1)
+  you took the farthest image: the nearest is the smallest distance.
+.min(1) -> .where(pairs > 0, torch.inf).min(1)
+  exact copies are left out: a copy is the nearest image there is, at the distance 0.
+pairs = (x.square().mean(1)[:, None] + y.square().mean(1) - 2 * (x @ y.T / y.shape[1])).sqrt()
+  ! Nearly. By (9.7) in 32 bits the squared distance of a copy can come out a little below 0, and its root is NaN:
+  .clamp(min=0) before the root.
+pairs.min(1)
+torch.cdist(x, y).min(1)
+  the result of .min(1) is returned as it is: it holds distances first, then indices. Take it apart, divide, and return
+  the indices first.
+torch.cdist(samples, images)
+  torch.cdist was given images: it wants (N, D) and (M, D), so .flatten(1) both.
+y.shape[1] ** 0.5 -> 28
+  you divide by 28: other images have other sizes, so divide by the root of their C H W.
+y.shape[1] -> images[0, 0].numel()
+  the channels are left out of the number of pixels: count C H W.
+pairs = (x.square().mean(1)[:, None] + y.square().mean(1) - 2 * x @ y.T).clamp(min=0).sqrt()
+  the product of (9.7) is a sum over the pixels: divide it by their number, too.
+""",
     also=_all_pairs,
 )
 
@@ -242,56 +220,44 @@ Exercise(
         # In 64 bits, as in the notebook's check: a small difference of numbers of which 32 bits keep too little.
         (double(linear_schedule(1000)), 1e-3 * _images(7, 4, 1, 2, 3).double()),
     ],
-    mistakes="""
-        log1p(-a_bar) -> log(1 - a_bar)
-          ! Right on paper. In 32 bits 1 - alpha_bar_T loses most digits of a small alpha_bar_T before the logarithm is
-          taken: torch.log1p(-a_bar) keeps them.
-        torch.log1p(-a_bar) -> 2 * torch.log(schedule.sigma[-1])
-          ! Right on paper. In 32 bits sigma_T has lost most digits of a small alpha_bar_T before the logarithm is
-          taken: torch.log1p(-a_bar) keeps them.
-        [-1] -> [-1].float() ; images.square -> images.float().square
-          you compute in float32, whatever the schedule has: where it has 64 bits, keep them.
-        .item() ->
-          ! The value is right, but in a tensor: .item() makes a number of it.
-        log1p(-a_bar) -> log(1 - a_bar) ; .item() ->
-          ! Nearly. In 32 bits 1 - alpha_bar_T loses most digits of a small alpha_bar_T: torch.log1p(-a_bar) keeps them.
-          And .item() makes a number of the tensor.
-        / math.log(2) ->
-          the result is in nats: divide by log 2 to get bits.
-        / math.log(2) -> * math.log(2)
-          you multiplied by log 2: a bit is log 2 nats, so divide.
-        0.5 * ->
-          the factor 1/2 is missing.
-        .mean() -> .sum((1, 2, 3)).mean()
-          you returned the bits of a whole image: take the mean over all pixels and channels.
-        .mean() -> .sum()
-          you added up the bits of all images: take the mean.
-        - torch -> + torch
-          the sign of the logarithm is wrong: 1 - alpha_bar_T is below 1, so its logarithm is negative, and minus it is
-          positive.
-        (-a_bar) -> (a_bar)
-          the minus inside of the logarithm is missing: log(1 - alpha_bar_T) is torch.log1p(-a_bar).
-        (-a_bar) -> (1 - a_bar)
-          log1p was given 1 - alpha_bar_T: it adds the 1 by itself, so write torch.log1p(-a_bar).
-        - a_bar - -> -
-          - alpha_bar_T is left out: (9.9) has three terms.
-        0.5 * (a_bar -> (0.5 * a_bar
-          the 1/2 belongs to the first term alone: it multiplies all three.
-        - torch.log1p(-a_bar) ->
-          the logarithm of the variance is left out.
-        images.square -> images.mean().square
-          the mean is squared: square the pixels first, then take the mean.
-        .square() ->
-          x_0 is not squared.
-        a_bar * images -> images
-          the mean of x_T is taken for x_0: it is x_0 shrunk by the root of alpha_bar_T.
-        .alpha_bar -> .sqrt_alpha_bar
-          the root of alpha_bar stands where alpha_bar belongs.
-        [-1] -> [1]
-          the table is read at t = 1: the prior is about the last step, T.
-        [-1] -> [-2]
-          the table is read at T - 1: index T, the last one, is the end of the walk.
-        .alpha_bar -> .alpha
-          alpha of the last step stands where alpha_bar of the whole walk belongs.
-    """,
+    table="""
+a_bar = schedule.alpha_bar[-1]
+nats = 0.5 * (a_bar * images.square() - a_bar - torch.log1p(-a_bar)).mean()
+return nats.item() / math.log(2)
+
+log1p(-a_bar) -> log(1 - a_bar)
+torch.log1p(-a_bar) -> 2 * torch.log(schedule.sigma[-1])
+log1p(-a_bar) -> log(1 - a_bar) ; .item() ->
+  ! Right on paper. In 32 bits sigma_T and 1 - alpha_bar_T lose most digits of a small alpha_bar_T before the logarithm
+  is taken: torch.log1p(-a_bar) keeps them.
+[-1] -> [-1].float() ; images.square -> images.float().square
+  you compute in float32, whatever the schedule has: where it has 64 bits, keep them.
+/ math.log(2) ->
+/ math.log(2) -> * math.log(2)
+  the result is in nats, or multiplied by log 2: a bit is log 2 nats, so divide by it.
+- torch -> + torch
+  the sign of the logarithm is wrong: 1 - alpha_bar_T is below 1, so its logarithm is negative, and minus it is
+  positive.
+(-a_bar) -> (a_bar)
+  the minus inside of the logarithm is missing: log(1 - alpha_bar_T) is torch.log1p(-a_bar).
+(-a_bar) -> (1 - a_bar)
+  log1p was given 1 - alpha_bar_T: it adds the 1 by itself, so write torch.log1p(-a_bar).
+- a_bar - -> -
+  - alpha_bar_T is left out: (9.9) has three terms.
+0.5 * (a_bar -> (0.5 * a_bar
+  the 1/2 belongs to the first term alone: it multiplies all three.
+- torch.log1p(-a_bar) ->
+  the logarithm of the variance is left out.
+.square() ->
+  x_0 is not squared.
+a_bar * images -> images
+  the mean of x_T is taken for x_0: it is x_0 shrunk by the root of alpha_bar_T.
+.alpha_bar -> .sqrt_alpha_bar
+  the root of alpha_bar stands where alpha_bar belongs.
+[-1] -> [1]
+[-1] -> [-2]
+  the table is read at t = 1 or T - 1: the prior is about the last step, T, at index -1.
+.alpha_bar -> .alpha
+  alpha of the last step stands where alpha_bar of the whole walk belongs.
+""",
 )

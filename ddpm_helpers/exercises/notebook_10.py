@@ -47,13 +47,11 @@ Exercise(
     tag="10.1",
     reference=leading_steps,
     cases=lambda: [(1000, 5), (1000, 50), (100, 7), (10, 10), (300, 1), (1000, 60), (1000, 7)],
-    mistakes="""
+    table="""
+return [T // steps * i + 1 for i in range(steps - 1, -1, -1)]
+
 i + 1 -> i
   ! These are their timesteps, counted from 0: our steps are larger by one.
-i + 1 -> i - 1
-  one is subtracted: a timestep is t - 1, so t is the timestep plus one.
-range(steps - 1, -1, -1) -> range(steps)
-  ! Right steps, wrong order: sampling starts at the noisy end, so the largest comes first.
 [T * i // steps for i in range(steps, 0, -1)]
   ! These are the steps of ddim_steps, which diffusers calls trailing: leading starts to count at timestep 0.
 range(steps - 1, -1, -1) -> range(steps, 0, -1)
@@ -76,10 +74,6 @@ T // steps * i -> T * i // steps
 [T - T // steps * i + 1 for i in range(1, steps + 1)]
   k is subtracted from T again and again: where T / steps is no integer, that does not end at t = 1. Leading counts up
   from timestep 0.
-torch.tensor(right(T, steps))
-  ! The steps are right, but they are a tensor: .tolist() makes a list.
-range(T // steps * (steps - 1) + 1, 0, -(T // steps))
-  ! The steps are right, but they are a range: list(...) makes a list.
 """,
     names={"torch": torch},
 )
@@ -88,22 +82,18 @@ Exercise(
     tag="10.2",
     reference=ask_diffusers,
     cases=lambda: [_case(3, 4, 2, t=[1, 2, 7, 300, 1000]), _case(1, 2, 5, t=[1000, 3, 1])],
-    mistakes="""
+    table="""
+return net(x, t - 1).sample
+
 t - 1 -> t
-  the network is told t: it counts from 0, so our step t is its timestep t - 1.
 t - 1 -> t + 1
-  the network is told t + 1: its first timestep is 0, so subtract one.
+  the network is told t or t + 1: it counts from 0, so our step t is its timestep t - 1.
 .sample ->
   ! The network answers with an object: its prediction is the attribute sample.
 net(x, t - 1, return_dict=False)
   ! With return_dict=False the network answers with a tuple of one: its prediction is the entry [0].
-.sample -> .sample.detach()
-  ! The numbers are right, but the trainer calls this line, and no gradient could flow: leave out torch.no_grad() and
-  .detach().
 x, t - 1 -> t - 1, x
   the arguments are swapped: the network takes the images first, then the timesteps.
-t - 1 -> t[0] - 1
-  all images are told the step of the first one: hand over the whole t.
 t - 1 -> (t - 1) / 1000
   the step is divided by 1000: this network wants whole timesteps, SimpleUNet a share.
 """,

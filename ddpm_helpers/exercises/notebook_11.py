@@ -24,19 +24,17 @@ Exercise(
         _images([0.5, 0.25, 0.1, 0.75], 2, 3, 4),
         _images([0.2, 0.4, 0.45, 0.97, 0.98, 0.3], 1, 3, 2),  # the mean is above 1/2, and most are below
     ],
-    mistakes="""
+    table="""
+return torch.where(per_image(chance, x) < 0.5, x.flip(-1), x)
+
 flip(-1) -> flip(-2)
-  images are turned upside down: left and right is the last axis.
 flip(-1) -> flip(1)
-  the colour channels are reversed, red for blue: left and right is the last axis.
 flip(-1) -> flip(0)
-  the order of the batch is reversed: left and right is the last axis.
 flip(-1) -> flip(-1, -2)
-  images are turned by half a circle: mirror the last axis only, not the one before it.
 flip(-1) -> flip(1, 2, 3)
-  all axes of an image are reversed: mirror the last one only.
 flip(-1) -> flip(1, -1)
-  left and right and the colour channels are reversed: mirror the last axis only.
+  another axis is reversed, or more than one (the rows, the channels, the batch): left and right is the last axis alone,
+  .flip(-1).
 x.flip(-1) -> -x
   the values change their sign, which makes a negative: what changes is the order of the last axis.
 x
@@ -49,17 +47,13 @@ per_image(chance, x) -> chance
   the numbers meet the last axis: per_image(chance, x) gives them the shape (B, 1, 1, 1).
 x.flip(-1) if chance < 0.5 else x
   one `if` asks for all images at once: each has its own number. torch.where chooses image by image.
-x.flip(-1) if chance[0] < 0.5 else x
-  the whole batch follows the first number: each image has its own.
-x.flip(-1) if chance[-1] < 0.5 else x
-  the whole batch follows the last number, as when a loop writes over its result: each image has its own.
-x.flip(-1) if chance.mean() < 0.5 else x
-  the whole batch follows the mean of the numbers: each image has its own.
 x.flip(-1)
   every image is mirrored: that gives other pictures, and no more of them than before. Mirror where the number is below
   1/2.
 x.flip(-1), x -> x, x.flip(-1)
-  the other half is mirrored: here it is the images whose number is below 1/2. (It would train as well.)
+< 0.5 -> > 0.5
+  the other half is mirrored (by >, or by rounding): here it is the images whose number is below 1/2. (It would train as
+  well.)
 < 0.5 -> <= 0.5
   ! Nearly: a number of exactly 1/2 is not below 1/2.
 x[chance < 0.5].flip(-1)
@@ -71,8 +65,6 @@ flip(-1) -> roll(1, -1)
   the pixels are shifted round, not mirrored: flip, not roll.
 torch.lerp(x.flip(-1), x, per_image(chance, x))
   an image and its mirror image are blended by the number: it is one or the other.
-< 0.5 -> > 0.5
-  the ones above 1/2 are chosen (by >, or by rounding): mirror those below 1/2.
 """,
 )
 
@@ -89,7 +81,9 @@ Exercise(
         (_batch(4, 3), 2, 4),  # one image each
         (torch.arange(1, 13), 1, 4),  # steps: they are shared out, too, and stay integers
     ],
-    mistakes="""
+    table="""
+return batch[rank::world]
+
 batch[rank * (len(batch) // world) : (rank + 1) * (len(batch) // world)]
   each process takes a block of neighbours: the steps of a batch rise, so the first process would see small steps only,
   and its loss would say nothing. Take every world-th entry.
@@ -103,16 +97,9 @@ batch[rank : rank + 1]
   a process takes a single image: it takes every world-th, from its own on.
 batch[rank : rank + world]
   a process takes as many neighbours as there are processes: the third number of a slice is the stride.
-rank -> rank + 1
-  processes count from 1: the first has rank 0, and begins at entry 0.
-rank -> rank - 1
-  1 is taken from rank: processes count from 0, and process 0 begins at entry 0.
 batch[:: rank + 1]
-  rank is the stride: a slice is begin : end : stride, and the stride is world.
 batch[::rank]
-  rank itself is the stride: a slice is begin : end : stride, and the stride is world.
-batch[world::rank]
-  rank and world have changed places: begin at rank, and stride by world.
+  the stride has to do with rank: a slice is begin : end : stride, and the stride is world.
 batch[rank:world]
   world is the end of the slice: it is the stride, the third number.
 rank -> rank * world
@@ -122,9 +109,8 @@ world -> len(batch) // world
 world -> 2
   the stride is always 2: it is the number of processes.
 rank::world -> ..., rank::world
-  the last axis is shared out: the images are along the first.
 rank::world -> :, rank::world
-  the second axis is shared out: the images are along the first.
+  another axis is shared out: the images are along the first.
 batch.split(world)[rank]
   the batch is cut into pieces of world entries: a piece is not a share. Take every world-th entry.
 :world ->

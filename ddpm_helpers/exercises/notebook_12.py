@@ -30,17 +30,12 @@ Exercise(
         _coins(3, 9, 0.75, 6),
         _coins(6, 11, 0.6, 5),
     ],
-    mistakes="""
+    table="""
+return labels.masked_fill(chance < share, none)
+
 < share -> >= share
-  the comparison is turned around: a share of 0.1 hides one label in ten, not nine.
 < share -> > share
-  the coins above the share hide their labels: those below it do.
-chance < share -> chance[0] < share
-  one coin decides for the whole batch: compare all of `chance`, each label has its own.
-chance < share -> chance[-1] < share
-  the last coin decides for the whole batch, as when a loop writes over its result: each label has its own coin.
-chance < share -> chance.mean() < share
-  the mean of the coins decides for the whole batch: each label has its own coin.
+  the comparison is turned around: the coins below the share hide their labels, so that a share of 0.1 hides one in ten.
 chance < share -> chance.median() < share
   the median of the coins decides for the whole batch: each label has its own coin.
 labels.clone()
@@ -52,29 +47,23 @@ chance -> labels
 < share -> < 0.1
   the share is fixed at 0.1: compare with `share`.
 none -> 10
-  the hidden labels become 10, whatever `none` is: put `none`.
+none -> -1
+  the hidden labels become 10 or -1, whatever `none` is: put `none`.
 none -> 0
   the hidden labels become 0. That is a class like any other, and the network would learn that some zeros look like any
   digit: put `none`.
-none -> -1
-  the hidden labels become -1: no row of the table has that number; put `none`.
-none -> none - 1
-  the hidden labels become none - 1, the last class; put `none`.
 labels[chance >= share]
   the hidden labels are removed: the batch has as many labels as images, so replace them.
 < share -> <= share
   a coin that equals the share hides its label: with share 0 some labels would be lost; use <.
 chance < share -> torch.arange(len(chance)) < round(share * len(chance))
-  the first labels of the batch are hidden, in a fixed number: let the coins decide.
 chance < share -> torch.arange(len(chance)) < int(share * len(chance))
-  the first labels of the batch are hidden, int(share * B) of them: let the coins decide.
+  the first labels of the batch are hidden, in a fixed number: let the coins decide.
 chance < share -> chance.argsort().argsort() < round(share * len(chance))
   a fixed number of labels is hidden, those with the smallest coins: compare each coin with the share, and leave the
   number to chance.
 chance < share -> (chance < share) | (labels == 0)
   ! 0 is a class: it looks as if every label 0 is hidden too.
-right(labels, chance, share, none).float()
-  the result is a float tensor: a row of a table has a whole number.
 chance < share -> torch.rand(len(chance), generator=torch.Generator().manual_seed(9)) < share
   new coins are tossed: use those in `chance`, so that a run can be repeated.
 labels + none * (chance < share)
@@ -102,14 +91,12 @@ Exercise(
         _exact(_pair(3, 8.0, 13)),  # as the notebook calls it
         _pair(4, -1.0, 4, 3),
     ],
-    mistakes="""
+    table="""
+return eps + scale * (eps_label - eps)
+
 return eps + -> return eps_label +
   you start at the prediction with the label: then scale 0 is not the network without a label. That is the convention of
   the paper, w = scale - 1.
-eps_label + scale * (eps - eps_label)
-  the two predictions are swapped: scale 0 must give the one without the label.
-eps + scale -> eps - scale
-  the difference has the wrong sign: it points from the prediction without the label to the one with it.
 scale * (eps_label - eps)
   only the difference is returned: it is added to the prediction without the label.
 (eps_label - eps) -> eps_label
@@ -123,10 +110,6 @@ eps_label.clone()
   the scale is not used: the result is the prediction with the label, at every scale.
 scale -> (scale - 1)
   scale - 1 multiplies the difference: at scale 1 the network is taken at its word, so the factor is the scale itself.
-scale -> 3
-  the scale is fixed at 3: use the argument.
-scale -> scale**2
-  the scale is squared: it multiplies the difference once.
 (eps + scale * (eps_label - eps)).clamp(-1, 1)
   the result is clipped to [-1, 1]: that is for images; noise goes beyond.
 (eps_label - eps) -> (eps_label + eps)

@@ -36,33 +36,27 @@ Exercise(
     reference=ideal_x0,
     cases=lambda: [_noisy(5, 4, 3, 2, 6), _noisy(7, 3, 1, 4, 2), _noisy(6, 2, 1, 3, 5), _far(3, 2, 4, 5)],
     tolerance=1e-4,
-    answer="""
+    table="""
 pairs = x_t[:, None] - signal[:, None, None, None, None] * images  # (B, N, C, H, W)
 distance, s = pairs.square().sum((2, 3, 4)), sigma[:, None]
 weight = (-distance / (2 * s**2)).softmax(1)
 return (weight @ images.flatten(1)).reshape(x_t.shape)
-""",
-    mistakes="""
+
 (2 * s**2) -> (2 * s)
   the distance was divided by 2 sigma instead of 2 sigma^2.
 (2 * s**2) -> s**2
-  the 2 in 2 sigma^2 is missing: the weights come out too sharp.
 (2 * s**2) -> 2 * s**2
-  / 2 * sigma^2 has lost its brackets: Python divides by 2 and then multiplies.
 (2 * s**2) -> (2 * s) ** 2
-  the 2 is squared, too: it is 2 times sigma^2.
+  the 2 in 2 sigma^2 is missing, or squared, or has lost its brackets: divide by (2 * sigma^2).
 -distance -> distance
   the minus sign is missing: the images farthest away get the largest weights.
 softmax(1) -> softmax(0)
-  the softmax runs over the batch: the weights of one x_t, over the images, must add up to 1.
 softmax(1) -> flatten().softmax(0).reshape(distance.shape)
-  one softmax runs over all distances: the weights of each x_t must add up to 1.
+  the softmax runs over the batch, or over all distances: the weights of one x_t, over the images, must add up to 1.
 x_t[:, None] - signal[:, None, None, None, None] * images -> signal[:, None, None, None, None] * x_t[:, None] - images
   signal multiplies x_t: it multiplies the images, x_t holds it already.
 x_t[:, None] - signal[:, None, None, None, None] * images -> x_t[:, None] / signal[:, None, None, None, None] - images
   x_t is divided by signal: that makes its noise larger than sigma. Multiply the images.
-signal[:, None, None, None, None] -> signal.sqrt()[:, None, None, None, None]
-  the root of signal was taken: signal is a root already, sqrt(alpha_bar_t).
 signal[:, None, None, None, None] * images -> images
   the images were not scaled: x_t is compared with sqrt(alpha_bar_t) times an image.
 -distance -> -distance.sqrt()
@@ -90,18 +84,16 @@ Exercise(
         _pixels(30, [2, 20], 7, 1, 3, 4, least=0.0),
         _pixels(100, [20], 6, 1, 1, 1),  # one pixel and one step
     ],
-    answer="""
+    table="""
 variance = images.var(0).flatten()  # (D,)
 signal = schedule.alpha_bar[t, None] * variance  # (K, D)
 return (signal / (signal + schedule.sigma[t, None] ** 2)).mean(1)
-""",
-    mistakes="""
+
 variance = images.var().reshape(1)
-  one variance was taken over all pixels: each pixel has its own, over the images (axis 0).
 variance = images.var((0, 2, 3))
-  one variance was taken for each channel: each pixel has its own, over the images (axis 0).
 variance = images.flatten(1).var(1)
-  the variance runs over the pixels of each image: it runs over the images, one for each pixel (axis 0).
+  a variance was taken of all pixels, of each channel or of each image: each pixel has its own, over the images (axis
+  0).
 variance = images.var(0).mean().reshape(1)
   the variances were averaged first: average the losses of the pixels, not their variances.
 .var(0) -> .std(0)
@@ -113,10 +105,6 @@ variance = images.var(0).mean().reshape(1)
 .flatten() -> .flatten(); variance = variance * variance / variance
   something is divided by the variance: pixels that never change, as in MNIST's black border, have the variance 0 and
   the loss 0, not 0 / 0.
-[t, None] -> [t - 1, None]
-  the tables are read at t - 1: they begin with step 0, so that t itself is the index.
-.mean(1) -> .sum(1)
-  the losses of the pixels are summed: take their mean.
 ** 2 ->
   sigma is not squared.
 schedule.alpha_bar -> schedule.sqrt_alpha_bar
@@ -127,7 +115,5 @@ schedule.alpha_bar -> schedule.alpha
   ! That is the part of the noise that the line explains. The loss is what is left: 1 minus this.
 .var(0) -> .var(0, correction=0)
   the variance was divided by N: torch's var divides by N - 1, and here we leave it at that.
-.mean(1) -> .mean()
-  the losses of the steps were averaged, too: return one number for each step of t.
 """,
 )

@@ -16,15 +16,14 @@ Exercise(
         training_batch(cosine_schedule(40), [2, 12], 2, 1, 3, 2),
         training_batch(linear_schedule(30), [4, 25], 2, 1, 4, 3, learns=False),
     ],
-    answer="""
+    table="""
 x_t = q_sample(schedule, x0, t, noise)
 error = (model(x_t, t) - noise).square()
 ratio = snr(schedule)[t]
 weight = (1 / ratio).clamp(max=1)
 loss = (error * per_image(weight, error)).mean()
 return loss
-""",
-    mistakes="""
+
 loss = error.mean()
   there is no weight, or one that is always 1: this is the error of the noise alone.
 .clamp(max=1) ->
@@ -32,7 +31,8 @@ loss = error.mean()
 max=1 -> min=1
   the larger of the two errors was taken: the weight is at most 1.
 1 / ratio -> ratio
-  the weight is min(1, snr), which belongs to the error of the clean image. For the error of the noise it is
+weight = ratio
+  the weight is snr, or min(1, snr), which belongs to the error of the clean image. For the error of the noise it is
   min(1, 1 / snr).
 1 / ratio -> 5 / ratio
   gamma is 5, min(1, 5 / snr): here it is 1.
@@ -45,21 +45,13 @@ weight = 1 / schedule.alpha_bar[t]
 [t] -> [t - 1]
   the weight is that of step t - 1: the table has a place for step 0.
 per_image(weight, error) -> weight.mean()
-  the errors, or the weights, are averaged over the batch first: multiply image by image, then take the mean.
 loss = error.mean() * weight
-  the mean error of the batch was multiplied by the weights: multiply the squared errors of each image by its weight,
-  then take the mean.
 loss = error.mean() * per_image(weight, x0)
-  F.mse_loss took the mean over the batch before the weights came in: keep the squared errors of each image, multiply,
-  then take the mean.
+  a mean over the batch was taken before the weights came in: keep the squared errors of each image, multiply image by
+  image, then take the mean.
 .square() ->
-  the errors are not squared.
 .square() -> .abs()
-  the errors are taken without their sign, and not squared.
-.mean() -> .mean().sqrt()
-  the root of the loss was taken: leave it squared.
-weight = ratio
-  the weight is snr: where the noise is weak, that is large. It is min(1, 1 / snr).
+  the errors, or their absolute values, are not squared.
 weight = schedule.sigma[t] ** 2
   the weight is the variance of the noise, 1 - alpha_bar: it is min(1, 1 / snr).
 .clamp(max=1) -> .clamp(max=1) / ratio
@@ -75,16 +67,9 @@ loss = torch.minimum(error.mean(), (error / per_image(ratio, error)).mean())
   the mean errors of the whole batch were compared: each image has its own smaller one.
 - noise -> - x0
   the prediction is compared with the clean images: this network predicts the noise.
-.mean() -> .sum()
-  the squared errors are summed, not averaged: then the loss grows with the batch.
-.mean() -> .sum((1, 2, 3)).mean()
-  the squared errors are summed over pixels, and only averaged over images: average over both.
 .mean() -> .mean((1, 2, 3))
-  there is one loss for each image: return their mean, a scalar.
 .mean() ->
-  the squared errors are returned as they are: return their mean, a scalar.
-.mean() -> .mean().item()
-  .item() made a plain number of the loss: return the tensor, or no gradient can flow.
+  there is more than one loss: return the mean over all images and pixels, a scalar.
 return loss -> loss.backward(); return loss
   .backward() is called inside: return the loss, and the training loop follows it back.
 """,
@@ -100,45 +85,36 @@ Exercise(
         (uniforms(3, 0.3, 0.6), torch.tensor([5.0, 0.5, 0.5, 0.5, 6.0])),
         (uniforms(8, 0.7, 0.9), step_weight(cosine_schedule(30))),
     ],
-    answer="""
+    table="""
 B, T = len(u), len(weight)
 ends = weight.cumsum(0)
 places = (torch.arange(B, device=u.device) + u) / B * weight.sum()
 owners = torch.searchsorted(ends, places)
 return owners.clamp(max=T - 1) + 1
-""",
-    mistakes="""
+
 weight.sum() -> T ; places.long().clamp(max=T - 1) + 1
-  the weights are not used: every step owns a stretch of the same length.
 weight.sum() -> T ; places.long() + 1
   the weights are not used: (i + u) / B times T gives every step a stretch of the same length.
 * weight.sum() -> ; owners + 1
+* weight.sum() ->
   the line has the length 1: it is as long as the sum of the weights. Multiply the places by it, or divide the ends.
 owners.clamp(max=T - 1)
   the steps are counted from 0: weight[0] belongs to step 1, so add 1.
 places = u * weight.sum() ; owners + 1
-  u is spread over the whole line: that is independent drawing. Image i lands at (i + u) / B of its length.
 places = u.sort().values * weight.sum() ; owners + 1
-  u is sorted: draws in order are still independent. Image i lands at (i + u) / B of the length of the line.
+  u is spread over the whole line: that is independent drawing, sorted or not. Image i lands at (i + u) / B of its
+  length.
 + u -> + 0.5
   u is not used, and every batch has the same steps.
-+ u -> + u[0]
-  all images land at the same place of their shares of the line, u[0]: image i has its own, u[i].
-+ u ->
-  every image lands at the beginning of its share of the line: u says where in it.
 places = (torch.arange(B, device=u.device) / B + u) * weight.sum() ; owners + 1
+places = (torch.arange(B, device=u.device) / B + u) * weight.sum()
   u is not divided by B: image i lands at (i + u) / B of the length of the line.
 owners + 1
   ! Nearly. Where u is close to 1, rounding takes the last place to the last end, or beyond it, and its step to T + 1:
   clamp, as in Exercise 7.2, to len(weight) - 1.
-* weight.sum() ->
-  the line has the length 1, and steps are clamped: it is as long as the sum of the weights.
 weight.sum() -> T
-  the places are multiplied by T, and the steps clamped: the line is as long as the sum of the weights.
-places = (torch.arange(B, device=u.device) / B + u) * weight.sum()
-  u is not divided by B, and the steps are clamped: image i lands at (i + u) / B of the length of the line.
-+ u -> + 1 + u
-  the images are counted from 1: image 0 has the first share of the line.
+weight.sum() -> T ; owners + 1
+  the places are multiplied by T: the line is as long as the sum of the weights.
 weight.sum() -> weight.max() ; owners + 1
   the line is as long as the largest weight: it is as long as their sum.
 ends = weight ; owners + 1
@@ -149,17 +125,11 @@ ends = weight.cumsum(0) - weight ; owners + 1
 ends = weight.cumsum(0) - weight ; owners
   ! Nearly. You search among the beginnings of the stretches: a place at 0 lies behind none, and gets step 0. Search
   among the ends and add 1.
-weight.sum() -> T ; owners + 1
-  the places are multiplied by T: the line is as long as the sum of the weights.
 ends = (1 / weight).cumsum(0) ; weight.sum() -> ends[-1] ; owners + 1
   a step with a large weight comes rarely: its stretch is the weight long, not 1 / weight.
 ends, places -> places, ends ; owners + 1
   the two arguments of searchsorted changed places: first the ends, then the places.
 places
   the places themselves were returned: return the steps that own them.
-right(u, weight).float()
-  ! The numbers are right, but they are floats, and steps are indices: .long() makes integers.
-right(u, weight).int()
-  ! The numbers are right, but they are int32: .long() makes int64.
 """,
 )
