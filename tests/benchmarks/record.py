@@ -10,8 +10,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
-from ddpm_helpers.machine import default_device, device_name, fast_dtype
+from ddpm_helpers.machine import default_device, device_name, fast_autocast, fast_dtype
 
 FIGURES = Path(__file__).resolve().parents[2] / "figures"
 
@@ -34,6 +35,17 @@ def record(name: str, command: str, results: dict) -> None:
     text = json.dumps({"command": command, **machine(), **results}, indent=1)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
     print(f"written to {path}", flush=True)
+
+
+def fast_model(model: nn.Module, device: torch.device) -> Callable[..., Tensor]:
+    """The model for sampling: it computes in `fast_dtype` on its device, and answers in float32, without gradients."""
+
+    @torch.no_grad()
+    def answer(*inputs: Tensor) -> Tensor:
+        with fast_autocast(device):
+            return model(*inputs).float()
+
+    return answer
 
 
 def side_by_side(function: Callable, jobs: list) -> Iterator:
