@@ -33,54 +33,46 @@ from .train import TrainConfig, Trainer, TrainingError
 def arguments(line: list[str] | None = None) -> argparse.Namespace:
     defaults, kind = TrainConfig(steps=3000), argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m ddpm_helpers.cli", description=__doc__, formatter_class=kind)
-    add = parser.add_argument
-    add("--data", default="mnist", help="mnist, fashion, cifar10, digits, or a folder of pictures (default: mnist)")
-    add("--size", type=positive, help="crop and resize pictures to this height and width")
-    add("--steps", type=int, default=defaults.steps, help="optimizer steps (default: %(default)s)")
-    add("--batch-size", type=int, default=defaults.batch_size, help="over all processes (default: %(default)s)")
-    add("--learning-rate", type=float, default=defaults.learning_rate, help="(default: %(default)s)")
-    add("--ema-decay", type=float, default=defaults.ema_decay, help="(default: %(default)s)")
-    add("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
-    add("--schedule", choices=SCHEDULES, default="cosine", help="(default: %(default)s)")
-    add("--T", type=int, default=1000, help="steps of the schedule (default: %(default)s)")
-    add("--target", choices=("velocity", "noise"), default="noise", help="what the network predicts (default: noise)")
-    add("--weighted", action="store_true", help="weighted timestep sampling: learns faster")
-    add("--base", type=int, default=32, help="width of the U-Net's first level (default: %(default)s)")
-    add("--multipliers", type=positive, nargs="+", default=[1, 2], help="width of each level, in --base (default: 1 2)")
-    add("--patch", type=positive, default=2, help="side of the patches taken as one pixel (default: %(default)s)")
-    add("--labels", action="store_true", help="tell the network what each picture shows, to ask for it later")
-    add("--flip", action="store_true", help="mirror half of the pictures, left to right")
-    add("--checkpoint", help="file NAME.safetensors to save to every minute, and to go on from")
-    add(
-        "--start-from",
-        help="a checkpoint of another run with such a network, whose averaged weights this one starts from",
-    )
-    add("--other-images", action="store_true", help="go on from the checkpoint although the images differ from its own")
-    add("--export", help="file NAME.safetensors for the averaged weights, in half precision, with their recipe")
-    add("--samples", help="file NAME.png for 64 samples, 50 DDIM steps")
-    options = parser.parse_args(line)
-    for name, endings in {"export": (".safetensors",), "samples": (".png", ".jpg", ".jpeg")}.items():
-        if (file := getattr(options, name)) and not file.endswith(endings):
-            parser.error(f"--{name}: the name must end in {endings[0]}, got {file}")
-    return options
 
+    def add(name: str, text: str, default=None, **more) -> None:
+        if default is not None:
+            more = {"type": type(default), "default": default, **more}
+            text += " (default: %(default)s)"
+        parser.add_argument(name, help=text, **more)
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+    add("--data", "mnist, fashion, cifar10, digits, or a folder of pictures", "mnist")
+    add("--size", "crop and resize pictures to this height and width", type=int)
+    add("--steps", "optimizer steps", defaults.steps)
+    add("--batch-size", "images per step, over all processes", defaults.batch_size)
+    add("--learning-rate", "at its highest", defaults.learning_rate)
+    add("--ema-decay", "of the average of the weights", defaults.ema_decay)
+    add("--seed", "of the first weights, and of what is drawn in training", defaults.seed)
+    add("--schedule", "how much noise each step adds", "cosine", choices=SCHEDULES)
+    add("--T", "steps of the schedule", 1000)
+    add("--target", "what the network predicts", "noise", choices=("velocity", "noise"))
+    add("--weighted", "weighted timestep sampling: learns faster", action="store_true")
+    add("--base", "width of the U-Net's first level", 32)
+    add("--multipliers", "width of each level, in --base (default: 1 2)", type=int, nargs="+")
+    add("--patch", "side of the patches taken as one pixel", 2)
+    add("--labels", "tell the network what each picture shows, to ask for it later", action="store_true")
+    add("--flip", "mirror half of the pictures, left to right", action="store_true")
+    add("--checkpoint", "file NAME.safetensors to save to every minute, and to go on from")
+    add("--start-from", "a checkpoint of another run of such a network: start from its averaged weights")
+    add("--other-images", "go on from the checkpoint although its images differ from these", action="store_true")
+    add("--export", "file NAME.safetensors for the averaged weights, in half precision, with their recipe")
+    add("--samples", "file NAME.png for 64 samples, 50 DDIM steps")
+    return parser.parse_args(line)
 
 
 def train(options: argparse.Namespace) -> None:
     device = join_the_others()
     if dist.is_initialized() and dist.get_rank():
         warnings.simplefilter("ignore")  # the first process says the same
-    export, samples = (name and try_place(name) for name in (options.export, options.samples))
+    export, samples = try_place(options.export, ".safetensors"), try_place(options.samples, ".png", ".jpg", ".jpeg")
     data = load_images(options.data, size=options.size, strict=options.data != "digits")
     shape, classes = tuple(data.images.shape[1:]), len(data.classes) if options.labels else None
-    net = {"channels": shape[0], "classes": classes}
-    net |= {name: getattr(options, name) for name in ("base", "multipliers", "patch")}
+    net = {"channels": shape[0], "classes": classes, "multipliers": options.multipliers or [1, 2]}
+    net |= {"base": options.base, "patch": options.patch}
     names = ("steps", "batch_size", "learning_rate", "ema_decay", "seed", "flip", "weighted")
     config = TrainConfig(**{name: getattr(options, name) for name in names})
     schedule, velocity = SCHEDULES[options.schedule](options.T), options.target == "velocity"
@@ -94,30 +86,34 @@ def train(options: argparse.Namespace) -> None:
     if trainer.rank:
         return
 
-    def draw(path: Path) -> None:
+    def draw() -> None:
         from torchvision.utils import save_image  # torchvision takes a second to import
 
         labels = torch.arange(64, device=device) % classes if classes else None
         images = sample(model, trainer.schedule, 64, shape, steps=min(50, options.T), labels=labels)
-        save_image(images.clamp(-1, 1) / 2 + 0.5, path)
+        save_image(images.clamp(-1, 1) / 2 + 0.5, samples)
 
-    def weigh(path: Path) -> None:
-        save_pretrained(path, model, net, options.schedule, options.T, recipe(trainer, data.source))
+    def weigh() -> None:
+        save_pretrained(export, model, net, options.schedule, options.T, recipe(trainer, data.source))
 
     problems = []
     for path, write in ((export, weigh), (samples, draw)):
         try:
-            write(path) if path else None
+            write() if path else None
         except Exception as error:  # neither may cost the other
             problems.append(f"{path}: {error}")
     if problems:
         raise TrainingError("; ".join(problems))
 
 
-def try_place(name: str) -> Path:
+def try_place(name: str | None, *endings: str) -> Path | None:
     """The path of a file to be written at the end; an error now, not after hours of training, if it cannot be."""
+    if not name:
+        return None
     path = Path(os.path.expanduser(name))
     try:
+        if path.suffix not in endings:
+            raise OSError(f"the name must end in {endings[0]}")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError("it is a folder")

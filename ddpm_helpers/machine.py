@@ -2,12 +2,11 @@
 
 import os
 import platform
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def default_device() -> torch.device:
@@ -19,9 +18,10 @@ def default_device() -> torch.device:
 
 def device_name(device: torch.device) -> str:
     """The device in words, for reports and recipes: "cuda, NVIDIA T4", or "cpu, 2 threads"."""
+    if device.type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
-    names = {"cuda": lambda: torch.cuda.get_device_name(device), "mps": lambda: "Apple GPU"}
-    return f"{device.type}, {names.get(device.type, lambda: f'{threads} thread' + 's' * (threads != 1))()}"
+    return "mps, Apple GPU" if device.type == "mps" else f"cpu, {threads} thread{'s' * (threads != 1)}"
 
 
 def environment_report() -> str:
@@ -40,7 +40,8 @@ def environment_report() -> str:
 def budget(*, gpu: int, cpu: int, quick: int, unit: str = "steps") -> int:
     """How much to train: `gpu` on CUDA, `cpu` elsewhere, `quick` where DDPM_BUDGET=quick asks for it. Says which."""
     choices = {"gpu": gpu, "cpu": cpu, "quick": quick}
-    choice = os.environ.get("DDPM_BUDGET") or ("gpu" if torch.cuda.is_available() else "cpu")
+    asked = os.environ.get("DDPM_BUDGET", "").strip("\"' ")  # a prompt of Windows keeps quotes, and blanks at the end
+    choice = asked or ("gpu" if torch.cuda.is_available() else "cpu")
     if choice not in choices:
         raise ValueError(f"DDPM_BUDGET must be one of {', '.join(choices)}, or unset; got {choice!r}")
     print(f"Budget: {choices[choice]:,} {unit} ({choice}), on {default_device().type}")
@@ -67,17 +68,6 @@ def fast_autocast(device: torch.device) -> AbstractContextManager:
     """`torch.autocast` to `fast_dtype`; nothing where that is float32: PyTorch 2.4 has no autocast for MPS at all."""
     dtype = fast_dtype(device)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-
-
-def fast_model(model: nn.Module, device: torch.device) -> Callable[..., Tensor]:
-    """The model for sampling: it computes in `fast_dtype` on its device, and answers in float32, without gradients."""
-
-    @torch.no_grad()
-    def answer(*inputs: Tensor) -> Tensor:
-        with fast_autocast(device):
-            return model(*inputs).float()
-
-    return answer
 
 
 def fast_layout(model: nn.Module, device: torch.device) -> torch.memory_format:

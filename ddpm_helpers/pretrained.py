@@ -24,14 +24,11 @@ class Pretrained(NamedTuple):
 
 
 def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedule: str, T: int, recipe: dict) -> None:
-    """Write a network's weights in half precision, and all that is needed to use them.
-
-    The model is one of `nets.NETS`, made with `arguments`, or a `VelocityNet` of one; it was trained on the "linear" or
-    "cosine" `schedule` of T steps. The recipe says in plain values how.
-    """
-    velocity = hasattr(model, "signal")
-    net = model.net if velocity else model
-    about = {"net": type(net).__name__, "target": "velocity" if velocity else "noise", "arguments": arguments}
+    """Write the weights, in half precision, of one of `nets.NETS` made with `arguments`, or of a `VelocityNet` of one,
+    trained on the "linear" or "cosine" schedule of T steps. The recipe says in plain values how."""
+    velocity = isinstance(model, VelocityNet)
+    net, target = (model.net, "velocity") if velocity else (model, "noise")
+    about = {"net": type(net).__name__, "target": target, "arguments": arguments}
     about |= {"schedule": schedule, "T": T, "recipe": recipe}
     weights = {name: value.detach().cpu().half() for name, value in net.state_dict().items()}
     if wrong := next((name for name, value in weights.items() if not value.isfinite().all()), None):
@@ -55,26 +52,24 @@ def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cp
     try:
         model, schedule, recipe = _made_from(state)
     except Exception as error:  # what a file says can make a network fail in any way
-        raise CheckpointError(f"{path}: its description does not fit its weights ({error})") from error
+        raise CheckpointError(f"{path}: its description does not fit its weights ({error!r})") from error
     return Pretrained(model.eval().to(device), schedule.to(device), recipe)
 
 
 def _made_from(state: dict) -> Pretrained:
     """What a file of weights describes; an error of any kind if the weights do not fit. Draws no random numbers."""
-    name, arguments, T = state["net"], state["arguments"], state["T"]
-    if name not in NETS or state["schedule"] not in SCHEDULES:
-        raise ValueError(
-            f"a net is one of {', '.join(NETS)}, a schedule one of {', '.join(SCHEDULES)}; "
-            f"got {name} and {state['schedule']!r}"
-        )
+    arguments, T = state["arguments"], state["T"]
     if T > 100_000 or len(json.dumps(arguments)) > 300:
         raise ValueError("more steps, or more arguments, than anything of this course has")
+    for key, known in {"net": NETS, "schedule": SCHEDULES, "target": ("noise", "velocity")}.items():
+        if state[key] not in known:
+            raise ValueError(f"its {key} is one of {', '.join(known)}; got {state[key]!r}")
     with torch.device("meta"):  # no memory: a description can ask for any width
-        net = NETS[name](**arguments)
+        net = NETS[state["net"]](**arguments)
     weights = {key: value.float() for key, value in state["weights"].items()}
     if problem := difference(net.state_dict(), weights):
-        raise ValueError(f"{arguments} do not make this {name}: {problem}")
+        raise ValueError(f"{arguments} do not make this {state['net']}: {problem}")
     net.load_state_dict(weights, assign=True)
     schedule = SCHEDULES[state["schedule"]](T)
-    model = {"noise": lambda: net, "velocity": lambda: VelocityNet(net, schedule)}[state["target"]]()
+    model = VelocityNet(net, schedule) if state["target"] == "velocity" else net
     return Pretrained(model, schedule, dict(state["recipe"]))

@@ -4,7 +4,6 @@ import copy
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from .files import CheckpointError, difference, place, read, write
 from .losses import ddpm_loss, draw_steps, drop_labels, ema_update, random_flip, share_of_batch
 from .machine import default_device, fast_autocast, fast_layout, out_of_memory
 from .schedule import NoiseSchedule
-from .watch import Watch, deferred_interrupt, only_user, say
+from .watch import deferred_interrupt, only_user, say, watching
 
 MAY_CHANGE = ("steps", "batch_size", "learning_rate", "warmup", "clip_norm")  # of a run that goes on from a file
 
@@ -79,8 +78,8 @@ class Trainer:
         labels: (N,) int64 in 0 ... model.classes - 1; some are replaced by model.classes, "no label" (Ho & Salimans
             2022, algorithm 1).
 
-    Attributes: `step`, completed steps; `losses` (step,), the loss of each; `ema`, a copy of the model with the moving
-    average of its weights, in eval mode: sample with this one.
+    Attributes: `step`, completed steps; `losses` (step,); `ema`, a copy of the model with the moving average of its
+    weights, in eval mode: sample with this one.
     """
 
     def __init__(
@@ -95,10 +94,8 @@ class Trainer:
     ):
         _check_arguments(model, images, objective, labels)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        if config.batch_size % self.world:
-            raise ValueError(
-                f"Trainer: batch_size {config.batch_size} cannot be shared out evenly among {self.world} processes"
-            )
+        if (size := config.batch_size) % self.world:
+            raise ValueError(f"Trainer: batch_size {size} cannot be shared out evenly among {self.world} processes")
         self.config, self.objective = config, objective
         self.device = torch.device(device or default_device())
         self.schedule, self.images = schedule.to(self.device), images.to(self.device)
@@ -116,7 +113,6 @@ class Trainer:
         # One tensor: thousands of small ones, kept among large short-lived ones, would keep their memory from reuse.
         self._losses = torch.zeros(config.steps, device=self.device)
         self._complete = True  # False while a step is being made: such a state must not be saved
-        self._finite = 0  # losses before this one are known to be finite
 
     @property
     def losses(self) -> Tensor:
@@ -132,17 +128,15 @@ class Trainer:
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
-                size = self.config.batch_size
-                smaller = f"batch_size {size // 2}, which a file saved before accepts, or " if size > 1 else ""
                 raise TrainingError(
-                    f"step {self.step + 1:,} does not fit into the memory of {self.device} with batch_size {size}: "
-                    f"try {smaller}a narrower network, in another file"
+                    f"step {self.step + 1:,} does not fit into the memory of {self.device}: try smaller batches than "
+                    f"of {self.config.batch_size}: a file saved before accepts it; or a narrower network, in a new file"
                 ) from error
             self._losses[self.step] = loss
             self.step += 1
             self._complete = True
             last = self.step == self.config.steps
-            if self.device.type == "cpu" or self.step % 50 == 0 or last:  # to look at a number a GPU must be waited for
+            if self.device.type == "cpu" or self.step % 50 == 0 or last:  # for a number a GPU must be waited for
                 self._check(weights=last)
             yield loss
 
@@ -152,31 +146,26 @@ class Trainer:
         """Train to the end, in sight: a live picture in a notebook, plain lines elsewhere. Returns `ema`.
 
         With a path, NAME.safetensors, the run is saved there now and then, at the end, and when it is stopped (the stop
-        button, Ctrl-C; not under torchrun, which stops its processes itself); where the file exists already, the run
-        goes on from it. So the answer to any interruption is to run the same cell or command again. The file of
-        another run is refused; `other_images` allows images that differ from its own.
+        button, Ctrl-C; not under torchrun, which stops its processes itself), and goes on from a file that is there
+        already: after any interruption, run the same again. The file of another run is refused; `other_images` allows
+        images that differ from its own.
         """
-        with ExitStack() as stack:
-            held = None  # the step that the file holds
-            if path is not None:
-                path = place(path)
-                if self.rank == 0:
-                    stack.enter_context(only_user(path))
-                held = self._go_on_from(path, other_images)
-            stop = stack.enter_context(deferred_interrupt(self.world == 1))
+        path = None if path is None else place(path)
+        with only_user(path if self.rank == 0 else None), deferred_interrupt(self.world == 1) as stop:
+            held = self._go_on_from(path, other_images)
             saved = time.monotonic()
-            with closing(Watch(self)) as watch:
+            with watching(self) as watch:
                 for loss in self.run():
                     watch(loss)
                     if stop:
                         break
-                    if path is not None and time.monotonic() - saved >= seconds_between_saves:
+                    if path and time.monotonic() - saved >= seconds_between_saves:
                         self.save(path)
                         held, saved = self.step, time.monotonic()
-            if path is not None and held != self.step:
+            if path and held != self.step:
                 self.save(path)
             if stop:
-                where = f"{self._place()}; {path} holds all of it" if path is not None else self._place()
+                where = f"{self._place()}; {path} holds all of it" if path else self._place()
                 self._say(f"Stopped after {where}. Run the same again to go on.")
         return self.ema
 
@@ -190,9 +179,6 @@ class Trainer:
         """Go back to the very state that was saved. If the file is of another run, this one stays as it was."""
         self._restore(self._read(path, other_images))
 
-    def _state(self) -> dict:
-        return {**self._run, "step": self.step, "losses": self.losses, **self._tensors()}
-
     @cached_property
     def _run(self) -> dict:
         """What makes this run the one that it is, beside the network, in plain values."""
@@ -203,6 +189,9 @@ class Trainer:
             "images": _checksum(self.images),
             "labels": self.labels if self.labels is None else _checksum(self.labels),
         }
+
+    def _state(self) -> dict:
+        return {**self._run, "step": self.step, "losses": self.losses, **self._tensors()}
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         """The very tensors that training changes."""
@@ -220,7 +209,7 @@ class Trainer:
         for group, tensors in self._tensors().items():
             for name, value in tensors.items():
                 value.copy_(state[group][name])
-        self._complete, self._finite = True, self.step
+        self._complete = True
 
     def _read(self, path: str | Path, other_images: bool) -> dict:
         """The state in a file of this run; all that can go wrong does so here, before anything is changed."""
@@ -256,8 +245,10 @@ class Trainer:
             return f"it has {state['step']:,} steps behind it, more than the {self.config.steps:,} asked for"
         return None
 
-    def _go_on_from(self, path: Path, other_images: bool) -> int | None:
+    def _go_on_from(self, path: Path | None, other_images: bool) -> int | None:
         """Go back to the file, unless this Trainer stands further; the step that the file holds, None without one."""
+        if not path:
+            return None
         state = self._read(path, other_images) if path.exists() else None  # also where it will only be written over
         if state and (not self.step or not self._complete or state["step"] > self.step):
             self._restore(state)
@@ -277,7 +268,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.step)
         x0, t, noise, label = self._batch()
-        torch.manual_seed(self._seed(f"dropout of process {self.rank}"))  # it draws from PyTorch's global generator
+        torch.manual_seed(self._seed(f"dropout of process {self.rank}", self.step))  # PyTorch's global generator
         with fast_autocast(self.device):
             loss = self.objective(lambda x, t: self.parallel(x, t, *label).float(), self.schedule, x0, t, noise)
         self.optimizer.zero_grad(set_to_none=True)
@@ -292,19 +283,14 @@ class Trainer:
             loss /= self.world
         return loss
 
-    def _seed(self, purpose: str, step: int | None = None) -> int:
+    def _seed(self, purpose: str, step: int) -> int:
         """Each purpose has its own stretch of seeds, one a step; `image_noise` in `sampling` draws from other ones."""
-        return (
-            zlib.crc32(f"{purpose}, seed {self.config.seed}".encode()) + (self.step if step is None else step)
-        ) % 2**32
+        return (zlib.crc32(f"{purpose}, seed {self.config.seed}".encode()) + step) % 2**32
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """This process's share of the batch of this step: clean images, steps, noise; and labels, if there are any."""
         size = self.config.batch_size
-
-        def stream(purpose: str) -> torch.Generator:
-            return torch.Generator(self.device).manual_seed(self._seed(purpose))
-
+        stream = lambda purpose: torch.Generator(self.device).manual_seed(self._seed(purpose, self.step))  # noqa: E731
         whole = (  # drawn by every process, so that the batch does not depend on how many share it
             shuffled_indices(len(self.images), size, self.step, self._seed("order", step=0)).to(self.device),
             draw_steps(self.schedule, size, stream("steps"), self.config.weighted),
@@ -339,14 +325,14 @@ class Trainer:
                 f"after step {self.step:,} the next one stopped half-way, or the loss was no number: these weights are "
                 "of no use; resume the last good file, or make the network and the Trainer anew"
             )
-        bad = (~self.losses[self._finite :].isfinite()).nonzero()
+        first = max(self.step - 50, 0)  # those before have been looked at
+        bad = (~self.losses[first:].isfinite()).nonzero()
         if len(bad):
-            step = self._finite + 1 + int(bad[0])
+            step = first + 1 + int(bad[0])
             found = f"the loss of step {step:,} is {self.losses[step - 1].item()}"
         elif weights and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             found = f"a weight of step {self.step:,} is not finite"
         else:
-            self._finite = self.step
             return
         self._complete = False
         raise TrainingError(
@@ -357,27 +343,25 @@ class Trainer:
 
 
 def _check_arguments(model: nn.Module, images: Tensor, objective: Callable, labels: Tensor | None) -> None:
-    found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x := images, Tensor) else type(images).__name__
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
-        raise TypeError(f"Trainer: expected all images as uint8 (N, C, H, W), got {found}; see load_images, to_uint8")
-    if not len(images):
-        raise ValueError("Trainer: there are no images to train on")
+    found = lambda x: f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__  # noqa: E731
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
+        raise TypeError(
+            f"Trainer: expected images as uint8 (N, C, H, W), 1 or more, got {found(images)}; see load_images, to_uint8"
+        )
     if getattr(objective, "__name__", "<lambda>") == "<lambda>":
         raise TypeError("Trainer: objective must be a function made with def: a file of the run remembers its name")
     classes = getattr(model, "classes", None)
-    if labels is None and classes is None:
-        return
-    if labels is None:
-        raise ValueError("Trainer: this network was made for labels: pass labels=data.labels")
-    if classes is None:
-        raise ValueError("Trainer: labels need a network that takes them: UNet(classes=len(data.classes))")
-    found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x := labels, Tensor) else type(labels).__name__
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),):
-        raise ValueError(
-            f"Trainer: expected one int64 label for each of {len(images)} images, got {found}; torch.tensor(labels)"
+    if (labels is None) != (classes is None):
+        missing = (
+            "pass labels=data.labels" if labels is None else "make the network with UNet(classes=len(data.classes))"
         )
-    low, high = int(labels.min()), int(labels.max())
-    if not 0 <= low <= high < classes:
+        raise ValueError(f"Trainer: labels and a network that takes them go together: {missing}")
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),):
+        expected = f"one int64 label for each of {len(images)} images"
+        raise ValueError(f"Trainer: expected {expected}, got {found(labels)}; torch.tensor(labels)")
+    if not 0 <= (low := int(labels.min())) <= (high := int(labels.max())) < classes:
         raise ValueError(f"Trainer: labels must lie in 0 ... {classes - 1}, found {low} to {high}")
 
 

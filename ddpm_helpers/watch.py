@@ -18,16 +18,17 @@ from .sampling import sample
 
 
 @contextmanager
-def only_user(path: Path) -> Iterator[None]:
+def only_user(path: Path | None) -> Iterator[None]:
     """Hold the lock beside a file, so that no second run writes to it; tidy up behind runs that were killed."""
+    if not path:
+        yield
+        return
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise CheckpointError(
-            f"{path}: another run is writing to this file; stop that one, or name another file"
-        ) from None
+        raise CheckpointError(f"{path}: another run is writing to this file; stop it, or name another file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error}); name another place") from error
     try:
@@ -69,50 +70,48 @@ def say(text: str) -> None:
         print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
 
-class Watch:
-    """Shows the run of a `Trainer`: a live picture in a notebook, a line every ten seconds elsewhere."""
+@contextmanager
+def watching(run) -> Iterator[Callable[[Tensor], None]]:
+    """What to call with the loss after each step of a `Trainer`: a live picture in a notebook, lines elsewhere."""
+    live = None
+    try:
+        live = live_picture(run)
+    except Exception as error:  # whatever it is: the run is worth more than its picture
+        say(f"The live picture failed ({type(error).__name__}: {error}); the run goes on without it.")
+    try:
+        yield live or lines(run)
+    finally:
+        if live:
+            live.close()
 
-    def __init__(self, run):
-        self.run, self.live = run, None
-        self.began, self.first, self.spoken = time.monotonic(), run.step, 0.0
-        ipython = sys.modules.get("IPython")
-        if ipython and hasattr(ipython.get_ipython(), "kernel"):
-            self._draw(self._open)
 
-    def __call__(self, loss: Tensor) -> None:
-        """After each step."""
-        if self.live:
-            self._draw(self.live, loss)
-        if not self.live and not self.run.rank:
-            self._line()
+def live_picture(run):
+    """A `LiveLoss`, which lets nothing that goes wrong with its drawing out; None outside of a notebook."""
+    ipython = sys.modules.get("IPython")
+    if not ipython or not hasattr(ipython.get_ipython(), "kernel"):
+        return None
+    from . import viz  # and matplotlib with it
 
-    def close(self) -> None:
-        if self.live:
-            self._draw(self.live.close)
+    labels = None if run.labels is None else torch.arange(16, device=run.device) % run.model.classes
+    shape, steps = tuple(run.images.shape[1:]), min(20, run.schedule.T)
+    draw = lambda: sample(run.ema, run.schedule, 16, shape, steps, labels=labels)  # noqa: E731
+    return viz.LiveLoss(run.config.steps, losses=run.losses, samples=draw)
 
-    def _open(self) -> None:
-        from . import viz
 
-        run = self.run
-        labels = None if run.labels is None else torch.arange(16, device=run.device) % run.model.classes
-        shape, steps = tuple(run.images.shape[1:]), min(20, run.schedule.T)
-        draw = lambda: sample(run.ema, run.schedule, 16, shape, steps, labels=labels)  # noqa: E731
-        self.live = viz.LiveLoss(run.config.steps, losses=run.losses, samples=draw)
+def lines(run) -> Callable[[Tensor], None]:
+    """A line every ten seconds, from the first process alone."""
+    began, first, steps, spoken = time.monotonic(), run.step, run.config.steps, 0.0
 
-    def _draw(self, draw: Callable, *arguments) -> None:
-        try:
-            draw(*arguments)
-        except Exception as error:  # whatever it is: the run is worth more than its picture
-            self.live = None
-            say(f"The live picture failed ({type(error).__name__}: {error}); the run goes on without it.")
-
-    def _line(self) -> None:
-        step, steps, now = self.run.step, self.run.config.steps, time.monotonic()
-        if step < steps and now - self.spoken < 10:
+    def line(loss: Tensor) -> None:
+        nonlocal spoken
+        now = time.monotonic()
+        if run.rank or (run.step < steps and now - spoken < 10):
             return
-        self.spoken = now
-        seconds = max(now - self.began, 1e-3) / (step - self.first)  # a coarse clock may not have moved yet
+        spoken = now
+        seconds = max(now - began, 1e-3) / (run.step - first)  # a coarse clock may not have moved yet
         say(
-            f"step {step:,} of {steps:,}   loss {self.run.losses[-100:].mean():.4f}   "
-            f"{self.run.config.batch_size / seconds:,.0f} images/s   {(steps - step) * seconds / 60:.1f} min left"
+            f"step {run.step:,} of {steps:,}   loss {run.losses[-100:].mean():.4f}   "
+            f"{run.config.batch_size / seconds:,.0f} images/s   {(steps - run.step) * seconds / 60:.1f} min left"
         )
+
+    return line

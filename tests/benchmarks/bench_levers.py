@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 import torch
 from ladder import NEAR_T, score, write
-from record import machine
+from record import fast_model, machine
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
@@ -44,7 +44,6 @@ from ddpm_helpers import (
     velocity_loss,
 )
 from ddpm_helpers.lessons.ladder import RESULTS
-from ddpm_helpers.machine import fast_model
 from ddpm_helpers.sampling import ddim_steps
 from ddpm_helpers.schedule import NoiseSchedule, per_image, q_sample, snr
 

@@ -19,11 +19,10 @@ import matplotlib
 matplotlib.use("Agg")
 import torch
 from ladder import FRESH, NEAR_T, SYSTEMS, climb, measure_speed, score
-from record import RESULTS, record, side_by_side
+from record import RESULTS, fast_model, record, side_by_side
 from torch import Tensor
 
 from ddpm_helpers import default_device, load_images, load_pretrained
-from ddpm_helpers.machine import fast_model
 from ddpm_helpers.viz import subplots
 
 LADDER = {system.name: system for system in SYSTEMS}

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from record import record
+from record import fast_model, record
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -35,7 +35,6 @@ from ddpm_helpers import (
     to_float,
 )
 from ddpm_helpers.lessons.libraries import MissingLibrary, grey_unet2d
-from ddpm_helpers.machine import fast_model
 
 ROUNDS, STEPS, BATCH = 3, 4, 64
 RECIPE = partial(UNet, base=32, multipliers=(1, 2), patch=2, attention=0)  # attention in the middle alone

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from ladder import NEAR_T, score
-from record import machine
+from record import fast_model, machine
 from torch import Tensor
 from torchvision.utils import save_image
 
@@ -35,7 +35,7 @@ from ddpm_helpers import (
     sample,
     velocity_loss,
 )
-from ddpm_helpers.machine import default_device, fast_autocast, fast_model
+from ddpm_helpers.machine import default_device, fast_autocast
 from ddpm_helpers.pretrained import save_pretrained
 
 PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12), "T4": (65e12, 0.32e12)}

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from record import fast_model
 from torch import Tensor, nn
 
 from ddpm_helpers import (
@@ -59,7 +60,7 @@ from ddpm_helpers import (
 from ddpm_helpers.files import write_bytes
 from ddpm_helpers.lessons.ladder import naive_objective, parse
 from ddpm_helpers.lessons.libraries import DeepinvUNet, MissingLibrary, grey_unet2d
-from ddpm_helpers.machine import device_name, fast_dtype, fast_model
+from ddpm_helpers.machine import device_name, fast_dtype
 
 
 def unit_range_objective(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

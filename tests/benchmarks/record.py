@@ -1,4 +1,4 @@
-"""Where the benchmarks leave their results: docs/results/NAME.json, from which the tables of docs/RESULTS.md are made."""
+"""Where the benchmarks leave their results: docs/results/NAME.json, which the tables of docs/RESULTS.md are made from."""
 
 import datetime
 import json
@@ -10,8 +10,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
-from ddpm_helpers.machine import default_device, device_name, fast_dtype
+from ddpm_helpers.machine import default_device, device_name, fast_autocast, fast_dtype
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
@@ -34,6 +35,17 @@ def record(name: str, command: str, results: dict) -> None:
     text = json.dumps({"command": command, **machine(), **results}, indent=1)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
     print(f"written to {path}", flush=True)
+
+
+def fast_model(model: nn.Module, device: torch.device) -> Callable[..., Tensor]:
+    """The model for sampling: it computes in `fast_dtype` on its device, and answers in float32, without gradients."""
+
+    @torch.no_grad()
+    def answer(*inputs: Tensor) -> Tensor:
+        with fast_autocast(device):
+            return model(*inputs).float()
+
+    return answer
 
 
 def side_by_side(function: Callable, jobs: list) -> Iterator:

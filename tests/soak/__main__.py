@@ -2,7 +2,7 @@
 
     make soak                                       all parts
     make soak PARTS="kill=15 fuzz=20000"            these, so many times
-    make soak PARTS="--json docs/results/soak.json lab"  and where the figures go; from there docs/RESULTS.md has its table
+    python tools/long_runs.py soak --json docs/results/soak.json lab   and where the figures for docs/RESULTS.md go
 
 Parts run one after another, each alone if asked for; a summary is printed, and written as JSON beside the parts that
 the file holds of earlier runs on this machine. The exit status is 1 if a part failed.
