@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_notebooks.py [01 ...]
 
-DDPM_BUDGET and DDPM_DATA act as they do for a learner; one notebook runs at a time. The table in docs/RESULTS.md is
-made from docs/results/notebooks.json, which this writes; budgets and notebooks that were not run keep their numbers there.
+DDPM_BUDGET and DDPM_DATA act as they do for a learner; one notebook runs at a time. docs/RESULTS.md has its table
+from docs/results/notebooks.json, which this writes; what was not run keeps its numbers there.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Where the benchmarks leave their results: docs/results/NAME.json, which the tables of docs/RESULTS.md are made from."""
+"""Where the benchmarks leave their results: docs/results/NAME.json, from which docs/RESULTS.md has its tables."""
 
 import datetime
 import json

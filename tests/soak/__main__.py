@@ -1,8 +1,8 @@
 """What takes too long for the tests: kills, damaged files, no network, flakes, a full laboratory.
 
-    make soak                                       all parts
-    make soak PARTS="kill=15 fuzz=20000"            these, so many times
-    python tools/long_runs.py soak --json docs/results/soak.json lab   and where the figures for docs/RESULTS.md go
+    python tools/long_runs.py soak                     all parts
+    python tools/long_runs.py soak kill=15 fuzz=20000  these, so many times
+    python tools/long_runs.py soak --json docs/results/soak.json lab   also to where docs/RESULTS.md has its table from
 
 Parts run one after another, each alone if asked for; a summary is printed, and written as JSON beside the parts that
 the file holds of earlier runs on this machine. The exit status is 1 if a part failed.
