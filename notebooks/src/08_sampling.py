@@ -232,7 +232,7 @@ viz.image_rows(rows, titles=[str(t) for t in ends], alt="Three images at twelve 
 # %% tags=["figure-08_reverse"]
 moments = (750, 620, *range(540, -1, -36))
 frames = [image_noise(0, range(n), shape)()] + [step.x for step in path if step.t in moments]
-viz.animate(frames, alt="An animation: squares of noise turn into handwritten digits, then start again")
+show.animate(frames, alt="An animation: squares of noise turn into handwritten digits, then start again")
 
 # %%
 eight = [Step(step.t, step.x[:8], step.x0_hat[:8]) for step in path]
