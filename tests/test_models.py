@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddpm_helpers import BasicUNet, budget, corrupt, count_parameters, naive_loss, naive_step, naive_trajectory
+from ddpm_helpers import BasicUNet, corrupt, count_parameters, naive_loss, naive_step, naive_trajectory
 from ddpm_helpers.exercises.notebook_01 import half_and_a_bit
-from ddpm_helpers.machine import environment_report
 
 
 @pytest.fixture
@@ -121,22 +120,3 @@ def test_a_sample_does_not_depend_on_its_neighbours(generator):
     *_, together = naive_trajectory(model, noise, 3)
     *_, alone = naive_trajectory(model, noise[4:5], 3)
     torch.testing.assert_close(together.x[4:5], alone.x, rtol=1e-5, atol=1e-6)
-
-
-def test_budget(monkeypatch, capsys):
-    monkeypatch.setenv("DDPM_BUDGET", "quick")
-    assert budget(gpu=3000, cpu=1000, quick=10) == 10
-    monkeypatch.setenv("DDPM_BUDGET", "cpu")
-    assert budget(gpu=3000, cpu=1000, quick=10) == 1000
-    assert "Budget: 1,000 steps (cpu)" in capsys.readouterr().out
-    budget(gpu=3000, cpu=1000, quick=10, unit="images")
-    assert "Budget: 1,000 images (cpu)" in capsys.readouterr().out
-    monkeypatch.setenv("DDPM_BUDGET", "fast")
-    with pytest.raises(ValueError, match="must be one of gpu, cpu, quick"):
-        budget(gpu=1, cpu=1, quick=1)
-
-
-def test_environment_report_names_what_matters():
-    report = environment_report()
-    for name in ("python", "torch", "device", "DDPM_DATA", "ddpm_helpers"):
-        assert f"{name}  " in report
