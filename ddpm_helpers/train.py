@@ -352,16 +352,15 @@ def _check_arguments(model: nn.Module, images: Tensor, objective: Callable, labe
         raise TypeError("Trainer: objective must be a function made with def: a file of the run remembers its name")
     classes = getattr(model, "classes", None)
     if (labels is None) != (classes is None):
-        missing = (
-            "pass labels=data.labels" if labels is None else "make the network with UNet(classes=len(data.classes))"
-        )
-        raise ValueError(f"Trainer: labels and a network that takes them go together: {missing}")
+        missing = "labels=data.labels" if labels is None else "a network UNet(classes=len(data.classes))"
+        raise ValueError(f"Trainer: labels and a network that takes them go together: pass {missing}, too")
     if labels is None:
         return
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),):
         expected = f"one int64 label for each of {len(images)} images"
         raise ValueError(f"Trainer: expected {expected}, got {found(labels)}; torch.tensor(labels)")
-    if not 0 <= (low := int(labels.min())) <= (high := int(labels.max())) < classes:
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < classes:
         raise ValueError(f"Trainer: labels must lie in 0 ... {classes - 1}, found {low} to {high}")
 
 

@@ -167,12 +167,8 @@ def test_the_changelog_turns_old_files_into_new_ones(tmp_path, monkeypatch):
     assert again.step == 2
     assert equal(again._tensors(), run._tensors())
     again.fit("runs/mine.safetensors")
-    about = {
-        "net": "UNet",
-        "arguments": {"base": 8, "multipliers": [1, 2], "attention": 0},
-        "schedule": "cosine",
-        "T": T,
-    }
+    arguments = {"base": 8, "multipliers": [1, 2], "attention": 0}
+    about = {"net": "UNet", "arguments": arguments, "schedule": "cosine", "T": T}
     halves = {name: value.half() for name, value in old["ema"].items()}
     notes = {"ddpm_helpers": json.dumps({"format": 2, **about, "recipe": {"steps": 2}})}
     safetensors.torch.save_file(halves, "weights.safetensors", notes)
@@ -205,19 +201,6 @@ def test_disk_full(path, monkeypatch, left):
     monkeypatch.setattr(files, "open", lambda name, mode: FullDisk(name, mode, left), raising=False)
     with pytest.raises(CheckpointError, match=r"cannot be written \(.+space.+\); an older file there is as it was"):
         save(path)
-    assert path.read_bytes() == before
-    assert os.listdir(path.parent) == ["a.safetensors"]
-
-
-def test_a_real_limit_on_the_size_of_files(path):
-    resource = pytest.importorskip("resource", reason="this system has no limits on processes")
-    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match="cannot be written"):
-            save(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == ["a.safetensors"]
 
@@ -311,9 +294,9 @@ def test_pretrained_and_back(tmp_path, name):
 
 def test_save_pretrained_refuses_what_cannot_be_loaded(tmp_path):
     path, net, arguments = tmp_path / "a.safetensors", make("UNet"), NETS["UNet"][1]
-    with pytest.raises(ValueError, match=r"a net is one of SimpleUNet.*got Linear"):
+    with pytest.raises(ValueError, match=r"its net is one of SimpleUNet.*got 'Linear'"):
         save_pretrained(path, torch.nn.Linear(2, 2), {}, "cosine", T, {})
-    with pytest.raises(ValueError, match=r"a schedule one of linear, cosine; got UNet and 'cubic'"):
+    with pytest.raises(ValueError, match=r"its schedule is one of linear, cosine; got 'cubic'"):
         save_pretrained(path, net, arguments, "cubic", T, {})
     with pytest.raises(ValueError, match=r"do not make this UNet: 'label.weight' is \[11, 32\] here and \[4, 32\] in"):
         save_pretrained(path, net, {**arguments, "classes": 10}, "cosine", T, {})
@@ -364,20 +347,16 @@ def test_wrong_descriptions(weights, change):
         load_pretrained(weights)
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion"])
-def test_shipped_weights(name):
-    model, schedule, recipe = load_pretrained(name)
-    assert {"data", "steps", "device", "loss", "date", "command"} <= recipe.keys()
-    x_t, t = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.full((4,), schedule.T)
-    with torch.no_grad():
-        eps = model(x_t, t)
-    assert (eps - x_t).square().mean() < 0.1, "at step T nearly all is noise, and the net says so"
-
-
-def test_shipped_weights_are_small():
+def test_shipped_weights():
     shipped = list(WEIGHTS.glob("*"))
     assert {file.suffix for file in shipped} == {".safetensors"}
     assert sum(file.stat().st_size for file in shipped) < 12e6
+    x_t, t = torch.randn(4, 3, 28, 28, generator=torch.Generator().manual_seed(0)), torch.full((4,), 1000)
     for name in {file.stem for file in shipped} - {"mnist_features"}:
-        assert load_pretrained(name).recipe["command"]
+        model, _, recipe = load_pretrained(name)
+        assert {"data", "steps", "device", "loss", "date", "command"} <= recipe.keys()
+        if not model.classes and name != "cifar10":
+            with torch.no_grad():
+                eps = model(x_t[:, :1], t)
+            assert (eps - x_t[:, :1]).square().mean() < 0.1, "at step T nearly all is noise, and the net says so"
     assert load_feature_net().head

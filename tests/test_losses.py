@@ -138,10 +138,3 @@ def test_step_999_comes_from_uniforms_in_32_bits():
 def test_equal_weights_are_stratified_steps():
     u = torch.rand(64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(weighted_steps(u, torch.full((1000,), 0.25)), stratified_steps(u, 1000))
-
-
-def test_draw_steps_by_weight():
-    schedule, generator = cosine_schedule(T), torch.Generator().manual_seed(0)
-    drawn = torch.cat([draw_steps(schedule, 10, generator, weighted=True) for _ in range(100)])
-    weight = step_weight(schedule)
-    torch.testing.assert_close(drawn.bincount(minlength=T + 1)[1:] / 1000, weight / weight.sum(), rtol=0, atol=0.02)

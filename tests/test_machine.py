@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_train import make, steps
 
-from ddpm_helpers import SimpleUNet, UNet, environment_report, machine
+from ddpm_helpers import SimpleUNet, UNet, budget, environment_report, machine
 from ddpm_helpers.machine import fast_dtype, fast_layout, out_of_memory
 
 T = 20
@@ -40,6 +40,24 @@ def test_precision_of_a_cpu(monkeypatch, supported, dtype):
     assert trainer.losses[0].item() == pytest.approx(1, abs=0.25), "a new UNet predicts 0"
 
 
+def test_budget(monkeypatch, capsys):
+    monkeypatch.setenv("DDPM_BUDGET", "cpu")
+    assert budget(gpu=3000, cpu=1000, quick=10) == 1000
+    budget(gpu=3000, cpu=1000, quick=10, unit="images")
+    said = capsys.readouterr().out
+    assert "Budget: 1,000 steps (cpu)" in said
+    assert "Budget: 1,000 images (cpu)" in said
+    for text in ("quick", '"quick"', "'quick' ", ' "quick" '):  # as a prompt of Windows sets it
+        monkeypatch.setenv("DDPM_BUDGET", text)
+        assert budget(gpu=3000, cpu=1000, quick=10) == 10
+    for text in ("", '""', " "):
+        monkeypatch.setenv("DDPM_BUDGET", text)
+        assert budget(gpu=3, cpu=3, quick=1) == 3
+    monkeypatch.setenv("DDPM_BUDGET", "fast")
+    with pytest.raises(ValueError, match="must be one of gpu, cpu, quick"):
+        budget(gpu=1, cpu=1, quick=1)
+
+
 def test_a_report_where_nothing_is_installed_as_a_package(monkeypatch):
     """As where the folder was copied to a machine of Kaggle's."""
 
@@ -48,6 +66,9 @@ def test_a_report_where_nothing_is_installed_as_a_package(monkeypatch):
             raise metadata.PackageNotFoundError(name)
         return "1.0"
 
+    report = environment_report()
+    for name in ("python", "torch", "device", "DDPM_DATA", "ddpm_helpers"):
+        assert f"{name}  " in report
     monkeypatch.setattr(machine, "version", missing)
     assert "ddpm_helpers  not installed as a package" in environment_report()
     assert "numpy         1.0" in environment_report()

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddpm_helpers import BasicUNet, budget, corrupt, count_parameters, naive_loss, naive_step, naive_trajectory
+from ddpm_helpers import BasicUNet, corrupt, count_parameters, naive_loss, naive_step, naive_trajectory
 from ddpm_helpers.exercises.notebook_01 import half_and_a_bit
 
 
@@ -28,9 +28,12 @@ X = torch.rand(4, 3, 2, 5, generator=torch.Generator().manual_seed(1))
     ("arguments", "error", "says"),
     [
         ((X, torch.tensor([0.0, 0.5, 1.0, 1.5]), X), ValueError, r"must lie in \[0, 1\], got 0 to 1.5"),
+        ((X, torch.tensor([0.0, 0.5, 1.0, -0.1]), X), ValueError, "got -0.1 to 1"),
         ((X, torch.full((4,), float("nan")), X), ValueError, "must lie in"),
         ((X, torch.rand(3), X), ValueError, r"expected one number per image, shape \(4,\), got shape \(3,\)"),
+        ((X, torch.rand(4, 1), X), ValueError, r"got shape \(4, 1\)"),
         ((X, torch.ones(4, dtype=torch.long), X), TypeError, "amount must be a float tensor, got torch.int64"),
+        ((X, 0.5, X), TypeError, "amount must be a float tensor, got float"),
         (((255 * X).to(torch.uint8), torch.rand(4), X), TypeError, r"x must be a float tensor, got torch.uint8"),
         ((X, torch.rand(4), X[:, :1]), ValueError, r"noise has shape \(4, 1, 2, 5\)"),
     ],
@@ -66,6 +69,20 @@ def test_basic_unet_uses_every_parameter_and_skip(generator):
         assert not torch.allclose(without, kept(x))
 
 
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (torch.rand(1, 1, 30, 28), "divisible by 4, got 30x28; resize or pad to 32x28"),
+        (torch.rand(1, 3, 28, 28), r"make it with BasicUNet\(channels=3\)"),
+        (torch.rand(28, 28), r"expected images \(B, 1, H, W\), got \(28, 28\)"),
+        (torch.zeros(1, 1, 28, 28, dtype=torch.uint8), "expected float images, got torch.uint8"),
+    ],
+)
+def test_basic_unet_bad_input(x, says):
+    with pytest.raises(ValueError, match=says):
+        BasicUNet()(x)
+
+
 def test_naive_loss_by_hand():
     x, noise, amount = X[:2], X[2:], torch.tensor([0.0, 1.0])
     by_hand = torch.stack([half_and_a_bit(x[0]) - x[0], half_and_a_bit(noise[1]) - x[1]]).square().mean()
@@ -74,14 +91,20 @@ def test_naive_loss_by_hand():
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 40])
 def test_naive_trajectory_ends_on_a_fixed_prediction(steps):
-    target, noise, seen = X[:2].double(), X[2:].double(), []
-    path = list(naive_trajectory(lambda x, t: seen.append(t[0].item()) or target, noise, steps))
-    assert seen == pytest.approx([1 - i / steps for i in range(steps)]), "the model gets the amount left"
+    target, noise = X[:2].double(), X[2:].double()
+    path = list(naive_trajectory(lambda x, t: target, noise, steps))
+    assert len(path) == steps
     torch.testing.assert_close(path[-1].x, target)
     assert path[-1].t == 0
     # On the way it stands on the straight line, at the amount that t says.
     for step in path:
         torch.testing.assert_close(step.x, corrupt(target, torch.full((2,), step.t, dtype=torch.double), noise))
+
+
+def test_naive_trajectory_tells_the_model_the_amount_left():
+    seen = []
+    list(naive_trajectory(lambda x, t: seen.append(t[0].item()) or x, X, 4))
+    assert seen == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_naive_sampler_bad_input():
@@ -97,16 +120,3 @@ def test_a_sample_does_not_depend_on_its_neighbours(generator):
     *_, together = naive_trajectory(model, noise, 3)
     *_, alone = naive_trajectory(model, noise[4:5], 3)
     torch.testing.assert_close(together.x[4:5], alone.x, rtol=1e-5, atol=1e-6)
-
-
-def test_budget(monkeypatch, capsys):
-    monkeypatch.setenv("DDPM_BUDGET", "quick")
-    assert budget(gpu=3000, cpu=1000, quick=10) == 10
-    monkeypatch.setenv("DDPM_BUDGET", "cpu")
-    assert budget(gpu=3000, cpu=1000, quick=10) == 1000
-    assert "Budget: 1,000 steps (cpu)" in capsys.readouterr().out
-    budget(gpu=3000, cpu=1000, quick=10, unit="images")
-    assert "Budget: 1,000 images (cpu)" in capsys.readouterr().out
-    monkeypatch.setenv("DDPM_BUDGET", "fast")
-    with pytest.raises(ValueError, match="must be one of gpu, cpu, quick"):
-        budget(gpu=1, cpu=1, quick=1)
