@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ddpm_helpers
-from ddpm_helpers import EquationError
+from ddpm_helpers import EquationError, lessons
 from ddpm_helpers.data import _drawn_digits
 
 SOURCES = Path(__file__).parent.parent / "notebooks" / "src"
@@ -369,6 +369,7 @@ def test_broken_equations_are_noticed(name, monkeypatch):
 
     monkeypatch.setattr(ddpm_helpers, "load_images", offline)
     monkeypatch.setattr(ddpm_helpers, "viz", MagicMock(), raising=False)
+    monkeypatch.setattr(lessons, "show", MagicMock(), raising=False)
     monkeypatch.setenv("DDPM_BUDGET", "quick")
     world: dict = {"__name__": name}
     noticed = dict.fromkeys(BREAKS[name], 0)
