@@ -366,6 +366,7 @@ def test_broken_equations_are_noticed(name, monkeypatch):
 
     monkeypatch.setattr(ddpm_helpers, "load_images", offline)
     monkeypatch.setattr(ddpm_helpers, "viz", MagicMock(), raising=False)
+    monkeypatch.setattr(ddpm_helpers.lessons, "show", MagicMock(), raising=False)
     monkeypatch.setenv("DDPM_BUDGET", "quick")
     world: dict = {"__name__": name}
     noticed = dict.fromkeys(BREAKS[name], 0)
