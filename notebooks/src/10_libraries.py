@@ -21,7 +21,6 @@ except ImportError:
     assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
     get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
 
-import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -367,6 +366,8 @@ if deepinv:
 # up noise levels. Timesteps need no table.)
 
 # %%
+import tempfile
+
 def four_steps(net):
     return sample(net, linear, 2, (1, 32, 32), steps=4)
 
