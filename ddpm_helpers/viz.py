@@ -216,6 +216,7 @@ class LiveLoss:
         return self.losses[: self.count // length * length].reshape(-1, length).mean(1).tolist()
 
     def _draw(self, sample: bool = False) -> None:
+        """Nothing that goes wrong here may end the run: it is worth more than its picture."""
         try:
             if sample and self.samples:
                 began = time.monotonic()
@@ -225,8 +226,12 @@ class LiveLoss:
         except Exception as error:
             self.samples = None
             tqdm.write(f"Samples are not shown: {error}", file=sys.stdout)
-        if self.handle:
-            self.handle.update(self._picture())
+        try:
+            if self.handle:
+                self.handle.update(self._picture())
+        except Exception as error:
+            self.handle = None
+            tqdm.write(f"The curve is no longer shown: {error}", file=sys.stdout)
         self.drawn = time.monotonic()
 
     def _picture(self) -> Image:

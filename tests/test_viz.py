@@ -238,6 +238,16 @@ def test_samples_that_fail_do_not_end_a_run(monkeypatch, capsys, bad):
     assert capsys.readouterr().out.count("Samples are not shown: ") == 1
 
 
+def test_a_curve_that_cannot_be_drawn_ends_no_loop(monkeypatch, capsys):
+    monkeypatch.setattr(viz, "display", lambda picture, **_: Handle([]))
+    live = viz.LiveLoss(3, seconds=-1)
+    monkeypatch.setattr(viz.LiveLoss, "_picture", lambda self: 1 / 0)
+    for _ in range(3):
+        live(1.0)
+    assert len(live.losses) == 3
+    assert capsys.readouterr().out.count("The curve is no longer shown: division by zero") == 1
+
+
 # ---- controls -------------------------------------------------------------------------------------------------------
 
 
