@@ -121,7 +121,7 @@ def mosaic(
     room = max(FONT.getlength(line) for name in names for line in name.split("\n"))
     left, top = round(room + 3 * GAP) if room else 0, 40 if titles else 0
     height, wide = images[0].shape[1:3]
-    times = max(1, round(high / height), min(round(2 * high / height), ((width - left) // most - GAP) // wide))
+    times = max(1, round(high / height), min(round(2 * high / height), ((width - left - GAP) // most - GAP) // wide))
     high, wide = height * times, wide * times
     across = left + GAP + most * (wide + GAP)
     picture = PILImage.new("RGB", (across + across % 2, top + GAP + len(images) * (high + GAP)), "white")
@@ -243,7 +243,7 @@ class LiveLoss:
         axis.set_title(f"{self.label}, mean of {length} steps", loc="left")
         if means:  # a logarithmic axis needs data
             axis.set_yscale("log")
-        fall = f": it falls from {means[0]:.4f} to {means[-1]:.4f}" if means else ""
+        fall = f": from {means[0]:.4f} to {means[-1]:.4f}" if means else ""
         text = f"Curve of {self.label} over {self.count} steps{fall}"
         if self.images is None:
             return _image(figure, text)
