@@ -200,7 +200,7 @@ def test_live_loss_goes_on_where_a_run_stood_and_may_stop_early(shown, capsys):
     live.close()
     assert live.means(2) == [3.0, 2.0]
     assert before.tolist() == [4.0, 2.0], "the tensor that was given is left alone"
-    assert shown[0].metadata["alt"] == "Curve of loss over 2 steps: it falls from 4.0000 to 2.0000"
+    assert shown[0].metadata["alt"] == "Curve of loss over 2 steps: from 4.0000 to 2.0000"
     out = capsys.readouterr().out
     assert all(mark in out for mark in ("2/5", "4/5"))
 
@@ -221,7 +221,7 @@ def test_live_loss_shows_samples(monkeypatch):
         live(torch.tensor(1.0))
     assert 3 <= len(made) <= 6, "about a tenth of the 50 seconds"
     assert made[-1] == 50 + len(made) - 1, "the last one after the last step"
-    said = "Curve of loss over 100 steps: it falls from 1.0000 to 1.0000; below it, samples of the model"
+    said = "Curve of loss over 100 steps: from 1.0000 to 1.0000; below it, samples of the model"
     assert ("samples" not in shown[0].metadata["alt"], shown[-1].metadata["alt"]) == (True, said)
     assert pixels(shown[-1]).shape[0] > pixels(shown[0]).shape[0] + 160, "not tiny"
 
