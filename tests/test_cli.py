@@ -1,10 +1,10 @@
 """The command: from a line in a terminal to weights and samples, and what a wrong line is told."""
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,15 @@ LINE = ["--data", "digits", "--steps", "10", "--batch-size", "8", "--base", "8",
 DISTRIBUTED = torch.distributed.is_available() and torch.distributed.is_gloo_available()
 
 
+@pytest.fixture(scope="module")
+def few():
+    """64 drawn digits."""
+    data = load_images("digits")
+    return dataclasses.replace(data, images=data.images[:64], labels=data.labels[:64])
+
+
 @pytest.fixture
-def run(monkeypatch):
+def run(monkeypatch, few):
     """The command in this process, on the CPU, with 64 digits: run("--steps", "5")."""
 
     def command(*line) -> None:
@@ -27,9 +34,7 @@ def run(monkeypatch):
         cli.main()
 
     monkeypatch.setattr(cli, "default_device", lambda: torch.device("cpu"))
-    data = load_images("digits")
-    few = {"images": data.images[:64], "labels": data.labels[:64], "classes": data.classes, "source": data.source}
-    monkeypatch.setattr(cli, "load_images", lambda *_, **__: types.SimpleNamespace(**few))
+    monkeypatch.setattr(cli, "load_images", lambda *_, **__: few)
     return command
 
 

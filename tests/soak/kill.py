@@ -184,7 +184,7 @@ def step_in(path: Path) -> int:
 
 def files(_: int) -> dict:
     """Full disk, place that cannot be written to, two runs at one file: the unit tests have them; here they count."""
-    words = "disk_full or limit_on_the_size or read_only or one_run_at_a_time or cannot_be_written or end_of_saving"
+    words = "disk_full or read_only or one_run_at_a_time or cannot_be_written or end_of_saving"
     line = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "-k", words]
     line += [str(TESTS / "test_files.py"), str(TESTS / "test_train.py")]
     done = subprocess.run(line, env=ENVIRONMENT, cwd=TESTS.parent, capture_output=True, text=True, check=False)
