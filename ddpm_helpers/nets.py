@@ -228,15 +228,15 @@ class VelocityNet(nn.Module):
     def __init__(self, net: nn.Module, schedule: NoiseSchedule):
         super().__init__()
         self.net, self.classes = net, getattr(net, "classes", None)
-        self.register_buffer("signal", schedule.sqrt_alpha_bar, persistent=False)  # (T+1,)
+        self.register_buffer("own_signal", schedule.sqrt_alpha_bar, persistent=False)  # (T+1,)
         self.register_buffer("sigma", schedule.sigma, persistent=False)  # (T+1,)
 
     def forward(self, x: Tensor, t: Tensor, *label: Tensor) -> Tensor:
         """(B, C, H, W), steps (B,), labels (B,) if the net has labels -> noise (B, C, H, W)."""
-        check_step_batch(t, x, T=len(self.signal) - 1, net="VelocityNet")
+        check_step_batch(t, x, T=len(self.own_signal) - 1, net="VelocityNet")
         v = self.net(x, t, *label)  # (B, C, H, W)
         _check_images(x=x, velocity=v)
-        return per_image(self.signal[t], x) * v.float() + per_image(self.sigma[t], x) * x  # equation 4.19
+        return per_image(self.own_signal[t], x) * v.float() + per_image(self.sigma[t], x) * x  # equation 4.19
 
 
 NETS = {"SimpleUNet": SimpleUNet, "UNet": UNet}  # what a file of weights may name; `lessons.published` adds its own

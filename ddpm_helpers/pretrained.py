@@ -37,7 +37,7 @@ def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedul
         again = _made_from({**json.loads(json.dumps(about)), "weights": weights})
     except Exception as error:  # whatever it is, loading would meet it, too
         raise ValueError(f"save_pretrained: nobody could load this again: {error}") from error
-    if velocity and not torch.equal(model.signal.cpu(), again.schedule.sqrt_alpha_bar):
+    if velocity and not torch.equal(model.own_signal.cpu(), again.schedule.sqrt_alpha_bar):
         raise ValueError(f"save_pretrained: the VelocityNet was made with another schedule than {schedule!r}, T = {T}")
     write(path, "weights", {**about, "weights": weights})
 

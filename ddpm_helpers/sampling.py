@@ -177,8 +177,8 @@ def sample(
     if wrong := options.keys() - {"clip", "variance" if steps is None else "eta"}:
         takes = "all T steps (steps=None) take variance, DDIM (steps=50) takes eta, and both take clip"
         raise ValueError(f"sample: {', '.join(sorted(wrong))} is no option here; {takes}")
-    own = getattr(model, "signal", None)  # the table of a VelocityNet
-    if isinstance(own, Tensor) and not torch.equal(own.cpu(), schedule.sqrt_alpha_bar.cpu()):
+    own = getattr(model, "own_signal", None)  # the table of a VelocityNet
+    if own is not None and not torch.equal(own.cpu(), schedule.sqrt_alpha_bar.cpu()):
         raise ValueError(f"sample: this VelocityNet was made with another schedule than {schedule!r}: pass its own")
     if labels is not None:
         seen = labels.cpu() if isinstance(labels, Tensor) else labels  # once here: on a GPU the network does not look
@@ -225,7 +225,7 @@ def guide(model: torch.nn.Module, scale: float) -> Model:
         eps, eps_label = model(torch.cat([x, x]), torch.cat([t, t]), labels).chunk(2)
         return guided_eps(eps, eps_label, scale)
 
-    guided.classes, guided.signal = model.classes, getattr(model, "signal", None)  # for `sample`, which looks at both
+    guided.classes, guided.own_signal = model.classes, getattr(model, "own_signal", None)  # `sample` looks at both
     return guided
 
 
