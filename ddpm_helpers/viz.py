@@ -148,7 +148,7 @@ def joined(first: PILImage.Image, second: PILImage.Image, *, beside: bool = Fals
     both = PILImage.new("RGB", (max(first.width, x + second.width), max(first.height, y + second.height)), "white")
     both.paste(first, (0, (both.height - first.height) // 2 if beside else 0))
     both.paste(second, (x, y))
-    return both
+    return both.quantize(256, dither=PILImage.Dither.NONE)
 
 
 def _pixels(images: Tensor, value_range: tuple[float, float]) -> np.ndarray:

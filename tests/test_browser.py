@@ -72,7 +72,7 @@ def one_of_everything():
         f"# All\n\n## Two `code`\n\nA long formula ${line}$ and colours ${colours}$.\n\n$${wide} \\tag{{1.2}}$$\n\n"
         f"| | b |\n|---|:--|\n| {'wide' * 40} | `$c$` |\n\n"
         f"<details><summary>Hint</summary>\n\nOnly if asked.\n\n```python\n{code}```\n\n</details>\n\n"
-        "### Three\n\n[another](00_start_here.ipynb) ![a strip](../figures/02_jump.png)"
+        "### Three\n\n[another](00_start_here.ipynb) ![a strip](../figures/02_closed_form.png)"
     )
     picture = base64.b64encode((ROOT / "figures" / "08_reverse.gif").read_bytes()).decode()
     about = {"image/gif": {"alt": "it moves", "width": 150}}

@@ -113,8 +113,13 @@ def test_ddim_step_with_a_stride(pair, count, eta, spacing, clip):
         noise = normal(*SHAPE, seed=7) if eta else None
         how = {"eta": eta, "use_clipped_model_output": clip, "variance_noise": noise}
         expected = theirs.step(eps, t - 1, x_t, **how).prev_sample
-        # eq. 12 subtracts two numbers that are nearly equal for a long jump with eta = 1, they in float32
-        assert error(ddim_step(ours, x_t, t, s, eps, noise, eta, clip), expected) < (2e-4 if eta else 1e-5), t
+        found = ddim_step(ours, x_t, t, s, eps, noise, eta, clip)
+        # eq. 12 subtracts two numbers that are nearly equal for a long stride with eta = 1, they in float32: at t = 1000
+        # of the cosine schedule their difference may come out below 0, and its root is no number.
+        if t == 1000 and eta == 1 and not expected.isfinite().all():
+            assert found.isfinite().all()
+        else:
+            assert error(found, expected) < (2e-4 if eta else 1e-5), t
 
 
 def test_their_names_and_defaults_are_those_of_the_notebook():

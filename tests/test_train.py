@@ -420,7 +420,7 @@ def test_a_picture_that_cannot_be_drawn_ends_no_run(path, monkeypatch, capsys, c
     images = IMAGES.expand(-1, channels, -1, -1).contiguous()
     make(images=images, net=net).fit(path)
     out = capsys.readouterr().out
-    assert "Not shown" in out
+    assert "not shown" in out
     assert read(path)["step"] == 10
     monkeypatch.setattr(viz, "display", lambda *_, **__: 1 / 0)
     make(images=images, net=net).fit(path.with_name("b.safetensors"))

@@ -97,15 +97,6 @@ x, t = torch.randn(16, 1, 28, 28, generator=generator), torch.full((16,), 500)
 maps = {name: pull(lambda x, net=net: net(x, t), x) for name, net in nets.items()}
 
 # %%
-figure, axes = viz.subplots(1, 4, size=(8, 2.5))
-for axis, (name, strength) in zip(axes, maps.items(), strict=True):
-    picture = axis.imshow((strength / strength.max()).log10(), vmin=-4, vmax=0)
-    axis.set(title=name, xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
-figure.colorbar(picture, ax=axes, label="log10 of the pull")
-viz.show(figure, alt="Pull of each input pixel at the middle output pixel, for four new networks")
-
-# %%
 def side(strength, share=0.95):
     """Side of the smallest square around the middle that holds this share of the pull."""
     middle, size = len(strength) // 2, len(strength)
@@ -113,6 +104,15 @@ def side(strength, share=0.95):
         box = slice(max(0, middle - r), middle + r + 1)
         if strength[box, box].sum() >= share * strength.sum():
             return min(2 * r + 1, size)
+
+# %%
+figure, axes = viz.subplots(1, 4, size=(8, 2.5))
+for axis, (name, strength) in zip(axes, maps.items(), strict=True):
+    picture = axis.imshow((strength / strength.max()).log10(), vmin=-4, vmax=0)
+    axis.set(title=name, xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+figure.colorbar(picture, ax=axes, label="log10 of the pull")
+viz.show(figure, alt="Pull of each input pixel at the middle output pixel, for four new networks")
 
 # %%
 for name, strength in maps.items():
