@@ -620,6 +620,7 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         stopping.set()
         pool.shutdown(cancel_futures=True)
+        stopping.clear()
     note_same_answers(learners)
     say(summary(learners), sys.stdout)
     try:
