@@ -114,8 +114,8 @@ def test_ddim_step_with_a_stride(pair, count, eta, spacing, clip):
         how = {"eta": eta, "use_clipped_model_output": clip, "variance_noise": noise}
         expected = theirs.step(eps, t - 1, x_t, **how).prev_sample
         found = ddim_step(ours, x_t, t, s, eps, noise, eta, clip)
-        # eq. 12 subtracts two numbers that are nearly equal for a long stride with eta = 1, they in float32: at t = 1000
-        # of the cosine schedule their difference may come out below 0, and its root is no number.
+        # eq. 12 subtracts two numbers that are nearly equal for a long stride with eta = 1, they in float32: at t =
+        # 1000 of the cosine schedule their difference may come out below 0, and its root is no number.
         if t == 1000 and eta == 1 and not expected.isfinite().all():
             assert found.isfinite().all()
         else:

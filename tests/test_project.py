@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ddpm_helpers"
 CORE = ("schedule", "nets", "sampling", "losses", "train", "files", "data")
 ORDER = [
     *("checks", "schedule", "files", "machine", "digits", "nets", "pretrained", "pictures", "datasets", "data"),
-    *("sampling", "losses", "viz", "watch", "train", "cli", "metrics", "lessons", "outcomes", "probes", "table"),
+    *("sampling", "losses", "viz", "watch", "train", "cli", "metrics", "lessons", "outcomes", "table", "probes"),
     *("marking", "exercises", "__init__"),
 ]
 LINES = {"core": 1425, "package": 8927, "tests": 11_290}  # what was reached, to be lowered only

@@ -98,20 +98,20 @@ targets = {"noise": short_run(ddpm_loss), "velocity": short_run(velocity_loss, d
 
 # %%
 curves = {name: by_step(model) / ratio for name, model in targets.items()}
-viz.plot_curves(
-    {f"predicts the {name}": (places, values) for name, values in curves.items()},
-    log="y",
-    ylabel="squared error\nof the clean image",
-    alt="Error of the clean image by step, for two targets: equal early, the velocity lower late",
-)
-
-# %%
 for t in (1, 100, 500, 900, 950):
     here = (places == t).nonzero()[0, 0]
     print(f"t = {t:3}: {curves['noise'][here]:.5f} noise, {curves['velocity'][here]:.5f} velocity")
 average = to_float(data.images).mean(0).to(device)  # of all digits
 print(f"the mean of all digits scores {(average - test[:64]).square().mean():.5f},", end=" ")
 print(f"a grey image {test[:64].square().mean():.5f}")
+
+# %%
+viz.plot_curves(
+    {f"predicts the {name}": (places, values) for name, values in curves.items()},
+    log="y",
+    ylabel="squared error\nof the clean image",
+    alt="Error of the clean image by step, for two targets: equal early, the velocity lower late",
+)
 
 # %%
 rows = {f"the {name}": sample(model, schedule, 12, steps=25) for name, model in targets.items()}
