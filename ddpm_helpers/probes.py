@@ -48,7 +48,8 @@ def probed(trial: Trial) -> str | None:
     looks = [_permuted, _right_for_some_calls]
     if not any(isinstance(outcome, BaseException) for outcome in trial.outcomes):
         looks[1:1] = _changed_argument, _changed_result, _by_numbers, _right_for_some_entries
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return next((found for look in looks if (found := _tried(look, (trial,)))), None)
 
 
