@@ -389,7 +389,9 @@ def test_marks_survive_every_end(tmp_path, number):
     loop = f"import subprocess\nsubprocess.run(['sleep', '{seconds}'])\n"
     late = notebook(setup(), *answers(forward_step=loop + RIGHT["forward_step"]))
     write_class(tmp_path / "class", {"ann": CLASS["right/02"], "ben": late})
-    with subprocess.Popen(**command("class", "--csv", "marks.csv"), cwd=tmp_path, stderr=subprocess.PIPE) as process:
+    heard = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731 - the tests may run under nohup
+    line = command("class", "--csv", "marks.csv")
+    with subprocess.Popen(**line, cwd=tmp_path, stderr=subprocess.PIPE, preexec_fn=heard) as process:
         until(lambda: sleeping(seconds))
         process.send_signal(signal.Signals[number])
         errors = process.stderr.read().decode()
