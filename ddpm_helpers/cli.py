@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from .data import DataError, load_images
+from .data import DataError, ImageData, load_images
 from .files import CheckpointError, read
 from .losses import ddpm_loss, velocity_loss
 from .machine import default_device, device_name
@@ -41,6 +41,7 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
         parser.add_argument(name, help=text, **more)
 
     add("--data", "mnist, fashion, cifar10, digits, or a folder of pictures", "mnist")
+    add("--only", "use the pictures of these classes alone, such as: --only automobile ship horse", nargs="+")
     add("--size", "crop and resize pictures to this height and width", type=int)
     add("--steps", "optimizer steps", defaults.steps)
     add("--batch-size", "images per step, over all processes", defaults.batch_size)
@@ -50,7 +51,8 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
     add("--schedule", "how much noise each step adds", "cosine", choices=SCHEDULES)
     add("--T", "steps of the schedule", 1000)
     add("--target", "what the network predicts", "noise", choices=("velocity", "noise"))
-    add("--weighted", "weighted timestep sampling: learns faster", action="store_true")
+    text = "draw this share of the steps by weight, the others uniformly; alone: all by weight. Learns faster"
+    add("--weighted", text, 0.0, nargs="?", const=1.0, metavar="SHARE")
     add("--base", "width of the U-Net's first level", 32)
     add("--multipliers", "width of each level, in --base (default: 1 2)", type=int, nargs="+")
     add("--patch", "side of the patches taken as one pixel", 2)
@@ -70,6 +72,7 @@ def train(options: argparse.Namespace) -> None:
         warnings.simplefilter("ignore")  # the first process says the same
     export, samples = try_place(options.export, ".safetensors"), try_place(options.samples, ".png", ".jpg", ".jpeg")
     data = load_images(options.data, size=options.size, strict=options.data != "digits")
+    data = only(data, options.only) if options.only else data
     shape, classes = tuple(data.images.shape[1:]), len(data.classes) if options.labels else None
     net = {"channels": shape[0], "classes": classes, "multipliers": options.multipliers or [1, 2]}
     net |= {"base": options.base, "patch": options.patch}
@@ -104,6 +107,15 @@ def train(options: argparse.Namespace) -> None:
             problems.append(f"{path}: {error}")
     if problems:
         raise TrainingError("; ".join(problems))
+
+
+def only(data: ImageData, kinds: list[str]) -> ImageData:
+    """The images of these classes, whose labels are then 0, 1 ... in this order."""
+    if missing := set(kinds) - set(data.classes):
+        raise DataError(f"--only: there is no class {', '.join(sorted(missing))}; there are {', '.join(data.classes)}")
+    chosen = torch.cat([(data.labels == data.classes.index(kind)).nonzero()[:, 0] for kind in kinds])
+    labels = torch.tensor([kinds.index(data.classes[label]) for label in data.labels[chosen].tolist()])
+    return ImageData(data.images[chosen], labels, tuple(kinds), f"{data.source[:-1]}, only {', '.join(kinds)}.")
 
 
 def try_place(name: str | None, *endings: str) -> Path | None:

@@ -71,10 +71,14 @@ def step_weight(schedule: NoiseSchedule) -> Tensor:
     return torch.minimum(schedule.alpha_bar, schedule.sigma.square())[1:]
 
 
-def draw_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator, weighted: bool = False) -> Tensor:
-    """Random steps (count,) on the generator's device: `stratified_steps`, or `weighted_steps` by `step_weight`."""
+def draw_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator, weighted: float = 0.0) -> Tensor:
+    """Random steps (count,) on the generator's device, all equally often; of a share `weighted` of them each as often
+    as its `step_weight` says. By weight alone the last steps never come, and every sampler starts there."""
     u = torch.rand(count, generator=generator, device=generator.device)
-    return weighted_steps(u, step_weight(schedule)) if weighted else stratified_steps(u, schedule.T)
+    if not weighted:
+        return stratified_steps(u, schedule.T)
+    weight = step_weight(schedule).double()
+    return weighted_steps(u, (1 - weighted) / schedule.T + weighted * weight / weight.sum())
 
 
 def random_flip(x: Tensor, chance: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class TrainConfig:
     seed: int = 0  # of the order of the images, the steps, the noise and what else is drawn
     label_dropout: float = 0.1  # share of labels, where there are any, that are replaced by "no label"
     flip: bool = False  # mirror half of the images, left to right: not for digits
-    weighted: bool = False  # weighted timestep sampling: draw a step as often as its weight says, not all equally often
+    weighted: float = 0.0  # share of the steps t that is drawn by weight (weighted timestep sampling), not uniformly
 
     def __post_init__(self):
         for field in fields(self):  # a NumPy number becomes a plain one, which is what a file holds
@@ -51,6 +51,8 @@ class TrainConfig:
         for name in ("ema_decay", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig: {name} must lie in [0, 1), got {getattr(self, name)!r}")
+        if not 0 <= self.weighted <= 1:
+            raise ValueError(f"TrainConfig: weighted must lie in [0, 1], got {self.weighted!r}")
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of step 0 ... steps - 1: a ramp up, a plateau, a ramp down."""

@@ -551,7 +551,7 @@ def test_killed_at_twenty_moments(tmp_path):
         ),
         ({"images": IMAGES.mT.contiguous()}, "its images are 10 x 1 x 8 x 8, .*, and 10 x 1 x 8 x 8"),
         ({"seed": 3}, "its seed is 0, and 3 here"),
-        ({"weighted": True}, "its weighted is False, and True here"),
+        ({"weighted": True}, "its weighted is 0.0, and True here"),
         ({"steps": 4}, "it has 5 steps behind it, more than the 4 asked for"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
