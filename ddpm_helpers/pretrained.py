@@ -85,6 +85,7 @@ def _made_from(state: dict) -> Pretrained:
     net.load_state_dict(weights, assign=True)
     schedule = SCHEDULES[state["schedule"]](T)
     model = VelocityNet(net, schedule) if state["target"] == "velocity" else net
+    model.own_signal = schedule.sqrt_alpha_bar  # so that `sample` sees if it gets another schedule
     if "sampler" not in state:
         warnings.warn(
             "this file of weights names no sampler: `sample` takes all T steps unless told otherwise", stacklevel=3

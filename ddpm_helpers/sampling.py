@@ -236,9 +236,12 @@ def sample(
         options: for the trajectory: `clip`; `variance` (DDPM) or `eta` (DDIM); `spacing`, as in `spaced_steps`.
     """
     check_counts("sample", count=count, batch_size=batch_size)
-    own = getattr(model, "own_signal", None)  # the table of a VelocityNet
+    own = getattr(model, "own_signal", None)  # the table of the schedule that the network was trained on, if known
     if own is not None and not torch.equal(own.cpu(), schedule.sqrt_alpha_bar.cpu()):
-        raise ValueError(f"sample: this VelocityNet was made with another schedule than {schedule!r}: pass its own")
+        raise ValueError(
+            f"sample: this network was trained on another schedule than {schedule!r}: pass its own (to see what "
+            "happens otherwise, pass lambda x, t: model(x, t))"
+        )
     if labels is not None:
         seen = labels.cpu() if isinstance(labels, Tensor) else labels  # once here: on a GPU the network does not look
         classes = getattr(model, "classes", None)

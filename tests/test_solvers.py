@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from ddpm_helpers import cosine_schedule, ddim_trajectory, load_pretrained, sample
+from ddpm_helpers import (
+    TrainConfig,
+    Trainer,
+    UNet,
+    cosine_schedule,
+    ddim_trajectory,
+    linear_schedule,
+    load_pretrained,
+    sample,
+)
 from ddpm_helpers.files import WEIGHTS, CheckpointError, read, write
 from ddpm_helpers.sampling import dpm_solver_trajectory, guide, heun_trajectory, spaced_steps
 
@@ -113,3 +122,15 @@ def test_a_file_without_a_sampler(tmp_path):
     write(tmp_path / "b.safetensors", "weights", {**state, "sampler": {"method": "guess", "steps": 3}})
     with pytest.raises(CheckpointError, match="method is one of ddpm, ddim, heun, dpm_solver; got 'guess'"):
         load_pretrained(tmp_path / "b.safetensors")
+
+
+def test_another_schedule_than_the_networks_own():
+    model, schedule, _ = load_pretrained("mnist")
+    with pytest.raises(ValueError, match="trained on another schedule than NoiseSchedule"):
+        sample(model, linear_schedule(), 1)
+    trainer = Trainer(
+        UNet(base=8, patch=2), schedule, torch.zeros(4, 1, 28, 28, dtype=torch.uint8), TrainConfig(steps=1)
+    )
+    with pytest.raises(ValueError, match="trained on another schedule"):
+        sample(trainer.ema, linear_schedule(), 1)
+    assert sample(lambda x, t: model(x, t), linear_schedule(50), 1, steps=1).shape == (1, 1, 28, 28)
