@@ -139,20 +139,36 @@ def heun_trajectory(
 def dpm_solver_trajectory(
     model: Model, schedule: NoiseSchedule, x_T: Tensor, steps: int | Iterable[int] = 25, clip: bool = True
 ) -> Iterator[Step]:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), of second order with one call a step: each clean guess is carried
-    on along a line through the one before, in log(signal / sigma). The step to t = 0 takes the guess as it is."""
-    signal, sigma, x = schedule.sqrt_alpha_bar, schedule.sigma, x_T
-    log_snr, before = signal.double().log() - sigma.double().log(), None  # infinite at 0
+    """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2), of second order with one call a step: each clean guess is
+    carried on along a line through the one before, in log(signal / sigma). Yields `Step`s down to t = 0."""
+    x, r, before = x_T, None, None
     for t, s in pairwise([*ddim_steps(schedule.T, steps), 0]):
         eps = model(x, torch.full((len(x),), t, device=x.device))
         x0_hat = clean_guess(schedule, x, t, eps, clip)
-        guess, h = x0_hat, log_snr[s] - log_snr[t]
-        if before is not None and s > 0:
-            last, last_h = before
-            guess = x0_hat + (h / last_h / 2).float() * (x0_hat - last)
-        x = sigma[s] / sigma[t] * x - signal[s] * (-h).expm1().float() * guess
-        before = x0_hat, h
+        x = dpm_solver_step(schedule, x, t, s, x0_hat, r, before)
+        r, before = t, x0_hat
         yield Step(s, x, x0_hat, eps)
+
+
+def dpm_solver_step(
+    schedule: NoiseSchedule,
+    x_t: Tensor,
+    t: int,
+    s: int,
+    guess: Tensor,
+    r: int | None = None,
+    before: Tensor | None = None,
+) -> Tensor:
+    """From x_t (B, ...) to x_s with the clean `guess` at t and the one `before`, at r > t (Lu et al. 2022b,
+    algorithm 2). Without one, or for s = 0, the step is DDIM's."""
+    signal, sigma = schedule.sqrt_alpha_bar, schedule.sigma
+    if s == 0:
+        return guess
+    log_snr = lambda step: signal[step].double().log() - sigma[step].double().log()  # noqa: E731
+    h = log_snr(s) - log_snr(t)
+    if before is not None:
+        guess = guess + (h / (log_snr(t) - log_snr(r)) / 2).to(guess.dtype) * (guess - before)
+    return sigma[s] / sigma[t] * x_t - signal[s] * (-h).expm1().to(guess.dtype) * guess
 
 
 def spaced_steps(schedule: NoiseSchedule, count: int, spacing: str = "even", most: float = 80.0) -> list[int]:
