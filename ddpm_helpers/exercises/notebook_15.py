@@ -141,7 +141,7 @@ new = (root[1:] - root[-1])
   the square roots are shifted, not stretched: the first step loses some signal. Multiply by
   root[1] / (root[1] - root[-1]).
 new = (root[1:] - root[-1]) / (root[1] - root[-1])
-  the first step keeps every of the signal now: multiply by root[1], what it had before.
+  the first step keeps all of the signal now: multiply by root[1], what it had before.
 root = tables(beta)["alpha_bar"] ; new = ((root[1:] - root[-1]) * root[1] / (root[1] - root[-1])).sqrt()
   alpha_bar itself is shifted. Its square root is.
 torch.cat([beta[:1], 1 - every[1:] / every[:-1]])
