@@ -177,7 +177,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | FiLM | Scaling and shifting features by numbers that depend on what the network is conditioned on. | [05](05_time_conditioning.ipynb) |
 # | floor | The best that a measure can reach. Of a loss: what the best answer leaves [(4.7)](04_bound_to_noise.ipynb). Of a distance: real images against real images. | [04](04_bound_to_noise.ipynb) |
 # | flow matching | Learning the velocity along straight lines from images to noise. | [13](13_debugging_clinic.ipynb) |
-# | Fokker-Planck equation | How drift and noise together change a density. | [15](15_solvers.ipynb) |
+# | Fokker-Planck | How drift and noise together change a density. | [15](15_solvers.ipynb) |
 # | forward process | The noise process $q$, from the clean image to noise. | [02](02_forward_process.ipynb) |
 # | Frechet distance | A distance of two sets of images: that of two Gaussians fitted to their features. | [09](09_evaluation.ipynb) |
 # | Gaussian | The bell curve: the density $\mathcal{N}(m, v)$, or something drawn from it. | [02](02_forward_process.ipynb) |
