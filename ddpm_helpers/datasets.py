@@ -64,8 +64,8 @@ def _parse_idx(content: bytes, named_gz: bool) -> np.ndarray:
         content = unpacker.decompress(content, most + 1)
         if len(content) > most:
             raise ValueError(f"unpacks to more than {most:,} bytes: it might be a gzip bomb")
-        if not unpacker.eof:
-            raise zlib.error("it ends too early")
+        if not unpacker.eof or unpacker.unused_data:
+            raise zlib.error("it ends too early, or goes on behind its end")
     if len(content) < 4 or content[:2] != b"\0\0":
         raise ValueError(f"not an IDX file: it must start with two zero bytes, found {content[:2]!r}{hint}")
     code, axes = content[2:4]

@@ -79,6 +79,7 @@ PACKED = gzip.compress(GOOD)
         (GOOD + b"\0", "too long"),
         (struct.pack(">4B3I", 0, 0, 8, 3, 10**9, 10**9, 10**3), "announces 1000000000 x 1000000000 x 1000"),
         (PACKED[:-20], "damaged gzip"),
+        (PACKED * 2, "damaged gzip"),
         (PACKED[:100] + b"\xff" * 40 + PACKED[140:], "damaged gzip"),
         (gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 4000, 4000, 4)), "the file holds 0"),
         (gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 10**8) + bytes(10**8)), "it might be a gzip bomb"),
@@ -331,9 +332,15 @@ def test_two_processes_at_once(mirror):
         "import torchvision.datasets as d\n"
         f"d.MNIST.mirrors, d.MNIST.resources = {MNIST.mirrors!r}, {MNIST.resources!r}\n"
         "from ddpm_helpers import load_images\n"
+        "print('ready', flush=True); input()\n"
         "print(load_images('mnist', strict=True).images.sum().item())"
     )
-    jobs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    jobs = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
+    assert [job.stdout.readline() for job in jobs] == ["ready\n"] * 2
+    for job in jobs:
+        job.stdin.write("go\n")
+        job.stdin.flush()
     assert [int(job.communicate(timeout=120)[0].split()[-1]) for job in jobs] == [int(IMAGES.sum(dtype=int))] * 2
     assert Mirror.requests <= 12, "torchvision asks twice for each of the 4 files, and each process both hosts once"
 

@@ -38,7 +38,7 @@ def half(path: Path) -> None:
 # ---- layouts, and what is left out ---------------------------------------------------------------------------------
 
 
-def test_folder_with_classes_and_the_line_about_it(tmp_path, capsys, recwarn):
+def test_folder_with_classes_and_the_line_about_it(tmp_path, capsys, recwarn, own_cache):
     for name, mode in {"dog/b.jpg": "RGB", "dog/deeper/c.png": "L", "cat/a.PNG": "RGB"}.items():
         picture(tmp_path / name, mode=mode)
     for hidden in ("._a.png", ".ipynb_checkpoints/a.png"):
@@ -55,15 +55,6 @@ def test_folder_with_classes_and_the_line_about_it(tmp_path, capsys, recwarn):
         "1 .txt (no kind that Pillow reads)"
     )
     assert not recwarn.list
-
-
-def test_flat_grey_folder_with_one_picture(tmp_path, capsys, own_cache):
-    picture(tmp_path / "a.png", mode="L")
-    data = load_images(tmp_path)
-    assert data.images.shape == (1, 1, 6, 8)
-    assert data.images.unique().tolist() == [120]
-    assert data.classes == (tmp_path.name,)
-    assert "left out: nothing" in capsys.readouterr().out
     assert not any(own_cache.iterdir()), "what is read in no time is not kept"
 
 
@@ -113,33 +104,25 @@ def test_layouts_that_look_wrong(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("file", "size", "says"),
     [
-        ("a.heic", "no pictures here that Pillow reads; found: 1 .heic"),
-        (".hidden.png", "no pictures here that Pillow reads; found: nothing"),
-        ("a.jpg", r"none of the 1 pictures can be read; .*a\.jpg \(not a picture\)"),
+        ("a.heic", None, "no pictures here that Pillow reads; found: 1 .heic"),
+        (".hidden.png", None, "no pictures here that Pillow reads; found: nothing"),
+        ("a.jpg", None, r"none of the 1 pictures can be read; .*a\.jpg \(not a picture\)"),
+        ("", None, r"b.png is 8x6, c.png is 9x9; load_images\(folder, size=32\), or --size 32 in a terminal"),
+        *[("", size, "at least 1, got") for size in (0, 2.5, "32")],
+        ("", 10**7, r"need 600,000\.0 GB of memory"),
     ],
 )
-def test_folder_without_pictures(tmp_path, name, says):
-    (tmp_path / name).write_text("no picture")
-    with pytest.raises(DataError, match=says):
-        load_images(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("size", "says"),
-    [
-        (None, r"a.png is 8x6, b.png is 9x9; load_images\(folder, size=32\), or --size 32 in a terminal"),
-        *[(size, "at least 1, got") for size in (0, 2.5, "32")],
-        (10**7, r"need 600,000\.0 GB of memory"),
-    ],
-)
-def test_mixed_sizes_need_a_size_that_can_be(tmp_path, size, says):
-    picture(tmp_path / "a.png")
-    picture(tmp_path / "b.png", size=(9, 9))
+def test_folders_and_sizes_that_cannot_be(tmp_path, file, size, says):
+    if file:
+        (tmp_path / file).write_text("no picture")
+    else:
+        picture(tmp_path / "b.png")
+        picture(tmp_path / "c.png", size=(9, 9))
+        assert load_images(tmp_path, size=4).images.shape == (2, 3, 4, 4), "mixed sizes need a size"
     with pytest.raises(DataError, match=says):
         load_images(tmp_path, size=size)
-    assert load_images(tmp_path, size=4).images.shape == (2, 3, 4, 4)
 
 
 def test_middle_is_kept_and_resized_smoothly(tmp_path):
@@ -185,14 +168,15 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_kind(tmp_path, name, recwarn):
+def test_kind_alone_in_a_folder(tmp_path, name, recwarn, capsys):
     if name.endswith("avif") and "avif" not in features.get_supported_modules():
         pytest.skip("this Pillow cannot write AVIF")
     made, options, expected = KINDS[name]
     made.save(tmp_path / name, **options)
-    image = load_images(tmp_path).images[0]
-    assert image.shape == (len(expected), 6, 8)
-    assert (image[:, 2, 2] - torch.tensor(expected)).abs().max() <= 1
+    data = load_images(tmp_path)
+    assert (data.images.shape, data.classes) == ((1, len(expected), 6, 8), (tmp_path.name,))
+    assert (data.images[0, :, 2, 2] - torch.tensor(expected)).abs().max() <= 1
+    assert "left out: nothing" in capsys.readouterr().out
     assert not recwarn.list
 
 
@@ -280,9 +264,11 @@ def test_second_load_reads_no_picture_and_says_the_same(kept, monkeypatch, own_c
 
 
 @pytest.mark.filterwarnings("ignore:.*skipped 1")
-@pytest.mark.parametrize("change", ["content", "name", "more", "size"])
+@pytest.mark.parametrize("change", ["time", "content", "name", "more", "size"])
 def test_any_change_is_read_anew(kept, monkeypatch, change):
-    if change == "content":
+    if change == "time":
+        os.utime(kept / "cat" / "a.png", (0, 0))
+    elif change == "content":
         picture(kept / "cat" / "a.png", colour="red")
     elif change == "name":
         (kept / "cat" / "a.png").rename(kept / "cat" / "e.png")
