@@ -31,9 +31,7 @@ SHOTS = ROOT / "build" / "browser"
 sys.path.insert(0, str(ROOT / "tools"))
 import build  # noqa: E402
 
-playwright_api = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
-)
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[test]'")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 
@@ -82,76 +80,72 @@ def one_of_everything():
     return new_notebook(cells=[new_markdown_cell(text), new_code_cell(code, outputs=outputs)])
 
 
-def opened(browser, path: Path, scheme: str, width: int):
-    """A page, and the addresses outside of it that it asked for."""
-    page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
-    asked: list[str] = []
+@contextlib.contextmanager
+def opened(browser, path: Path, scheme: str = "light", width: int = 390, plain: bool = False):
+    """A page that asks for nothing outside of it, and in which axe-core finds no fault, by its best-practice rules too.
+
+    Axe would take a minute over the parts of formulas and of coloured code of a notebook: `plain` makes them text. (A
+    table heading that is a formula alone is empty to axe, not to screen readers.)
+    """
+    page, asked = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900}), []
     page.on("request", lambda request: None if request.url.startswith("data:") else asked.append(request.url))
     page.goto(path.as_uri())
-    return page, asked
-
-
-def faults(page) -> list[str]:
-    """What axe-core has to say, its best-practice rules too."""
-    violations = axe.Axe().run(page).response["violations"]
-    return [f"{violation['id']}: {node['html'][:200]}" for violation in violations for node in violation["nodes"]]
+    assert page.evaluate("document.documentElement.scrollWidth") == width, "the page itself scrolls sideways"
+    if plain:
+        page.locator("math, .highlight span").evaluate_all("all => all.forEach(e => e.replaceWith(e.textContent))")
+    faults = [
+        (each["id"], node["html"][:200])
+        for each in axe.Axe().run(page).response["violations"]
+        for node in each["nodes"]
+    ]
+    assert (faults, asked) == ([], [page.url])
+    yield page
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_everything_that_a_page_can_hold(browser, pages, scheme, width):
-    page, asked = opened(browser, pages / "all.html", scheme, width)
-    assert faults(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth") == width, "the page itself scrolls sideways"
-    assert asked == [page.url]
-    assert not page.get_by_text("Only if asked.").is_visible()
-    page.get_by_text("Hint").click()
-    assert page.get_by_text("Only if asked.").is_visible()
-    pictures = page.locator("img").evaluate_all("all => all.map(one => [one.alt, one.naturalWidth > 99, one.width])")
-    assert [(alt, there) for alt, there, _ in pictures] == [("a strip", True), ("it moves", True)]
-    assert pictures[1][2] == 150, "as wide as the metadata say"
-    assert page.locator("math").count() == 3, "what is in code is no formula"
-    assert page.get_by_text("Controls: run this.").is_visible()
-    assert page.locator("text=(1.2)").bounding_box()["width"] > 0
-    page.keyboard.press("Tab")
-    page.get_by_role("link", name="another").click()
-    assert page.title() == "Start here"
-    page.close()
+    with opened(browser, pages / "all.html", scheme, width) as page:
+        assert not page.get_by_text("Only if asked.").is_visible()
+        page.get_by_text("Hint").click()
+        assert page.get_by_text("Only if asked.").is_visible()
+        images = page.locator("img").evaluate_all("all => all.map(one => [one.alt, one.naturalWidth > 99, one.width])")
+        assert [(alt, there) for alt, there, _ in images] == [("a strip", True), ("it moves", True)]
+        assert images[1][2] == 150, "as wide as the metadata say"
+        assert page.locator("math").count() == 3, "what is in code is no formula"
+        assert page.get_by_text("Controls: run this.").is_visible()
+        assert page.locator("text=(1.2)").bounding_box()["width"] > 0
+        page.keyboard.press("Tab")
+        page.get_by_role("link", name="another").click()
+        assert page.title() == "Start here"
 
 
 @pytest.mark.parametrize("name", ["index", *NAMES])
 def test_page(browser, pages, name):
     """On a phone, where most is too wide."""
-    page, asked = opened(browser, pages / f"{name}.html", "light", 390)
-    assert page.evaluate("document.documentElement.scrollWidth") == 390, "the page itself scrolls sideways"
-    # The parts of formulas and of coloured code were tested above, and would take axe a minute here. (A table heading
-    # that is a formula alone is empty to axe, not to screen readers.)
-    page.locator("math, .highlight span").evaluate_all("all => all.forEach(one => one.replaceWith(one.textContent))")
-    assert faults(page) == []
-    assert asked == [page.url]
-    assert page.locator("html").get_attribute("lang") == "en"
-    levels = page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(one => Number(one.tagName[1]))")
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in pairwise(levels))
-    assert all(len(alt) > 10 for alt in page.locator("img").evaluate_all("all => all.map(one => one.alt)"))
-    pictures = {"index": len(NAMES) - 1, NAMES[-1]: 0}  # the last one is a glossary
-    assert page.locator("img").count() >= pictures.get(name, 1)
-    for link in set(page.locator("a[href$='.html']").evaluate_all("all => all.map(one => one.getAttribute('href'))")):
-        assert (pages / link).exists(), link
-    page.close()
+    with opened(browser, pages / f"{name}.html", plain=True) as page:
+        assert page.locator("html").get_attribute("lang") == "en"
+        levels = page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(one => Number(one.tagName[1]))")
+        assert levels.count(1) == 1
+        assert all(after <= before + 1 for before, after in pairwise(levels))
+        alts = page.locator("img").evaluate_all("all => all.map(one => one.alt)")
+        assert all(len(alt) > 10 for alt in alts)
+        assert len(alts) >= {"index": len(NAMES) - 1, NAMES[-1]: 0}.get(name, 1)  # the last one is a glossary
+        for link in page.locator("a[href$='.html']").evaluate_all("all => all.map(one => one.getAttribute('href'))"):
+            assert (pages / link).exists(), link
 
 
 def test_the_way_through_the_pages(browser, pages):
-    page, _ = opened(browser, pages / "index.html", "light", 1280)
-    page.get_by_role("link", name="00").click()
-    for i in range(len(NAMES) - 1):
-        page.locator(("header", "footer")[i % 2]).get_by_role("link", name="Next").click()
-    assert page.url.endswith(f"{NAMES[-1]}.html")
-    page.get_by_role("link", name="Previous").first.click()
-    assert page.url.endswith(f"{NAMES[-2]}.html")
-    page.get_by_role("link", name="All notebooks").last.click()
-    assert page.url.endswith("index.html")
-    page.close()
+    with opened(browser, pages / "index.html", width=1280) as page:
+        page.get_by_role("link", name="00").click()
+        for i in range(len(NAMES) - 1):
+            page.locator(("header", "footer")[i % 2]).get_by_role("link", name="Next").click()
+        assert page.url.endswith(f"{NAMES[-1]}.html")
+        page.get_by_role("link", name="Previous").first.click()
+        assert page.url.endswith(f"{NAMES[-2]}.html")
+        page.get_by_role("link", name="All notebooks").last.click()
+        assert page.url.endswith("index.html")
 
 
 # ---- JupyterLab -----------------------------------------------------------------------------------------------------
