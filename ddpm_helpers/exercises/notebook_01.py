@@ -107,7 +107,7 @@ x + (x0_hat - x) / (steps - i - 1)
 (x0_hat - x) / (steps - i)
   the move alone is returned: add it to x.
 x + (x - x0_hat) / (steps - i)
-  the difference points the wrong way: x0_hat - x leads to the prediction.
+  the step leads away from the prediction: the difference is x0_hat - x, and the steps that are left are steps - i.
 x + (x0_hat - x) / steps - i
   parentheses are missing: divide by (steps - i).
 x + x0_hat - x / (steps - i)

@@ -28,13 +28,15 @@ Exercise(
 return torch.where(per_image(chance, x) < 0.5, x.flip(-1), x)
 
 flip(-1) -> flip(-2)
+  the images are turned upside down: left and right is the last axis, .flip(-1).
 flip(-1) -> flip(1)
+  the colour channels are reversed, red for blue: left and right is the last axis, .flip(-1).
 flip(-1) -> flip(0)
+  the order of the batch is reversed: left and right is the last axis, .flip(-1).
 flip(-1) -> flip(-1, -2)
 flip(-1) -> flip(1, 2, 3)
 flip(-1) -> flip(1, -1)
-  another axis is reversed, or more than one (the rows, the channels, the batch): left and right is the last axis alone,
-  .flip(-1).
+  more than one axis is reversed: left and right is the last one alone, .flip(-1).
 x.flip(-1) -> -x
   the values change their sign, which makes a negative: what changes is the order of the last axis.
 x
