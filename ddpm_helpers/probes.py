@@ -127,7 +127,7 @@ def _by_numbers(trial: Trial) -> str | None:
 
 def _flat(value: Any) -> Tensor:
     """The numbers of a result in 64 bits; none where there is something else in it."""
-    numbers = _tried(torch.as_tensor, (value, None if isinstance(value, Tensor) else torch.float64))
+    numbers = value if isinstance(value, Tensor) else _tried(lambda: torch.tensor(value, dtype=torch.float64), ())
     usable = numbers is not None and not numbers.is_complex() and not numbers.is_meta and numbers.isfinite().all()
     return numbers.detach().flatten().double() if usable else torch.empty(0)
 

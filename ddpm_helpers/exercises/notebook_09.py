@@ -1,7 +1,9 @@
 """Exercises of notebook 09: the distance of two sets of features, the nearest training image, the prior's bits."""
 
+from contextlib import suppress
+
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from ..lessons.toy import double
 from ..marking import Exercise
@@ -143,13 +145,16 @@ def _many_copies() -> tuple:
     return torch.cat([images[3:33], 1000 * _images(9, 1, 1, 4, 8)]), images
 
 
-class _Largest(TorchDispatchMode):
-    """Sees how many numbers the largest tensor holds that is made."""
+class _Largest(TorchFunctionMode):
+    """Sees how many numbers the largest tensor holds that is made, or to which arguments are broadcast inside."""
 
     numbers = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
+        shapes = [value.shape for value in args if isinstance(value, torch.Tensor)]
+        with suppress(RuntimeError):  # they do not broadcast, as in x @ y.T
+            self.numbers = max(self.numbers, torch.broadcast_shapes(*shapes).numel())
         if isinstance(result, torch.Tensor):
             self.numbers = max(self.numbers, result.numel())
         return result
