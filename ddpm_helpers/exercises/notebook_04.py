@@ -97,6 +97,13 @@ s.sigma[t - 1] -> s.sigma[t]
   variance.
 variance = beta
   the variance is beta_t: knowing x_0 makes it smaller, beta_t sigma_{t-1}^2 / sigma_t^2.
+variance = s.sigma[t] ** 2
+variance = s.sigma[t - 1] ** 2
+  the variance is that of the closed form: (4.2) has beta_t sigma_{t-1}^2 / sigma_t^2.
+variance = beta * before
+  the variance is not divided by sigma_t^2.
+of_x_t = before / now
+  sqrt(alpha_t) is missing in front of x_t.
 mean, per_image(variance, x0).sqrt()
   the second value is the standard deviation: return the variance.
 """,
@@ -139,6 +146,8 @@ ratio - 1 -> ratio
 (mean_1 - mean_2) ** 2 -> (mean_1 - mean_2).abs()
 (mean_1 - mean_2) ** 2 -> (mean_1 - mean_2)
   the distance of the means is not squared.
+0.5 * (ratio - 1 - ratio.log())
+  the distance of the means is left out.
 right(mean_1, variance_1**2, mean_2, variance_2**2)
   the arguments were taken for standard deviations: they are variances already.
 """,

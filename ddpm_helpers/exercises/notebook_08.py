@@ -58,6 +58,8 @@ t == 1 -> t in (1, s.T)
   no noise is added at t = T: sampling ends at t = 1, and that step alone goes without.
 s.beta[t].sqrt() -> s.beta[t - 1].sqrt()
   the noise has the variance beta_{t-1}: the step from t has beta_t.
+s.beta[t].sqrt() * noise -> noise
+  the noise is added at full strength: one step adds sqrt(beta_t) of it.
 s.beta[t].sqrt() -> s.beta[t]
   the noise has weight beta: beta is a variance, take its square root.
 s.beta[t].sqrt() -> s.sigma[t]
@@ -197,6 +199,10 @@ signal[s] -> schedule.alpha[s].sqrt()
   alpha or beta of one step stands where alpha_bar or sigma of the closed form belongs.
 x0_hat
   the clean guess is returned: mix it with noise again, as much as step s has.
+x0_hat + sigma[s] * eps
+  the guess is not shrunk in the last line: its weight is sqrt_alpha_bar_s.
+signal[s] * x0_hat + eps
+  the noise has its full strength in the last line: its weight is sigma_s.
 signal[s] * x0_hat
   the noise is left out of the last line: sigma_s of it belongs back.
 [s] -> [t - 1]

@@ -20,7 +20,7 @@ Exercise(
     reference=random_flip,
     cases=lambda: [
         _images([0.7, 0.1, 0.45, 0.99, 0.2], 3, 4, 2),
-        _images([0.3, 0.8, 0.6], 1, 2, 5),
+        _images([0.3, 0.9, 0.55], 1, 2, 5),  # the mean is above 1/2, and a number lies between
         _images([0.5, 0.25, 0.1, 0.75], 2, 3, 4),
         _images([0.2, 0.4, 0.45, 0.97, 0.98, 0.3], 1, 3, 2),  # the mean is above 1/2, and most are below
     ],
@@ -56,6 +56,8 @@ x.flip(-1), x -> x, x.flip(-1)
 < 0.5 -> > 0.5
   the other half is mirrored (by >, or by rounding): here it is the images whose number is below 1/2. (It would train as
   well.)
+< 0.5 -> < chance.mean()
+  the numbers are compared with their mean: compare each with 1/2.
 < 0.5 -> <= 0.5
   ! Nearly: a number of exactly 1/2 is not below 1/2.
 x[chance < 0.5].flip(-1)
