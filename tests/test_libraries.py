@@ -105,7 +105,7 @@ def test_ddpm_step_at_every_step(pair, clip, variance, their_name, digits, toler
 
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
-@pytest.mark.parametrize(("count", "eta"), [(1, 0.5), (5, 0), (5, 1), (50, 0.5), (1000, 0)])
+@pytest.mark.parametrize(("count", "eta"), [(1, 0.5), (5, 0), (5, 1), (50, 0), (50, 0.5), (1000, 0)])
 def test_ddim_step_with_a_stride(pair, count, eta, spacing, clip):
     ours, name = pair
     digits = "float64" if count == 1000 else "float32"
