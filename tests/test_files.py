@@ -194,20 +194,11 @@ def test_read_only_folder(path):
     assert os.listdir(path.parent) == ["a.safetensors"]
 
 
-@pytest.mark.parametrize(
-    ("theirs", "says"),
-    [
-        ({}, None),
-        ({"z": torch.zeros(())}, "'z' is nothing here and [] in the file"),
-        ({"y": None}, "'y' is [1] here and nothing in the file"),
-        ({"x": torch.zeros(3, 2)}, "'x' is [2, 3] here and [3, 2] in the file"),
-        ({"x": torch.zeros(2, 3).int()}, "'x' is [2, 3] here and torch.int32 [2, 3] in the file"),
-    ],
-)
-def test_difference(theirs, says):
-    ours = {"x": torch.zeros(2, 3), "y": torch.zeros(1)}
-    theirs = {name: value for name, value in {**ours, **theirs}.items() if value is not None}
-    assert difference(ours, theirs) == says
+def test_difference():
+    """`test_train` has the other words."""
+    tensors = {"x": torch.zeros(2, 3), "y": torch.zeros(())}
+    assert difference(tensors, tensors) is None
+    assert difference({"x": tensors["x"]}, tensors) == "'y' is nothing here and [] in the file"
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
