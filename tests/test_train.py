@@ -174,11 +174,17 @@ def test_training_and_sampling_draw_from_streams_of_their_own():
 
 
 def test_flips_mirror_half_of_the_images_and_nothing_else():
-    plain, flipped = (make(batch_size=200, flip=flip)._batch() for flip in (False, True))
-    mirrored = (flipped[0] == plain[0].flip(-1)).all((1, 2, 3))
-    assert torch.equal(torch.where(mirrored[:, None, None, None], plain[0].flip(-1), plain[0]), flipped[0])
-    assert 60 < mirrored.sum() < 140
-    assert all(torch.equal(a, b) for a, b in zip(plain[1:3], flipped[1:3], strict=True))
+    trainers, thrown = [make(batch_size=200, flip=flip) for flip in (False, True)], []
+    for step in range(2):
+        for trainer in trainers:
+            trainer.step = step
+        plain, flipped = (trainer._batch() for trainer in trainers)
+        mirrored = (flipped[0] == plain[0].flip(-1)).all((1, 2, 3))
+        assert torch.equal(torch.where(mirrored[:, None, None, None], plain[0].flip(-1), plain[0]), flipped[0])
+        assert 60 < mirrored.sum() < 140
+        assert all(torch.equal(a, b) for a, b in zip(plain[1:3], flipped[1:3], strict=True))
+        thrown.append(mirrored)
+    assert not torch.equal(*thrown), "each step throws its own coins"
 
 
 def test_shares_make_up_the_batch(monkeypatch):

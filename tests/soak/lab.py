@@ -119,7 +119,8 @@ def cold_cache(count: int) -> dict:
             answers += {tuple(text for text in each if len(text) == 64) for each in said}
     server.shutdown()
     equal = len(set(answers)) == 1 and len(answers[0]) == 3
-    ok = equal and max(Host.asked.values()) == 2  # one fetched (torchvision asks for each twice), the others waited
+    # One fetched, and the others waited: torchvision asks for each file twice, and we ask whether the first is there.
+    ok = equal and max(Host.asked.values()) <= 3
     result = "answers all equal" if equal else str(answers)
     return {"ok": ok, "result": result, "requests of each file": dict(Host.asked)}
 
