@@ -175,9 +175,9 @@ def spaced_steps(schedule: NoiseSchedule, count: int, spacing: str = "even", mos
     """A list of `count` steps for the trajectories: "even" in t from T down; "log-snr", even in log(sigma / signal);
     "karras", even in (sigma / signal)^(1/7) (Karras et al. 2022, eq. 5). The last two run from the last step at which
     sigma / signal is at most `most` to step 1."""
-    check_counts("spaced_steps", count=count)
     if spacing == "even":
         return ddim_steps(schedule.T, count)
+    check_counts("spaced_steps", count=count)
     scales = {"log-snr": lambda ratio: ratio.log(), "karras": lambda ratio: ratio ** (1 / 7)}
     if spacing not in scales:
         raise ValueError(f"spacing is one of even, {', '.join(scales)}; got {spacing!r}")
@@ -353,5 +353,6 @@ def image_noise(seed: int, images: Iterable[int], shape: tuple[int, ...], device
 
 def clean_guess(schedule: NoiseSchedule, x_t: Tensor, t: int, eps: Tensor, clip: bool) -> Tensor:
     """The clean images (B, ...) that `x_t` came from if its noise was `eps`, clipped to [-1, 1] if `clip`."""
+    _check_images(x_t=x_t, eps=eps)
     x0_hat = (x_t - schedule.sigma[t] * eps) / schedule.sqrt_alpha_bar[t]
     return x0_hat.clamp(-1, 1) if clip else x0_hat

@@ -90,7 +90,7 @@ def test_spacing():
         ({"method": "ddpm", "steps": 5}, "ddpm takes all T = 1000 steps; for fewer: method='ddim'"),
         ({"steps": 5, "spacing": "odd"}, "spacing is one of even, log-snr, karras; got 'odd'"),
         ({"steps": 300, "spacing": "karras"}, "300 steps with spacing 'karras' would repeat some"),
-        ({"steps": 0}, "spaced_steps: count must be a whole number, at least 1, got 0"),
+        ({"steps": 0}, "from 1 to T = 1000 steps, got 0"),
         ({"variance": "beta", "steps": 5}, "sample: variance: ddim takes clip, eta, spacing"),
     ],
 )
