@@ -9,6 +9,7 @@ missing, a sentence says so, and there is no build/play.
 import base64
 import gzip
 import hashlib
+import inspect
 import json
 import shutil
 import subprocess
@@ -41,6 +42,8 @@ def export(model: torch.nn.Module) -> bytes:
         import onnxscript  # noqa: F401 - what the exporter is made of
     except ImportError:
         raise Missing("the packages onnx and onnxscript are not installed: pip install -e '.[play]'") from None
+    if "dynamo" not in inspect.signature(torch.onnx.export).parameters:
+        raise Missing(f"PyTorch {torch.__version__} cannot export such a network: a newer one can")
     example = torch.zeros(2, 1, 28, 28), torch.tensor([1, 1]), torch.tensor([0, 0])
     any_count = {0: torch.export.Dim("B")}
     # In two parts: alone, the exporter to ONNX would go on with a fixed number of images where another one fails.
