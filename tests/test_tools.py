@@ -36,6 +36,8 @@ def commands(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "run", run)
     monkeypatch.setattr(course, "starts", lambda python: python.exists() or not python.is_symlink())
     monkeypatch.setattr(course, "colab_python", lambda folder, python: python)
+    monkeypatch.setattr(course, "without_cuda", lambda: False)  # tests/test_install.py has these two
+    monkeypatch.setattr(course.shutil, "which", lambda name: None)
     (tmp_path / "pyproject.toml").write_text("one")
     return noted
 
