@@ -37,7 +37,8 @@ def commands(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "starts", lambda python: python.exists() or not python.is_symlink())
     monkeypatch.setattr(course, "colab_python", lambda folder, python: python)
     monkeypatch.setattr(course, "without_cuda", lambda: False)  # tests/test_install.py has these two
-    monkeypatch.setattr(course.shutil, "which", lambda name: None)
+    which = shutil.which
+    monkeypatch.setattr(course.shutil, "which", lambda name, **_: None if name == "uv" else which(name))
     (tmp_path / "pyproject.toml").write_text("one")
     return noted
 
