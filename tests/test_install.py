@@ -1,5 +1,6 @@
 """The installation: PyTorch's CPU packages where they fit and can be had, and uv where it is; it says which and why."""
 
+import json
 import socket
 import sys
 import threading
@@ -9,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import course
@@ -134,3 +136,23 @@ def test_uv_installs_where_it_is_there(install, programs):
     python = environment[-1] + ("/bin/python" if course.os.name == "posix" else "\\Scripts\\python.exe")
     wanted = ["/bin/uv", "pip", "install", "--python", python] if programs else [python, "-m", "pip", "install"]
     assert all(command[: len(wanted)] == wanted for command in installing)
+
+
+def test_the_development_container_gets_the_versions_of_the_last_green_run():
+    about = json.loads((course.ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    version = about["image"].removeprefix("python:")
+    assert f"Python {version} on Linux:" in (course.ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert course.set_up.__name__ in about["postCreateCommand"]
+
+
+@pytest.mark.parametrize(
+    "form", sorted((course.ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")), ids=lambda f: f.stem
+)
+def test_forms_ask_for_what_is_needed(form):
+    """As GitHub wants them; a question carries the report of notebook 00."""
+    about = yaml.safe_load(form.read_text(encoding="utf-8"))
+    assert {"name", "description", "body"} <= about.keys()
+    assert all(part["type"] in ("input", "textarea") and part["attributes"]["label"] for part in about["body"])
+    assert all(part["validations"]["required"] for part in about["body"])
+    if form.stem == "question":
+        assert "environment_report()" in about["body"][-1]["attributes"]["description"]
