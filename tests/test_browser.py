@@ -35,19 +35,6 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright i
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """The system's Chromium, else the one that `playwright install chromium` put in place."""
-    with playwright_api.sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome")
-        found = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
-        if not Path(found).exists():
-            pytest.skip("there is no Chromium here: apt-get install chromium, or playwright install chromium")
-        running = playwright.chromium.launch(executable_path=found)
-        yield running
-        running.close()
-
-
 # ---- the pages ------------------------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,9 @@ def commands(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "run", run)
     monkeypatch.setattr(course, "starts", lambda python: python.exists() or not python.is_symlink())
     monkeypatch.setattr(course, "colab_python", lambda folder, python: python)
+    monkeypatch.setattr(course, "without_cuda", lambda: False)  # tests/test_install.py has these two
+    which = shutil.which
+    monkeypatch.setattr(course.shutil, "which", lambda name, **_: None if name == "uv" else which(name))
     (tmp_path / "pyproject.toml").write_text("one")
     return noted
 
