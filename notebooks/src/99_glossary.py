@@ -225,6 +225,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | published | In notebook 10: with network, data range, noise schedule, target and sampler as published. | [10](10_libraries.ipynb) |
 # | receptive field | The input pixels that can change one output pixel. | [06](06_unet.ipynb) |
 # | recognisable | Of an image: the feature network is at least 95 % sure of its class. | [09](09_evaluation.ipynb) |
+# | rectified flow | Noise and image mixed along a straight line, and a mean followed back. | [01](01_corrupt_and_predict.ipynb) |
 # | repaired | In notebook 10: without the faults of the published design. | [10](10_libraries.ipynb) |
 # | residual block | Layers that add to their input instead of replacing it. | [06](06_unet.ipynb) |
 # | root | Of a symmetric matrix: the one in the same directions with the roots of its eigenvalues; its square is the matrix. | [09](09_evaluation.ipynb) |
@@ -345,6 +346,9 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # - **Lipman et al. 2023**, *Flow matching for generative modeling*, arXiv
 #   [2210.02747](https://arxiv.org/abs/2210.02747). The straight line of [notebook 01](01_corrupt_and_predict.ipynb),
 #   with a derivation.
+# - **Liu et al. 2023**, *Flow straight and fast: learning to generate and transfer data with rectified flow*, arXiv
+#   [2209.03003](https://arxiv.org/abs/2209.03003). The recipe of [notebook 01](01_corrupt_and_predict.ipynb), and how to
+#   make its paths straighter.
 # - **Song, Dhariwal et al. 2023**, *Consistency models*, arXiv [2303.01469](https://arxiv.org/abs/2303.01469). One
 #   step.
 # - **Bansal et al. 2022**, *Cold diffusion: inverting arbitrary image transforms without noise*, arXiv
