@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ddpm_helpers
-from ddpm_helpers import cosine_schedule, ddpm_loss, ddpm_step, synthetic_digits
+from ddpm_helpers import cosine_schedule, ddpm_loss, ddpm_step, synthetic_digits, to_float
 from ddpm_helpers.pictures import ImageData
 
 NOTEBOOK = jupytext.read(Path(__file__).parent.parent / "notebooks" / "src" / "00_start_here.py")
@@ -37,6 +37,12 @@ def test_it_runs_alone_and_draws(page):
     assert page["digits"].shape == (32, 1, 28, 28)
     assert page["digits"].abs().max() <= 1  # the last step ends on the clipped guess
     assert len(page["losses"]) == 2
+
+
+def test_its_pictures_are_the_helpers(page):
+    """Each clean image of a batch is a training image in [-1, 1]: 2 * u in uint8 would wrap."""
+    apart = page["x0"][:, None] - to_float(page["images"])  # (64, N, 1, 28, 28)
+    assert apart.abs().amax((2, 3, 4)).amin(1).max() < 1e-6
 
 
 def test_its_loss_is_the_helpers(page):

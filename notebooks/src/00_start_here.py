@@ -3,8 +3,8 @@
 #
 # ![Thirty-two digits in four rows, white on black, most of them clear](../figures/00_one_page.png)
 #
-# *Nobody wrote these digits. A network of about eighty lines drew them from noise, after a few minutes of training. All
-# of its code stands on the second half of this page.*
+# *Nobody wrote these digits. They were made from noise by about eighty lines of code, after a few minutes of training.
+# All of it stands in the second half of this notebook.*
 #
 # **You will** draw a digit from noise, solve a first exercise that marks itself, and train a whole diffusion model that
 # fits on one page. **You need** a little Python and the idea of an average. **Time** 20 minutes of reading; the cells
@@ -32,29 +32,28 @@ viz.image_grid(sample(network, schedule, 1, steps=50, seed=0), alt="One digit, w
 
 # %% [markdown]
 # *A network that comes with the course made this from noise. Give `seed` another number and run the cell again. At the
-# end of this page your own network draws.*
+# end of this notebook your own network draws.*
 #
 # ## Guess, write, check
 #
 # While a cell works, a star stands in the brackets beside it. Cells share their variables, so if you change one, run
-# those below it again; *Run > Restart Kernel and Run All Cells* starts over. Every notebook runs alone, so you can
-# start anywhere, and none needs an internet connection. A term is in bold where it is explained;
-# [notebook 99](99_glossary.ipynb) collects all terms and symbols.
+# those below it again; *Run > Restart Kernel and Run All Cells* starts over. Every notebook runs alone, without an
+# internet connection, so you can start anywhere. A term is in bold where it is explained;
+# [notebook 99](99_glossary.ipynb) has them all.
 #
-# **Guess.** Where the text says so, guess before you run. A guess that was wrong is what you remember.
+# **Guess.** Where the text says so, guess before you run: a prediction that failed is remembered.
 #
-# **Write.** An exercise is a function with `...` where your lines go. The first one: on disk an image is uint8,
-# integers $u$ from 0 (black) to 255 (white). Inside a diffusion model it is a float $x$ between -1 and 1, so that its
-# values have a range like that of the noise that will be added:
+# **Write.** An exercise is a function with `...` where your lines go. Here is one. On disk an image is uint8: integers
+# $u$ from 0 (black) to 255 (white). Inside a diffusion model it is a float $x$ between -1 and 1, a range like that of
+# the noise that will be added:
 #
 # $$x = \frac{2u}{255} - 1 \tag{0.1}$$
 #
 # ### Exercise 0.1 - `to_float`
 #
 # Turn uint8 images of any shape into 32-bit floats, float32, by (0.1). One line is enough. (`images` is a **tensor**,
-# PyTorch's array: arithmetic, slices and methods like `.mean()` work as in NumPy.) Run the cell as it stands first: you
-# are told that the exercise is yours, and the notebook goes on with the course's own version. So nothing breaks if you
-# skip one.
+# PyTorch's array: arithmetic, slices and methods like `.mean()` work as in NumPy.) Run the cell as it stands first: the
+# notebook goes on with the course's own version, so nothing breaks if you skip an exercise.
 
 # %% tags=["exercise", "nbval-check-output"]
 def to_float(images):
@@ -73,14 +72,14 @@ to_float = check(to_float)
 # **Check.** Before you leave, give a wrong answer on purpose: `return images * 2 / 255 - 1`, without `.float()`. Guess
 # first what is wrong with it. `check` names the mistakes that people often make; for anything else it shows the call
 # that failed and how far off you were. If you are stuck, `from ddpm_helpers import show_solution` and
-# `show_solution("to_float")` print the course's version. (Type both lines into a new cell; the + above the notebook
-# makes one.) And should a check ever not come back, a loop in your answer has no end: the square above the notebook
-# stops the cell (in Colab, the one at its left).
+# `show_solution("to_float")`, in a new cell (the + above the notebook makes one), print the course's version. If a
+# check does not come back, a loop in your answer has no end: the square above the notebook stops the cell (in Colab,
+# the one at its left).
 #
 # The course checks itself, too. Each equation with a number is *run*: a cell near it computes both sides, or something
 # that must follow from it, prints how far apart they are (relative to the largest value on the right; where draws are
-# averaged, in standard errors, which [notebook 02](02_forward_process.ipynb) explains), and stops the notebook if that
-# is too far. Here is (0.1) for 0, 102 and 255, with the right-hand side worked out by hand.
+# averaged, in standard errors, which [notebook 02](02_forward_process.ipynb) explains), and stops if that is too far.
+# Here is (0.1) for 0, 102 and 255, with the right-hand side worked out by hand.
 
 # %% tags=["nbval-check-output"]
 verify("0.1", to_float(torch.tensor([0, 102, 255], dtype=torch.uint8)), torch.tensor([-1.0, -0.2, 1.0]))
@@ -114,10 +113,9 @@ print(environment_report())
 # %% [markdown]
 # ## A whole diffusion model on one page
 #
-# What follows is complete. Two calls of the helper module, `load_images` and `budget`, fetch pictures and say how long
-# to train; the rest is PyTorch. Run it now, look at the digits at its end, and take every line on trust: above each
-# cell stands the notebook that invents it, breaks it and repairs it. Copied into a file, one after another, the cells
-# of this section run by themselves.
+# What follows is complete, and runs by itself if you copy its cells into a file. The helper module gives the pictures
+# (`load_images`) and says how long to train (`budget`); the rest is PyTorch. Take every line on trust today: above each
+# cell stands the notebook that explains it.
 
 # %%
 import torch
@@ -132,8 +130,8 @@ from ddpm_helpers import budget, load_images
 # %% [markdown]
 # **Pictures.** MNIST (LeCun et al. 1998): handwritten digits of 28 x 28 grey pixels. `load_images` takes them from your
 # data folder (the one that the variable `DDPM_DATA` names, else `data` beside this notebook), else downloads them, and
-# where there is no connection it draws digits of its own. It prints which of the three happened. (Captions describe
-# what MNIST gives.) [Notebook 01](01_corrupt_and_predict.ipynb) begins with these pictures, and with noise.
+# without a connection draws digits of its own. The last line says which. (Captions describe what MNIST gives.)
+# [Notebook 01](01_corrupt_and_predict.ipynb) damages such pictures, and repairs them.
 
 # %%
 data = load_images("mnist")
@@ -165,8 +163,8 @@ def loss_of(net, x0, t, noise):
     return F.mse_loss(net(x_t, t), noise)
 
 # %% [markdown]
-# **The step, as waves.** A network reads a number better as a row of waves, from fast to slow.
-# [Notebook 05](05_time_conditioning.ipynb) shows what it is worth to say the step at all.
+# **The step, as waves.** The network gets the number of the step as 64 waves, from fast to slow.
+# [Notebook 05](05_time_conditioning.ipynb) says why, and what it is worth.
 
 # %%
 def waves(t):
@@ -218,25 +216,26 @@ class UNet(nn.Module):
         return self.out(self.up(torch.cat([fine, F.interpolate(low, scale_factor=2)], 1), time))
 
 # %% [markdown]
-# **Training**, Algorithm 1 of Ho et al. (2020). The learning rate rises to 0.002 and falls to 0.
-# [Notebook 07](07_train_ddpm.ipynb) measures what each choice here is worth.
+# **Training**, Algorithm 1 of Ho et al. (2020). The learning rate rises to 0.002, then falls to nearly 0.
+# [Notebook 07](07_train_ddpm.ipynb) builds this loop, and measures its parts.
 
 # %%
 torch.manual_seed(0)
 net = UNet().to(device)
-steps = budget(gpu=5000, cpu=1800, quick=20)
+steps = budget(gpu=5000, cpu=1600, quick=20)
 optimizer = torch.optim.AdamW(net.parameters())
 rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
 losses = []
 
 # %% [markdown]
-# Draw pictures, a step for each, and noise; go downhill. The algorithm draws each step equally often. Here the later of two such draws
-# counts, because late steps decide which digit it will be; [notebook 16](16_targets_and_weights.ipynb) asks which steps
-# deserve the training. Guess before you run: a network that always answers 0 has a loss of 1; where will this one end?
+# Draw pictures, a step for each, and noise; go downhill. (Dividing first is (0.1) without the mistake that you made on
+# purpose.) The algorithm draws every step equally often. Here the later of two draws counts, so very noisy pictures
+# come more often; [notebook 16](16_targets_and_weights.ipynb) asks which steps deserve the training. Guess before you
+# run: a network that always answers 0 has a loss of 1. Where will this one end?
 
 # %%
 for _ in range(steps):
-    x0 = 2 * images[torch.randint(len(images), (64,), device=device)] / 255 - 1  # (0.1)
+    x0 = images[torch.randint(len(images), (64,), device=device)] / 127.5 - 1  # in [-1, 1]
     t = torch.randint(1, T + 1, (2, 64), device=device).amax(0)  # 1 ... T
     loss = loss_of(net, x0, t, torch.randn_like(x0))
     optimizer.zero_grad()
@@ -287,10 +286,9 @@ display(picture, metadata={"image/png": {"alt": "32 digits in four rows, white o
 # - A diffusion model is a table of noise, a network that names the noise in a picture, a loop that trains it, and a
 #   loop that takes the noise away in small steps.
 #
-# **What broke:** some digits, and all of it was taken on trust. Why this noise? Why should naming noise teach anybody
-# to draw? Is that step back the right one, and how good are the digits? The course now forgets this page, starts with
-# nothing, and repairs one failure at a time. [Notebook 01](01_corrupt_and_predict.ipynb) tries the simplest recipe that
-# could work.
+# **What broke:** some digits, and everything was taken on trust. Why this noise? Why should naming noise teach a network
+# to draw? Is that the right step back, and how good are the digits? The course now starts again with nothing, and
+# repairs one failure at a time. [Notebook 01](01_corrupt_and_predict.ipynb) tries the simplest recipe that could work.
 #
 # ### Experiments to try
 #
