@@ -99,13 +99,13 @@ print(to_uint8(torch.tensor([-2.0, 1.3])))
 
 # %% [markdown]
 # *The second line shows the clipping: -2 becomes 0 and 1.3 becomes 255. On many machines a plain cast wraps around
-# instead: -1.01 becomes 255, a white dot in a black corner.*
+# instead, and a pixel a little darker than black becomes a white dot in a black corner.*
 #
 # ## Your machine, and help
 #
-# If something goes wrong, [the help page](../docs/HELP.md) has the usual cures. For anything else, paste this report
-# into your question: it is the first thing that anybody will ask for. (The last three lines are settings: where your
-# images are, how long to train, and whether a wrong answer stops the notebook, which only tests want.)
+# If something goes wrong, `docs/HELP.md` in the course's folder has the usual cures. For anything else, paste this
+# report into your question: it is the first thing that anybody will ask for. (The last three lines are settings: where
+# your images are, how long to train, and whether a wrong answer stops the notebook, which only tests want.)
 
 # %%
 print(environment_report())
@@ -140,9 +140,9 @@ images = data.images.to(device)  # (N, 1, 28, 28) uint8
 print(data.source)
 
 # %% [markdown]
-# **How much noise.** In $T$ small steps a picture becomes noise. After step $t$ the share `signal[t]` of the picture is
-# left, and `sigma[t]` of noise has come in. [Notebook 02](02_forward_process.ipynb) derives this table, a cosine
-# (Nichol & Dhariwal 2021).
+# **How much noise.** In $T$ small steps a picture becomes noise. After step $t$ it is `signal[t]` times the picture plus
+# `sigma[t]` times noise. [Notebook 02](02_forward_process.ipynb) explains these tables, along a cosine (Nichol &
+# Dhariwal 2021).
 
 # %%
 T = 250
