@@ -148,6 +148,8 @@ def test_table_lines_up_and_leaves_out_what_is_not_known():
         assert f" {value}" in full
     assert part.split() == ["b", "7"]
     assert title.index("distance") + len("distance") == full.index("682") + 3 == part.index("7") + 1
+    title, long = ladder_table([{"name": 40 * "a", "frechet": 7.0}]).splitlines()
+    assert len(title) == len(long), "a long name moves its whole column"
 
 
 def test_the_shipped_ladder_is_there():

@@ -80,6 +80,8 @@ def test_histograms_lie_over_their_gaussian(drawn):
     peaks = [axis.lines[0].get_xdata()[axis.lines[0].get_ydata().argmax()] for axis in drawn["figures"][0].axes]
     np.testing.assert_allclose(peaks, [0, 1], atol=0.02)
     assert [text.get_text() for text in drawn["figures"][0].legends[0].get_texts()] == ["x", "noise"]
+    show.plot_histograms({name: {"x": x} for name in "abcde"}, columns=3, alt="five")
+    assert [axis.get_visible() for axis in drawn["figures"][1].axes] == [True] * 5 + [False]
 
 
 def test_growth_begins_at_one_beside_the_expected_slope(drawn):

@@ -122,7 +122,7 @@ alpha_for_alpha_bar: digits, too many of them with broad strokes, zeros most of 
   Then noise would be left over in the samples. These are clean.
 - The forward process does not end in noise, since it has too few steps for its betas
   Then alpha_bar[T] would be far from 0. It is printed below the picture: it is not.
-+ The training loop jumps with alpha_t where alpha_bar_t belongs
++ The training loop's closed form has alpha_t where alpha_bar_t belongs
   Its x_t is never noisier than one single step makes it. Finding that noise is no preparation for what the sampler
   starts with.
 

@@ -40,6 +40,8 @@ def plot_histograms(
     rows = -(-len(panels) // columns)
     figure, axes = viz.subplots(rows, columns, size=(8, 0.9 + 1.5 * rows))
     edges, x = np.linspace(*span, 81), np.linspace(*span, 400)
+    for axis in np.ravel(axes)[len(panels) :]:
+        axis.set_visible(False)
     for axis, (title, samples) in zip(np.ravel(axes), panels.items(), strict=False):
         for j, (name, values) in enumerate(samples.items()):
             kind = {"histtype": "step", "linewidth": 1.5} if j else {"alpha": 0.45}

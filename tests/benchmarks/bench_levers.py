@@ -73,7 +73,7 @@ class Variant:
     instead: dict = field(default_factory=dict)  # what stands for a name in ddpm_helpers
 
 
-def independent_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator) -> Tensor:
+def independent_steps(schedule: NoiseSchedule, count: int, generator: torch.Generator, weighted: float) -> Tensor:
     return torch.randint(1, schedule.T + 1, (count,), generator=generator, device=generator.device)
 
 
@@ -93,13 +93,13 @@ def min_snr_5_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise:
 
 
 def small_velocity_loss(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """`velocity_loss` times the mean weight: with steps drawn by weight, on average `min_snr_loss` itself."""
+    """`velocity_loss` times the mean weight: with weighted timestep sampling, on average `min_snr_loss` itself."""
     return step_weight(schedule).mean() * velocity_loss(model, schedule, x0, t, noise)
 
 
 SAME = partial(Variant, like="the recipe")
-DRAWN = partial(SAME, objective=velocity_loss, config={"weighted": True})  # the same loss on average
-UNFOLDED = partial(Variant, net=partial(UNet, base=16, multipliers=(1, 2, 4), attention=0))
+WEIGHTED = partial(SAME, objective=velocity_loss, config={"weighted": True})  # the same loss on average
+UNPATCHED = partial(Variant, net=partial(UNet, base=16, multipliers=(1, 2, 4), attention=0))
 VARIANTS = (
     Variant("the recipe"),
     SAME("the recipe, seed 1", seed=1),
@@ -121,7 +121,7 @@ VARIANTS = (
     SAME("independent steps", instead={"train.draw_steps": independent_steps}),
     Variant("batches of 128", config={"batch_size": 128}),
     Variant("batches of 32", config={"batch_size": 32}),
-    UNFOLDED("no folding; 16, 32, 64"),
+    UNPATCHED("no patches; 16, 32, 64"),
     Variant("attention at 7 x 7 too", net=partial(SMALL, attention=1)),
     Variant("base 24", net=partial(SMALL, base=24)),
     Variant("base 48", net=partial(SMALL, base=48)),
@@ -129,18 +129,18 @@ VARIANTS = (
     Variant("channels_last", instead={"train.fast_layout": lambda model, device: torch.channels_last}),
     Variant("one picture at a time", instead={"train.to_float": picture_by_picture}),
     Variant("torch.compile", compiled=True),
-    UNFOLDED("no folding, seed 1", like="no folding; 16, 32, 64", seed=1),
-    UNFOLDED("no folding, seed 2", like="no folding; 16, 32, 64", seed=2),
+    UNPATCHED("no patches, seed 1", like="no patches; 16, 32, 64", seed=1),
+    UNPATCHED("no patches, seed 2", like="no patches; 16, 32, 64", seed=2),
     SAME("noise and its weights", velocity=False, objective=ddpm_loss),
     SAME("noise, its weights, linear schedule", velocity=False, objective=ddpm_loss, schedule=LINEAR),
-    DRAWN("steps drawn by weight"),
-    DRAWN("drawn by weight, small gradient", objective=small_velocity_loss),
-    DRAWN("drawn by weight, seed 1", seed=1),
-    DRAWN("drawn by weight, seed 2", seed=2),
+    WEIGHTED("weighted timestep sampling"),
+    WEIGHTED("weighted timestep sampling, small gradient", objective=small_velocity_loss),
+    WEIGHTED("weighted timestep sampling, seed 1", seed=1),
+    WEIGHTED("weighted timestep sampling, seed 2", seed=2),
     SAME("more steps near T", sampler_steps=NEAR_T),
-    DRAWN("drawn by weight, near T", sampler_steps=NEAR_T),
-    DRAWN("drawn by weight, near T, seed 1", sampler_steps=NEAR_T, seed=1),
-    DRAWN("drawn by weight, near T, seed 2", sampler_steps=NEAR_T, seed=2),
+    WEIGHTED("weighted timestep sampling, near T", sampler_steps=NEAR_T),
+    WEIGHTED("weighted timestep sampling, near T, seed 1", sampler_steps=NEAR_T, seed=1),
+    WEIGHTED("weighted timestep sampling, near T, seed 2", sampler_steps=NEAR_T, seed=2),
 )
 
 

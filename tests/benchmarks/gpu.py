@@ -55,7 +55,7 @@ class Run:
 
 SMALL = {"base": 64, "multipliers": [1, 2], "patch": 2}
 MANY = {"batch_size": 256}
-GREY = MANY | {"weighted": True}  # in colour, steps drawn by weight have not been tried
+GREY = MANY | {"weighted": True}  # in colour, weighted timestep sampling has not been tried
 RUNS = (
     Run("mnist", "mnist", 0.2, SMALL, config=GREY),
     Run("mnist_labels", "mnist", 0.15, SMALL, labels=True, config=GREY),
