@@ -144,9 +144,9 @@ def bits_per_dim(
     model: Model, schedule: NoiseSchedule, images: Tensor, steps: int | None = None, seed: int = 0, clip: bool = True
 ) -> BitsPerDim:
     """An upper bound on -log2 p per dimension of images (N, C, H, W) made of 256 grey levels, with reverse variances
-    beta_t (Ho et al. 2020, section 3.3). L_{t-1} is computed at all steps 2 ... T, or at most at `steps` of them: one from
-    each of so many stretches, short where t is small and the terms are large, for a sum without bias. `clip` clips the
-    predicted clean images to [-1, 1]."""
+    beta_t (Ho et al. 2020, section 3.3). L_{t-1} is computed at all steps 2 ... T, or at most at `steps` of them: one
+    from each of so many stretches, short where t is small and the terms are large, for a sum without bias. `clip` clips
+    the predicted clean images to [-1, 1]."""
     if not (images.min() >= -1.001 and images.max() <= 1.001):
         raise ValueError("bits_per_dim: images must lie in [-1, 1], on 256 grey levels: use to_float")
     T, generator = schedule.T, torch.Generator().manual_seed(seed)
