@@ -85,7 +85,8 @@ def results(monkeypatch, tmp_path):
 def toy(monkeypatch, results):
     """Two systems and a fault of one convolution each, and a place for their results."""
     naive = runner.System("naive", Tiny, SCHEDULE, ladder.naive_objective, runner.naive_samples, 2, 4)
-    repaired, fault = (runner.System(name, Tiny, SHORT, batch_size=4) for name in ("SimpleUNet, repaired", "fault"))
+    repaired = runner.System("SimpleUNet, repaired", Tiny, SHORT, batch_size=4)
+    fault = runner.System("fault", Tiny, SHORT, batch_size=4, like="SimpleUNet, repaired")
     measured = runner.measure_speed
     monkeypatch.setattr(runner, "SYSTEMS", (naive, repaired))
     monkeypatch.setattr(runner, "FAULTS", (fault,))
