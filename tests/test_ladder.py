@@ -78,7 +78,8 @@ def test_a_border_is_added_for_training_and_cut_off_the_samples():
 def toy(monkeypatch, tmp_path):
     """Two systems and a fault of one convolution each, and a place for their results."""
     naive = runner.System("naive", Tiny, SCHEDULE, ladder.naive_objective, runner.naive_samples, 2, 4)
-    repaired, fault = (runner.System(name, Tiny, SHORT, batch_size=4) for name in ("SimpleUNet, repaired", "fault"))
+    repaired = runner.System("SimpleUNet, repaired", Tiny, SHORT, batch_size=4)
+    fault = runner.System("fault", Tiny, SHORT, batch_size=4, like="SimpleUNet, repaired")
     measured = runner.measure_speed
     monkeypatch.setattr(ladder, "RESULTS", tmp_path)
     monkeypatch.setattr(runner, "SYSTEMS", (naive, repaired))
@@ -142,6 +143,8 @@ def test_table_lines_up_and_leaves_out_what_is_not_known():
         assert f" {value}" in full
     assert part.split() == ["b", "7"]
     assert title.index("distance") + len("distance") == full.index("682") + 3 == part.index("7") + 1
+    title, long = ladder_table([{"name": 40 * "a", "frechet": 7.0}]).splitlines()
+    assert len(title) == len(long), "a long name moves its whole column"
 
 
 def test_the_shipped_ladder_is_there():
