@@ -323,8 +323,8 @@ BREAKS["14_flow_matching"] = {
 
 BREAKS["15_solvers"] = {
     "15.1": [("(m - 1) * x", "m * x"), ("1 - m**2]", "1 - m]")],
-    "15.2": [("(1 - sde.beta(times) / n).sqrt()", "(1 - sde.beta(times) / n)"), ("[0.1, 0.5, 1.0]", "[0.1, 0.5, 0.9]")],
-    "15.3": [("beta / 2 * d(d(q, x), x)", "beta * d(d(q, x), x)"), ("d(beta / 2 * x * q, x)", "d(-beta / 2 * x * q, x)")],
+    "15.2": [("n).sqrt()", "n)"), ("[0.1, 0.5, 1.0]", "[0.1, 0.5, 0.9]")],
+    "15.3": [("beta / 2 * d(d(q, x), x)", "beta * d(d(q, x), x)"), ("d(beta / 2 * x", "d(-beta / 2 * x")],
     "15.4": [("d(q, t), -d(", "d(q, t), d("), ("sde.slope(pixels, x, t) * q", "sde.slope(pixels, x, t)")],
     "15.5": [("-d(q, t), -d(flow", "d(q, t), -d(flow"), ("share**2 * beta / 2", "share * beta / 2 + 0.1")],
     "15.6": [("3 / 8 * x", "x / 2"), ("score / 2, tol", "score, tol")],
