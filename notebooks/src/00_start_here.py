@@ -28,7 +28,7 @@ from ddpm_helpers import verify, viz
 
 # %%
 network, schedule, recipe = load_pretrained("mnist")
-viz.image_grid(sample(network, schedule, 1, steps=50, seed=0), alt="One digit, white on black")
+viz.image_grid(sample(network, schedule, 1, steps=50, seed=2), alt="One digit, white on black")
 
 # %% [markdown]
 # *A network that comes with the course made this from noise. Give `seed` another number and run the cell again. At the
