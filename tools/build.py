@@ -1,26 +1,20 @@
-"""Notebooks from their sources, pages from notebooks, links from the one setting. Called by tools/course.py."""
+"""Notebooks from their sources, the site from notebooks, links from the one setting. Called by tools/course.py."""
 
-import html
 import json
 import re
 import shutil
+import subprocess
 import sys
 import time
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from pathlib import Path
 
 import jupytext
 import nbformat
-from jinja2 import pass_context
-from latex2mathml.converter import convert as latex_to_mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell, new_notebook
 from tqdm import tqdm
-from traitlets.config import Config
 
 from ddpm_helpers.exercises import EXERCISES
 
@@ -113,106 +107,32 @@ def write_figures(notebook: NotebookNode) -> None:
                 target.write_bytes(b64decode(data[f"image/{kind}"]))
 
 
-def course(_: list[str]) -> int:
-    """Run every notebook on this machine, write one HTML page each and an index to build/course."""
-    done, failed = {}, []
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        if execute(notebook, path.stem):
-            done[path.stem] = notebook
-        else:
-            failed.append(path.stem)
-    write_pages(done, PAGES)
-    print(f"Open {PAGES / 'index.html'}" + (f"\nFailed: {', '.join(failed)}" if failed else ""))
-    return len(failed)
+def course(rest: list[str]) -> int:
+    """Write the site to build/course, from the committed notebooks; with --run, from notebooks that run here first."""
+    failed, folder = [], NOTEBOOKS
+    if rest == ["--run"]:
+        folder = ROOT / "build" / "executed"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+            notebook = nbformat.read(path, as_version=4)
+            if execute(notebook, path.stem):
+                nbformat.write(notebook, folder / path.name)
+            else:
+                failed.append(path.stem)
+    status = site(folder, PAGES)
+    print(f"Failed, and left out: {', '.join(failed)}" if failed else f"Open {PAGES / 'index.html'}")
+    return status or len(failed)
 
 
-def write_pages(executed: dict[str, NotebookNode], folder: Path) -> None:
-    """Write a page for each notebook (file name without suffix -> notebook, in their order), and an index of them."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    names = list(executed)
-    for i, (name, notebook) in enumerate(executed.items()):
-        ways = {f"Previous: {names[i - 1][:2]}": f"{names[i - 1]}.html"} if i else {}
-        ways["All notebooks"] = "index.html"
-        if i + 1 < len(names):
-            ways[f"Next: {names[i + 1][:2]}"] = f"{names[i + 1]}.html"
-        (folder / f"{name}.html").write_text(page(notebook, ways), encoding="utf-8")
-    (folder / "index.html").write_text(page(index(executed), {}), encoding="utf-8")
-
-
-def page(notebook: NotebookNode, ways: dict[str, str]) -> str:
-    """One HTML page that needs no network and no script: pictures inside, formulas as MathML; `ways` lead elsewhere."""
-    resources = {"metadata": {"name": title_of(notebook)}, "ways": ways}
-    return PageExporter().from_notebook_node(notebook, resources)[0]
-
-
-class PageExporter(HTMLExporter):
-    """nbconvert with the template in tools/page, and with `Renderer` for the text."""
-
-    def __init__(self):
-        formats = {"display_data_priority": ["image/gif", "image/png", "text/plain"]}
-        super().__init__(
-            config=Config(NbConvertBase=formats),
-            template_name="page",
-            extra_template_basedirs=[str(Path(__file__).parent)],
-            exclude_input_prompt=True,
-            exclude_output_prompt=True,
-        )
-
-    @pass_context
-    def markdown2html(self, context, source: str) -> str:
-        return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
-
-
-class Renderer(IPythonRenderer):
-    """Markdown with formulas as MathML, links to pages, and scroll bars of their own for what may be wide."""
-
-    def inline_math(self, body: str) -> str:
-        mathml = to_mathml(body, "inline")
-        letters = re.sub(r"<[^>]+>", "", html.unescape(mathml))
-        return f'<span class="scroll" tabindex="0">{mathml}</span>' if len(letters) > 25 else mathml
-
-    def block_math(self, body: str) -> str:
-        return f'<div class="scroll" tabindex="0">{to_mathml(body, "block")}</div>'
-
-    def block_code(self, code: str, info: str | None = None) -> str:
-        return f'<div class="scroll" tabindex="0">{super().block_code(code, info)}</div>'
-
-    def image(self, text: str, url: str, title: str | None = None) -> str:
-        return super().image(text, data_address(NOTEBOOKS / url), title)
-
-    def table(self, text: str) -> str:
-        return f'<div class="scroll" tabindex="0"><table>{text}</table></div>'
-
-    def table_cell(self, text: str, align: str | None = None, head: bool = False) -> str:
-        tag = "th" if head and text else "td"  # an empty heading says nothing to a screen reader
-        return f'<{tag} style="text-align: {align or "left"}">{text}</{tag}>'
-
-    def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, re.sub(r"^(\d\d_\w+)\.ipynb", r"\1.html", url), title)
-
-
-def data_address(picture: Path) -> str:
-    return f"data:image/{picture.suffix[1:]};base64,{b64encode(picture.read_bytes()).decode()}"
-
-
-def to_mathml(latex: str, display: str) -> str:
-    """A formula as MathML, which browsers draw by themselves; the number of \\tag{n.m} goes to the right of it."""
-    tag = re.search(r"\\tag\{([\d.]+)\}", latex)
-    latex = re.sub(r"\\tag\{[\d.]+\}", "", latex)
-    latex = re.sub(r"(?:\\[bB]igg?[lr]?\s*)?\\[lr]Vert", r"\\|", latex)  # latex2mathml knows only this norm sign
-    mathml = latex_to_mathml(" ".join(latex.split()), display=display)
-    return f'<div class="numbered">{mathml}<span>({tag[1]})</span></div>' if tag else mathml
-
-
-def index(notebooks: dict[str, NotebookNode]) -> NotebookNode:
-    """The contents as a notebook of one cell: title, first picture and summary of each notebook."""
-    parts = ["# Diffusion models, built"]
-    for name, notebook in notebooks.items():
-        parts += [f"## [{name[:2]} {title_of(notebook)}]({name}.ipynb)", summary_of(notebook)]
-        parts += re.findall(r"!\[.*?\]\(\S+?\)", notebook.cells[0].source)[:1]  # the glossary has none
-    return new_notebook(cells=[new_markdown_cell("\n\n".join(parts))])
+def site(notebooks: Path, pages: Path, *options: str) -> int:
+    """Let Sphinx write the site of the notebooks in a folder to `pages`; docs/conf.py says how. Its exit status."""
+    gathered = pages.with_name(f"{pages.name}-source")
+    for folder in (pages, gathered):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "sphinx", "-q", "-c", "docs", "-D", f"notebooks={notebooks}", *options]
+    return subprocess.run([*command, "-d", str(gathered / ".doctrees"), str(gathered), str(pages)], cwd=ROOT).returncode
 
 
 def title_of(notebook: NotebookNode) -> str:
