@@ -43,9 +43,9 @@ html_theme_options = {
     "home_page_in_toc": True,
     "show_toc_level": 2,
     "use_download_button": False,
-    "navbar_persistent": [],
+    "navbar_persistent": [],  # one field to search with is enough
+    "footer_content_items": [],
 }
-html_theme_options["footer_content_items"] = []
 if REPO:
     html_theme_options |= {
         "repository_url": f"https://github.com/{REPO}",

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from nbformat.v4 import new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_output
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -167,13 +167,6 @@ def test_pieces_of_a_stream_are_joined_and_progress_bars_keep_their_end():
     errors = new_output("stream", name="stderr", text="note\n")
     joined = build.joined([*pieces, errors])
     assert [output.text for output in joined] == ["a\n100%|##|\n", "note\n"]
-
-
-def test_formulas_become_mathml_with_their_number():
-    page = build.page(new_notebook(cells=[new_markdown_cell("# a\n\n$a$ and $$c \\tag{1.2}$$ cost 3")]), {})
-    assert page.count("<math") == 2
-    assert "<span>(1.2)</span>" in page
-    assert "tag" not in page.partition("<main")[2]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem)

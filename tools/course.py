@@ -5,7 +5,7 @@
     python tools/course.py lab --from FOLDER       the same, with answers from an older course
     python tools/course.py edit                    for authors: JupyterLab on notebooks/, each paired with its source
     python tools/course.py test                    ruff, unit tests, every notebook under nbval, network off
-    python tools/course.py course                  run every notebook here, write HTML pages to build/course
+    python tools/course.py course                  the site, to build/course; --run runs every notebook here first
     python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
     python tools/course.py badges owner/name       Colab links and clone address for your fork ("" removes them)
     python tools/course.py grade FOLDER [...]      mark learners' notebooks: see docs/INSTRUCTORS.md
@@ -99,7 +99,7 @@ def make_environment(folder: Path, *options: str) -> None:
     if run([sys.executable, "-m", "venv", "--clear", str(folder)]):
         sys.exit("Python's venv module is missing here; on Debian or Ubuntu: apt-get install python3-venv")
     install = [str(python_of(folder)), "-m", "pip", "install", "-q", *options]
-    if run([*install, "-e", f"{ROOT}[lab,test,compare]"]):
+    if run([*install, "-e", f"{ROOT}[lab,site,test,compare]"]):
         sys.exit("The installation failed; pip's message above says why. Run the same command again to retry.")
 
 
