@@ -132,13 +132,18 @@ def test_in_a_browser_without_network(browser, site, name, scheme):
 
 def test_sliders_questions_and_search_without_a_kernel(browser, site):
     page = browser.new_page()
-    page.goto((site / "notebooks" / "08_sampling.html").as_uri())
+    page.goto((site / "notebooks" / "02_forward_process.html").as_uri())
     box = page.locator(".explorer")
-    assert "t = 999" in box.locator("output").inner_text()
-    before = box.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+    canvas, line = box.locator("canvas"), box.locator("output")
+    line.get_by_text("t = 1 of 1000").wait_for()
+    seen = [canvas.evaluate("canvas => canvas.toDataURL()")]
     box.locator("input").press("End")
-    assert "t = 0" in box.locator("output").inner_text()
-    assert box.locator("canvas").evaluate("canvas => canvas.toDataURL()") != before
+    assert "t = 1000 of 1000" in line.inner_text()
+    seen.append(canvas.evaluate("canvas => canvas.toDataURL()"))
+    box.locator("select").select_option(index=2)
+    assert "t = 50 of 50" in line.inner_text(), "the schedule with too few steps"
+    seen.append(canvas.evaluate("canvas => canvas.toDataURL()"))
+    assert len(set(seen)) == 3
     page.goto((site / "notebooks" / "13_debugging_clinic.html").as_uri())
     first, second = page.locator(".quiz").nth(0), page.locator(".quiz").nth(1)
     assert not first.get_by_text("No, not a.").is_visible()
