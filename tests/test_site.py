@@ -56,9 +56,13 @@ class Page(HTMLParser):
 parsed = cache(Page)
 
 
+def pages(site: Path) -> list[Path]:
+    return [path for path in site.rglob("*.html") if path.parent.name != "_static"]  # a template of the theme
+
+
 def test_links_land(site):
     broken = []
-    for path in site.rglob("*.html"):
+    for path in pages(site):
         for address, _ in parsed(path).links:
             if re.match(r"https?://", address):
                 continue
@@ -94,7 +98,7 @@ def test_equations_and_words_lead_to_their_places(site):
 
 def test_weights(site):
     pictures = ("png", "gif", "webp")
-    for path in site.rglob("*.html"):
+    for path in pages(site):
         own = {(path.parent / load).resolve() for load in parsed(path).loads if load.endswith(pictures)}
         weight = path.stat().st_size + sum(file.stat().st_size for file in own)
         assert weight < (400_000 if path == site / "index.html" else 2_000_000), f"{path.name}: {weight:,} bytes"
@@ -103,7 +107,7 @@ def test_weights(site):
 
 def test_nothing_is_fetched_from_elsewhere(site):
     """Every script, style, font and picture is a file of the site, named relative to the page."""
-    for path in site.rglob("*.html"):
+    for path in pages(site):
         for load in parsed(path).loads:
             assert (path.parent / load.partition("?")[0]).is_file(), f"{path.name} loads {load}"
     for path in site.rglob("*.css"):
@@ -115,6 +119,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
 def test_in_a_browser_without_network(browser, site, name, scheme):
     context = browser.new_context(color_scheme=scheme, viewport={"width": KINDS[name], "height": 900}, offline=True)
     page, said = context.new_page(), []
+    page.set_default_timeout(120_000)  # for formulas, on a machine that has much else to do
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("requestfailed", lambda request: said.append(request.url))
@@ -132,6 +137,7 @@ def test_in_a_browser_without_network(browser, site, name, scheme):
 
 def test_sliders_questions_and_search_without_a_kernel(browser, site):
     page = browser.new_page()
+    page.set_default_timeout(120_000)
     page.goto((site / "notebooks" / "02_forward_process.html").as_uri())
     box = page.locator(".explorer")
     canvas, line = box.locator("canvas"), box.locator("output")

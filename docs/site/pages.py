@@ -18,76 +18,85 @@ from sphinx.errors import ConfigError
 import build
 from ddpm_helpers.lessons import quiz
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 CORE = ("schedule", "nets", "sampling", "losses", "train", "files", "data")
-PARTS = {"Part I: from noise to a DDPM": range(14), "Part II: from the DDPM to today": range(14, 99)}
-WIDGET = "application/vnd.jupyter.widget-view+json"
+PARTS = {
+    "Part I: from noise to a DDPM": range(14),
+    "Part II: from the DDPM to today": range(14, 99),
+    "To look things up": range(99, 100),
+}
 MATHJAX = ("tex-chtml.js", "input/tex/extensions/color.js", "output/chtml/fonts/woff-v2/*")
+MODULE = "## {0}\n\n```{{eval-rst}}\n.. automodule:: ddpm_helpers.{0}\n   :members:\n```\n"
 KNOWN = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.reference, nodes.title, nodes.raw)
 
-pictures = {}  # name of a picture's file -> its text, and its width on the page
-places = {}  # an equation as "(2.4)", a word of the glossary, a word and the notebook of it -> page and anchor
+pictures = {}  # hash of a picture -> its text, and its width on the page
+places = {}  # an equation as "(2.4)", a word of the glossary, a word and the page of it -> page and anchor
 
 
 # ---- what is on the site --------------------------------------------------------------------------------------------
 
 
 def gather(app) -> None:
-    """Copy notebooks, figures and docs to Sphinx's folder, in the course's own layout, and write index and core."""
-    source = Path(app.srcdir)
+    """Copy notebooks, figures and docs to Sphinx's folder, in the course's own layout, and write index and core.
+
+    What lies in `extra` there, Sphinx copies to the site as it is.
+    """
+    source, extra = Path(app.srcdir), Path(app.srcdir, "extra")
+    app.config.html_extra_path = [str(extra)]
+    copy_mathjax(extra / "_static" / "mathjax")
     shutil.copytree(ROOT / "figures", source / "figures")
     shutil.copytree(ROOT / "docs" / "results", source / "docs" / "results")
-    for page in ROOT.glob("docs/*.md"):
-        shutil.copy(page, source / "docs")
-    (source / "notebooks").mkdir()
-    (source / "thumbs").mkdir()
-    cards = {title: [] for title in (*PARTS, "To look things up")}
-    for path in sorted(Path(app.config.notebooks).glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        part = next((title for title, numbers in PARTS.items() if int(path.name[:2]) in numbers), "To look things up")
-        cards[part].append(card(path.stem, notebook, source / "thumbs"))
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                prepare(cell)
-        nbformat.write(notebook, source / "notebooks" / path.name)
-    index = (HERE / "index.md").read_text(encoding="utf-8")
-    index = index.replace("<!-- notebooks -->", "\n".join(part_of_index(*part) for part in cards.items() if part[1]))
+    docs = [shutil.copy(page, source / "docs") for page in sorted(ROOT.glob("docs/*.md"))]
+    index, core = ((ROOT / "docs" / "site" / name).read_text(encoding="utf-8") for name in ("index.md", "core.md"))
     if (ROOT / "build" / "play").is_dir():
-        index = index.replace("<!-- play -->", '<a href="play/">A network that draws in this page</a>.')
-    more = ["core", *(f"docs/{page.stem}" for page in sorted(ROOT.glob("docs/*.md")))]
-    (source / "index.md").write_text(index + toctree("More", more), encoding="utf-8")
-    modules = "\n\n".join(
-        f"## {name}\n\n```{{eval-rst}}\n.. automodule:: ddpm_helpers.{name}\n   :members:\n```" for name in CORE
-    )
-    core = (HERE / "core.md").read_text(encoding="utf-8").replace("<!-- modules -->", modules)
-    (source / "core.md").write_text(core, encoding="utf-8")
+        shutil.copytree(ROOT / "build" / "play", extra / "play")
+        index += '\nOr <a href="play/play.html">let a network draw</a>, here in the browser.\n'
+    (source / "notebooks").mkdir()
+    (extra / "thumbs").mkdir()
+    for part, numbers in PARTS.items():
+        cards, pages = "", []
+        for path in sorted(Path(app.config.notebooks).glob("*.ipynb")):
+            if int(path.name[:2]) in numbers:
+                notebook = nbformat.read(path, as_version=4)
+                cards += card(path.stem, notebook, extra / "thumbs")
+                pages.append(f"{path.name[:2]} {build.title_of(notebook)} <notebooks/{path.stem}>")
+                for cell in notebook.cells:
+                    if cell.cell_type == "code":
+                        prepare(cell)
+                nbformat.write(notebook, source / "notebooks" / path.name)
+        index += f'\n## {part}\n\n<div class="cards">\n{cards}</div>\n{toctree(part, pages)}' if pages else ""
+    index += toctree("More", ["core", *(f"docs/{Path(page).stem}" for page in docs)])
+    (source / "index.md").write_text(index, encoding="utf-8")
+    (source / "core.md").write_text(core + "\n".join(map(MODULE.format, CORE)), encoding="utf-8")
     hero(ROOT / "figures" / "08_reverse.gif", source / "hero.webp")
+
+
+def copy_mathjax(target: Path) -> None:
+    """What pages load of MathJax, 2 of 24 MB."""
+    package = importlib.util.find_spec("sphinx-mathjax-offline")
+    if package is None:
+        raise ConfigError("The package sphinx-mathjax-offline, which holds MathJax, is missing: pip install '.[site]'")
+    source = Path(package.origin).parent / "static" / "mathjax"
+    for file in (file for pattern in MATHJAX for file in source.glob(pattern)):
+        (target / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target / file.relative_to(source))
 
 
 def toctree(caption: str, pages: list[str]) -> str:
     return "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
 
 
-def part_of_index(title: str, cards: list[tuple[str, str, str]]) -> str:
-    pages = [f"{name[:2]} {heading} <notebooks/{name}>" for name, heading, _ in cards]
-    texts = "".join(text for *_, text in cards)
-    return f'## {title}\n\n<div class="cards">\n{texts}</div>\n{toctree(title, pages)}'
-
-
-def card(name: str, notebook, thumbs: Path) -> tuple[str, str, str]:
-    """Name and title of a notebook, and its card on the index: its first picture small, its time, its summary."""
-    head, title = notebook.cells[0].source, build.title_of(notebook)
-    picture = re.search(r"!\[[^]]*\]\(\.\./(figures/\S+)\)", head)
-    if picture:
+def card(name: str, notebook, thumbs: Path) -> str:
+    """What the index says of a notebook: its first picture, small, its summary and its time."""
+    head, image = notebook.cells[0].source, ""
+    if picture := re.search(r"!\[[^]]*\]\(\.\./(figures/\S+)\)", head):
         thumbnail(ROOT / picture[1], thumbs / f"{name}.webp")
-    image = f'<img src="thumbs/{name}.webp" alt="" width="240" height="150">' if picture else ""
-    minutes = re.search(r"\*\*Time\*\*\s+(an\s+hour|\d+\s+minutes)", head)
-    time = f" <small>{' '.join(minutes[1].split())}</small>" if minutes else ""
+        image = f'<img src="thumbs/{name}.webp" alt="" width="240" height="150">'
+    time = re.search(r"\*\*Time\*\*\s+(an\s+hour|\d+\s+minutes)", head)
     text = re.sub(r"[*`$]", "", build.summary_of(notebook))
-    link = f'<a href="notebooks/{name}.html">{name[:2]} {html.escape(title)}</a>'
+    link = f'<a href="notebooks/{name}.html">{name[:2]} {html.escape(build.title_of(notebook))}</a>'
     text = f"You will {html.escape(text[:1].lower() + text[1:])}"
-    return name, title, f"<div>{image}<p><b>{link}</b></p><p>{text}</p><p>{time}</p></div>\n"
+    return f"<div>{image}<p><b>{link}</b></p><p>{text}</p><p><small>{time[1] if time else ''}</small></p></div>\n"
 
 
 def thumbnail(picture: Path, target: Path) -> None:
@@ -119,17 +128,15 @@ def prepare(cell) -> None:
     outputs = []
     for output in cell.outputs:
         data, about = output.get("data", {}), output.get("metadata", {})
-        if kind := next((kind for kind in ("image/gif", "image/png") if kind in data), None):
-            name = hashlib.sha256(b64decode(data[kind])).hexdigest()
-            pictures[name] = about.get(kind, {})
-        if WIDGET in data:
-            del data[WIDGET]
-            if question := re.match(r"Case (\d+):", data.get("text/plain", "")):
-                output.data = nbformat.from_dict({"text/html": quiz_of(quiz.case(int(question[1])))})
+        for kind in {"image/gif", "image/png"} & data.keys():
+            pictures[hashlib.sha256(b64decode(data[kind])).hexdigest()] = about.get(kind, {})
         outputs.append(output)
-        if frames := about.get("image/png", {}).get("frames"):
-            html = f'<script type="application/json" class="frames">{json.dumps(frames)}</script>'
-            outputs.append(nbformat.v4.new_output("display_data", {"text/html": html}))
+        if data.pop("application/vnd.jupyter.widget-view+json", None):
+            if question := re.match(r"Case (\d+):", data["text/plain"]):
+                data["text/html"] = quiz_of(quiz.case(int(question[1])))
+            if frames := about.get("image/png", {}).get("frames"):
+                text = f'<script type="application/json" class="frames">{json.dumps(frames)}</script>'
+                outputs.append(nbformat.v4.new_output("display_data", {"text/html": text}))
     cell.outputs = outputs
 
 
@@ -160,15 +167,13 @@ def mark(app, doctree) -> None:
             place(row, word.lower(), page, "entry-" + nodes.make_id(word))
     for image in doctree.findall(nodes.image):
         file = Path(app.srcdir, image["uri"])
-        if file.is_file():
-            content = file.read_bytes()
-            about = pictures.get(hashlib.sha256(content).hexdigest(), {})
-            image.setdefault("alt", about.get("alt", ""))
-            if "width" in about:
-                image["width"] = f"{about['width']}px"
-            grey = np.asarray(Image.open(file).convert("L"))
-            if (grey > 250).mean() > 0.6 and (grey < 30).mean() < 0.05:  # mostly paper, and no black squares on it
-                image["classes"].append("chart")
+        about = pictures.get(hashlib.sha256(file.read_bytes()).hexdigest(), {})
+        image.setdefault("alt", about.get("alt", ""))
+        if "width" in about:
+            image["width"] = f"{about['width']}px"
+        grey = np.asarray(Image.open(file).convert("L"))
+        if (grey > 250).mean() > 0.6 and (grey < 30).mean() < 0.05:  # mostly paper, and no black squares on it
+            image["classes"].append("chart")
 
 
 def place(node, what, page: str, anchor: str) -> None:
@@ -180,40 +185,33 @@ def place(node, what, page: str, anchor: str) -> None:
 def link(app, doctree, page: str) -> None:
     """Let "(2.4)" lead to the equation, bold words to the glossary and back, names of the core to their page."""
 
-    def to(target: tuple[str, str]) -> str:
-        return app.builder.get_relative_uri(page, target[0]) + "#" + target[1]
+    def address(target: tuple[str, str]) -> str:
+        return f"{app.builder.get_relative_uri(page, target[0])}#{target[1]}"
 
-    def linked(node, target: tuple[str, str]) -> None:
-        node.replace_self(nodes.reference("", "", node.deepcopy(), refuri=to(target), internal=True))
+    def to(target: tuple[str, str], child) -> nodes.reference:
+        return nodes.reference("", "", child, refuri=address(target), internal=True)
 
+    glossary = page.endswith("99_glossary")
+    for node in doctree.findall(nodes.reference):
+        target = places.get(node.astext())
+        if glossary and not target and (row := parent(node, nodes.row)):
+            word, notebook = row.children[0].astext().lower(), Path(node.get("refuri", "")).stem
+            target = places.get((word, f"notebooks/{notebook}"))
+        if target:
+            node["refuri"] = address(target)
     objects = app.env.domaindata["py"]["objects"].items()
     core = {name.rpartition(".")[2]: entry for name, entry in objects if entry.objtype in ("function", "class")}
-    for reference in doctree.findall(nodes.reference):
-        if reference.astext() in places:
-            reference["refuri"] = to(places[reference.astext()])
-        elif (row := parent(reference, nodes.row)) is not None and page.endswith("99_glossary"):
-            notebook = f"notebooks/{Path(reference.get('refuri', '')).stem}"
-            word = row.children[0].astext().lower()
-            if (word, notebook) in places:
-                reference["refuri"] = to(places[word, notebook])
-    if not page.startswith("notebooks/"):
-        return
-    for node in list(doctree.findall(nodes.strong)):
-        if node.astext().lower() in places and parent(node, KNOWN) is None:
-            linked(node, places[node.astext().lower()])
-    for node in list(doctree.findall(nodes.literal)):
-        if (entry := core.get(re.match(r"\w*", node.astext())[0])) and parent(node, KNOWN) is None:
-            linked(node, (entry.docname, entry.node_id))
-    for node in list(doctree.findall(nodes.Text)):
-        pieces = re.split(r"(\(\d+\.\d+\))", node.astext())
-        if len(pieces) > 1 and parent(node, KNOWN) is None:
-            new = [
-                nodes.reference("", piece, refuri=to(places[piece]), internal=True)
-                if piece in places
-                else nodes.Text(piece)
-                for piece in pieces
-            ]
-            node.parent.replace(node, new)
+    for node in list(doctree.findall(lambda node: isinstance(node, nodes.strong | nodes.literal | nodes.Text))):
+        if parent(node, KNOWN):
+            continue
+        text = node.astext()
+        if isinstance(node, nodes.strong) and text.lower() in places and not glossary:
+            node.replace_self(to(places[text.lower()], node.deepcopy()))
+        elif isinstance(node, nodes.literal) and (entry := core.get(re.match(r"\w*", text)[0])):
+            node.replace_self(to((entry.docname, entry.node_id), node.deepcopy()))
+        elif isinstance(node, nodes.Text) and len(pieces := re.split(r"(\(\d+\.\d+\))", text)) > 1:
+            texts = [(piece, nodes.Text(piece)) for piece in pieces]
+            node.parent.replace(node, [to(places[piece], text) if piece in places else text for piece, text in texts])
 
 
 def parent(node, kind):
@@ -238,41 +236,15 @@ def plain(app, what, name, thing, options, lines: list[str]) -> None:
 def head(app, page: str, template: str, context: dict, doctree) -> None:
     """A description, and, where the site has an address, a picture for those who link to it."""
     title = re.sub(r"<[^>]+>", "", context.get("title", ""))
-    text = first_words(doctree) if doctree is not None else title
-    tags = {"description": text, "og:title": title, "og:description": text, "og:type": "article"}
-    if app.config.html_baseurl:
-        tags["og:url"] = context.get("pageurl") or app.config.html_baseurl
+    texts = [" ".join(text.astext().split()) for text in doctree.findall(nodes.paragraph)] if doctree else []
+    text = next((text for text in texts if text.startswith("You will")), texts[0] if texts else title)[:200]
+    tags = {"description": text, "og:title": title, "og:description": text}
+    if base := app.config.html_baseurl:
         thumb = f"thumbs/{Path(page).name}.webp"
-        tags["og:image"] = app.config.html_baseurl + (thumb if Path(app.srcdir, thumb).exists() else "hero.webp")
-    context["metatags"] = context.get("metatags", "") + "".join(
-        f'<meta {"name" if name == "description" else "property"}="{name}" content="{html.escape(value)}">\n'
-        for name, value in tags.items()
-    )
-
-
-def first_words(doctree) -> str:
-    paragraphs = [paragraph.astext() for paragraph in doctree.findall(nodes.paragraph)]
-    text = next((text for text in paragraphs if text.startswith("You will")), paragraphs[0] if paragraphs else "")
-    return " ".join(text.split())[:200]
-
-
-def finish(app, error) -> None:
-    """MathJax without what it can do beyond, the index's small pictures, and play.html where it was made."""
-    spec = importlib.util.find_spec("sphinx-mathjax-offline")
-    if spec is None:
-        raise ConfigError(
-            "The package sphinx-mathjax-offline is missing, which holds MathJax: pip install -e '.[site]'"
-        )
-    here, there = Path(spec.origin).parent / "static" / "mathjax", Path(app.outdir, "_static", "mathjax")
-    for file in (file for pattern in MATHJAX for file in here.glob(pattern)):
-        (there / file.relative_to(here)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, there / file.relative_to(here))
-    for unused in Path(app.outdir).rglob("*.map"):
-        unused.unlink()
-    shutil.copytree(Path(app.srcdir, "thumbs"), Path(app.outdir, "thumbs"))
-    shutil.copy(Path(app.srcdir, "hero.webp"), app.outdir)
-    if (ROOT / "build" / "play").is_dir():
-        shutil.copytree(ROOT / "build" / "play", Path(app.outdir, "play"))
+        tags["og:image"] = base + (thumb if Path(app.srcdir, "extra", thumb).exists() else "_images/hero.webp")
+    context.setdefault("metatags", "")
+    for name, value in tags.items():
+        context["metatags"] += f'<meta name="{name}" property="{name}" content="{html.escape(value)}">\n'
 
 
 def setup(app) -> dict:
@@ -283,7 +255,6 @@ def setup(app) -> dict:
         "doctree-read": mark,
         "doctree-resolved": link,
         "html-page-context": head,
-        "build-finished": finish,
     }.items():
         app.connect(event, what)
     return {"parallel_read_safe": False}
