@@ -345,7 +345,7 @@ def _sheet(frames: dict[str, list]) -> Image:
     across = max(1, 900 // width)
     drawn += [np.ones_like(drawn[0])] * (-len(drawn) % across)
     sheet = np.concatenate([np.concatenate(drawn[i : i + across], 1) for i in range(0, len(drawn), across)])
-    texts = {name: [text for text, _ in series] for name, series in kept.items()}
+    texts = [[name, [text for text, _ in series]] for name, series in kept.items()]  # a file would sort a dictionary
     image = _image(PILImage.fromarray((sheet * 15).round().astype(np.uint8) * 17), f"{len(rows)} moments, row by row")
     image.metadata |= {"width": sheet.shape[1], "frames": {"series": texts, "width": width, "height": height}}
     return image

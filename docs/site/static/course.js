@@ -9,28 +9,32 @@ document.addEventListener("DOMContentLoaded", () => {
 // A sheet of frames, each `width` x `height` pixels, series after series, becomes one picture with a slider.
 function explorer(script) {
   const { series, width, height, slider, menu } = JSON.parse(script.textContent)
-  const sheet = script.closest(".cell_output").querySelector("img"), names = Object.keys(series)
+  const sheet = script.closest(".cell_output").querySelector("img")
   const box = document.createElement("div")
   box.className = "explorer"
-  box.innerHTML = `<label ${names.length > 1 ? "" : "hidden"}><span></span> <select></select></label>
+  box.innerHTML = `<label ${series.length > 1 ? "" : "hidden"}><span></span> <select></select></label>
     <label><span></span> <input type="range" min="0" value="0"></label><canvas role="img"></canvas><output></output>`
   const [choice, range, canvas, line] = ["select", "input", "canvas", "output"].map((name) => box.querySelector(name))
   box.querySelectorAll("span").forEach((span, i) => (span.textContent = [menu, slider][i]))
-  choice.append(...names.map((name) => new Option(name)))
-  range.max = Math.min(...names.map((name) => series[name].length)) - 1
+  choice.append(...series.map(([name]) => new Option(name)))
+  range.max = Math.min(...series.map(([, texts]) => texts.length)) - 1
   Object.assign(canvas, { width, height })
   function draw() {
-    const place = Number(range.value), texts = series[choice.value]
-    const before = names.slice(0, choice.selectedIndex).reduce((sum, name) => sum + series[name].length, 0)
-    const across = Math.floor(sheet.naturalWidth / width), i = before + place
+    const text = series[choice.selectedIndex][1][range.value]
+    const i = series.slice(0, choice.selectedIndex).reduce((sum, [, texts]) => sum + texts.length, Number(range.value))
+    const across = Math.floor(sheet.naturalWidth / width)
     const [x, y] = [(i % across) * width, Math.floor(i / across) * height]
     canvas.getContext("2d").drawImage(sheet, x, y, width, height, 0, 0, width, height)
-    line.textContent = texts[place]
-    canvas.setAttribute("aria-label", texts[place])
-    range.setAttribute("aria-valuetext", texts[place])
+    line.textContent = text
+    canvas.setAttribute("aria-label", text)
+    range.setAttribute("aria-valuetext", text)
   }
   box.addEventListener("input", draw)
-  sheet.decode().then(() => (draw(), sheet.replaceWith(box)))
+  sheet.decode().then(() => {
+    draw()
+    const link = sheet.closest("a") // to the sheet alone
+    ;(link ?? sheet).replaceWith(box)
+  })
 }
 
 // The first choice that is opened counts.
