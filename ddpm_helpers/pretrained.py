@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,26 +11,38 @@ from torch import nn
 
 from .files import WEIGHTS, CheckpointError, difference, place, read, write
 from .nets import NETS, VelocityNet
+from .sampling import chosen_sampler
 from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
 
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
+SAMPLER = {"method": "dpm_solver", "steps": 25, "spacing": "log-snr"}  # measured: docs/RESULTS.md
 
 
 class Pretrained(NamedTuple):
     """A trained network and what belongs to it."""
 
-    model: nn.Module  # in eval mode; predicts noise
+    model: nn.Module  # in eval mode; predicts noise; `sample` draws as its `sampler` says, unless told otherwise
     schedule: NoiseSchedule  # the one it was trained on
     recipe: dict  # how it was made: data, steps, device, loss, date ...
 
 
-def save_pretrained(path: str | Path, model: nn.Module, arguments: dict, schedule: str, T: int, recipe: dict) -> None:
+def save_pretrained(
+    path: str | Path,
+    model: nn.Module,
+    arguments: dict,
+    schedule: str,
+    T: int,
+    recipe: dict,
+    sampler: dict | None = None,
+) -> None:
     """Write the weights, in half precision, of one of `nets.NETS` made with `arguments`, or of a `VelocityNet` of one,
-    trained on the "linear" or "cosine" schedule of T steps. The recipe says in plain values how."""
+    trained on the "linear" or "cosine" schedule of T steps. The recipe says in plain values how; the sampler holds the
+    arguments of `sample` that draw best from it; None: `SAMPLER`, or for T below 100 all steps."""
     velocity = isinstance(model, VelocityNet)
     net, target = (model.net, "velocity") if velocity else (model, "noise")
     about = {"net": type(net).__name__, "target": target, "arguments": arguments}
     about |= {"schedule": schedule, "T": T, "recipe": recipe}
+    about["sampler"] = sampler or (SAMPLER if T >= 100 else {"method": "ddpm"})
     weights = {name: value.detach().cpu().half() for name, value in net.state_dict().items()}
     if wrong := next((name for name, value in weights.items() if not value.isfinite().all()), None):
         raise ValueError(f"save_pretrained: {wrong} holds NaN, or numbers too large for half precision (65,504)")
@@ -72,4 +85,11 @@ def _made_from(state: dict) -> Pretrained:
     net.load_state_dict(weights, assign=True)
     schedule = SCHEDULES[state["schedule"]](T)
     model = VelocityNet(net, schedule) if state["target"] == "velocity" else net
+    model.own_signal = schedule.sqrt_alpha_bar  # so that `sample` sees if it gets another schedule
+    if "sampler" not in state:
+        warnings.warn(
+            "this file of weights names no sampler: `sample` takes all T steps unless told otherwise", stacklevel=3
+        )
+    model.sampler = state.get("sampler")
+    chosen_sampler(model, schedule)  # an error if it is none
     return Pretrained(model, schedule, dict(state["recipe"]))

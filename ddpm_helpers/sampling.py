@@ -115,6 +115,81 @@ def ddim_trajectory(
         yield Step(s, x, x0_hat, eps)
 
 
+@torch.no_grad()
+def heun_trajectory(
+    model: Model, schedule: NoiseSchedule, x_T: Tensor, steps: int | Iterable[int] = 25, clip: bool = True
+) -> Iterator[Step]:
+    """Heun's method for the probability-flow ODE, in x / signal and sigma / signal (Karras et al. 2022, algorithm 1):
+    n steps ask the model 2 n - 1 times. Yields `Step`s down to t = 0."""
+    signal, ratio, x = schedule.sqrt_alpha_bar, schedule.sigma / schedule.sqrt_alpha_bar, x_T
+    for t, s in pairwise([*ddim_steps(schedule.T, steps), 0]):
+        eps = model(x, torch.full((len(x),), t, device=x.device))
+        x0_hat = clean_guess(schedule, x, t, eps, clip)
+        slope = (x / signal[t] - x0_hat) / ratio[t]
+        y = x0_hat + ratio[s] * slope  # Euler's step, which is DDIM's
+        if s > 0:
+            eps_s = model(signal[s] * y, torch.full((len(x),), s, device=x.device))
+            there = clean_guess(schedule, signal[s] * y, s, eps_s, clip)
+            y = y + (ratio[s] - ratio[t]) / 2 * ((y - there) / ratio[s] - slope)
+        x = signal[s] * y
+        yield Step(s, x, x0_hat, eps)
+
+
+@torch.no_grad()
+def dpm_solver_trajectory(
+    model: Model, schedule: NoiseSchedule, x_T: Tensor, steps: int | Iterable[int] = 25, clip: bool = True
+) -> Iterator[Step]:
+    """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2), of second order with one call a step: each clean guess is
+    carried on along a line through the one before, in log(signal / sigma). Yields `Step`s down to t = 0."""
+    x, r, before = x_T, None, None
+    for t, s in pairwise([*ddim_steps(schedule.T, steps), 0]):
+        eps = model(x, torch.full((len(x),), t, device=x.device))
+        x0_hat = clean_guess(schedule, x, t, eps, clip)
+        x = dpm_solver_step(schedule, x, t, s, x0_hat, r, before)
+        r, before = t, x0_hat
+        yield Step(s, x, x0_hat, eps)
+
+
+def dpm_solver_step(
+    schedule: NoiseSchedule,
+    x_t: Tensor,
+    t: int,
+    s: int,
+    guess: Tensor,
+    r: int | None = None,
+    before: Tensor | None = None,
+) -> Tensor:
+    """From x_t (B, ...) to x_s with the clean `guess` at t and the one `before`, at r > t (Lu et al. 2022b,
+    algorithm 2). Without one, or for s = 0, the step is DDIM's."""
+    signal, sigma = schedule.sqrt_alpha_bar, schedule.sigma
+    if s == 0:
+        return guess
+    log_snr = lambda step: signal[step].double().log() - sigma[step].double().log()  # noqa: E731
+    h = log_snr(s) - log_snr(t)
+    if before is not None:
+        guess = guess + (h / (log_snr(t) - log_snr(r)) / 2).to(guess.dtype) * (guess - before)
+    return sigma[s] / sigma[t] * x_t - signal[s] * (-h).expm1().to(guess.dtype) * guess
+
+
+def spaced_steps(schedule: NoiseSchedule, count: int, spacing: str = "even", most: float = 80.0) -> list[int]:
+    """A list of `count` steps for the trajectories: "even" in t from T down; "log-snr", even in log(sigma / signal);
+    "karras", even in (sigma / signal)^(1/7) (Karras et al. 2022, eq. 5). The last two run from the last step at which
+    sigma / signal is at most `most` to step 1."""
+    check_counts("spaced_steps", count=count)
+    if spacing == "even":
+        return ddim_steps(schedule.T, count)
+    scales = {"log-snr": lambda ratio: ratio.log(), "karras": lambda ratio: ratio ** (1 / 7)}
+    if spacing not in scales:
+        raise ValueError(f"spacing is one of even, {', '.join(scales)}; got {spacing!r}")
+    ratio = (schedule.sigma[1:].double() / schedule.sqrt_alpha_bar[1:].double()).cpu()
+    scale = scales[spacing](ratio[ratio <= most])  # rising with t = 1, 2 ...
+    wanted = torch.linspace(scale[-1].item(), scale[0].item(), count, dtype=torch.float64)
+    steps = ((wanted[:, None] - scale).abs().argmin(1) + 1).tolist()
+    if len(set(steps)) < count:
+        raise ValueError(f"spaced_steps: {count} steps with spacing {spacing!r} would repeat some of T = {schedule.T}")
+    return steps
+
+
 def ddim_steps(T: int, steps: int | Iterable[int]) -> list[int]:
     """The steps at which DDIM asks the model, from a number of them, evenly spaced from T down, or a list of them.
 
@@ -164,43 +239,82 @@ def sample(
     batch_size: int = 64,
     progress: bool = False,
     labels: Tensor | None = None,
+    method: str | None = None,
     **options,
 ) -> Tensor:
     """Draw images (count, *shape); the noise of image i depends on (seed, i) alone, whatever `batch_size` is.
 
     Args:
-        steps: None for all T steps of `ddpm_trajectory`; a number or a list for `ddim_trajectory`.
+        steps: how many, or which. None: those of the network's own sampler, `model.sampler`, which a trained network of
+            `load_pretrained` has; all T steps for a network without.
         labels: (count,) int64, what each image shall show; see also `guide`.
-        options: for the trajectory: `clip`; `variance` (DDPM) or `eta` (DDIM).
+        method: one of `METHODS`; None: the network's own for steps = None, else "ddim".
+        options: for the trajectory: `clip`; `variance` (DDPM) or `eta` (DDIM); `spacing`, as in `spaced_steps`.
     """
     check_counts("sample", count=count, batch_size=batch_size)
-    if wrong := options.keys() - {"clip", "variance" if steps is None else "eta"}:
-        takes = "all T steps (steps=None) take variance, DDIM (steps=50) takes eta, and both take clip"
-        raise ValueError(f"sample: {', '.join(sorted(wrong))} is no option here; {takes}")
-    own = getattr(model, "own_signal", None)  # the table of a VelocityNet
+    own = getattr(model, "own_signal", None)  # the table of the schedule that the network was trained on, if known
     if own is not None and not torch.equal(own.cpu(), schedule.sqrt_alpha_bar.cpu()):
-        raise ValueError(f"sample: this VelocityNet was made with another schedule than {schedule!r}: pass its own")
+        raise ValueError(
+            f"sample: this network was trained on another schedule than {schedule!r}: pass its own (to see what "
+            "happens otherwise, pass lambda x, t: model(x, t))"
+        )
     if labels is not None:
         seen = labels.cpu() if isinstance(labels, Tensor) else labels  # once here: on a GPU the network does not look
         classes = getattr(model, "classes", None)
         check_step_batch(seen, torch.empty(count), T=classes, net="sample", name="labels", first=0)
-    steps = None if steps is None else ddim_steps(schedule.T, steps)
+    if steps is None and method is None and (its := getattr(model, "sampler", None)):
+        print("sample, by the network's own sampler:", ", ".join(f"{name} {value}" for name, value in its.items()))
+    trajectory, steps, options = chosen_sampler(model, schedule, steps, method, options)
     batches = [range(count)[first : first + batch_size] for first in range(0, count, batch_size)]
-    total, samples = len(batches) * (schedule.T if steps is None else len(steps)), []
+    total, samples = len(batches) * (len(steps) if steps else schedule.T), []
     with tqdm(total=total, desc="sampling", unit="step", ncols=88, file=sys.stdout, disable=not progress) as bar:
         for images in batches:
             noise = image_noise(seed, images, shape, schedule.beta.device)
             label = () if labels is None else (labels[images.start : images.stop],)
             asked = lambda x, t, label=label: model(x, t, *label)  # noqa: E731
-            if steps is None:
-                path = ddpm_trajectory(asked, schedule, noise(), noise, **options)
-            else:
-                path = ddim_trajectory(asked, schedule, noise(), steps, noise=noise, **options)
-            for step in path:
+            fresh = {"noise": noise} if trajectory in (ddpm_trajectory, ddim_trajectory) else {}
+            which = {"steps": steps} if steps else {}
+            for step in trajectory(asked, schedule, noise(), **which, **fresh, **options):
                 x = step.x
                 bar.update()
             samples.append(x)
     return torch.cat(samples)
+
+
+METHODS = {  # and what each takes beside `steps`
+    "ddpm": (ddpm_trajectory, {"clip", "variance"}),
+    "ddim": (ddim_trajectory, {"clip", "eta", "spacing"}),
+    "heun": (heun_trajectory, {"clip", "spacing"}),
+    "dpm_solver": (dpm_solver_trajectory, {"clip", "spacing"}),
+}
+
+
+def chosen_sampler(
+    model: Model,
+    schedule: NoiseSchedule,
+    steps: int | Iterable[int] | None = None,
+    method: str | None = None,
+    options: dict | None = None,
+) -> tuple[Callable, list[int] | None, dict]:
+    """The trajectory, its steps (None: all T) and its options, from what the caller and the network say."""
+    options = {**(options or {})}
+    if steps is None and method is None and (own := getattr(model, "sampler", None)):
+        options = {**own, **options}
+        steps, method = options.pop("steps", None), options.pop("method", None)
+    method = method or ("ddpm" if steps is None else "ddim")
+    if method not in METHODS:
+        raise ValueError(f"sample: method is one of {', '.join(METHODS)}; got {method!r}")
+    trajectory, known = METHODS[method]
+    if wrong := options.keys() - known:
+        raise ValueError(f"sample: {', '.join(sorted(wrong))}: {method} takes {', '.join(sorted(known))}")
+    spacing = options.pop("spacing", "even")
+    if method == "ddpm":
+        if steps is not None:
+            raise ValueError(f"sample: ddpm takes all T = {schedule.T} steps; for fewer: method='ddim'")
+        return trajectory, None, options
+    if isinstance(steps, Iterable):
+        return trajectory, ddim_steps(schedule.T, steps), options
+    return trajectory, spaced_steps(schedule, 50 if steps is None else steps, spacing), options
 
 
 def guided_eps(eps: Tensor, eps_label: Tensor, scale: float) -> Tensor:
@@ -225,7 +339,8 @@ def guide(model: torch.nn.Module, scale: float) -> Model:
         eps, eps_label = model(torch.cat([x, x]), torch.cat([t, t]), labels).chunk(2)
         return guided_eps(eps, eps_label, scale)
 
-    guided.classes, guided.own_signal = model.classes, getattr(model, "own_signal", None)  # `sample` looks at both
+    for name in ("classes", "own_signal", "sampler"):  # `sample` looks at them
+        setattr(guided, name, getattr(model, name, None))
     return guided
 
 

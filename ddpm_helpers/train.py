@@ -105,6 +105,8 @@ class Trainer:
         self.model = model.to(self.device, memory_format=fast_layout(model, self.device)).train()
         # This gives every process the first one's weights, so the average is copied after it.
         self.parallel = nn.parallel.DistributedDataParallel(self.model) if self.world > 1 else self.model
+        if "own_signal" not in dict(self.model.named_buffers()):  # a `VelocityNet` has it
+            self.model.own_signal = self.schedule.sqrt_alpha_bar  # so that `sample` sees if it gets another schedule
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate)
         for p in self.model.parameters():

@@ -303,6 +303,24 @@ BREAKS["13_debugging_clinic"] = {
 }
 
 
+BREAKS["14_flow_matching"] = {
+    "14.1": [("torch.lerp(x0, eps,", "torch.lerp(eps, x0,")],
+    "14.2": [("(later - x_a) /", "(x_a - later) /")],
+    "14.3": [("* clean) / amount", "* clean)"), ("(noise - clean)", "(clean - noise)")],
+    "14.4": [("growth, -torch", "growth, torch"), ("density * v(", "v(")],
+    "14.5": [("log_q + spread / n", "log_q - spread / n"), ("x - slope / n", "x + slope / n")],
+    "14.6": [(" - (v(x, amount) - u) ** 2", ""), ("theta * grid - v(", "grid - v(")],
+    "14.7": [("samples=2 * x *", "samples=x *"), ("chance * 2 * grid", "chance * grid")],
+    "14.8": [("0.3, velocity)), torch", "0.7, velocity)), torch"), ("[x0, eps]", "[eps, x0]")],
+    "14.9": [("-guess / 0.3", "guess / 0.3"), ("-guess / 0.3", "-guess")],
+    "14.10": [("amounts.cpu()[t]", "schedule.sigma.cpu()[t]")],
+    "14.11": [("(amounts[500] - amounts[700])", "(amounts[700] - amounts[500])"), ("size[500] * euler", "euler")],
+    "14.12": [("(c * h) ** 2 / 2", "(c * h) ** 2"), ("1 + c * h", "1 - c * h")],
+    "14.13": [("torch.pi * s / 2", "torch.pi * s")],
+    "14.14": [("without + 2.5", "without - 2.5"), ("with_label)[1], 2.5", "with_label)[1], 1.5")],
+}
+
+
 def code_cells(name: str) -> list[str]:
     source = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
     cells = re.split(r"^# %%(.*)\n", source, flags=re.MULTILINE)[1:]  # header, cell, header, cell, ...

@@ -406,8 +406,11 @@ def test_bad_t(t):
         (lambda: sample(gaussian_model, SCHEDULE, 0), "count must be a whole number, at least 1, got 0"),
         (lambda: sample(gaussian_model, SCHEDULE, 2.5), r"count must be a whole number, at least 1, got 2\.5"),
         (lambda: sample(gaussian_model, SCHEDULE, 2, batch_size=0), "batch_size must be a whole number"),
-        (lambda: sample(gaussian_model, SCHEDULE, 2, eta=1.0), "sample: eta is no option here"),
-        (lambda: sample(gaussian_model, SCHEDULE, 2, steps=5, variance="beta"), "sample: variance is no option here"),
+        (lambda: sample(gaussian_model, SCHEDULE, 2, eta=1.0), "sample: eta: ddpm takes clip, variance"),
+        (
+            lambda: sample(gaussian_model, SCHEDULE, 2, steps=5, variance="beta"),
+            "sample: variance: ddim takes clip, eta, spacing",
+        ),
     ],
 )
 def test_bad_numbers_and_options(call, says):

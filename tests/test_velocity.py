@@ -72,7 +72,7 @@ def test_another_schedule_than_its_own_is_refused():
     model = VelocityNet(UNet(base=8, multipliers=(1,), classes=3), own)
     for asked in (model, guide(model, 2)):
         for other in (linear_schedule(20, rescale=False), cosine_schedule(30)):
-            with pytest.raises(ValueError, match="sample: this VelocityNet was made with another schedule than Noise"):
+            with pytest.raises(ValueError, match="sample: this network was trained on another schedule than Noise"):
                 sample(asked, other, 2, (1, 8, 8), 2, labels=torch.tensor([0, 1]))
         assert sample(asked, own, 2, (1, 8, 8), 2, labels=torch.tensor([0, 1])).shape == (2, 1, 8, 8)
 

@@ -1,4 +1,4 @@
-"""A world with one pixel, where likelihood, bound and posterior can be computed exactly (notebooks 03 and 04).
+"""A world with one pixel, where likelihood, bound and posterior can be computed exactly (notebooks 03, 04, 14, 15).
 
 Numbers are float64, `t` is a plain int in 1 ... T, and points broadcast: a path (N,), or a grid (n, 1) against (1, n).
 """
@@ -64,6 +64,26 @@ class Mixture:
             return (peaks._log_peaks(x_t).softmax(-1) * noise).sum(-1)
 
         return eps
+
+
+def path_density(data: Mixture, x: Tensor, signal: Tensor | float, sigma: Tensor | float) -> Tensor:
+    """log density of signal x_0 + sigma noise at x (N,), data from a mixture; signal and sigma are numbers or (N,)."""
+    return _path_peaks(data, x, signal, sigma)[0].logsumexp(-1)
+
+
+def path_means(data: Mixture, x: Tensor, signal: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+    """E[x_0 | x] and E[noise | x] for x = signal x_0 + sigma noise, each (N,): what a perfect network would answer."""
+    log_peaks, away = _path_peaks(data, x, signal, sigma)
+    share = log_peaks.softmax(-1)
+    signal, sigma = (torch.as_tensor(number)[..., None] for number in (signal, sigma))
+    return (share * (data.means + signal * data.stds**2 * away)).sum(-1), (share * sigma * away).sum(-1)
+
+
+def _path_peaks(data: Mixture, x: Tensor, signal: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Of each peak: its log density at x, weight included, and x less its mean, over its variance; both (N, K)."""
+    signal, sigma = (torch.as_tensor(number)[..., None] for number in (signal, sigma))
+    mean, variance = signal * data.means, signal**2 * data.stds**2 + sigma**2
+    return data.weights.log() + log_normal(x[..., None], mean, variance), (x[..., None] - mean) / variance
 
 
 def log_forward(schedule: NoiseSchedule, x_prev: Tensor, x_t: Tensor, t: int) -> Tensor:

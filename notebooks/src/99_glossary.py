@@ -151,6 +151,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | conditional density | The density of $a$ once $b$ is known, $q(a \mid b)$. | [03](03_likelihood_bound.ipynb) |
 # | conditioning | Giving a network something to predict from beside the image, such as the step or a label. | [05](05_time_conditioning.ipynb) |
 # | consistency models | Networks that name the end of a sampler's path at once. | [13](13_debugging_clinic.ipynb) |
+# | continuity equation | Density changes by what flows in, less what flows out: conservation of mass. | [14](14_flow_matching.ipynb) |
 # | convolution | A layer: each output pixel is a weighted sum of the pixels around it, with the same learned weights everywhere. | [01](01_corrupt_and_predict.ipynb) |
 # | corrupt | In notebook 01: to mix an image with uniform noise. | [01](01_corrupt_and_predict.ipynb) |
 # | cosine schedule | A schedule whose $\bar\alpha_t$ falls like a squared cosine. | [02](02_forward_process.ipynb) |
@@ -225,6 +226,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | published | In notebook 10: with network, data range, noise schedule, target and sampler as published. | [10](10_libraries.ipynb) |
 # | receptive field | The input pixels that can change one output pixel. | [06](06_unet.ipynb) |
 # | recognisable | Of an image: the feature network is at least 95 % sure of its class. | [09](09_evaluation.ipynb) |
+# | reflow | Training anew on the pairs of noise and image that a sampler made: the paths become straighter. | [14](14_flow_matching.ipynb) |
 # | repaired | In notebook 10: without the faults of the published design. | [10](10_libraries.ipynb) |
 # | residual block | Layers that add to their input instead of replacing it. | [06](06_unet.ipynb) |
 # | root | Of a symmetric matrix: the one in the same directions with the roots of its eigenvalues; its square is the matrix. | [09](09_evaluation.ipynb) |
@@ -344,7 +346,13 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #   [2212.09748](https://arxiv.org/abs/2212.09748). A network that is no U-Net.
 # - **Lipman et al. 2023**, *Flow matching for generative modeling*, arXiv
 #   [2210.02747](https://arxiv.org/abs/2210.02747). The straight line of [notebook 01](01_corrupt_and_predict.ipynb),
-#   with a derivation.
+#   with a derivation; [notebook 14](14_flow_matching.ipynb) gives one.
+# - **Liu et al. 2023**, *Flow straight and fast: learning to generate and transfer data with rectified flow*, arXiv
+#   [2209.03003](https://arxiv.org/abs/2209.03003). The same line, and reflow.
+# - **Albergo & Vanden-Eijnden 2023**, *Building normalizing flows with stochastic interpolants*, arXiv
+#   [2209.15571](https://arxiv.org/abs/2209.15571). The same again, for any path between two distributions.
+# - **Esser et al. 2024**, *Scaling rectified flow transformers for high-resolution image synthesis*, arXiv
+#   [2403.03206](https://arxiv.org/abs/2403.03206). Which amounts of noise deserve training, tried at scale.
 # - **Song, Dhariwal et al. 2023**, *Consistency models*, arXiv [2303.01469](https://arxiv.org/abs/2303.01469). One
 #   step.
 # - **Bansal et al. 2022**, *Cold diffusion: inverting arbitrary image transforms without noise*, arXiv
@@ -354,6 +362,8 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # ### Also cited
 #
 # - **Ba et al. 2016**, *Layer normalization*, arXiv [1607.06450](https://arxiv.org/abs/1607.06450).
+# - **Chen et al. 2018**, *Neural ordinary differential equations*, arXiv
+#   [1806.07366](https://arxiv.org/abs/1806.07366).
 # - **Chong & Forsyth 2020**, *Effectively unbiased FID and inception score and where to find them*, arXiv
 #   [1911.07023](https://arxiv.org/abs/1911.07023).
 # - **Denman & Beavers 1976**, *The matrix sign function and computations in systems (Applied Mathematics and
