@@ -38,6 +38,7 @@ html_css_files = ["course.css"]
 html_js_files = ["course.js"]
 html_copy_source = False
 html_context = {"default_mode": "auto"}
+html_sidebars = {"**": ["search-button-field.html", "sbt-sidebar-nav.html"]}
 html_use_index = html_domain_indices = False
 html_theme_options = {
     "home_page_in_toc": True,

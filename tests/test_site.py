@@ -2,6 +2,7 @@
 
 import html
 import re
+import runpy
 import sys
 from functools import cache
 from pathlib import Path
@@ -36,9 +37,8 @@ class Page:
         self.ids = set(re.findall(r'\sid="([^"]+)"', text))
         links = re.findall(r'<a\b[^>]*?\shref="([^"]*)"[^>]*>(.*?)</a>', text, flags=re.S)
         self.links = [(html.unescape(address), re.sub(r"<[^>]+>", "", inside)) for address, inside in links]
-        self.loads = re.findall(r'<(?:script|img)\b[^>]*?\ssrc="([^"]*)"', text)
-        self.loads += re.findall(r'<link\b[^>]*?\shref="([^"]*)"[^>]*?\srel="(?:stylesheet|preload|icon)"', text)
-        self.loads += re.findall(r'<link\b[^>]*?\srel="(?:stylesheet|preload|icon)"[^>]*?\shref="([^"]*)"', text)
+        tags = re.findall(r'<(?:script|img|link)\b(?![^>]*\srel="(?!stylesheet|preload|icon))[^>]*>', text)
+        self.loads = re.findall(r'\s(?:src|href)="([^"]*)"', "".join(tags))
 
 
 parsed = cache(Page)
@@ -84,6 +84,14 @@ def test_equations_and_words_lead_to_their_places(site):
     assert "_modules/ddpm_helpers/schedule.html#q_sample" in core, "the source beside it"
 
 
+@pytest.mark.parametrize("repo", ["", "someone/course"])
+def test_the_address_is_the_one_setting(monkeypatch, repo):
+    monkeypatch.setattr(build, "setting", lambda: repo)
+    conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    assert conf["html_baseurl"] == ("https://someone.github.io/course/" if repo else "")
+    assert conf["html_theme_options"].get("repository_url", "") == ("https://github.com/someone/course" if repo else "")
+
+
 def test_weights(site):
     pictures = ("png", "gif", "webp")
     for path in pages(site):
@@ -106,6 +114,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
 @pytest.mark.parametrize("name", KINDS)
 def test_in_a_browser_without_network(browser, site, name, scheme):
     context = browser.new_context(color_scheme=scheme, viewport={"width": KINDS[name], "height": 900}, offline=True)
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     page, said = context.new_page(), []
     page.set_default_timeout(120_000)  # for formulas, on a machine that has much else to do
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
@@ -120,6 +129,10 @@ def test_in_a_browser_without_network(browser, site, name, scheme):
     if "/0" in name:
         assert page.locator("mjx-container").count() > 50
     assert said == []
+    # Parts of formulas and of coloured code would take axe-core a minute.
+    page.locator("mjx-container, .highlight span").evaluate_all("all => all.forEach(x => x.replaceWith(x.textContent))")
+    violations = axe.Axe().run(page).response["violations"]
+    assert [(violation["id"], node["html"][:200]) for violation in violations for node in violation["nodes"]] == []
     context.close()
 
 

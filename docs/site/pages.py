@@ -33,9 +33,6 @@ pictures = {}  # hash of a picture -> its text, and its width on the page
 places = {}  # an equation as "(2.4)", a word of the glossary, a word and the page of it -> page and anchor
 
 
-# ---- what is on the site --------------------------------------------------------------------------------------------
-
-
 def gather(app) -> None:
     """Copy notebooks, figures and docs to Sphinx's folder, in the course's own layout, and write index and core.
 
@@ -118,9 +115,6 @@ def hero(gif: Path, target: Path) -> None:
     frames[0].save(target, save_all=True, append_images=frames[1:], duration=times, loop=0, quality=40)
 
 
-# ---- what a notebook shows -------------------------------------------------------------------------------------------
-
-
 def prepare(cell) -> None:
     """Fold the set-up; give widgets a form that needs no kernel; note what each picture says and how wide it is."""
     if "setup" in cell.metadata.get("tags", []):
@@ -148,9 +142,6 @@ def quiz_of(case) -> str:
         for letter, text in case.choices.items()
     )
     return f'<div class="quiz"><p>Case {case.number}: what is wrong?</p>{choices}</div>'
-
-
-# ---- where links land ------------------------------------------------------------------------------------------------
 
 
 def mark(app, doctree) -> None:
@@ -230,15 +221,12 @@ def plain(app, what, name, thing, options, lines: list[str]) -> None:
         lines[i] = re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", "".join(pieces))
 
 
-# ---- around a page ---------------------------------------------------------------------------------------------------
-
-
 def head(app, page: str, template: str, context: dict, doctree) -> None:
     """A description, and, where the site has an address, a picture for those who link to it."""
     title = re.sub(r"<[^>]+>", "", context.get("title", ""))
-    texts = [" ".join(text.astext().split()) for text in doctree.findall(nodes.paragraph)] if doctree else []
-    text = next((text for text in texts if text.startswith("You will")), texts[0] if texts else title)[:200]
-    tags = {"description": text, "og:title": title, "og:description": text}
+    texts = [text.astext() for text in doctree.findall(nodes.paragraph)] if doctree else []
+    text = next((text for text in texts if text.startswith("You will")), next(filter(None, texts), title))
+    tags = {"og:title": title} | dict.fromkeys(("description", "og:description"), " ".join(text.split())[:200])
     if base := app.config.html_baseurl:
         thumb = f"thumbs/{Path(page).name}.webp"
         tags["og:image"] = base + (thumb if Path(app.srcdir, "extra", thumb).exists() else "_images/hero.webp")
@@ -249,12 +237,9 @@ def head(app, page: str, template: str, context: dict, doctree) -> None:
 
 def setup(app) -> dict:
     app.add_config_value("notebooks", "", "env")
-    for event, what in {
-        "builder-inited": gather,
-        "autodoc-process-docstring": plain,
-        "doctree-read": mark,
-        "doctree-resolved": link,
-        "html-page-context": head,
-    }.items():
-        app.connect(event, what)
+    app.connect("builder-inited", gather)
+    app.connect("autodoc-process-docstring", plain)
+    app.connect("doctree-read", mark)
+    app.connect("doctree-resolved", link)
+    app.connect("html-page-context", head)
     return {"parallel_read_safe": False}

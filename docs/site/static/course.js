@@ -1,7 +1,9 @@
-// What moves on these pages: sliders over frames, the clinic's score, folded text that a link leads into.
+// What moves on these pages: sliders over frames, the clinic's score, folded text that a link leads into. And an empty
+// heading of a table is none to a screen reader.
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("script.frames").forEach(explorer)
   document.querySelectorAll(".quiz").forEach((quiz) => quiz.addEventListener("toggle", answered, true))
+  document.querySelectorAll("th").forEach((head) => head.textContent.trim() || head.setAttribute("role", "cell"))
   addEventListener("hashchange", unfold)
   unfold()
 })
