@@ -9,8 +9,8 @@ edit:       ## for authors: JupyterLab on notebooks/, paired with notebooks/src
 	$(COURSE) edit
 test:       ## ruff, unit tests, every notebook under nbval with the network off
 	$(COURSE) test
-course:     ## run every notebook here and write HTML pages to build/course
-	$(COURSE) course
+course:     ## the site, from the committed notebooks, to build/course; RUN=1 runs them here first
+	$(COURSE) course $(if $(RUN),--run)
 play:       ## a page in which a network draws, to build/play; needs npm
 	$(COURSE) play
 notebooks:  ## rebuild the committed notebooks from notebooks/src; ONLY=01 for one

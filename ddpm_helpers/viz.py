@@ -296,7 +296,8 @@ def explore(frames: dict[str, list], *, slider: str = "step", menu: str = "") ->
     """A slider and a Play button over frames, and a menu where there are several series of them.
 
     `frames` is name of a series -> its frames, each a line of text and rows of images (N, C, H, W) in [-1, 1]; `slider`
-    and `menu` say what is chosen. Pictures are drawn before the widget appears, so the slider only swaps them.
+    and `menu` say what is chosen. Pictures are drawn before the widget appears, so the slider only swaps them. A page
+    that shows no widgets has a sheet of up to 72 frames in its place; the course's site makes a slider of it.
     """
 
     def picture(rows: list[Tensor]) -> bytes:
@@ -318,9 +319,32 @@ def explore(frames: dict[str, list], *, slider: str = "step", menu: str = "") ->
     for control in (names, place):
         control.observe(update, "value")
     update()
-    return _Explorer([widgets.HBox([names] * (len(drawn) > 1) + [play, place]), label, image])
+    box = _Explorer([widgets.HBox([names] * (len(drawn) > 1) + [play, place]), label, image])
+    box.sheet = _sheet(frames)
+    box.sheet.metadata["frames"] |= {"slider": slider, "menu": menu}
+    return box
+
+
+def _sheet(frames: dict[str, list]) -> Image:
+    """Frames one after the other, row by row, a pixel for each of an image, in 16 levels (noise does not compress)."""
+    every = -(-sum(map(len, frames.values())) // 72)
+    kept = {name: series[(len(series) - 1) % every :: every] for name, series in frames.items()}  # the last one, too
+    rows = [rows for series in kept.values() for _, rows in series]
+    drawn = [np.concatenate([np.concatenate(_pixels(row, (-1, 1)), 1) for row in frame]) for frame in rows]
+    height, width, _ = drawn[0].shape
+    across = max(1, 900 // width)
+    drawn += [np.ones_like(drawn[0])] * (-len(drawn) % across)
+    sheet = np.concatenate([np.concatenate(drawn[i : i + across], 1) for i in range(0, len(drawn), across)])
+    texts = [[name, [text for text, _ in series]] for name, series in kept.items()]  # a file would sort a dictionary
+    image = _image(PILImage.fromarray((sheet * 15).round().astype(np.uint8) * 17), f"{len(rows)} moments, row by row")
+    image.metadata |= {"width": sheet.shape[1], "frames": {"series": texts, "width": width, "height": height}}
+    return image
 
 
 class _Explorer(widgets.VBox):
-    def __repr__(self) -> str:  # what a page that shows no widgets has in its place
+    def __repr__(self) -> str:
         return "Controls that move: run this notebook to use them."
+
+    def _repr_mimebundle_(self, **options) -> tuple[dict, dict]:
+        data, metadata = self.sheet._repr_mimebundle_()
+        return {**super()._repr_mimebundle_(**options), **data}, metadata

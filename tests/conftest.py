@@ -10,7 +10,7 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """The system's Chromium, else the one that `playwright install chromium` put in place."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")

@@ -1,10 +1,6 @@
-"""What a learner sees in a browser: JupyterLab with the notebooks, and the HTML pages of `make course`.
-
-Screenshots go to build/browser. All tests here are skipped where playwright or a Chromium is missing.
-"""
+"""What a learner sees in a browser: JupyterLab with the notebooks. Screenshots go to build/browser."""
 
 import ast
-import base64
 import contextlib
 import json
 import os
@@ -15,12 +11,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell
 
 from ddpm_helpers.lessons import quiz
 
@@ -28,115 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
 SHOTS = ROOT / "build" / "browser"
-sys.path.insert(0, str(ROOT / "tools"))
-import build  # noqa: E402
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[test]'")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-
-
-# ---- the pages ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory) -> Path:
-    """The pages of the committed notebooks with their outputs, and `all.html`, which has one of everything."""
-    folder = tmp_path_factory.mktemp("course") / "pages"
-    build.write_pages({path.stem: nbformat.read(path, as_version=4) for path in NOTEBOOKS}, folder)
-    (folder / "all.html").write_text(build.page(one_of_everything(), {"All notebooks": "index.html"}), encoding="utf-8")
-    return folder
-
-
-def one_of_everything():
-    line, wide = "+".join(["x_{t-1}"] * 9), "+".join(["x_{t-1}"] * 40)
-    colours = " ".join(rf"{{\color{{{colour}}}{{\epsilon}}}}" for colour in ("#0072B2", "#D55E00", "#009E73"))
-    code = (
-        "@f\ndef f(x: int = 3) -> str:\n    '''Text'''\n    return f'{x!r}\\n' + str(1e-3 if x is None else 2)  # why\n"
-    )
-    text = (
-        f"# All\n\n## Two `code`\n\nA long formula ${line}$ and colours ${colours}$.\n\n$${wide} \\tag{{1.2}}$$\n\n"
-        f"| | b |\n|---|:--|\n| {'wide' * 40} | `$c$` |\n\n"
-        f"<details><summary>Hint</summary>\n\nOnly if asked.\n\n```python\n{code}```\n\n</details>\n\n"
-        "### Three\n\n[another](00_start_here.ipynb) ![a strip](../figures/02_closed_form.png)"
-    )
-    picture = base64.b64encode((ROOT / "figures" / "08_reverse.gif").read_bytes()).decode()
-    about = {"image/gif": {"alt": "it moves", "width": 150}}
-    moving = new_output("display_data", {"image/gif": picture}, metadata=about)
-    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Controls: run this."}
-    outputs = [new_output("stream", text="out " * 80), new_output("execute_result", widget), moving]
-    return new_notebook(cells=[new_markdown_cell(text), new_code_cell(code, outputs=outputs)])
-
-
-@contextlib.contextmanager
-def opened(browser, path: Path, scheme: str = "light", width: int = 390, plain: bool = False):
-    """A page that asks for nothing outside of it, and in which axe-core finds no fault, by its best-practice rules too.
-
-    Axe would take a minute over the parts of formulas and of coloured code of a notebook: `plain` makes them text. (A
-    table heading that is a formula alone is empty to axe, not to screen readers.)
-    """
-    page, asked = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900}), []
-    page.on("request", lambda request: None if request.url.startswith("data:") else asked.append(request.url))
-    page.goto(path.as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") == width, "the page itself scrolls sideways"
-    if plain:
-        page.locator("math, .highlight span").evaluate_all("all => all.forEach(e => e.replaceWith(e.textContent))")
-    faults = [
-        (each["id"], node["html"][:200])
-        for each in axe.Axe().run(page).response["violations"]
-        for node in each["nodes"]
-    ]
-    assert (faults, asked) == ([], [page.url])
-    yield page
-    page.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_everything_that_a_page_can_hold(browser, pages, scheme, width):
-    with opened(browser, pages / "all.html", scheme, width) as page:
-        assert not page.get_by_text("Only if asked.").is_visible()
-        page.get_by_text("Hint").click()
-        assert page.get_by_text("Only if asked.").is_visible()
-        images = page.locator("img").evaluate_all("all => all.map(one => [one.alt, one.naturalWidth > 99, one.width])")
-        assert [(alt, there) for alt, there, _ in images] == [("a strip", True), ("it moves", True)]
-        assert images[1][2] == 150, "as wide as the metadata say"
-        assert page.locator("math").count() == 3, "what is in code is no formula"
-        assert page.get_by_text("Controls: run this.").is_visible()
-        assert page.locator("text=(1.2)").bounding_box()["width"] > 0
-        page.keyboard.press("Tab")
-        page.get_by_role("link", name="another").click()
-        assert page.title() == "Start here"
-
-
-@pytest.mark.parametrize("name", ["index", *NAMES])
-def test_page(browser, pages, name):
-    """On a phone, where most is too wide."""
-    with opened(browser, pages / f"{name}.html", plain=True) as page:
-        assert page.locator("html").get_attribute("lang") == "en"
-        levels = page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(one => Number(one.tagName[1]))")
-        assert levels.count(1) == 1
-        assert all(after <= before + 1 for before, after in pairwise(levels))
-        alts = page.locator("img").evaluate_all("all => all.map(one => one.alt)")
-        assert all(len(alt) > 10 for alt in alts)
-        assert len(alts) >= {"index": len(NAMES) - 1, NAMES[-1]: 0}.get(name, 1)  # the last one is a glossary
-        for link in page.locator("a[href$='.html']").evaluate_all("all => all.map(one => one.getAttribute('href'))"):
-            assert (pages / link).exists(), link
-
-
-def test_the_way_through_the_pages(browser, pages):
-    with opened(browser, pages / "index.html", width=1280) as page:
-        page.get_by_role("link", name="00").click()
-        for i in range(len(NAMES) - 1):
-            page.locator(("header", "footer")[i % 2]).get_by_role("link", name="Next").click()
-        assert page.url.endswith(f"{NAMES[-1]}.html")
-        page.get_by_role("link", name="Previous").first.click()
-        assert page.url.endswith(f"{NAMES[-2]}.html")
-        page.get_by_role("link", name="All notebooks").last.click()
-        assert page.url.endswith("index.html")
-
-
-# ---- JupyterLab -----------------------------------------------------------------------------------------------------
-
+playwright_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
+)
 BARE = """import ipywidgets
 slider, label = ipywidgets.IntSlider(0, 0, 40), ipywidgets.Label("0")
 slider.observe(lambda change: setattr(label, "value", str(change.new)), "value")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from nbformat.v4 import new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_output
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -19,6 +19,7 @@ import long_runs  # noqa: E402
 
 import build  # noqa: E402
 import course  # noqa: E402
+import tables  # noqa: E402
 
 
 @pytest.fixture
@@ -159,13 +160,6 @@ def test_pieces_of_a_stream_are_joined_and_progress_bars_keep_their_end():
     assert [output.text for output in joined] == ["a\n100%|##|\n", "note\n"]
 
 
-def test_formulas_become_mathml_with_their_number():
-    page = build.page(new_notebook(cells=[new_markdown_cell("# a\n\n$a$ and $$c \\tag{1.2}$$ cost 3")]), {})
-    assert page.count("<math") == 2
-    assert "<span>(1.2)</span>" in page
-    assert "tag" not in page.partition("<main")[2]
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
 def test_benchmarks_can_be_imported(path, monkeypatch):
     """They run too long for a test; a name that they use and the course has no longer must still be noticed."""
@@ -177,10 +171,5 @@ def test_benchmarks_can_be_imported(path, monkeypatch):
 def test_tables_come_from_the_benchmarks():
     """What docs/RESULTS.md says is what the JSON holds; `make readme` writes it."""
     readme = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
-    for name, table in (
-        ("times", build.times_table()),
-        ("speed", build.speed_table()),
-        ("quality", build.quality_table()),
-        ("soak", build.soak_table()),
-    ):
-        assert build.fill(readme, name, table) == readme, f"the table {name!r} is older than its JSON"
+    for name, table in tables.TABLES.items():
+        assert tables.fill(readme, name, table()) == readme, f"the table {name!r} is older than its JSON"

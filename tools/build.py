@@ -1,28 +1,23 @@
-"""Notebooks from their sources, pages from notebooks, links from the one setting. Called by tools/course.py."""
+"""Notebooks from their sources, the site from notebooks, links from the one setting. Called by tools/course.py."""
 
-import html
-import json
 import re
 import shutil
+import subprocess
 import sys
 import time
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from pathlib import Path
 
 import jupytext
 import nbformat
-from jinja2 import pass_context
-from latex2mathml.converter import convert as latex_to_mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell, new_notebook
 from tqdm import tqdm
-from traitlets.config import Config
 
+import tables
 from ddpm_helpers.exercises import EXERCISES
+from tables import fill, in_words, measured
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -113,106 +108,32 @@ def write_figures(notebook: NotebookNode) -> None:
                 target.write_bytes(b64decode(data[f"image/{kind}"]))
 
 
-def course(_: list[str]) -> int:
-    """Run every notebook on this machine, write one HTML page each and an index to build/course."""
-    done, failed = {}, []
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        if execute(notebook, path.stem):
-            done[path.stem] = notebook
-        else:
-            failed.append(path.stem)
-    write_pages(done, PAGES)
-    print(f"Open {PAGES / 'index.html'}" + (f"\nFailed: {', '.join(failed)}" if failed else ""))
-    return len(failed)
+def course(rest: list[str]) -> int:
+    """Write the site to build/course, from the committed notebooks; with --run, from notebooks that run here first."""
+    failed, folder = [], NOTEBOOKS
+    if rest == ["--run"]:
+        folder = ROOT / "build" / "executed"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+            notebook = nbformat.read(path, as_version=4)
+            if execute(notebook, path.stem):
+                nbformat.write(notebook, folder / path.name)
+            else:
+                failed.append(path.stem)
+    status = site(folder, PAGES)
+    print(f"Failed, and left out: {', '.join(failed)}" if failed else f"Open {PAGES / 'index.html'}")
+    return status or len(failed)
 
 
-def write_pages(executed: dict[str, NotebookNode], folder: Path) -> None:
-    """Write a page for each notebook (file name without suffix -> notebook, in their order), and an index of them."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    names = list(executed)
-    for i, (name, notebook) in enumerate(executed.items()):
-        ways = {f"Previous: {names[i - 1][:2]}": f"{names[i - 1]}.html"} if i else {}
-        ways["All notebooks"] = "index.html"
-        if i + 1 < len(names):
-            ways[f"Next: {names[i + 1][:2]}"] = f"{names[i + 1]}.html"
-        (folder / f"{name}.html").write_text(page(notebook, ways), encoding="utf-8")
-    (folder / "index.html").write_text(page(index(executed), {}), encoding="utf-8")
-
-
-def page(notebook: NotebookNode, ways: dict[str, str]) -> str:
-    """One HTML page that needs no network and no script: pictures inside, formulas as MathML; `ways` lead elsewhere."""
-    resources = {"metadata": {"name": title_of(notebook)}, "ways": ways}
-    return PageExporter().from_notebook_node(notebook, resources)[0]
-
-
-class PageExporter(HTMLExporter):
-    """nbconvert with the template in tools/page, and with `Renderer` for the text."""
-
-    def __init__(self):
-        formats = {"display_data_priority": ["image/gif", "image/png", "text/plain"]}
-        super().__init__(
-            config=Config(NbConvertBase=formats),
-            template_name="page",
-            extra_template_basedirs=[str(Path(__file__).parent)],
-            exclude_input_prompt=True,
-            exclude_output_prompt=True,
-        )
-
-    @pass_context
-    def markdown2html(self, context, source: str) -> str:
-        return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
-
-
-class Renderer(IPythonRenderer):
-    """Markdown with formulas as MathML, links to pages, and scroll bars of their own for what may be wide."""
-
-    def inline_math(self, body: str) -> str:
-        mathml = to_mathml(body, "inline")
-        letters = re.sub(r"<[^>]+>", "", html.unescape(mathml))
-        return f'<span class="scroll" tabindex="0">{mathml}</span>' if len(letters) > 25 else mathml
-
-    def block_math(self, body: str) -> str:
-        return f'<div class="scroll" tabindex="0">{to_mathml(body, "block")}</div>'
-
-    def block_code(self, code: str, info: str | None = None) -> str:
-        return f'<div class="scroll" tabindex="0">{super().block_code(code, info)}</div>'
-
-    def image(self, text: str, url: str, title: str | None = None) -> str:
-        return super().image(text, data_address(NOTEBOOKS / url), title)
-
-    def table(self, text: str) -> str:
-        return f'<div class="scroll" tabindex="0"><table>{text}</table></div>'
-
-    def table_cell(self, text: str, align: str | None = None, head: bool = False) -> str:
-        tag = "th" if head and text else "td"  # an empty heading says nothing to a screen reader
-        return f'<{tag} style="text-align: {align or "left"}">{text}</{tag}>'
-
-    def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, re.sub(r"^(\d\d_\w+)\.ipynb", r"\1.html", url), title)
-
-
-def data_address(picture: Path) -> str:
-    return f"data:image/{picture.suffix[1:]};base64,{b64encode(picture.read_bytes()).decode()}"
-
-
-def to_mathml(latex: str, display: str) -> str:
-    """A formula as MathML, which browsers draw by themselves; the number of \\tag{n.m} goes to the right of it."""
-    tag = re.search(r"\\tag\{([\d.]+)\}", latex)
-    latex = re.sub(r"\\tag\{[\d.]+\}", "", latex)
-    latex = re.sub(r"(?:\\[bB]igg?[lr]?\s*)?\\[lr]Vert", r"\\|", latex)  # latex2mathml knows only this norm sign
-    mathml = latex_to_mathml(" ".join(latex.split()), display=display)
-    return f'<div class="numbered">{mathml}<span>({tag[1]})</span></div>' if tag else mathml
-
-
-def index(notebooks: dict[str, NotebookNode]) -> NotebookNode:
-    """The contents as a notebook of one cell: title, first picture and summary of each notebook."""
-    parts = ["# Diffusion models, built"]
-    for name, notebook in notebooks.items():
-        parts += [f"## [{name[:2]} {title_of(notebook)}]({name}.ipynb)", summary_of(notebook)]
-        parts += re.findall(r"!\[.*?\]\(\S+?\)", notebook.cells[0].source)[:1]  # the glossary has none
-    return new_notebook(cells=[new_markdown_cell("\n\n".join(parts))])
+def site(notebooks: Path, pages: Path, *options: str) -> int:
+    """Let Sphinx write the site of the notebooks in a folder to `pages`; docs/conf.py says how. Its exit status."""
+    gathered = pages.with_name(f"{pages.name}-source")
+    for folder in (pages, gathered):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "sphinx", "-q", "-c", "docs", "-D", f"notebooks={notebooks}", *options]
+    return subprocess.run([*command, "-d", str(gathered / ".doctrees"), str(gathered), str(pages)], cwd=ROOT).returncode
 
 
 def title_of(notebook: NotebookNode) -> str:
@@ -285,8 +206,8 @@ def write_readme(repo: str) -> None:
     address = f"https://github.com/{repo}" if repo else "ADDRESS-OF-THIS-REPOSITORY"
     clone = f"```\ngit clone {address} ddpm-course\ncd ddpm-course\n```"
     parts = {"notebooks": "\n".join(rows), "clone": clone, "facts": facts()}
-    tables = {"times": times_table(), "speed": speed_table(), "quality": quality_table(), "soak": soak_table()}
-    for page, texts in ((ROOT / "README.md", parts), (ROOT / "docs" / "RESULTS.md", tables)):
+    results = {name: table() for name, table in tables.TABLES.items()}
+    for page, texts in ((ROOT / "README.md", parts), (ROOT / "docs" / "RESULTS.md", results)):
         for name, text in texts.items():
             edit(page, lambda old, name=name, text=text: fill(old, name, text))
 
@@ -305,121 +226,6 @@ def facts() -> str:
             f"- **Light**: 64 digits take {fifty:.1f} s ({speed['device']}); a run that is killed goes on, to the bit.",
         ]
     )
-
-
-def times_table() -> str:
-    """What `bench_notebooks` measured."""
-    rows = ["| notebook | full budget | quick budget | memory, quick |", "|---|---|---|---|"]
-    for number, budgets in measured("notebooks")["notebooks"].items():
-        seconds = [in_words(budgets[name]["seconds"]) if name in budgets else "" for name in ("full", "quick")]
-        memory = f"{budgets['quick']['gigabytes']} GB" if "quick" in budgets else ""
-        rows.append(f"| {number} | {seconds[0]} | {seconds[1]} | {memory} |")
-    return "\n".join(rows)
-
-
-def in_words(seconds: int) -> str:
-    return f"{seconds} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def speed_table() -> str:
-    """What `bench_speed` measured."""
-    result = measured("speed")
-    rows = ["| training step of | parameters | images/s in float32 | at best | with |", "|---|---|---|---|---|"]
-    for row in result["training"]:
-        speeds = row["images_per_second"]
-        best = max(speeds, key=speeds.get)
-        cells = (row["name"], f"{row['parameters']:,}", f"{speeds['float32']:,.0f}", f"{speeds[best]:,.0f}", best)
-        rows.append(f"| {' | '.join(cells)} |")
-    rows += ["", "| 64 samples | seconds |", "|---|---|"]
-    rows += [f"| {name} | {seconds:.1f} |" for name, seconds in result["sampling"].items()]
-    rows += ["", "| loading | images/s |", "|---|---|"]
-    rows += [f"| {name} | {rate:,.0f} |" for name, rate in result["loading"].items()]
-    machine = f"{result['device']}, torch {result['torch']}, {result['date']}"
-    return "\n".join([*rows, "", f"*{machine}; repeat with `{result['command']}`.*"])
-
-
-def quality_table() -> str:
-    """What `bench_quality` measured: the distance after each time, and in brackets in units."""
-    result, by_name = measured("quality"), {}
-    for row in result["rows"]:
-        by_name.setdefault(row["name"], {})[row["minutes"]] = row
-    units = {row["samples"]: row["frechet"] for row in result["rows"] if row["name"] == result["unit"]}
-    minutes = sorted({row["minutes"] for row in result["rows"] if row["minutes"]})
-    heads = ["", "parameters", "images/s", *(f"{m:g} min" for m in minutes)]
-    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, speed in result["speed"].items():
-        if name not in by_name:
-            continue  # the benchmark is under way
-        cells = [name, f"{by_name[name][min(by_name[name])]['parameters']:,}", f"{speed['images_per_second']:,.0f}"]
-        cells += [in_units(by_name[name][m], units) if m in by_name[name] else "" for m in minutes]
-        rows.append(f"| {' | '.join(cells)} |")
-    rows += ["", "| | samples | distance | of real digits |", "|---|---|---|---|"]
-    for row in result["rows"]:
-        if row["minutes"] is None:
-            name = row["name"] if "train_steps" in row else f'`load_pretrained("{row["name"]}")`'
-            cells = (name, f"{row['samples']:,}", in_units(row, units), f"{row['floor']:.0f}")
-            rows.append(f"| {' | '.join(cells)} |")
-    machine = f"{result['device']}, torch {result['torch']}, {result['date']}"
-    return "\n".join([*rows, "", f"*{machine}; repeat with `{result['command']}`.*"])
-
-
-def in_units(row: dict, units: dict[int, float]) -> str:
-    """A distance, and what part it is of the unit's at as many samples, if that was measured."""
-    share = f" ({row['frechet'] / units[row['samples']]:.2g})" if row["samples"] in units else ""
-    return f"{row['frechet']:.0f}{share}"
-
-
-SOAK = {  # part -> what was done, with its count
-    "kill": "training killed {:,} times by SIGKILL, and resumed",
-    "torchrun": "one of two processes of torchrun killed, {} times",
-    "kernel": "a notebook's kernel killed in training, {} times",
-    "disconnect": "notebook 07's own run in kernels like Colab's, {} of them killed",
-    "files": "disk full, folder read-only, two runs at one file",
-    "fuzz": "{:,} damaged and made-up files, shared out among the readers",
-    "hosts": "hosts that are silent, refuse, send half a file or a wrong one",
-    "offline": "the whole test command without any network",
-    "readonly": "every notebook from a checkout that cannot be written to",
-    "flake": "every notebook {} times under nbval",
-    "same": "every notebook run twice: are its pictures the same?",
-    "lab": "{} kernels of notebook 08, started together",
-    "cache": "images loaded by {} processes at once, from an empty cache",
-}
-
-
-def soak_table() -> str:
-    """What the long tests found, each part when it was last run; a part that was not yet run has no row."""
-    report = json.loads((ROOT / "docs" / "results" / "soak.json").read_text(encoding="utf-8"))
-    parts = report["parts"] | {"flake": every_notebook(report["parts"])}
-    rows = ["| what was done | result | minutes | date |", "|---|---|---|---|"]
-    for name, done in SOAK.items():
-        if part := parts.get(name):
-            said = "**failed**" if part["ok"] is False else part["result"]
-            rows.append(f"| {done.format(part['count'])} | {said} | {part['minutes']} | {part['date']} |")
-    machine = f"{report['machine']}, Python {report['python']}, PyTorch {report['torch']}"
-    return "\n".join([*rows, "", f"*{machine}; repeat with `python tools/long_runs.py soak`.*"])
-
-
-def every_notebook(parts: dict[str, dict]) -> dict | None:
-    """The rounds of all notebooks that were run, as one part."""
-    runs = [part for name, part in parts.items() if name.startswith("flake-")]
-    if not runs:
-        return None
-    return {
-        "ok": all(run["ok"] for run in runs),
-        "count": min(run["count"] for run in runs),
-        "minutes": round(sum(run["minutes"] for run in runs), 1),
-        "date": max(run["date"] for run in runs),
-        "result": f"{sum(run['count'] for run in runs)} runs, all green",
-    }
-
-
-def measured(name: str) -> dict:
-    return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def fill(readme: str, name: str, text: str) -> str:
-    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-    return re.sub(pattern, lambda match: f"{match[1]}{text}\n{match[2]}", readme, flags=re.S)
 
 
 def edit(path: Path, change) -> None:

@@ -5,7 +5,7 @@
     python tools/course.py lab --from FOLDER       the same, with answers from an older course
     python tools/course.py edit                    for authors: JupyterLab on notebooks/, each paired with its source
     python tools/course.py test                    ruff, unit tests, every notebook under nbval, network off
-    python tools/course.py course                  run every notebook here, write HTML pages to build/course
+    python tools/course.py course                  the site, to build/course; --run runs every notebook here first
     python tools/course.py play                    a page in which a network draws, to build/play
     python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
     python tools/course.py badges owner/name       Colab links and clone address for your fork ("" removes them)
@@ -111,7 +111,7 @@ def make_environment(folder: Path, *options: str) -> None:
     # Without what they need: that comes with the course, from where everything else does.
     if without_cuda() and run([*install, "--index-url", CPU_INDEX, "--no-deps", "torch", "torchvision"]):
         print("They cannot be installed here, as the message above says: so PyTorch's default packages.", flush=True)
-    if run([*install, "-e", f"{ROOT}[lab,test,compare,play]"]):
+    if run([*install, "-e", f"{ROOT}[lab,site,test,compare,play]"]):
         sys.exit("The installation failed; the message above says why. Run the same command again to retry.")
 
 
