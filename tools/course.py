@@ -271,14 +271,18 @@ def build(command: str):
     return lambda python, rest: run([python, "tools/build.py", command, *rest])
 
 
+def play(python: str, rest: list[str]) -> int:
+    return run([python, "tools/play.py", *rest])
+
+
 COMMANDS = {
     "lab": lab,
     "edit": edit,
     "test": test,
     "grade": grade,
     "lab-kit": lab_kit,
-    "course": build("course"),
-    "play": lambda python, rest: run([python, "tools/play.py", *rest]),
+    "course": lambda python, rest: play(python, []) or build("course")(python, rest),
+    "play": play,
     "notebooks": build("notebooks"),
     "badges": build("badges"),
     "readme": build("readme"),
