@@ -157,7 +157,7 @@ verify("14.4", growth, -torch.autograd.grad(through.sum(), points)[0], tol=1e-9)
 # $$\frac{d}{da} \log q_a\big(x(a)\big) = -\frac{\partial v}{\partial x}\big(x(a), a\big) \tag{14.5}$$
 #
 # So who moves along $v$ from noise, whose density is known, knows the density of each sample at the end. In many
-# dimensions the derivative becomes the divergence (Chen et al. 2018); Part II returns to it for the likelihood of
+# dimensions the derivative becomes the divergence (Chen et al. 2018); [notebook 15](15_solvers.ipynb) returns to it for the likelihood of
 # digits. Here: 2,001 grains from $a = 1$ to $a = 0$, the density carried along, against the exact one.
 
 # %% tags=["nbval-check-output"]
@@ -485,8 +485,8 @@ viz.image_rows(rows, alt="Twelve samples a row: velocity and noise networks with
 #
 # **What broke:** we have followed an ordinary differential equation, without fresh noise, and
 # [notebook 08](08_sampling.ipynb) a random walk, and both have the right densities at each step. What is the random walk
-# an equation of? How are its steps and those of DDIM related, and which solver is best for how many calls? That is the
-# subject of solvers in continuous time.
+# an equation of? How are its steps and those of DDIM related, and which solver is best for how many calls?
+# [Notebook 15](15_solvers.ipynb) takes the number of steps to infinity.
 #
 # ### Experiments to try
 #

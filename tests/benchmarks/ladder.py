@@ -60,6 +60,7 @@ from ddpm_helpers import (
     velocity_loss,
 )
 from ddpm_helpers.files import write_bytes
+from ddpm_helpers.sampling import spaced_steps
 from ddpm_helpers.lessons.ladder import naive_objective, parse
 from ddpm_helpers.lessons.libraries import DeepinvUNet, MissingLibrary, grey_unet2d
 
@@ -111,7 +112,7 @@ class System:
 
 
 # Fifty steps, half of them above 700: `bench_levers` found that the noisy end deserves more of them than the clean one.
-NEAR_T = [round(1000 * (i / 50) ** 0.5) for i in range(50, 0, -1)]
+NEAR_T = spaced_steps(cosine_schedule(), 50, "sqrt")
 FRESH = partial(sample, eta=1.0)  # DDIM with as much fresh noise as Algorithm 2
 COSINE, LINEAR, SHORT = cosine_schedule(1000), linear_schedule(1000), linear_schedule(300, rescale=False)
 SIMPLE = partial(System, net=lambda: SimpleUNet(300), schedule=linear_schedule(300))
