@@ -60,9 +60,9 @@ from ddpm_helpers import (
     velocity_loss,
 )
 from ddpm_helpers.files import write_bytes
-from ddpm_helpers.sampling import spaced_steps
 from ddpm_helpers.lessons.ladder import naive_objective, parse
 from ddpm_helpers.lessons.libraries import DeepinvUNet, MissingLibrary, grey_unet2d
+from ddpm_helpers.sampling import spaced_steps
 
 
 def unit_range_objective(model, schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
