@@ -290,8 +290,8 @@ for step in range(4):
     print(f"step {step}: loss {loss.item():.3f}, the gradient reaches {sum(reached)} of {len(reached)} tensors of weights")
 
 # %% [markdown]
-# *The first loss is the mean square of the noise itself, which is about 1: a new network that starts far above 1 starts
-# with a mistake to unlearn. In step 0 only the two tensors of the last layer get a gradient; a step later it reaches
+# *The first loss is the mean square of the noise itself, which is about 1: a network that answers 0 knows nothing, and
+# has no mistake to unlearn. In step 0 only the two tensors of the last layer get a gradient; a step later it reaches
 # along the shortcuts to the zeros in every branch, and then into the branches. The network wakes up from its output
 # backwards, and no block disturbs the others before it has learned something.*
 #

@@ -190,8 +190,8 @@ print(f"all images: {images.numel() / 1e6:.0f} MB as uint8, {images.numel() * 4 
 
 # %% [markdown]
 # *Compare the first two lines with the third. On a CPU the step is so slow that the conversion is a small part of it,
-# and the lever is worth little. On a GPU the third line shrinks to a few milliseconds and the first does not: there the
-# GPU would wait for the pictures, and no faster GPU would help. The last line says why the images stay uint8 until they
+# and the lever is worth little. On a GPU, where we have not measured it, the third line should shrink and the first does
+# not: a GPU that waits for pictures is not helped by a faster GPU. The last line says why the images stay uint8 until they
 # are in a batch.*
 #
 # ## Lever 2: fewer digits
@@ -817,7 +817,7 @@ if KEEP:
 # ## What to remember, and what broke
 #
 # - Training a DDPM is five lines. A network that knows nothing has the loss 1.
-# - The mean loss is dominated by small $t$, and samples are decided at large $t$. Look at the loss by step, and look at
+# - The first tenth of the steps makes up a third of the mean loss, and samples are decided at large $t$. Look at the loss by step, and look at
 #   samples, always from the same noise.
 # - Average the weights, let the learning rate end at zero, and sample with the average. (Both calm the end of a run;
 #   [notebook 10](10_libraries.ipynb) takes them away, one at a time.)

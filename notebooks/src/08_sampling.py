@@ -332,8 +332,9 @@ viz.image_rows(rows, alt="The same starts with and without clipping: without it,
 # elsewhere.) The first of 50 steps goes down to 980 and takes the guess with the weight $\sqrt{\bar\alpha_{980}}$,
 # about 0.03. That is little for a guess within [-1, 1], but 0.03 times two thousand, more than 60 beside noise of size
 # 1, is not repaired any more. All pictures are on one scale, and what lies outside is black or white; a picture
-# rescaled by its own extremes would hide such an error. Clipping costs nothing, and uses a fact that the network does
-# not have to learn: pixels stay between -1 and 1.*
+# rescaled by its own extremes would hide such an error. Clipping uses a fact that the network does not
+# have to learn: pixels stay between -1 and 1. But it makes another model of it, whose steps are no longer those of
+# (8.2), and it hides how far off a network is.*
 #
 # ### Which variance?
 #

@@ -740,7 +740,7 @@ print(f"decoder, the mean exactly at black:        {-certain.item() / math.log(2
 
 # %% [markdown]
 # *Together they are more than half of the price of black, and they are part of every bill: of that for digits nearly a
-# third. It is the price of variances that were fixed and not learned: the steps' $C_t$, and a last Gaussian whose
+# third. It is the price of variances that were chosen beforehand: the steps' $C_t$, and a last Gaussian whose
 # standard deviation, 0.8 of a grey level, lets it spill over into the next ones. Sampling does not mind ([notebook
 # 08](08_sampling.ipynb): both variances give the same digits). Nichol & Dhariwal (2021) learn the variances, for this
 # reason. The rest is what our network gets wrong where the noise is faintest.*

@@ -554,7 +554,7 @@ for t in (10, 300, 800):
 # column. Its samples are the best.
 #
 # And even among networks that predict noise a lower mean loss need not mean better samples: notebook 07 showed that the
-# mean is dominated by small $t$, while the samples are decided at large $t$. Look at the table again. Of all that
+# first tenth of the steps makes up a third of the mean, while the samples are decided at large $t$. Look at the table again. Of all that
 # predict noise `DiffUNet` has the lowest loss, and next to the worst samples: a quarter of its 32x32 pixels are a
 # border that is always black, where noise is easy to see.
 #
@@ -713,7 +713,7 @@ print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 # The falling learning rate: without it nothing is lost. Beware: both calm the last part of a run, and where one was
 # removed, the other was still there. Changing one part at a time cannot see that. Spread steps, and images that lie on
 # the device: picture by picture costs a ninth of the steps on this CPU, and no more. `torch.compile` spends 53 of
-# the 180 seconds on compiling and is 7 % faster then. Three minutes are a short run. In an hour, or on a GPU, the
+# the 180 seconds on compiling and is 7 % faster then. Three minutes are a short run. In an hour the
 # list may be another one; the command above tells.*
 #
 # ## What to remember, and what broke

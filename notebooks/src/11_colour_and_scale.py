@@ -387,7 +387,8 @@ for name, x in kinds.items():
 # brightness, and the picture shows each as 0 or 255. Clipped it stays in range, and its mean colours are no stronger than those of photos, but many more
 # values than in a photo lie at an end, and that is what you see: pixels in glaring colours, black and white. With the
 # velocity it hardly matters whether we clip; mean colours are duller than in photos, not louder, and few values lie at
-# an end. Clipping is first aid, and the target is the cure. (A noise network that is trained for long needs both less.
+# an end. Clipping is first aid; the other target, and the weight that comes with it (both changed here at once), is the
+# cure. (A noise network that is trained for long needs both less.
 # But in any colour model that is too tinted or too loud, look here first.)*
 #
 # None of the samples looks like a photo, after so short a training. The losses did not say so: they count how well

@@ -299,8 +299,9 @@ for name, (objective, choose) in ways.items():
 # %% [markdown]
 # *In a full run on a CPU the second gradient scatters by a seventh less, as much as stratified steps won in
 # [notebook 07](07_train_ddpm.ipynb). Scatter falls with the root of the batch size, so this is worth as much as a batch larger by a third or more, and
-# costs nothing. Of all changes that [notebook 10](10_libraries.ipynb) tries in three minutes of training this one helps
-# the samples most: from each of three seeds they come closer to real digits, by an eighth to almost a fifth. The
+# costs nothing. Of all changes that [notebook 10](10_libraries.ipynb) tries in three minutes of training this one has
+# the largest gain beside the weights themselves: from each of three seeds the samples come closer to real digits, by an eighth to almost a fifth.
+# (Another change or two have gains that overlap with it; three seeds do not tell them apart.) The
 # scatter hardly explains that: there, stratified steps do not help more than chance. (Nor does a batch twice as
 # large, but in the same time it makes only about half as many steps.)*
 #
