@@ -2,7 +2,7 @@
 PYTHON ?= python3
 COURSE = $(PYTHON) tools/course.py
 
-.PHONY: lab edit test course notebooks badges lab-kit readme clean
+.PHONY: lab edit test course play notebooks badges lab-kit readme clean
 lab:        ## JupyterLab, opened on your own notebooks; NEW=07 for a new copy with your answers, FROM=folder for old answers
 	$(COURSE) lab $(if $(NEW),--new "$(NEW)") $(if $(FROM),--from "$(FROM)")
 edit:       ## for authors: JupyterLab on notebooks/, paired with notebooks/src
@@ -11,6 +11,8 @@ test:       ## ruff, unit tests, every notebook under nbval with the network off
 	$(COURSE) test
 course:     ## the site, from the committed notebooks, to build/course; RUN=1 runs them here first
 	$(COURSE) course $(if $(RUN),--run)
+play:       ## a page in which a network draws, to build/play; needs npm
+	$(COURSE) play
 notebooks:  ## rebuild the committed notebooks from notebooks/src; ONLY=01 for one
 	$(COURSE) notebooks $(ONLY)
 badges:     ## make badges REPO=owner/name: Colab links and clone address of your fork

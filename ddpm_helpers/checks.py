@@ -40,7 +40,7 @@ def check_step_batch(t: Tensor, x: Tensor, *, T: int | None, net: str = "", name
         )
     if t.device != x.device:
         raise ValueError(f"{who} is on {t.device}, the images on {x.device}: {name}.to(x.device)")
-    if t.device.type != "cpu" or not len(t) or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or t.device.type != "cpu" or not len(t):  # len would fix the batch of an export
         return
     least, most = t.min().item(), t.max().item()
     if least < first or (T is not None and most > T):

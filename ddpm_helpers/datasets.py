@@ -1,6 +1,5 @@
 """The named data sets: where their files may lie, how they are read, and torchvision's download of them."""
 
-import gzip
 import http.client
 import math
 import os
@@ -11,9 +10,9 @@ import struct
 import tempfile
 import threading
 import time
-import urllib.request
 import zlib
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -23,9 +22,9 @@ from torch import Tensor
 from .pictures import DataError
 
 DATASETS = {"mnist": "MNIST", "fashion": "FashionMNIST", "cifar10": "CIFAR10"}  # torchvision's classes
-MEGABYTES = {"mnist": 12, "fashion": 31, "cifar10": 170}  # to download
+SIZES = {"mnist": "12 MB, about 1 min", "fashion": "31 MB, about 1 min", "cifar10": "170 MB, about 3 min"}
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-BOMB = 1 << 26  # bytes to which a gzip file may unpack however small it is
+BOMB = 1 << 24  # bytes to which a gzip file may unpack however small it is
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 NETWORK_SECONDS = 5  # how long a host may stay silent before we go on without it
 CAUSES = {  # what an error says: what that means, and what one can do
@@ -49,46 +48,43 @@ def read_idx(path: str | Path) -> np.ndarray:
     if not os.path.isfile(path):  # False also for a name that no file can have
         raise DataError(f"{path}: cannot be read (there is no such file)")
     try:
-        with open(path, "rb") as file:
-            packed = file.peek(2)[:2] == b"\x1f\x8b"
-            most = max(BOMB, 100 * path.stat().st_size) if packed else None
-            return _parse_idx(gzip.open(file) if packed else file, path, most)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: damaged gzip file ({error}); fetch it again") from error
+        return _parse_idx(path.read_bytes(), path.suffix == ".gz")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
+    except zlib.error as error:
+        raise DataError(f"{path}: damaged gzip file ({error}); fetch it again") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
-def _parse_idx(stream, path: Path, most: int | None) -> np.ndarray:
-    """The array in `stream`, of at most so many bytes."""
-    head = stream.read(4)
-    if len(head) < 4 or head[:2] != b"\0\0":
-        hint = "; the name says gzip, the content is not" if path.suffix == ".gz" and head and most is None else ""
-        raise DataError(f"{path}: not an IDX file: it must start with two zero bytes, found {head[:2]!r}{hint}")
-    code, axes = head[2], head[3]
+def _parse_idx(content: bytes, named_gz: bool) -> np.ndarray:
+    hint = "; the name says gzip, the content is not" if named_gz and content else ""
+    if content[:2] == b"\x1f\x8b":
+        most, unpacker, hint = max(BOMB, 20 * len(content)), zlib.decompressobj(wbits=31), ""
+        content = unpacker.decompress(content, most + 1)
+        if len(content) > most:
+            raise ValueError(f"unpacks to more than {most:,} bytes: it might be a gzip bomb")
+        if not unpacker.eof or unpacker.unused_data:
+            raise zlib.error("it ends too early, or goes on behind its end")
+    if len(content) < 4 or content[:2] != b"\0\0":
+        raise ValueError(f"not an IDX file: it must start with two zero bytes, found {content[:2]!r}{hint}")
+    code, axes = content[2:4]
     if code not in IDX_TYPES:
         known = ", ".join(f"0x{c:02x}" for c in IDX_TYPES)
-        raise DataError(f"{path}: unknown IDX type code 0x{code:02x}; the format knows {known}")
-    sizes = stream.read(4 * axes)
-    if len(sizes) < 4 * axes:
-        raise DataError(f"{path}: truncated: the header announces {axes} axes, the file ends before their lengths")
-    shape, dtype = struct.unpack(f">{axes}I", sizes), np.dtype(IDX_TYPES[code])
-    expected = dtype.itemsize * int(np.prod(shape, dtype=object))
-    if most and expected > most:
-        raise DataError(f"{path}: unpacks to {expected:,} bytes, a hundred times its own size: it might be a gzip bomb")
-    body = bytearray()
-    while len(body) <= expected and (piece := stream.read(1 << 20)):  # a lying header makes us allocate nothing
-        body += piece
-    if len(body) != expected:
-        found, fault = (f"{len(body):,}", "truncated") if len(body) < expected else ("more", "too long")
-        raise DataError(
-            f"{path}: the header announces {' x '.join(map(str, shape))} values, {expected:,} bytes; "
-            f"the file holds {found}: {fault}, fetch it again"
+        raise ValueError(f"unknown IDX type code 0x{code:02x}; the format knows {known}")
+    if len(content) < (start := 4 + 4 * axes):
+        raise ValueError(f"truncated: the header announces {axes} axes, the file ends before their lengths")
+    shape, dtype = struct.unpack(f">{axes}I", content[4:start]), np.dtype(IDX_TYPES[code])
+    expected, found = dtype.itemsize * math.prod(shape), len(content) - start
+    if found != expected:
+        told = (
+            f"the header announces {' x '.join(map(str, shape))} values, {expected:,} bytes; the file holds {found:,}"
         )
+        raise ValueError(f"{told}: {'truncated' if found < expected else 'too long'}, fetch it again")
     try:
-        return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+        return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
     except ValueError as error:  # more axes than NumPy knows, or one of length 0 beside others without bounds
-        raise DataError(f"{path}: the header announces an array that cannot be made ({error})") from error
+        raise ValueError(f"the header announces an array that cannot be made ({error})") from error
 
 
 def says_fashion(folder: Path) -> bool:
@@ -109,11 +105,20 @@ def load_files(name: str, root: Path, train: bool) -> tuple[Tensor, Tensor, tupl
     if name == "cifar10":
         root = root.parent if root.name == "cifar-10-batches-py" else root
         return _cifar10(root, train) if os.path.isdir(root / "cifar-10-batches-py") else None
-    parts = [f"{'train' if train else 't10k'}-{part}-ubyte" for part in ("images-idx3", "labels-idx1")]
+    half = "train" if train else "t10k"
     for place in places(name, root):
-        files = [_named(place, part) for part in parts]
-        if None not in files:
-            return *_mnist(*files), FASHION if name == "fashion" else tuple("0123456789")
+        files = [_named(place, f"{half}-{part}-ubyte") for part in ("images-idx3", "labels-idx1")]
+        if None in files:
+            continue
+        images, labels = (torch.from_numpy(read_idx(file)) for file in files)
+        found = [(array.dtype, array.ndim) for array in (images, labels)]
+        if found != [(torch.uint8, 3), (torch.uint8, 1)] or len(images) != len(labels) or bool((labels > 9).any()):
+            raise DataError(
+                f"{files[0]} and {files[1]} do not fit together: {images.dtype} {tuple(images.shape)} and "
+                f"{labels.dtype} {tuple(labels.shape)}; expected bytes, and labels 0 to 9, one an image; "
+                "fetch them again"
+            )
+        return images[:, None], labels.long(), FASHION if name == "fashion" else tuple("0123456789")
     return None
 
 
@@ -134,17 +139,6 @@ def _named(place: Path, name: str) -> Path | None:
     return next((place / each for each in names if os.path.isfile(place / each)), None)
 
 
-def _mnist(*files: Path) -> tuple[Tensor, Tensor]:
-    images, labels = (torch.from_numpy(read_idx(file)) for file in files)
-    found = [(array.dtype, array.ndim) for array in (images, labels)]
-    if found != [(torch.uint8, 3), (torch.uint8, 1)] or len(images) != len(labels) or bool((labels > 9).any()):
-        raise DataError(
-            f"{files[0]} and {files[1]} do not fit together: {images.dtype} {tuple(images.shape)} and {labels.dtype} "
-            f"{tuple(labels.shape)}; expected bytes, and labels 0 to 9, one an image; fetch them again"
-        )
-    return images[:, None], labels.long()
-
-
 def download(name: str, target: Path) -> str | None:
     """Let torchvision put a data set into the folder `target`; None if that went well, else why not.
 
@@ -160,12 +154,8 @@ def download(name: str, target: Path) -> str | None:
         with FileLock(f"{target}.lock"), tempfile.TemporaryDirectory(dir=target.parent) as temporary:
             if target.exists():  # another process was faster
                 return None
-            size = MEGABYTES[name]
-            print(
-                f"Downloading {DATASETS[name]}, once: {size} MB, about {math.ceil(size / 60)} min at 1 MB/s. "
-                "The bar says what is left; if it breaks, a message says how to go on.",
-                flush=True,
-            )
+            about = "The bar says what is left; if it breaks, a message says how to go on."
+            print(f"Downloading {DATASETS[name]}, once: {SIZES[name]} at 1 MB/s. {about}", flush=True)
             socket.setdefaulttimeout(NETWORK_SECONDS)
             root = Path(temporary) / name
             dataset(root, download=True)
@@ -186,22 +176,20 @@ def find_a_host(urls: list[str]) -> None:
     answers: queue.Queue[str] = queue.Queue()
 
     def ask(url: str) -> None:
-        request = urllib.request.Request(url, headers={"User-Agent": "pytorch/vision"})
         try:
-            urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
+            urlopen(Request(url, headers={"User-Agent": "pytorch/vision"}), timeout=NETWORK_SECONDS).close()
             answers.put("")
         except (OSError, ValueError, http.client.HTTPException) as error:
             answers.put(str(error) or type(error).__name__)
 
     for url in urls:  # daemon threads: looking up a host's name can hang, and must not hold up the exit
         threading.Thread(target=ask, args=(url,), daemon=True).start()
-    deadline, said = time.monotonic() + NETWORK_SECONDS, {}
-    for _ in urls:
-        try:
-            answer = answers.get(timeout=max(deadline - time.monotonic(), 0))
-        except queue.Empty:
-            answer = f"no answer within {NETWORK_SECONDS} seconds"
-        if not answer:
-            return
-        said[answer] = True
-    raise OSError("; ".join(said))
+    deadline, said = time.monotonic() + NETWORK_SECONDS, []
+    try:
+        while len(said) < len(urls):
+            said.append(answers.get(timeout=max(deadline - time.monotonic(), 0)))
+            if not said[-1]:
+                return
+    except queue.Empty:
+        said.append(f"no answer within {NETWORK_SECONDS} seconds")
+    raise OSError("; ".join(dict.fromkeys(said)))

@@ -1,7 +1,7 @@
 """How good are the samples? Numbers that compare sets of images, and the likelihood of images under a model.
 
-Images are float tensors (N, C, H, W) in [-1, 1]. They are compared by features: what a small classifier, the feature
-network, computes just before its answer.
+Images are float tensors (N, C, H, W) in [-1, 1], compared by what a small classifier, the feature network, computes
+just before its answer.
 """
 
 import math
@@ -18,8 +18,8 @@ from .schedule import NoiseSchedule, predict_x0, q_sample
 
 
 class FeatureNet(nn.Module):
-    """A classifier of images (B, 1, 28, 28), 257,674 parameters for ten classes. The shipped one, trained on MNIST,
-    reads more than 99 % of the test digits."""
+    """A classifier: images (B, 1, 28, 28) in [-1, 1] -> logits (B, classes); 257,674 parameters for ten classes. The
+    shipped one, trained on MNIST, reads more than 99 % of the test digits."""
 
     def __init__(self, classes: int = 10):
         super().__init__()
@@ -27,17 +27,12 @@ class FeatureNet(nn.Module):
             *(nn.Conv2d(1, 32, kernel_size=5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(32, 64, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(64, 64, kernel_size=3, padding=1), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5)),
-            nn.Linear(64 * 7 * 7, 64),
+            nn.Linear(64 * 7 * 7, 64),  # the features
         )
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, classes))
 
-    def features(self, x: Tensor) -> Tensor:
-        """(B, 1, 28, 28) in [-1, 1] -> (B, 64)."""
-        return self.body(x)
-
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 1, 28, 28) in [-1, 1] -> (B, classes), logits."""
-        return self.head(self.features(x))
+        return self.head(self.body(x))
 
 
 def load_feature_net(device: str | torch.device = "cpu") -> FeatureNet:
@@ -63,15 +58,14 @@ def evaluate(net: FeatureNet, images: Tensor, batch_size: int = 500) -> Evaluati
     found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
     if found[1:] != (1, 28, 28) or len(images) < 2:
         raise ValueError(f"evaluate: expected images (N, 1, 28, 28), in grey, N at least 2, got {found}")
-    if not images.is_floating_point():
-        raise ValueError(f"evaluate: expected float images in [-1, 1], got {images.dtype}: use to_float")
-    low, high = images.min().item(), images.max().item()
-    if not (low >= -1.001 and high <= 1.001):  # NaN fails both
-        raise ValueError(f"evaluate: images must lie in [-1, 1], found {low:.3g} to {high:.3g}: clip samples")
+    low, high, real = images.min().item(), images.max().item(), images.is_floating_point()
+    if not (real and low >= -1.001 and high <= 1.001):  # NaN fails both
+        advice = "clip samples" if real else f"they are {images.dtype}, use to_float"
+        raise ValueError(f"evaluate: images must lie in [-1, 1], found {low:.3g} to {high:.3g}: {advice}")
     if net.training:
         raise ValueError("evaluate: the net is in train mode, where dropout is at work; call net.eval() first")
     device = next(net.parameters()).device
-    features = torch.cat([net.features(batch.to(device, torch.float32)) for batch in images.split(batch_size)])
+    features = torch.cat([net.body(batch.to(device, torch.float32)) for batch in images.split(batch_size)])
     probability = net.head(features).softmax(1)  # (N, classes)
     histogram = torch.bincount(probability.argmax(1), minlength=probability.shape[1]).cpu() / len(images)
     recognisable = (probability.amax(1) >= 0.95).float().mean().item()
@@ -147,28 +141,18 @@ class BitsPerDim(NamedTuple):
 
 @torch.no_grad()
 def bits_per_dim(
-    model: Model,
-    schedule: NoiseSchedule,
-    images: Tensor,
-    steps: int | None = None,
-    seed: int = 0,
-    clip: bool = True,
+    model: Model, schedule: NoiseSchedule, images: Tensor, steps: int | None = None, seed: int = 0, clip: bool = True
 ) -> BitsPerDim:
-    """An upper bound on -log2 p(images) per dimension, with reverse variances beta_t (Ho et al. 2020, section 3.3).
-
-    Args:
-        images: (N, C, H, W) in [-1, 1], made of 256 grey levels.
-        steps: the most steps among 2 ... T at which to compute L_{t-1}: one from each of so many stretches, short ones
-            where t is small and the terms are large, for a sum without bias. None: all.
-        clip: clip the predicted clean images to [-1, 1].
-    """
+    """An upper bound on -log2 p per dimension of images (N, C, H, W) made of 256 grey levels, with reverse variances
+    beta_t (Ho et al. 2020, section 3.3). L_{t-1} is computed at all steps 2 ... T, or at most at `steps` of them: one
+    from each of so many stretches, short where t is small and the terms are large, for a sum without bias. `clip` clips
+    the predicted clean images to [-1, 1]."""
     if not (images.min() >= -1.001 and images.max() <= 1.001):
         raise ValueError("bits_per_dim: images must lie in [-1, 1], on 256 grey levels: use to_float")
     T, generator = schedule.T, torch.Generator().manual_seed(seed)
-    count = T - 1 if steps is None else steps
-    if not isinstance(count, int) or not 1 <= count <= T - 1:
+    if steps is not None and (not isinstance(steps, int) or not 1 <= steps <= T - 1):
         raise ValueError(f"bits_per_dim: steps must be in 1 ... T - 1 = {T - 1}, got {steps}")
-    edges = torch.arange(2, T + 2) if steps is None else torch.logspace(1, math.log2(T + 1), count + 1, base=2)
+    edges = torch.arange(2, T + 2) if steps is None else torch.logspace(1, math.log2(T + 1), steps + 1, base=2)
     edges = edges.round().long().unique()  # each stretch edges[i] ... edges[i + 1] - 1 of steps is seen by one of them
     width = edges.diff()
     chosen = edges[:-1] + (torch.rand(len(width), generator=generator) * width).long()
@@ -181,9 +165,9 @@ def bits_per_dim(
         return x0_hat.clamp(-1, 1) if clip else x0_hat
 
     error = torch.stack([(images - guess(t)).square().mean() for t in chosen.tolist()]).cpu()
-    beta, sigma, alpha_bar = (table.cpu() for table in (schedule.beta, schedule.sigma, schedule.alpha_bar))
-    ratio = (schedule.posterior_variance.cpu() / beta)[chosen]
-    weight = alpha_bar[chosen - 1] * beta[chosen] / sigma[chosen] ** 4  # the posterior's mean is linear in x_0
+    s = schedule.to("cpu")
+    ratio = (s.posterior_variance / s.beta)[chosen]
+    weight = s.alpha_bar[chosen - 1] * s.beta[chosen] / s.sigma[chosen] ** 4  # the posterior's mean is linear in x_0
     nats = 1 / math.log(2)
     per_step = 0.5 * (ratio - 1 - ratio.log() + weight * error) * nats
     decoder = -discretised_log_likelihood(images, guess(1), schedule.beta[1].sqrt()).mean() * nats

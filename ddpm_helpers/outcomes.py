@@ -27,10 +27,9 @@ def run(function: Callable, case: tuple) -> Any:
         try:
             arguments = copied(case)
             result = function(*arguments)
-            problem = _odd(result) or _changed_argument(function, case, arguments)
+            problem = _odd(result) or _changed_argument(function, case, arguments) or changed_settings()
             if not problem and result is not None and difference(result, function(*copied(case)), 0.0):
-                problem = "two equal calls give two results; use the arguments instead of new random numbers"
-            problem = problem or changed_settings()
+                problem = "two equal calls give two results: use the arguments, and nothing that changes"
         except (Exception, SystemExit) as error:
             return error
     return Spoilt(problem) if problem else result
@@ -77,7 +76,7 @@ def _odd(result: Any) -> str:
     if any(isinstance(part, np.ndarray | np.generic) and not isinstance(part, float) for part in parts):
         return "your function returns a NumPy array; return a tensor, or with .tolist() a list of numbers"
     if hasattr(result, "__next__"):
-        return "your function returns an iterator, or has a `yield`: write `return`; list(...) reads an iterator"
+        return "your function has a `yield`, which must be `return`, or returns an iterator: list(...) makes a list"
     return ""
 
 
@@ -101,48 +100,57 @@ def _parts(name: str, value: Any) -> dict[str, Any]:
     return {f"{name}.{part}": inside for part, inside in (vars(value) | vars(value).get("_modules", {})).items()}
 
 
-class _Makes(TorchFunctionMode):
-    """Sees whether a tensor is made that does not follow the device of an argument."""
+class _OnCpu(TorchFunctionMode):
+    """Follows the tensors that are made on the CPU wherever the arguments lie, and sees whether one meets another."""
 
-    seen = False
+    def __init__(self):
+        super().__init__()
+        self.made: dict[int, Tensor] = {}  # by id; held, so that no later tensor gets the id of one of them
+        self.meets = False
 
     def __torch_function__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        parts = [part for arg in args for part in (arg if isinstance(arg, list | tuple) else [arg])]
-        if isinstance(result, Tensor) and result.ndim and not any(isinstance(part, Tensor) for part in parts):
-            self.seen |= "device" not in (kwargs or {})
+        kwargs = kwargs or {}
+        result, name, given = function(*args, **kwargs), function.__name__, [*args, *kwargs.values()]
+        tensors = [part for value in given for part in as_list(value) if isinstance(part, Tensor)]
+        if name.endswith("_as") or name in ("__getitem__", "__setitem__", "copy_"):
+            tensors = tensors[:1]  # of the others only their shape, places or values count
+        made = [part for part in tensors if id(part) in self.made]
+        if "device" in kwargs or (name in ("to", "type_as") and {*map(type, given[1:])} != {torch.dtype}):
+            self.made.pop(id(result), None)
+        elif name in ("tensor", "cpu") or len(made) == len(tensors):  # 0 of 0 where it makes one out of numbers
+            self.made |= {id(part): part for part in as_list(result) if isinstance(part, Tensor)}
+        else:
+            self.meets |= any(part.ndim for part in made)  # a single number may lie anywhere
         return result
 
 
-def stays_on_cpu(reference: Callable, answer: Callable, cases: list[tuple]) -> str | None:
-    """What to do if the answer makes tensors on the CPU though its arguments lie elsewhere: on a GPU it would stop.
+def as_list(value: Any) -> list | tuple:
+    return value if isinstance(value, list | tuple) else [value]
 
-    Tried on the device "meta", where tensors have shapes and no numbers; its first use takes two seconds.
-    """
-    with settings_kept(), suppress(Exception, SystemExit), _Makes() as makes:
-        answer(*copied(cases[0]))
-    for case in cases if makes.seen else ():
-        right, found = (_devices_on_meta(function, case) for function in (reference, answer))
-        if right and "meta" in right:
+
+def stays_on_cpu(reference: Callable, answer: Callable, cases: list[tuple]) -> str | None:
+    """What to do if the answer makes tensors on the CPU though its arguments lie elsewhere: on a GPU it would stop."""
+    for case in cases:
+        if _makes_on_cpu(answer, case) and not _makes_on_cpu(reference, case):
             named = zip(inspect.signature(reference).parameters, case, strict=False)
             name = next((name for name, value in named if isinstance(value, Tensor)), "x")
-            said = (
-                "The numbers are right, but it makes a tensor on the CPU, wherever its arguments are: on a GPU it "
-                f"would stop. Give what makes one the device of an argument, torch.arange(n, device={name}.device)."
+            return (
+                "The numbers are right, but a tensor lies on the CPU wherever the arguments are: on a GPU it would "
+                f"stop. Give torch.arange, torch.zeros or torch.tensor device={name}.device, and leave out .cpu()."
             )
-            return said if found is not None and found != right else None
     return None
 
 
-def _devices_on_meta(function: Callable, case: tuple) -> list[str] | None:
-    """Where the results of a call lie; None where it needs numbers, which is no fault."""
-    with settings_kept():
-        try:
-            result = function(*(part.to("meta") if hasattr(part, "to") else part for part in copy.deepcopy(case)))
-        except (Exception, SystemExit) as error:
-            return ["two devices"] if re.search("expected device|same device", str(error)) else None
-    parts = result if isinstance(result, tuple | list) else [result]
-    return [str(part.device) for part in parts if isinstance(part, Tensor)]
+def _makes_on_cpu(function: Callable, case: tuple) -> bool:
+    """Whether a tensor made on the CPU is returned, or meets an argument."""
+    with settings_kept(), suppress(Exception), _OnCpu() as seen:
+        result = function(*copied(case))
+        seen.meets |= any(id(part) in seen.made for part in as_list(result))
+    return seen.meets
+
+
+MAKES = {torch.float32: "; .float() makes it float32", torch.float64: "; .double() makes it float64"}
+MAKES[torch.int64] = "; .long() makes it int64"
 
 
 def difference(expected: Any, actual: Any, tolerance: float) -> str | None:
@@ -166,13 +174,8 @@ def difference(expected: Any, actual: Any, tolerance: float) -> str | None:
     if not number and not isinstance(actual, Tensor):
         return f"{refused}{'; return the tensor, or no gradient can flow' * right.requires_grad}."
     if (found.shape, found.dtype, found.device) != (right.shape, right.dtype, right.device):
-        makes = {torch.float32: "float", torch.float64: "double", torch.int64: "long"}.get(right.dtype)
-        advice = ""
-        if number and found.numel() == 1:
-            advice = "; .item() makes one of it"
-        elif makes and found.shape == right.shape and not found.is_complex():
-            advice = f"; .{makes}() makes it {str(right.dtype).removeprefix('torch.')}"
-        return f"{refused}{advice}."
+        advice = MAKES.get(right.dtype, "") * (found.shape == right.shape and not found.is_complex())
+        return f"{refused}{'; .item() makes one of it' if number and found.numel() == 1 else advice}."
     if not right.numel() or right.is_complex():
         return None
     theirs, ours = found.detach().double(), right.detach().double()
@@ -182,18 +185,15 @@ def difference(expected: Any, actual: Any, tolerance: float) -> str | None:
     if largest <= tolerance * max(scale, 1e-30):
         return _difference_of_gradients(expected, actual, tolerance) if tolerance and not number else None
     if not theirs.isfinite().all() and ours.isfinite().all():
-        return (
-            "It contains NaN or infinity: is something divided by 0, or is it the root, logarithm or arc cosine of a "
-            "number that has none?"
-        )
+        why = "is something divided by 0, or is it the root, logarithm or arc cosine of a number that has none?"
+        return f"It contains NaN or infinity: {why}"
     worst = error.flatten().max(0).indices.item()
     digits = 7 if right.dtype == torch.float32 else 12
     one, other = (f"{values.flatten()[worst].item():.{digits}g}" for values in (ours, theirs))
-    if number:
-        return f"Expected {one}, got {other}."
     place = ", ".join(str(int(i)) for i in np.unravel_index(worst, tuple(error.shape)))
     text = f"Shape and dtype are right, values are not: the largest error is {largest:.3g}"
     text += f"{', at index ' * bool(place)}{place}: expected {one}, got {other}."
+    text = f"Expected {one}, got {other}." if number else text
     if right.dtype == torch.float64 and largest <= 1e-5 * scale:
         text += " That is little, but too much for 64 bits: is a small number added against a division by 0, or "
         text += "something computed in 32 bits?"
@@ -210,9 +210,7 @@ def _difference_of_gradients(expected: Tensor, actual: Tensor, tolerance: float)
     if expected.grad_fn is None:
         return None
     ours, theirs = (_gradient(result, _leaves(expected)) for result in (expected, actual))
-    if (ours is None) == (theirs is None) and (
-        ours is None or (ours - theirs).abs().max() <= 100 * tolerance * ours.abs().max()
-    ):
+    if ours.shape == theirs.shape and (ours - theirs).norm() <= 100 * tolerance * ours.norm():
         return None  # a gradient has fewer digits than the values
     return (
         "The values are right, but their gradient is not, or none can flow: leave out torch.no_grad(), .detach() and "
@@ -220,15 +218,14 @@ def _difference_of_gradients(expected: Tensor, actual: Tensor, tolerance: float)
     )
 
 
-def _gradient(result: Tensor, leaves: list[Tensor]) -> Tensor | None:
-    """Of a weighted sum of the result, with respect to all leaves, as one vector; None if there is none."""
+def _gradient(result: Tensor, leaves: list[Tensor]) -> Tensor:
+    """Of a weighted sum of the result, with respect to all leaves, as one vector; empty if there is none."""
     weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(0), dtype=result.dtype)
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
     try:
-        parts = torch.autograd.grad(
-            (result * weights).sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        parts = torch.autograd.grad((result * weights).sum(), leaves, **options)
     except RuntimeError:
-        return None
+        return torch.empty(0)
     return torch.cat([part.flatten().double() for part in parts])
 
 

@@ -2,6 +2,7 @@
 
 import builtins
 import hashlib
+import math
 import os
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,12 +25,10 @@ from .files import CheckpointError, read, write
 MANY = 3000  # pictures that make the reader wait long enough for a progress bar
 KEEP_AFTER = 1.0  # seconds of reading that are worth a file in the cache
 NAMED = 5  # files that a warning names before it counts the rest
-REMARKS = BAD, FRAMES, SMALL, DARK = (
-    "skipped {} file{} that cannot be read: {}",
-    "of {} animated picture{} only the first frame is taken: {}",
-    "{} picture{} smaller than {size}x{size} enlarged, and blurred: {}",
-    "{} picture{} nearly black; masks, class numbers and depths must be scaled to 0 ... 255 first: {}",
-)
+BAD = "skipped {} file{} that cannot be read: {}"
+FRAMES = "of {} animated picture{} only the first frame is taken: {}"
+SMALL = "{} picture{} smaller than {size}x{size} enlarged, and blurred: {}"
+DARK = "{} picture{} nearly black; masks, class numbers and depths must be scaled to 0 ... 255 first: {}"
 
 
 class DataError(ValueError):
@@ -78,12 +78,7 @@ def load_folder(folder: str | Path, size: int | None = None) -> ImageData:
             with suppress(CheckpointError, MemoryError):  # where it cannot be kept, the next load reads again
                 write(kept, "pictures", found)
     classes, labels, counts = np.unique(found["owners"], return_inverse=True, return_counts=True)
-    notes = list(found["notes"])
-    if counts.max() == 1 < len(counts):
-        notes.append("each class holds a single picture; a sub-folder is meant to hold all pictures of one class")
-    if len(classes) > 1 and {"train", "test", "val", "valid"}.issuperset(classes):
-        notes.append(f"{' and '.join(classes)} became classes: load such a folder by itself")
-    for note in notes:
+    for note in found["notes"]:
         warnings.warn(f"{folder.name}: {note}", stacklevel=3)
     if speaks:
         left_out += Counter({"that cannot be read": len(names) - len(labels)})
@@ -97,19 +92,12 @@ def load_folder(folder: str | Path, size: int | None = None) -> ImageData:
 
 def _find(folder: Path) -> tuple[list[str], Counter, str]:
     """Names of the pictures, sorted; what else lies there; a key that changes if a picture comes, goes or changes."""
-    from PIL import Image
-
-    left_out, found, seen = Counter(), [], set()
     readable = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN or kind == "MPO"}
-
-    def refused(error: OSError) -> None:
-        left_out[f"folder {os.path.relpath(error.filename, folder)} ({error.strerror})"] += 1
-
-    for place, folders, names in os.walk(folder, onerror=refused, followlinks=True):
-        seen.add(os.path.realpath(place))
-        inner = (f for f in folders if not f.startswith("."))
-        folders[:] = [f for f in inner if os.path.realpath(os.path.join(place, f)) not in seen]  # a link may go round
-        for path in (os.path.join(place, name) for name in names if not name.startswith(".")):
+    left_out, found, refused, seen = Counter(), [], [], set()
+    for place, folders, names in os.walk(folder, onerror=refused.append, followlinks=True):
+        seen.add(os.path.realpath(place))  # a link may go round
+        folders[:] = [f for f in folders if f[0] != "." and os.path.realpath(os.path.join(place, f)) not in seen]
+        for path in (os.path.join(place, name) for name in names if name[0] != "."):
             end = os.path.splitext(path)[1].lower()
             if end in readable and os.path.isfile(path):
                 status = os.stat(path)
@@ -117,10 +105,10 @@ def _find(folder: Path) -> tuple[list[str], Counter, str]:
             else:
                 why = "no file behind the name" if end in readable else "no kind that Pillow reads"
                 left_out[f"{end or 'without ending'} ({why})"] += 1
+    left_out.update(f"folder {os.path.relpath(error.filename, folder)} ({error.strerror})" for error in refused)
     if not found:
         raise DataError(f"{folder}: no pictures here that Pillow reads; found: {_counted(left_out)}")
-    found.sort()
-    return [name for name, *_ in found], left_out, _digest(found)
+    return [name for name, *_ in sorted(found)], left_out, _digest(sorted(found))
 
 
 def _digest(value) -> str:
@@ -142,13 +130,12 @@ def _read_all(folder: Path, names: list[str], size: int | None, speaks: bool) ->
         try:
             return _read(folder / name, size)
         except Exception as error:  # what is in a file can make a reader fail in any way
-            text = next(iter(str(error).splitlines()), "") or type(error).__name__
-            if "decompression bomb" in text:
-                text = "too many pixels: it might be a decompression bomb"
-            return None, {BAD: "not a picture" if text.startswith("cannot identify") else text}
+            why = next(iter(str(error).splitlines()), "") or type(error).__name__
+            why = "too many pixels: it might be a decompression bomb" if "decompression bomb" in why else why
+            return None, {BAD: "not a picture" if why.startswith("cannot identify") else why}
 
-    images, owners, grey = _room(len(names), size, size) if size else None, [], True
-    remarks: dict[str, list[str]] = {remark: [] for remark in REMARKS}
+    remarks: dict[str, list[str]] = {BAD: [], FRAMES: [], SMALL: [], DARK: []}
+    images, good, grey = _room(len(names), 3, size, size) if size else None, [], True
     seen = speaks and len(names) >= MANY and (sys.stdout.isatty() or hasattr(builtins, "__IPYTHON__"))
     with warnings.catch_warnings(), ThreadPoolExecutor() as threads:
         warnings.filterwarnings("ignore", module="PIL")
@@ -160,39 +147,42 @@ def _read_all(folder: Path, names: list[str], size: int | None, speaks: bool) ->
                     remarks[remark].append(f"{name} ({detail})" if detail else name)
                 if pixels is None:
                     continue
-                if images is None:
-                    images, first = _room(len(names), *pixels.shape[:2]), name
+                images = _room(len(names), 3, *pixels.shape[:2]) if images is None else images
                 if pixels.shape[:2] != images.shape[2:]:
                     one, other = (f"{width}x{height}" for height, width in (images.shape[2:], pixels.shape[:2]))
                     raise DataError(
-                        f"pictures differ in size: {first} is {one}, {name} is {other}; load_images(folder, size=32), "
-                        "or --size 32 in a terminal, crops and resizes them all"
+                        f"pictures differ in size: {good[0]} is {one}, {name} is {other}; "
+                        "load_images(folder, size=32), or --size 32 in a terminal, crops and resizes them all"
                     )
-                images[len(owners)] = torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
-                grey = grey and pixels.ndim == 2
-                owners.append(name.partition(os.sep)[0] if os.sep in name else folder.name)
+                images[len(good)] = torch.from_numpy(pixels).permute(2, 0, 1)
+                grey = grey and pixels.shape[2] == 1
+                good.append(name)
     told = ((remark, len(about), _some(about)) for remark, about in remarks.items() if about)
     notes = [remark.format(f"{n:,}", "s" * (n > 1), some, size=size) for remark, n, some in told]
-    if not owners:
+    if not good:
         raise DataError(f"{folder}: none of the {len(names):,} pictures can be read; {notes[0]}")
-    images = images[: len(owners), :1].clone() if grey else images[: len(owners)]
+    owners = [name.partition(os.sep)[0] if os.sep in name else folder.name for name in good]
+    classes = sorted(set(owners))
+    if len(owners) == len(classes) > 1:
+        notes.append("each class holds a single picture; a sub-folder is meant to hold all pictures of one class")
+    if len(classes) > 1 and {"train", "test", "val", "valid"}.issuperset(classes):
+        notes.append(f"{' and '.join(classes)} became classes: load such a folder by itself")
+    images = images[: len(good), :1].clone() if grey else images[: len(good)]
     return {"images": images, "owners": owners, "notes": notes}
 
 
-def _room(count: int, height: int, width: int) -> Tensor:
+def _room(*shape: int) -> Tensor:
     try:
-        return torch.empty(count, 3, height, width, dtype=torch.uint8)
+        return torch.empty(shape, dtype=torch.uint8)
     except RuntimeError as error:
         raise DataError(
-            f"the images need {3 * count * height * width / 1e9:,.1f} GB of memory ({count:,} x 3 x {height} x {width} "
-            "bytes), more than this machine can give: choose a smaller size, or a part of the folder"
+            f"the images need {math.prod(shape) / 1e9:,.1f} GB of memory ({' x '.join(map(str, shape))} bytes), more "
+            "than this machine can give: choose a smaller size, or a part of the folder"
         ) from error
 
 
 def _read(file: Path, size: int | None) -> tuple[np.ndarray, dict[str, str]]:
-    """A picture as uint8, (H, W) if it is grey, else (H, W, 3), and what is remarkable about it."""
-    from PIL import Image, ImageOps
-
+    """A picture as uint8 (H, W, 3), or (H, W, 1) if it is grey, and what is remarkable about it."""
     with Image.open(file) as picture:
         several = picture.format != "MPO" and getattr(picture, "is_animated", False)  # MPO: a photo and its preview
         picture = ImageOps.exif_transpose(picture)  # upright; from here on it has the size that it shows
@@ -217,6 +207,6 @@ def _read(file: Path, size: int | None) -> tuple[np.ndarray, dict[str, str]]:
         if side < size:
             said[SMALL] = ""
         left, top = (round((length - side) / 2) for length in picture.size)
-        box = (left, top, left + side, top + side)
-        picture = picture.crop(box).resize((size, size), Image.Resampling.BILINEAR)  # Pillow smooths as it shrinks
-    return np.array(picture), said
+        picture = picture.crop((left, top, left + side, top + side))
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)  # Pillow smooths as it shrinks
+    return np.array(picture).reshape(*picture.size[::-1], -1), said

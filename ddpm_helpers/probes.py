@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .outcomes import difference, run
+from .outcomes import as_list, difference, run
 from .table import Exercise
 
 
@@ -21,7 +21,9 @@ class Trial:
         self.arguments = exercise.arguments
         self.expected = [run(self.reference, case) for case in self.cases]
         self.outcomes = [run(answer, case) for case in self.cases]
-        doubles = [isinstance(right, Tensor) and right.dtype == torch.float64 for right in self.expected]
+        exact = zip(self.cases, self.expected, strict=True)  # a number has the dtype of what it is made of
+        exact = [as_list(case if type(right) is float else right) for case, right in exact]
+        doubles = [any(getattr(part, "dtype", None) == torch.float64 for part in parts) for parts in exact]
         self.tolerances = [exercise.tolerance_64 if double else exercise.tolerance for double in doubles]
         self.differences = list(map(difference, self.expected, self.outcomes, self.tolerances))
 
@@ -108,8 +110,10 @@ def _by_numbers(trial: Trial) -> str | None:
         return "The values are right, but stand in another order."
     factors = [((f @ r) / (r @ r)).item() for r, f in zip(right, found, strict=True)]
     if equals(factor * r for factor, r in zip(factors, right, strict=True)):
-        if max(factors) - min(factors) <= 1e-4 * abs(factors[0]):
-            return f"Every value is {factors[0]:.4g} times what it should be."
+        if max(factors) - min(factors) <= 1e-4 * abs(factors[0]) and abs(factors[0] - 1) > 1e-6:
+            share = round(1 / factors[0]) if 0 < factors[0] < 1 else 1  # 0.001276 is 1/784
+            shown = f"1/{share}" if share > 1 and abs(share * factors[0] - 1) < 1e-4 else f"{factors[0]:.4g}"
+            return f"Every value is {shown} times what it should be."
         whole = [max(factor, 1 / factor) if factor > 0 else 0.5 for factor in factors]
         if max(whole) > 1.5 and all(abs(number - round(number)) < 1e-3 for number in whole):
             said = ", ".join(f"{factor:.4g}" for factor in factors)
@@ -123,7 +127,7 @@ def _by_numbers(trial: Trial) -> str | None:
 
 def _flat(value: Any) -> Tensor:
     """The numbers of a result in 64 bits; none where there is something else in it."""
-    numbers = _tried(torch.as_tensor, (value,))
+    numbers = value if isinstance(value, Tensor) else _tried(lambda: torch.tensor(value, dtype=torch.float64), ())
     usable = numbers is not None and not numbers.is_complex() and not numbers.is_meta and numbers.isfinite().all()
     return numbers.detach().flatten().double() if usable else torch.empty(0)
 

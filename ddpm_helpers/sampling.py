@@ -172,15 +172,17 @@ def dpm_solver_step(
 
 
 def spaced_steps(schedule: NoiseSchedule, count: int, spacing: str = "even", most: float = 80.0) -> list[int]:
-    """A list of `count` steps for the trajectories: "even" in t from T down; "log-snr", even in log(sigma / signal);
-    "karras", even in (sigma / signal)^(1/7) (Karras et al. 2022, eq. 5). The last two run from the last step at which
-    sigma / signal is at most `most` to step 1."""
-    check_counts("spaced_steps", count=count)
+    """A list of `count` steps: "even" in t from T down; "sqrt", even in t^2, so half of them are above
+    0.7 T; "log-snr", even in log(sigma / signal); "karras", even in (sigma / signal)^(1/7) (Karras et al. 2022, eq. 5).
+    The last two run from the last step at which sigma / signal is at most `most` to step 1."""
     if spacing == "even":
         return ddim_steps(schedule.T, count)
+    if spacing == "sqrt":
+        return [round(schedule.T * (t / schedule.T) ** 0.5) for t in ddim_steps(schedule.T, count)]
+    check_counts("spaced_steps", count=count)
     scales = {"log-snr": lambda ratio: ratio.log(), "karras": lambda ratio: ratio ** (1 / 7)}
     if spacing not in scales:
-        raise ValueError(f"spacing is one of even, {', '.join(scales)}; got {spacing!r}")
+        raise ValueError(f"spacing is one of even, sqrt, {', '.join(scales)}; got {spacing!r}")
     ratio = (schedule.sigma[1:].double() / schedule.sqrt_alpha_bar[1:].double()).cpu()
     scale = scales[spacing](ratio[ratio <= most])  # rising with t = 1, 2 ...
     wanted = torch.linspace(scale[-1].item(), scale[0].item(), count, dtype=torch.float64)
@@ -353,5 +355,6 @@ def image_noise(seed: int, images: Iterable[int], shape: tuple[int, ...], device
 
 def clean_guess(schedule: NoiseSchedule, x_t: Tensor, t: int, eps: Tensor, clip: bool) -> Tensor:
     """The clean images (B, ...) that `x_t` came from if its noise was `eps`, clipped to [-1, 1] if `clip`."""
+    _check_images(x_t=x_t, eps=eps)
     x0_hat = (x_t - schedule.sigma[t] * eps) / schedule.sqrt_alpha_bar[t]
     return x0_hat.clamp(-1, 1) if clip else x0_hat

@@ -29,7 +29,7 @@ class Exercise:
     table: str  # the answer as the text asks for it, and typical mistakes: see above
     names: dict = field(default_factory=dict)  # what else the table's functions see
     tolerance: float = 1e-5  # largest error allowed, relative to the largest expected value
-    tolerance_64: float = 1e-9  # the same where the expected result is a float64 tensor
+    tolerance_64: float = 1e-9  # the same where the expected result is float64, or one number made of such arguments
     also: Callable[[Callable], str | None] = lambda answer: None  # answer with right values -> what else is wrong
 
     def __post_init__(self):

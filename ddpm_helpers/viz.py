@@ -56,8 +56,8 @@ def chart(figure: Figure) -> PILImage.Image:
     """The figure at 200 dpi in 64 colours, readable whatever style cells or a reader's settings gave its texts."""
     with matplotlib.style.context(["default", STYLE]):
         for axes in figure.axes:
-            for axis in (axes.xaxis, axes.yaxis):
-                _plain_ticks(axis)
+            _plain_ticks(axes.xaxis)
+            _plain_ticks(axes.yaxis)
         for text in figure.findobj(Text):
             text.set(usetex=False, fontsize=max(9, text.get_fontsize()))
         for legend in figure.findobj(Legend):
@@ -103,11 +103,8 @@ def in_rows(images: Tensor, columns: int) -> dict[str, Tensor]:
 def image_rows(
     rows: dict[str, Tensor], *, alt: str, titles: list[str] = (), value_range: tuple[float, float] = (-1, 1)
 ) -> None:
-    """Show rows of images (N, C, H, W) under each other, named by the dictionary's keys, under titles for the columns.
-
-    Images are uint8, or floats of which `value_range` is shown as black to white, the rest clipped. In place of an
-    image of NaN nothing is shown.
-    """
+    """Show rows of images (N, C, H, W) under each other, named by the dictionary's keys, under titles for the columns:
+    uint8, or floats of which `value_range` is black to white, the rest clipped. An image of NaN is an empty place."""
     show(mosaic(rows, titles, value_range), alt)
 
 
@@ -164,16 +161,12 @@ def _pixels(images: Tensor, value_range: tuple[float, float]) -> np.ndarray:
 
 
 class LiveLoss:
-    """A progress bar and a loss curve that grow while a training loop runs; call it once a step with the loss.
+    """A progress bar and a curve of the loss, called `label`, that grow while a training loop runs; call it with the
+    loss once a step, `steps` times, of which a run that goes on has made those with `losses` (N,).
 
     Means over `mean_over` steps are drawn every few `seconds`; until then losses stay on the device, so that watching
-    does not slow training down.
-
-    Args:
-        steps: number of calls, with those before where a run goes on: `losses` (N,) are theirs.
-        label: what is drawn.
-        samples: callable () -> images (N, C, H, W) in [-1, 1], drawn under the curve; called at the end, and as often
-            as keeps it below a tenth of the time. If it fails the run goes on without.
+    does not slow training down. `samples`, a callable () -> images (N, C, H, W) in [-1, 1] to draw under the curve, is
+    called at the end, and as often as keeps it below a tenth of the time. If it fails the run goes on without.
     """
 
     def __init__(self, steps, *, label="loss", mean_over=50, seconds=3.0, losses=(), samples=None):
@@ -194,16 +187,15 @@ class LiveLoss:
         self._losses[self.count] = loss.detach()
         self.count += 1
         self.bar.update()
-        last = self.count == self.steps
-        if last or time.monotonic() - self.drawn > self.seconds:
-            self._draw(last or time.monotonic() - self.sampled > 10 * self.sampling)
-        if last:
-            self.bar.close()
+        if self.count == self.steps:
+            self.close(sample=True)
+        elif time.monotonic() - self.drawn > self.seconds:
+            self._draw(time.monotonic() - self.sampled > 10 * self.sampling)
 
-    def close(self) -> None:
-        """Where a run stops before its last step: draw what there is, and end the line of the progress bar."""
+    def close(self, sample: bool = False) -> None:
+        """Draw what there is, and end the line of the progress bar: after the last step, or where a run stops."""
         if not self.bar.disable:  # as it is once closed
-            self._draw()
+            self._draw(sample)
             self.bar.close()
 
     @property
@@ -287,10 +279,8 @@ def _named_at_their_ends(axes: Axes) -> bool:
 
 
 def plot_walks(panels: dict[str, tuple[Tensor, Tensor, Tensor]], *, alt: str, ylabel: str = "$x_t$") -> None:
-    """Draw random walks side by side: title -> (walks (steps, N), mean (steps,), standard deviation (steps,)).
-
-    Walks are thin lines, the mean is a thick one, and the band reaches two standard deviations to either side.
-    """
+    """Draw random walks side by side: title -> (walks (steps, N), mean (steps,), standard deviation (steps,)); the
+    walks as thin lines, the mean as a thick one, and a band of two standard deviations to either side."""
     figure, axes = subplots(1, len(panels), size=(8, 3.2), sharey=True, squeeze=False)
     for axis, (title, (walks, mean, std)) in zip(axes[0], panels.items(), strict=True):
         t = range(len(walks))

@@ -9,12 +9,13 @@ an uninterrupted run held at that step.
 
 import hashlib
 import io
+import itertools
+import multiprocessing
 import os
 import random
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import torch
@@ -22,17 +23,15 @@ import torch
 from ddpm_helpers import TrainConfig, Trainer, UNet, cosine_schedule, files
 
 STEPS, BATCH = 30, 3
-AIMS = ("write", "before fsync", "before rename", "after rename", "forward", "optimizer", "average")
 
 
 def flat(value, name: str = "state") -> dict[str, bytes]:
-    """All that is in nested dictionaries and lists: name -> bytes, which differ where a single bit does."""
-    if isinstance(value, dict):
+    """All that is in nested dictionaries: name -> bytes, which differ where a single bit does."""
+    if isinstance(value, dict) and value:
         return {k: v for key in value for k, v in flat(value[key], f"{name}.{key}").items()}
-    if isinstance(value, list | tuple):
-        return {k: v for i, part in enumerate(value) for k, v in flat(part, f"{name}[{i}]").items()}
     if isinstance(value, torch.Tensor):
-        return {name: f"{value.dtype} {tuple(value.shape)} ".encode() + value.cpu().contiguous().numpy().tobytes()}
+        content = value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
+        return {name: f"{value.dtype} {tuple(value.shape)} ".encode() + content}
     return {name: repr(value).encode()}
 
 
@@ -47,70 +46,43 @@ def new_trainer() -> Trainer:
     return Trainer(net, cosine_schedule(20), images, TrainConfig(STEPS, batch_size=BATCH, warmup=5), "cpu")
 
 
-def die(*_) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+class Full(io.FileIO):
+    """A file that takes `left` bytes, then calls `end`."""
 
-
-def at_call(count: int, function, before: bool):
-    """`function`, but its call number `count` kills this process, before or after doing its work."""
-    calls = 0
-
-    def counted(*args, **kwargs):
-        nonlocal calls
-        calls += 1
-        if before and calls == count:
-            die()
-        result = function(*args, **kwargs)
-        if calls == count:
-            die()
-        return result
-
-    return counted
-
-
-class Deadly(io.FileIO):
-    """A file that kills this process in the middle of a write, after `allowed` bytes."""
-
-    def __init__(self, path, mode: str, allowed: int):
+    def __init__(self, path, mode: str, left: int, end):
         super().__init__(path, mode)
-        self.allowed = allowed
+        self.left, self.end = left, end
 
     def write(self, content) -> int:
-        content = bytes(content)
-        if len(content) > self.allowed:
-            super().write(content[: self.allowed])
-            die()
-        self.allowed -= len(content)
+        if len(content) > self.left:
+            super().write(content[: self.left])
+            self.end()
         return super().write(content)
 
 
-def take_aim(trainer: Trainer, aim: str, count: int, byte: int) -> None:
-    """Make the process die at moment `aim` of step or save number `count`, or at a byte of the first save."""
-    if aim == "forward":
-        trainer.model.middle.forward = at_call(count, trainer.model.middle.forward, before=False)
-    elif aim == "optimizer":
-        trainer.optimizer.step = at_call(count, trainer.optimizer.step, before=False)
-    elif aim == "average":
-        trainer._average = at_call(count, trainer._average, before=True)
-    elif aim == "write":
-        files.open = lambda path, mode: Deadly(path, mode, byte)  # reading is as ever
-    elif aim == "before fsync":
-        os.fsync = at_call(count, os.fsync, before=True)
-    else:
-        os.replace = at_call(count, os.replace, before=aim == "before rename")
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fork(work) -> int:
-    """Do `work` in a child; its process id."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        work()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    os._exit(1)
+AIMS = ("write", "before fsync", "before replace", "after replace")
+
+
+def take_aim(aim: str, count: int, byte: int) -> None:
+    """Make this process die at a byte of its first save, or before or after a call in its save number `count`."""
+    if aim == "write":
+        files.open = lambda path, mode: Full(path, mode, byte, die)  # reading is as ever
+        return
+    when, name = aim.split()
+    function, calls = getattr(os, name), itertools.count(1)
+
+    def deadly(*args):
+        last = next(calls) == count
+        if when == "after" or not last:
+            function(*args)
+        if last:
+            die()
+
+    setattr(os, name, deadly)
 
 
 def uninterrupted(path: Path) -> None:
@@ -118,31 +90,33 @@ def uninterrupted(path: Path) -> None:
     path.write_text("\n".join([digest(trainer._state()), *(digest(trainer._state()) for _ in trainer.run())]))
 
 
-def life(path: Path, aim: str | None, count: int = 0, byte: int = 0) -> None:
-    trainer = new_trainer()
+def life(path: Path, aim: str | None = None, count: int = 0, byte: int = 0) -> None:
     if aim:
-        take_aim(trainer, aim, count, byte)
-    trainer.fit(path, seconds_between_saves=0)
+        take_aim(aim, count, byte)
+    new_trainer().fit(path, seconds_between_saves=0)
+
+
+def forked(work, *args) -> multiprocessing.Process:
+    child = multiprocessing.get_context("fork").Process(target=work, args=args)
+    child.start()
+    return child
 
 
 def main(folder: Path, kills: int) -> None:
-    chance = random.Random(0)
+    chance, path, killed, left_over, ended = random.Random(0), folder / "run" / "killed.safetensors", 0, 0, 0
     new_trainer()  # the first one imports much of PyTorch; the forks inherit that
-    os.waitpid(fork(lambda: uninterrupted(folder / "expected")), 0)
+    forked(uninterrupted, folder / "expected").join()
     expected = (folder / "expected").read_text().split()
     assert len(set(expected)) == STEPS + 1, "every step changes the state"
-    path = folder / "run" / "killed.safetensors"
-    killed, left_over, ended = 0, 0, 0
     while killed < kills:
         aim = AIMS[killed // 2 % len(AIMS)] if killed % 2 else None
-        count, byte = chance.randint(1, 3), int(10 ** chance.uniform(0, 5.2))
-        child = fork(lambda aim=aim, count=count, byte=byte: life(path, aim, count, byte))
+        child = forked(life, path, aim, chance.randint(1, 3), int(10 ** chance.uniform(0, 5.2)))
         if not aim:
             time.sleep(chance.uniform(0.01, 0.3))
-            os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0, f"the life with aim {aim} failed"
-        killed += os.WIFSIGNALED(status)
+            child.kill()
+        child.join()
+        assert child.exitcode in (0, -signal.SIGKILL), f"the life with aim {aim} failed"
+        killed += child.exitcode != 0
         left_over += any(path.parent.glob(".*.tmp"))
         if path.exists():
             state = files.read(path)
@@ -150,8 +124,7 @@ def main(folder: Path, kills: int) -> None:
             if state["step"] == STEPS:  # the same again from the start
                 path.unlink()
                 ended += 1
-    child = fork(lambda: life(path, None))
-    assert os.waitpid(child, 0)[1] == 0
+    forked(life, path).join()
     assert digest(files.read(path)) == expected[STEPS]
     assert left_over >= kills // 4, f"only {left_over} kills fell into a save"
     assert not list(path.parent.glob(".*.tmp")), "temporary files of killed runs are removed"

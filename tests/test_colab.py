@@ -46,7 +46,7 @@ def colab(tmp_path_factory) -> str:
 
 
 def run_setup(python: str, cwd: Path, cell: str, **environment: str) -> subprocess.CompletedProcess:
-    code = CELL_TWICE.format(cell=cell.split("import gzip")[0])
+    code = CELL_TWICE.format(cell=cell.split("import torch")[0])
     environment = {**os.environ, "PYTHONPATH": "", "IPYTHONDIR": str(cwd / "ipython"), **environment}
     return subprocess.run([python, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
 

@@ -321,6 +321,24 @@ BREAKS["14_flow_matching"] = {
 }
 
 
+BREAKS["15_solvers"] = {
+    "15.1": [("(m - 1) * x", "m * x"), ("1 - m**2]", "1 - m]")],
+    "15.2": [("n).sqrt()", "n)"), ("[0.1, 0.5, 1.0]", "[0.1, 0.5, 0.9]")],
+    "15.3": [("beta / 2 * d(d(q, x), x)", "beta * d(d(q, x), x)"), ("d(beta / 2 * x", "d(-beta / 2 * x")],
+    "15.4": [("d(q, t), -d(", "d(q, t), d("), ("sde.slope(pixels, x, t) * q", "sde.slope(pixels, x, t)")],
+    "15.5": [("-d(q, t), -d(flow", "d(q, t), -d(flow"), ("share**2 * beta / 2", "share * beta / 2 + 0.1")],
+    "15.6": [("3 / 8 * x", "x / 2"), ("score / 2, tol", "score, tol")],
+    "15.7": [("d(q * score / 2, x)", "d(q * score, x)")],
+    "15.8": [("sde.sigma(s) * integral", "sde.sigma(t) * integral"), ("path, sde.sigma(s) / sde.sigma(t) *", "path, ")],
+    "15.9": [("second.x0_hat, 700", "second.x0_hat, 600"), ("700, first.x0_hat), s", "700, second.x0_hat), s")],
+    "15.10": [("[1.0, 1.0, 2.0, 2.0]", "[1.0, 2.0, 2.0, 2.0]")],
+    "15.11": [("noise + total, pix", "noise - total, pix"), ("noise + total, pix", "total, pix")],
+    "15.12": [("J.trace(), off", "J.sum(), off"), (" - 2 * J.diag().square().sum()", "")],
+    "15.13": [("(s * kept) ** 2", "s**2"), ("(last.x / D**0.5) ** 2", "last.x.abs()")],
+    "15.14": [("(old[1] - old[-1]))[1", "old[1])[1"), ("((old - old[-1])", "(old")],
+}
+
+
 def code_cells(name: str) -> list[str]:
     source = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
     cells = re.split(r"^# %%(.*)\n", source, flags=re.MULTILINE)[1:]  # header, cell, header, cell, ...

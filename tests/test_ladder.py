@@ -67,8 +67,7 @@ def test_samples_lie_in_range_and_do_not_depend_on_the_count(sampler):
 def test_a_border_is_added_for_training_and_cut_off_the_samples():
     system = runner.System("bordered", Tiny, SHORT, steps=2, batch_size=4, border=2)
     trainer = runner.make_trainer(system, IMAGES[:8], steps=1)
-    assert trainer.images.shape == (8, 1, 32, 32)
-    assert not trainer.images[..., :2, :].any()
+    assert torch.equal(trainer.images, nn.functional.pad(IMAGES[:8], [2] * 4))
     assert runner.draw(system, trainer, 3).shape == (3, 1, 28, 28)
 
 
@@ -76,22 +75,18 @@ def test_a_border_is_added_for_training_and_cut_off_the_samples():
 
 
 @pytest.fixture
-def results(monkeypatch, tmp_path):
-    monkeypatch.setattr(ladder, "RESULTS", tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def toy(monkeypatch, results):
+def toy(monkeypatch, tmp_path):
     """Two systems and a fault of one convolution each, and a place for their results."""
     naive = runner.System("naive", Tiny, SCHEDULE, ladder.naive_objective, runner.naive_samples, 2, 4)
-    repaired, fault = (runner.System(name, Tiny, SHORT, batch_size=4) for name in ("SimpleUNet, repaired", "fault"))
+    repaired = runner.System("SimpleUNet, repaired", Tiny, SHORT, batch_size=4)
+    fault = runner.System("fault", Tiny, SHORT, batch_size=4, like="SimpleUNet, repaired")
     measured = runner.measure_speed
+    monkeypatch.setattr(ladder, "RESULTS", tmp_path)
     monkeypatch.setattr(runner, "SYSTEMS", (naive, repaired))
     monkeypatch.setattr(runner, "FAULTS", (fault,))
     monkeypatch.setattr(runner, "load_images", lambda *_, **__: DATA)
     monkeypatch.setattr(runner, "measure_speed", lambda systems, x: measured(systems, x, rounds=2, seconds=0.02))
-    return results / "toy.json"
+    return tmp_path / "toy.json"
 
 
 def run(monkeypatch, *line):
@@ -148,6 +143,8 @@ def test_table_lines_up_and_leaves_out_what_is_not_known():
         assert f" {value}" in full
     assert part.split() == ["b", "7"]
     assert title.index("distance") + len("distance") == full.index("682") + 3 == part.index("7") + 1
+    title, long = ladder_table([{"name": 40 * "a", "frechet": 7.0}]).splitlines()
+    assert len(title) == len(long), "a long name moves its whole column"
 
 
 def test_the_shipped_ladder_is_there():
@@ -157,34 +154,32 @@ def test_the_shipped_ladder_is_there():
     assert load_ladder("levers_cpu")["systems"]
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[]", b"\xff", b'{"a":' * 100_000, b'{"systems": []}', b'{"systems": [], "faults": [3]}']
-)
-def test_a_damaged_ladder_says_so(toy, monkeypatch, content):
-    toy.write_bytes(content)
-    for read in (load_ladder, ladder_samples):
-        with pytest.raises(ValueError, match=r"toy\.json: not the results of a ladder"):
-            read("toy")
-    with pytest.raises(SystemExit, match=r"toy\.json: not the results of a ladder .* Name another file"):
-        run(monkeypatch, toy)
-    assert toy.read_bytes() == content
-
-
-def test_missing_and_damaged_files_say_so(results):
+def test_files_that_are_no_ladder_say_so(toy, monkeypatch):
+    folder = toy.parent
     for read in (load_ladder, ladder_samples):
         for name in ("nowhere", "x" * 300, "a\0b"):
             with pytest.raises(FileNotFoundError, match=r"no such ladder; python tests/benchmarks/ladder\.py .*\.json"):
                 read(name)
-    (results / "bad.json").write_text('{"systems": [{"name": "a"}, {"name": "b"}], "faults": []}')
-    (results / "bad.png").write_bytes(b"no picture")
+    says = r"toy\.json: not the results of a ladder"
+    for content in (b"", b"[]", b"\xff", b'{"a":' * 100_000, b'{"systems": []}', b'{"systems": [], "faults": [3]}'):
+        toy.write_bytes(content)
+        for read in (load_ladder, ladder_samples):
+            with pytest.raises(ValueError, match=says):
+                read("toy")
+        with pytest.raises(SystemExit, match=says + " .* Name another file"):
+            run(monkeypatch, toy)
+        assert toy.read_bytes() == content
+    toy.write_text('{"systems": [{"name": "a"}, {"name": "b"}], "faults": []}')
+    picture = folder / "toy.png"
+    picture.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="cannot be read as a picture"):
-        ladder_samples("bad")
-    rows = torch.randint(0, 256, (2, 20, 1, 28, 28), dtype=torch.uint8)
-    (results / "bad.png").unlink()
-    for number, row in enumerate(rows, start=1):
-        runner._add_picture(results / "bad.png", row.float() / 127.5 - 1, number)
-    assert torch.equal(torch.stack([*ladder_samples("bad").values()]), rows), "each in its place"
-    for picture in (Image.new("RGB", (28, 56)), Image.new("L", (560, 28)), Image.new("L", (30, 56))):
-        picture.save(results / "bad.png")
+        ladder_samples("toy")
+    for wrong in (Image.new("RGB", (28, 56)), Image.new("L", (560, 28)), Image.new("L", (30, 56))):
+        wrong.save(picture)
         with pytest.raises(ValueError, match="and 2 rows of results"):
-            ladder_samples("bad")
+            ladder_samples("toy")
+    rows = torch.randint(0, 256, (2, 20, 1, 28, 28), dtype=torch.uint8)
+    picture.unlink()
+    for number, row in enumerate(rows, start=1):
+        runner._add_picture(picture, row.float() / 127.5 - 1, number)
+    assert torch.equal(torch.stack([*ladder_samples("toy").values()]), rows), "each in its place"

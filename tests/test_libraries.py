@@ -18,6 +18,7 @@ from ddpm_helpers import (
     ddim_step,
     ddim_steps,
     ddpm_step,
+    lessons,
     linear_schedule,
     q_sample,
     sample,
@@ -80,6 +81,10 @@ def test_tables_and_closed_form_at_every_step(pair):
     assert error(ours.beta[1:], theirs.betas) < 1e-6
     t, x0, noise = torch.arange(1, 1001), normal(1000, 1, 2, 3).clamp(-1, 1), normal(1000, 1, 2, 3, seed=1)
     assert error(q_sample(ours, x0, t, noise), theirs.add_noise(x0, noise, t - 1)) < 1e-5
+    for config in (theirs.config, library("DDIMScheduler", "float32").config):  # the defaults that the notebook names
+        assert (config.num_train_timesteps, config.beta_start, config.beta_end) == (1000, 1e-4, 0.02)
+        assert (config.clip_sample, config.timestep_spacing) == (True, "leading")
+    assert theirs.config.variance_type == "fixed_small"
 
 
 @pytest.mark.parametrize(("digits", "tolerance"), [("float32", 1e-4), ("float64", 1e-5)])
@@ -122,15 +127,6 @@ def test_ddim_step_with_a_stride(pair, count, eta, spacing, clip):
             assert error(found, expected) < (2e-4 if eta else 1e-5), t
 
 
-def test_their_names_and_defaults_are_those_of_the_notebook():
-    diffusers = pytest.importorskip("diffusers")
-    for kind in (diffusers.DDPMScheduler, diffusers.DDIMScheduler):
-        config = kind().config
-        assert (config.num_train_timesteps, config.beta_start, config.beta_end) == (1000, 1e-4, 0.02)
-        assert (config.clip_sample, config.timestep_spacing) == (True, "leading")
-    assert diffusers.DDPMScheduler().config.variance_type == "fixed_small"
-
-
 @pytest.mark.parametrize(("T", "steps"), [(1000, 50), (1000, 7), (100, 100), (300, 1)])
 def test_leading_steps(T, steps):
     theirs = pytest.importorskip("diffusers").DDIMScheduler(num_train_timesteps=T)
@@ -155,31 +151,26 @@ def test_diffusers_networks_are_the_published_ones(make, parameters):
         assert torch.equal(net(x, torch.tensor([1, 7])), net.net(x, torch.tensor([0, 6])).sample)
 
 
-def tiny_unet2d():
+def test_a_network_of_diffusers_trains_is_saved_and_goes_on(tmp_path):
     pytest.importorskip("diffusers")
     settings = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
     settings |= {"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")}
-    return DiffusersUNet(sample_size=8, in_channels=1, out_channels=1, **settings)
-
-
-def test_a_network_of_diffusers_trains_is_saved_and_goes_on(tmp_path):
     images = (127 * normal(20, 1, 8, 8).clamp(-1, 1) + 128).to(torch.uint8)
 
-    def trainer(steps):
+    def trainer():
         torch.manual_seed(0)
-        return Trainer(tiny_unet2d(), cosine_schedule(20), images, TrainConfig(steps, 4, warmup=1), "cpu")
+        net = DiffusersUNet(sample_size=8, in_channels=1, out_channels=1, **settings)
+        return Trainer(net, cosine_schedule(20), images, TrainConfig(4, 4, warmup=1), "cpu")
 
-    whole, first, second = trainer(4), trainer(4), trainer(4)
+    whole, first, second = trainer(), trainer(), trainer()
     list(whole.run())
     for _, _ in zip(range(2), first.run(), strict=False):
         pass
     first.save(tmp_path / "run.safetensors")
-    second.resume(tmp_path / "run.safetensors")
-    list(second.run())
-    ends = [sample(t.ema, t.schedule, 2, (1, 8, 8), steps) for t in (whole, second) for steps in (None, 5)]
-    assert torch.equal(ends[0], ends[2])
-    assert torch.equal(ends[1], ends[3])
-    assert not torch.equal(ends[0], ends[1])
+    second.fit(tmp_path / "run.safetensors")
+    ends = [sample(t.ema, t.schedule, 2, (1, 8, 8), steps=5) for t in (whole, second, first)]
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
 
 
 def test_the_network_of_deepinv(monkeypatch):
@@ -213,9 +204,8 @@ def nothing_installed(monkeypatch):
             if name in names:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    for name in list(sys.modules):
-        if name.partition(".")[0] in names:
-            monkeypatch.delitem(sys.modules, name)
+    for name in [name for name in sys.modules if name.partition(".")[0] in names]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Nowhere(), *sys.meta_path])
 
 
@@ -241,6 +231,7 @@ def test_notebook_runs_without_the_libraries(monkeypatch, capsys):
     drawn = ddpm_helpers.load_images("digits")
     monkeypatch.setattr(ddpm_helpers, "load_images", lambda *_, **__: drawn)
     monkeypatch.setattr(ddpm_helpers, "viz", MagicMock(), raising=False)
+    monkeypatch.setattr(lessons, "show", MagicMock(), raising=False)
     monkeypatch.setenv("DDPM_BUDGET", "quick")
     world: dict = {"__name__": "notebook"}
     for cell in jupytext.read(NOTEBOOK).cells:

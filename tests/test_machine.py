@@ -7,7 +7,7 @@ import torch
 from test_train import make, steps
 
 from ddpm_helpers import SimpleUNet, UNet, budget, environment_report, machine
-from ddpm_helpers.machine import fast_dtype, fast_layout, out_of_memory
+from ddpm_helpers.machine import fast_dtype, fast_layout
 
 T = 20
 
@@ -41,18 +41,15 @@ def test_precision_of_a_cpu(monkeypatch, supported, dtype):
 
 
 def test_budget(monkeypatch, capsys):
-    monkeypatch.setenv("DDPM_BUDGET", "cpu")
-    assert budget(gpu=3000, cpu=1000, quick=10) == 1000
-    budget(gpu=3000, cpu=1000, quick=10, unit="images")
-    said = capsys.readouterr().out
-    assert "Budget: 1,000 steps (cpu)" in said
-    assert "Budget: 1,000 images (cpu)" in said
-    for text in ("quick", '"quick"', "'quick' ", ' "quick" '):  # as a prompt of Windows sets it
+    # a prompt of Windows keeps quotes, and blanks at the end
+    for text, expected in (("cpu", 1000), ("gpu", 3000), *((quick, 10) for quick in ("quick", '"quick"', " 'quick' "))):
         monkeypatch.setenv("DDPM_BUDGET", text)
-        assert budget(gpu=3000, cpu=1000, quick=10) == 10
+        assert budget(gpu=3000, cpu=1000, quick=10, unit="images") == expected
+        assert f"Budget: {expected:,} images ({text.strip(' ' + chr(34) + chr(39))})" in capsys.readouterr().out
     for text in ("", '""', " "):
         monkeypatch.setenv("DDPM_BUDGET", text)
         assert budget(gpu=3, cpu=3, quick=1) == 3
+        assert "Budget: 3 steps (" in capsys.readouterr().out
     monkeypatch.setenv("DDPM_BUDGET", "fast")
     with pytest.raises(ValueError, match="must be one of gpu, cpu, quick"):
         budget(gpu=1, cpu=1, quick=1)
@@ -72,9 +69,3 @@ def test_a_report_where_nothing_is_installed_as_a_package(monkeypatch):
     monkeypatch.setattr(machine, "version", missing)
     assert "ddpm_helpers  not installed as a package" in environment_report()
     assert "numpy         1.0" in environment_report()
-
-
-def test_words_for_a_lack_of_memory():
-    assert out_of_memory(MemoryError())
-    assert out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
-    assert not out_of_memory(RuntimeError("shapes do not fit"))

@@ -2,12 +2,15 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from ddpm_helpers import (
+    IdealDenoiser,
     NoiseSchedule,
+    UNet,
     VelocityNet,
     cosine_schedule,
     ddim_invert,
@@ -16,27 +19,33 @@ from ddpm_helpers import (
     ddim_trajectory,
     ddpm_step,
     ddpm_trajectory,
+    guide,
     guided_eps,
     image_noise,
     linear_schedule,
-    naive_step,
+    load_pretrained,
     per_image,
     posterior,
+    predict_eps,
     predict_x0,
     q_sample,
     sample,
     slerp,
 )
+from ddpm_helpers.lessons.toy import double
 
 SHAPE = (5, 3, 4, 2)
-SCHEDULES = [linear_schedule(50), linear_schedule(300, rescale=False), cosine_schedule(100)]
-each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.name)
-each_variance = pytest.mark.parametrize("variance", ["beta", "posterior"])
-each_c = pytest.mark.parametrize("c", [1.0, 0.3, 2.5])
+SCHEDULE, SHORT = linear_schedule(50), cosine_schedule(20)
+each_schedule = pytest.mark.parametrize(
+    "schedule", [SCHEDULE, linear_schedule(300, rescale=False), cosine_schedule(100)], ids=lambda s: s.name
+)
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+X = normal(*SHAPE)
 
 
 def gaussian_model(schedule: NoiseSchedule, c: float):
@@ -49,90 +58,80 @@ def gaussian_model(schedule: NoiseSchedule, c: float):
     return model
 
 
-def finite_set_model(schedule: NoiseSchedule, images):
-    """The ideal noise prediction where the data are these images (N, C, H, W), each as likely as the others."""
+class Labelled(torch.nn.Module):
+    """Answers with a multiple of x that depends on the label: 0.3 for none, 0.1 k for label k."""
 
-    def model(x, t):
-        signal, sigma = per_image(schedule.sqrt_alpha_bar[t], x), per_image(schedule.sigma[t], x)
-        squares = (x[:, None] - signal[:, None] * images).square().flatten(2).sum(2)  # (B, N)
-        weights = (-squares / (2 * sigma.reshape(-1, 1) ** 2)).softmax(1)
-        return (x - signal * torch.einsum("bn,nchw->bchw", weights, images)) / sigma
+    classes = 3
 
-    return model
+    def forward(self, x, t, label):
+        return label[:, None, None, None] / 10 * x
+
+
+def unet(classes: int | None = 3) -> UNet:
+    return UNet(base=8, multipliers=(1,), attention=0, classes=classes)
 
 
 def end(trajectory):
-    for step in trajectory:
-        last = step
-    return last
+    *_, last = trajectory
+    return last.x
 
 
 # data N(0, c^2): the variance where sampling ends is known
 
 
-def double_tables(schedule):
-    """beta, alpha_bar and posterior variance as lists of floats, from plain products."""
-    beta, a_bar = schedule.beta.double().tolist(), [1.0]
-    for b in beta[1:]:
-        a_bar.append(a_bar[-1] * (1 - b))
-    small = [0.0] + [beta[t] * (1 - a_bar[t - 1]) / (1 - a_bar[t]) for t in range(1, len(beta))]
-    return beta, a_bar, small
-
-
-def variance_at_the_end(schedule, variance, c):
-    """The scalar recursion: x_{t-1} = m x_t + sqrt(w) z, so v_{t-1} = m^2 v_t + w, from v_T = 1; w = 0 at t = 1."""
-    beta, a_bar, small = double_tables(schedule)
-    added, v = {"beta": beta, "posterior": small}[variance], 1.0
-    for t in range(schedule.T, 0, -1):
-        m = (1 - beta[t] / (a_bar[t] * c**2 + 1 - a_bar[t])) / math.sqrt(1 - beta[t])  # eq. 11 with the ideal eps
-        v = m**2 * v + (added[t] if t > 1 else 0)
-    return v
-
-
 def impulses(count):
     """A start and noises that separate the draws: image 0 gets only the start 1, image k only noise 1 in call k.
 
-    The sampler is linear for Gaussian data, so the squares of the results add up to the variance: no luck involved.
+    The sampler is linear for Gaussian data, so the squares of the results add up to the variance: no luck involved. A
+    call too many is a StopIteration.
     """
-    eye = torch.eye(count, dtype=torch.float64).reshape(count, count, 1, 1, 1)
-    calls = iter(eye)
+    calls = iter(torch.eye(count, dtype=torch.float64).reshape(count, count, 1, 1, 1))
     return lambda: next(calls)
 
 
-@each_c
-@each_variance
+@pytest.mark.parametrize("c", [1.0, 0.3, 2.5])
+@pytest.mark.parametrize(
+    "options", [{"variance": "beta"}, {"variance": "posterior"}, {"eta": 0.5}, {"eta": 1.0}], ids=str
+)
 @each_schedule
-def test_variance_follows_the_scalar_recursion(schedule, variance, c):
-    noise = impulses(schedule.T)  # the start and T - 1 noises: a call too many is a StopIteration
-    last = end(ddpm_trajectory(gaussian_model(schedule, c), schedule, noise(), noise, variance, clip=False))
-    assert last.x.square().sum().item() == pytest.approx(variance_at_the_end(schedule, variance, c), rel=2e-5)
+def test_variance_follows_the_scalar_recursion(schedule, options, c):
+    """x_s = m x_t + sqrt(w) z, so v_s = m^2 v_t + w, from v_T = 1."""
+    T, beta, a_bar, v = schedule.T, schedule.beta.tolist(), double(schedule).alpha_bar.tolist(), 1.0
+    steps = [T, T - 10, T - 11, T // 2, 5, 2, 1] if "eta" in options else list(range(T, 0, -1))
+    for t, s in itertools.pairwise([*steps, 0]):
+        eps = math.sqrt(1 - a_bar[t]) / (a_bar[t] * c**2 + 1 - a_bar[t])  # times x_t: the ideal answer
+        x0 = (1 - math.sqrt(1 - a_bar[t]) * eps) / math.sqrt(a_bar[t])
+        w = options.get("eta", 1) ** 2 * (1 - a_bar[s]) / (1 - a_bar[t]) * (1 - a_bar[t] / a_bar[s])  # eq. 16
+        m = math.sqrt(a_bar[s]) * x0 + math.sqrt(1 - a_bar[s] - w) * eps
+        v = m**2 * v + (beta[t] if options.get("variance") == "beta" and s else w)
+    noise, model = impulses(len(steps)), gaussian_model(schedule, c)
+    if "eta" in options:
+        path = ddim_trajectory(model, schedule, noise(), steps, noise=noise, clip=False, **options)
+    else:
+        path = ddpm_trajectory(model, schedule, noise(), noise, clip=False, **options)
+    assert end(path).square().sum().item() == pytest.approx(v, rel=2e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 50, [50, 7, 6, 1]])
 def test_ddim_turns_by_known_angles(steps):
-    """For data N(0, 1), x_s = cos(angle_t - angle_s) x_t with sigma_t = sin(angle_t)."""
-    schedule, x_T = linear_schedule(50), normal(*SHAPE, dtype=torch.float64)
-    _, a_bar, _ = double_tables(schedule)
-    angles = [math.acos(math.sqrt(a_bar[t])) for t in [*ddim_steps(50, steps), 0]]
-    shrink = math.prod(math.cos(a - b) for a, b in itertools.pairwise(angles))
-    last = end(ddim_trajectory(gaussian_model(schedule, 1.0), schedule, x_T, steps, clip=False))
-    assert torch.allclose(last.x, shrink * x_T, rtol=1e-5, atol=1e-4)  # atol: 1 - sigma_T^2 in float32
+    """For data N(0, 1), x_s = cos(angle_t - angle_s) x_t with sigma_t = sin(angle_t). Noise is never asked for."""
+    angles = double(SCHEDULE).sqrt_alpha_bar.acos()
+    shrink = math.prod((angles[t] - angles[s]).cos() for t, s in itertools.pairwise([*ddim_steps(50, steps), 0]))
+    path = ddim_trajectory(gaussian_model(SCHEDULE, 1.0), SCHEDULE, X.double(), steps, noise=lambda: 1 / 0, clip=False)
+    assert torch.allclose(end(path), shrink * X.double(), rtol=1e-5, atol=1e-4)  # atol: 1 - sigma_T^2 in float32
 
 
-@each_c
-@pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_ddim_variance_follows_the_scalar_recursion(eta, c):
-    schedule, steps = linear_schedule(50), [50, 40, 39, 20, 5, 2, 1]
-    _, a_bar, _ = double_tables(schedule)
-    v = 1.0
-    for t, s in itertools.pairwise([*steps, 0]):
-        eps = math.sqrt(1 - a_bar[t]) / (a_bar[t] * c**2 + 1 - a_bar[t])  # times x_t
-        x0 = (1 - math.sqrt(1 - a_bar[t]) * eps) / math.sqrt(a_bar[t])
-        w = eta**2 * (1 - a_bar[s]) / (1 - a_bar[t]) * (1 - a_bar[t] / a_bar[s])
-        v = (math.sqrt(a_bar[s]) * x0 + math.sqrt(1 - a_bar[s] - w) * eps) ** 2 * v + w
-    noise = impulses(len(steps))
-    path = ddim_trajectory(gaussian_model(schedule, c), schedule, noise(), steps, eta, noise, clip=False)
-    assert end(path).x.square().sum().item() == pytest.approx(v, rel=2e-5)
+@pytest.mark.parametrize(("steps", "lost"), [([40, 10, 1], 1), (3, 1), (10, 0.5), (50, 0.1)])
+def test_inversion_turns_back_by_known_angles(steps, lost):
+    """For data N(0, 1) a step up turns back the step down, but from 0 it asks at t = 1; `lost`: on both ways."""
+    angles, model = double(SCHEDULE).sqrt_alpha_bar.acos(), gaussian_model(SCHEDULE, 1.0)
+    first, *rest = reversed(ddim_steps(50, steps))
+    stretch = angles[first].cos() + angles[first].sin() * angles[1].sin()
+    stretch = math.prod(((angles[t] - angles[s]).cos() for s, t in itertools.pairwise([first, *rest])), start=stretch)
+    x_T = ddim_invert(model, SCHEDULE, X.double(), steps)
+    assert torch.allclose(x_T, stretch * X.double(), rtol=1e-5, atol=1e-5)
+    back = end(ddim_trajectory(model, SCHEDULE, x_T, steps, clip=False))
+    assert (back - X).abs().max() < lost * X.abs().max()
 
 
 # a finite set of images: samples land on them
@@ -144,7 +143,7 @@ def test_ddim_variance_follows_the_scalar_recursion(eta, c):
 )
 def test_samples_land_on_the_images(options, clip):
     schedule, images, n = linear_schedule(200), normal(3, 1, 4, 3).sign(), 300
-    x = sample(finite_set_model(schedule, images), schedule, n, (1, 4, 3), clip=clip, batch_size=n, **options)
+    x = sample(IdealDenoiser(images, schedule), schedule, n, (1, 4, 3), clip=clip, batch_size=n, **options)
     distance, which = (x[:, None] - images).abs().flatten(2).amax(2).min(1)  # (B,), to the closest image
     assert distance.max() < 1e-4
     counts = which.bincount(minlength=3)
@@ -154,94 +153,69 @@ def test_samples_land_on_the_images(options, clip):
 # one step against the papers' formulas
 
 
-@each_schedule
-def test_mean_without_clipping_is_equation_11(schedule):
-    for t in (1, 2, schedule.T // 2, schedule.T):
-        x_t, eps = normal(*SHAPE, dtype=torch.float64), normal(*SHAPE, seed=1, dtype=torch.float64)
-        mean = ddpm_step(schedule, x_t, t, eps, torch.zeros_like(x_t), clip=False)
-        expected = (x_t - schedule.beta[t] / schedule.sigma[t] * eps) / schedule.alpha[t].sqrt()
-        assert torch.allclose(mean, expected, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("clip", [True, False])
 @each_schedule
-def test_ddim_with_eta_1_and_adjacent_steps_is_ddpm(schedule, clip):
+def test_steps_are_the_formulas(schedule, clip):
     x_t, eps, noise = normal(3, *SHAPE)
+    alike = partial(torch.allclose, rtol=1e-4, atol=2e-5)
     for t in (1, 2, schedule.T // 2, schedule.T - 1, schedule.T):
-        ddim = ddim_step(schedule, x_t, t, t - 1, eps, noise, 1.0, clip)
-        assert torch.allclose(ddim, ddpm_step(schedule, x_t, t, eps, noise, "posterior", clip), rtol=1e-4, atol=2e-5)
-
-
-def test_ddim_without_noise_mixes_the_prediction_anew():
-    schedule, x_t, eps = linear_schedule(50), *normal(2, *SHAPE)
-    forty, ten = torch.full((5,), 40), torch.full((5,), 10)
-    x0_hat = predict_x0(schedule, x_t, forty, eps)
-    expected = q_sample(schedule, x0_hat, ten, eps)
-    assert torch.allclose(ddim_step(schedule, x_t, 40, 10, eps, clip=False), expected, atol=1e-5)
-    assert torch.allclose(ddim_step(schedule, x_t, 40, 0, eps, clip=False), x0_hat, atol=1e-6)
-    assert torch.equal(ddim_step(schedule, x_t, 40, 0, eps), x0_hat.clamp(-1, 1))
-    mean = ddpm_step(schedule, x_t, 40, eps, torch.zeros_like(x_t))
-    assert torch.equal(mean, posterior(schedule, x0_hat.clamp(-1, 1), x_t, forty)[0])
+        at_t, last = torch.full((5,), t), 0 if t == 1 else 1
+        x0_hat = predict_x0(schedule, x_t, at_t, eps).clamp(*((-1, 1) if clip else (-math.inf, math.inf)))
+        mean, small = posterior(schedule, x0_hat, x_t, at_t)
+        if not clip:  # eq. 11
+            assert alike(mean, (x_t - schedule.beta[t] / schedule.sigma[t] * eps) / schedule.alpha[t].sqrt())
+        for variance, added in (("beta", schedule.beta[t]), ("posterior", small)):
+            x = ddpm_step(schedule, x_t, t, eps, noise if last else None, variance, clip)
+            assert alike(x, mean + last * added.sqrt() * noise)
+        assert alike(x, ddim_step(schedule, x_t, t, t - 1, eps, noise, 1.0, clip)), "eta = 1 is DDPM"
+        for eta in (0.0, 1.0):
+            assert alike(ddim_step(schedule, x_t, t, 0, eps, None, eta, clip), x0_hat)
+        for s in {t // 2, t - 1} - {0}:  # eq. 12: the prediction, mixed anew
+            again = q_sample(schedule, x0_hat, torch.full((5,), s), predict_eps(schedule, x_t, at_t, x0_hat))
+            assert alike(ddim_step(schedule, x_t, t, s, eps, clip=clip), again)
 
 
 @each_schedule
 def test_fresh_noise_of_ddim_has_all_digits(schedule):
     """1 - alpha_bar_t / alpha_bar_s, subtracted in 32 bits, would cost up to four of the seven."""
-    a_bar, x, noise = torch.tensor(double_tables(schedule)[1], dtype=torch.float64), torch.zeros(1, 1), torch.ones(1, 1)
+    a_bar, x, noise = double(schedule).alpha_bar, torch.zeros(1, 1), torch.ones(1, 1)
     for t in range(2, schedule.T + 1):
         for s in {t - 1, t // 2, 1}:
-            expected = ((1 - a_bar[s]) / (1 - a_bar[t]) * (1 - a_bar[t] / a_bar[s])).sqrt()  # eq. 16
-            assert ddim_step(schedule, x, t, s, x, noise, 1.0).item() == pytest.approx(expected.item(), rel=1e-6), (
-                t,
-                s,
-            )
+            expected = ((1 - a_bar[s]) / (1 - a_bar[t]) * (1 - a_bar[t] / a_bar[s])).sqrt().item()  # eq. 16
+            assert ddim_step(schedule, x, t, s, x, noise, 1.0).item() == pytest.approx(expected, rel=1e-6), (t, s)
 
 
-# noise: none at the last step, its own for each image
+@pytest.mark.parametrize("scale", [0, 1, 2.5])
+def test_guidance_goes_from_no_label_past_the_label(scale):
+    x, t, label = normal(2, 1, 4, 4), torch.tensor([3, 3]), torch.tensor([0, 2])
+    expected = torch.stack([(0.3 + scale * (0.1 * k - 0.3)) * image for k, image in zip((0, 2), x, strict=True)])
+    torch.testing.assert_close(guide(Labelled(), scale)(x, t, label), expected)
 
 
-@each_variance
-def test_no_noise_at_the_last_step(variance):
-    schedule, x_t, eps = linear_schedule(50), *normal(2, *SHAPE)
-    nothing = ddpm_step(schedule, x_t, 1, eps, None, variance)
-    assert torch.equal(nothing, ddpm_step(schedule, x_t, 1, eps, torch.full(SHAPE, math.nan), variance))
-    assert torch.equal(ddim_step(schedule, x_t, 9, 0, eps, None, eta=1.0), ddim_step(schedule, x_t, 9, 0, eps))
+# noise: each image has its own
 
 
-def test_noise_is_drawn_once_a_step_and_only_where_needed():
-    schedule, x_T, calls = linear_schedule(50), normal(*SHAPE), []
-    model = gaussian_model(schedule, 1.0)
-
-    def noise():
-        calls.append(1)
-        return normal(*SHAPE, seed=len(calls))
-
-    for path, expected in (
-        (ddpm_trajectory(model, schedule, x_T, noise), 49),
-        (ddim_trajectory(model, schedule, x_T, 10, 1.0, noise), 9),
-        (ddim_trajectory(model, schedule, x_T, 10, 0.0, noise), 0),
-    ):
-        calls.clear()
-        end(path)
-        assert len(calls) == expected
-
-
+@pytest.mark.parametrize("labels", [None, torch.arange(7) % 4], ids=["", "labels"])
 @pytest.mark.parametrize(
     "options", [{}, {"variance": "posterior"}, {"steps": 7}, {"steps": [50, 20], "eta": 0.5}], ids=str
 )
-def test_same_images_for_any_batch_split(options):
-    schedule = linear_schedule(50)
-    model = gaussian_model(schedule, 0.5)  # works on each image alone, so that equal means equal to the bit
-    together = sample(model, schedule, 7, (3, 4, 2), seed=5, batch_size=7, **options)
-    assert together.shape == (7, 3, 4, 2)
+def test_same_images_for_any_batch_split(options, labels):
+    """The model works on each image alone, so that equal means equal to the bit."""
+    model = gaussian_model(SCHEDULE, 0.5) if labels is None else Labelled()
+
+    def draw(count=7, seed=5, **split):
+        asked = None if labels is None else labels[:count]
+        return sample(model, SCHEDULE, count, SHAPE[1:], seed=seed, labels=asked, **options, **split)
+
+    together = draw(batch_size=7)
+    assert together.shape == (7, *SHAPE[1:])
     for size in (1, 2, 3, 100):
-        assert torch.equal(sample(model, schedule, 7, (3, 4, 2), seed=5, batch_size=size, **options), together)
-    assert torch.equal(sample(model, schedule, 3, (3, 4, 2), seed=5, **options), together[:3])
-    assert not torch.isclose(sample(model, schedule, 7, (3, 4, 2), seed=6, **options), together).all(0).any()
+        assert torch.equal(draw(batch_size=size), together)
+    assert torch.equal(draw(3), together[:3])
+    assert not torch.isclose(draw(seed=6), together).flatten(1).all(1).any()
 
 
 def test_each_image_has_its_own_noise():
-    torch.manual_seed(0)
     state = torch.get_rng_state()
     noise, other = image_noise(0, range(4), (3, 5, 2)), image_noise(0, [2, 0], (3, 5, 2))
     first, second = noise(), noise()
@@ -251,27 +225,46 @@ def test_each_image_has_its_own_noise():
     every = torch.cat([first, second, image_noise(1, range(4), (3, 5, 2))()]).flatten(1)
     assert len(every.unique(dim=0)) == 12
     assert image_noise(-1, [0], (1,))().isfinite()
-    assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
-
-
-def test_image_noise_is_standard_normal():
     draws = image_noise(0, range(2000), (1, 10, 10))()
     n = draws.numel()
     assert abs(draws.mean()) < 4 / n**0.5
     assert abs(draws.var() - 1) < 4 * (2 / n) ** 0.5
     assert abs((draws[1:] * draws[:-1]).mean()) < 4 / n**0.5  # neighbouring streams are not correlated
+    assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
+
+
+DRAWN = {  # mean, standard deviation and a pixel of two images in four steps: new weights need new numbers
+    "mnist": (-0.6222, 0.7030, 0.9636),
+    "fashion": (0.0144, 0.7966, 0.6529),
+    "mnist_labels": (-0.6718, 0.6243, 0.9883),
+    "cifar10": (-0.0360, 0.2325, 0.0884),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_shipped_weights_draw_the_same_images(name):
+    model, schedule, _ = load_pretrained(name)
+    labels = torch.tensor([3, 8]) if model.classes else None
+    x = sample(model, schedule, 2, (3, 32, 32) if name == "cifar10" else (1, 28, 28), steps=4, labels=labels)
+    assert [x.mean().item(), x.std().item(), x[1, 0, 10, 17].item()] == pytest.approx(DRAWN[name], abs=1e-3)
+
+
+def test_shipped_weights_listen():
+    """At scale 0 the label changes nothing, at 2 it changes the image; the net knows ten digits."""
+    model, schedule, recipe = load_pretrained("mnist_labels")
+    assert (model.classes, recipe["label_dropout"]) == (10, 0.1)
+    for scale, same in ((0, True), (2, False)):
+        one, two = (sample(guide(model, scale), schedule, 1, steps=2, labels=torch.tensor([k])) for k in (1, 8))
+        assert torch.allclose(one, two, atol=1e-5) == same
 
 
 # trajectories
 
 
 def test_trajectories_are_lazy_and_keep_no_gradient():
-    schedule, asked, weight = linear_schedule(50), [], torch.ones((), requires_grad=True)
+    asked, weight = [], torch.ones((), requires_grad=True)
     model = lambda x, t: asked.append(t) or weight * x  # noqa: E731
-    for path in (
-        ddpm_trajectory(model, schedule, normal(*SHAPE), lambda: normal(*SHAPE)),
-        ddim_trajectory(model, schedule, normal(*SHAPE), 5),
-    ):
+    for path in (ddpm_trajectory(model, SCHEDULE, X, lambda: X), ddim_trajectory(model, SCHEDULE, X, 5)):
         asked.clear()
         assert not next(path).x.requires_grad
         assert torch.is_grad_enabled()
@@ -280,25 +273,23 @@ def test_trajectories_are_lazy_and_keep_no_gradient():
 
 
 def test_steps_say_where_they_ended_and_what_was_predicted():
-    schedule, x_T = linear_schedule(50), normal(*SHAPE)
-    model, noise = gaussian_model(schedule, 1.0), image_noise(0, range(5), SHAPE[1:])
+    model, noise = gaussian_model(SCHEDULE, 1.0), image_noise(0, range(5), SHAPE[1:])
     for path, starts in (
-        (list(ddpm_trajectory(model, schedule, x_T, noise, clip=False)), list(range(50, 0, -1))),
-        (list(ddim_trajectory(model, schedule, x_T, [50, 30, 4], clip=False)), [50, 30, 4]),
+        (list(ddpm_trajectory(model, SCHEDULE, X, noise, clip=False)), list(range(50, 0, -1))),
+        (list(ddim_trajectory(model, SCHEDULE, X, [50, 30, 4], clip=False)), [50, 30, 4]),
     ):
         assert [step.t for step in path] == [*starts[1:], 0]
-        x = x_T
+        x = X
         for t, step in zip(starts, path, strict=True):
             t = torch.full((5,), t)
             assert torch.equal(step.eps, model(x, t))
-            assert torch.equal(step.x0_hat, predict_x0(schedule, x, t, step.eps))
+            assert torch.equal(step.x0_hat, predict_x0(SCHEDULE, x, t, step.eps))
             x = step.x
         assert torch.allclose(path[-1].x, path[-1].x0_hat, atol=1e-6)
 
 
 def test_evenly_spaced_steps():
     assert ddim_steps(1000, 4) == [1000, 750, 500, 250]
-    assert ddim_steps(50, 1) == [50]
     assert ddim_steps(50, range(50, 0, -10)) == [50, 40, 30, 20, 10]
     for T, count in itertools.product((1, 7, 50), (1, 2, 5, 7, 49, 50)):
         if count <= T:
@@ -309,52 +300,10 @@ def test_evenly_spaced_steps():
 
 
 def test_progress_bar(capsys):
-    schedule = linear_schedule(50)
-    sample(gaussian_model(schedule, 1.0), schedule, 3, (1, 2, 2), steps=5, batch_size=2, progress=True)
-    assert "10/10" in capsys.readouterr().out
-    sample(gaussian_model(schedule, 1.0), schedule, 3, (1, 2, 2), steps=5)
-    assert capsys.readouterr().out == ""
-
-
-# upwards: inversion, and arcs between starts
-
-
-@pytest.mark.parametrize("steps", [3, 50, [40, 10, 1]])
-def test_inversion_turns_back_by_known_angles(steps):
-    """For data N(0, 1) a step up is the turn of the step down: x_t = cos(angle_t - angle_s) x_s; at s = 0, t = 1."""
-    schedule, x0 = linear_schedule(50), normal(*SHAPE, dtype=torch.float64)
-    _, a_bar, _ = double_tables(schedule)
-    angles = [math.acos(math.sqrt(a)) for a in a_bar]
-    up = [0, *reversed(ddim_steps(50, steps))]
-    first = a_bar[up[1]] ** 0.5 * 1 + (1 - a_bar[up[1]]) ** 0.5 * math.sin(angles[1])  # asked at t = 1, not 0
-    stretch = first * math.prod(math.cos(angles[t] - angles[s]) for s, t in itertools.pairwise(up[1:]))
-    x_T = ddim_invert(gaussian_model(schedule, 1.0), schedule, x0, steps)
-    assert torch.allclose(x_T, stretch * x0, rtol=1e-5, atol=1e-5)
-
-
-def test_there_and_back_is_closer_with_more_steps():
-    schedule, x0 = linear_schedule(1000), normal(*SHAPE)
-    model, errors = gaussian_model(schedule, 0.5), []
-    for count in (10, 40, 160):
-        start = ddim_invert(model, schedule, x0, count)
-        last = end(ddim_trajectory(model, schedule, start, count, clip=False))
-        errors.append((last.x - x0).abs().max().item())
-    assert errors[0] > 3 * errors[1] > 9 * errors[2]
-    assert errors[2] < 0.1 * x0.abs().max()
-
-
-def test_inversion_asks_where_the_images_are():
-    asked = []
-
-    def model(x, t):
-        asked.append(t.tolist())
-        return torch.zeros_like(x)
-
-    x = ddim_invert(model, linear_schedule(50), normal(2, 3, 4, 2), [30, 20, 5])
-    assert asked == [[1, 1], [5, 5], [20, 20]]
-    assert torch.allclose(x, linear_schedule(50).sqrt_alpha_bar[30] * normal(2, 3, 4, 2), atol=1e-6)
-    with pytest.raises(TypeError, match="to_float"):
-        ddim_invert(model, linear_schedule(50), torch.zeros(2, 3, 4, 2, dtype=torch.uint8))
+    for progress in (True, False):
+        sample(gaussian_model(SCHEDULE, 1.0), SCHEDULE, 3, (1, 2, 2), steps=5, batch_size=2, progress=progress)
+        out = capsys.readouterr().out
+        assert "10/10" in out if progress else out == ""
 
 
 def test_slerp_keeps_lengths_and_divides_angles():
@@ -363,96 +312,99 @@ def test_slerp_keeps_lengths_and_divides_angles():
     amount = torch.linspace(0, 1, 5, dtype=torch.float64)
     mixed = slerp(x, y, amount)
     assert torch.allclose(mixed.flatten(1).norm(dim=1), x.flatten(1).norm(dim=1))
-    whole = torch.acos(torch.cosine_similarity(x.flatten(1), y.flatten(1)))
-    part = torch.acos(torch.cosine_similarity(x.flatten(1), mixed.flatten(1)).clamp(max=1))
+    whole, part = (torch.cosine_similarity(x.flatten(1), z.flatten(1)).clamp(max=1).acos() for z in (y, mixed))
     assert torch.allclose(part, amount * whole, atol=1e-6)
     assert torch.allclose(mixed[0], x[0])
     assert torch.allclose(mixed[-1], y[-1])
 
 
-def test_slerp_refuses_what_has_no_arc():
-    x = normal(*SHAPE)
-    for y in (x, -2 * x):
-        with pytest.raises(ValueError, match="same direction"):
-            slerp(x, y, torch.full((5,), 0.5))
-    with pytest.raises(ValueError, match="shape"):
-        slerp(x, x[:, :1], torch.full((5,), 0.5))
-    with pytest.raises(ValueError, match="one number per image"):
-        slerp(x, normal(*SHAPE, seed=1), torch.full((2,), 0.5))
-
-
 # bad input
 
 
-SCHEDULE, X = linear_schedule(50), normal(*SHAPE)
+IDEAL = gaussian_model(SCHEDULE, 1.0)
 
 
-@pytest.mark.parametrize("t", [0, 51, -1, 2.0, None, torch.tensor([1, 2, 3, 4, 5])], ids=str)
-def test_bad_t(t):
-    for call in (lambda: ddpm_step(SCHEDULE, X, t, X, X), lambda: ddim_step(SCHEDULE, X, t, 0, X)):
-        with pytest.raises(ValueError, match="t must be an integer from 1 to 50, one for the whole batch, got"):
-            call()
+def draw(model=IDEAL, schedule=SCHEDULE, count=2, **options):
+    return sample(model, schedule, count, (1, 8, 8), **options)
 
 
-@pytest.mark.parametrize(
-    ("call", "says"),
-    [
-        (lambda: ddim_step(SCHEDULE, X, 20, 20, X), "s must be an integer from 0 to 19"),
-        (lambda: ddim_step(SCHEDULE, X, 20, 3.0, X), "s must be an integer from 0 to 19"),
-        (lambda: ddim_step(SCHEDULE, X, 20, 10, X, X, -0.1), r"eta must lie in \[0, 1\]"),
-        (lambda: ddim_step(SCHEDULE, X, 20, 10, X, X, math.nan), r"eta must lie in \[0, 1\]"),
-        (lambda: sample(lambda x, t: x, SCHEDULE, 1, steps=5, eta=1.1), r"eta must lie in \[0, 1\]"),
-        (lambda: ddpm_step(SCHEDULE, X, 1, X, X, "fixed_large"), "it is 'beta' or 'posterior'"),
-        (lambda: sample(gaussian_model, SCHEDULE, 0), "count must be a whole number, at least 1, got 0"),
-        (lambda: sample(gaussian_model, SCHEDULE, 2.5), r"count must be a whole number, at least 1, got 2\.5"),
-        (lambda: sample(gaussian_model, SCHEDULE, 2, batch_size=0), "batch_size must be a whole number"),
-        (lambda: sample(gaussian_model, SCHEDULE, 2, eta=1.0), "sample: eta: ddpm takes clip, variance"),
-        (
-            lambda: sample(gaussian_model, SCHEDULE, 2, steps=5, variance="beta"),
-            "sample: variance: ddim takes clip, eta, spacing",
-        ),
-    ],
+FLAT, LABELS = torch.zeros(5, 4, 2), torch.tensor([0, 1])
+OWN = VelocityNet(unet(), SHORT)
+WRONG_T = (0, 51, -1, 2.0, None, torch.tensor([1, 2, 3, 4, 5]))
+SAYS_T = "t must be an integer from 1 to 50, one for the whole batch, got"
+WRONG_LISTS = (
+    *((count, f"from 1 to T = 50 steps, got {count}") for count in (0, 51)),
+    *((steps, "integers in 1 ... T = 50") for steps in ([], [51, 20])),
+    ([20, 50], "each below the one before"),
+    *((steps, "must hold integers") for steps in ([50, 20.0], torch.tensor([50, 20]))),
 )
-def test_bad_numbers_and_options(call, says):
-    with pytest.raises(ValueError, match=says):
+OTHER = "sample: this network was trained on another schedule than NoiseSchedule"
+BAD = [
+    *((lambda t=t: ddpm_step(SCHEDULE, X, t, X, X), SAYS_T) for t in WRONG_T),
+    *((lambda t=t: ddim_step(SCHEDULE, X, t, 0, X), SAYS_T) for t in WRONG_T),
+    *((lambda steps=steps: next(ddim_trajectory(IDEAL, SCHEDULE, X, steps)), says) for steps, says in WRONG_LISTS),
+    *((lambda steps=steps: draw(steps=steps), says) for steps, says in WRONG_LISTS),
+    (lambda: ddim_step(SCHEDULE, X, 20, 20, X), "s must be an integer from 0 to 19"),
+    (lambda: ddim_step(SCHEDULE, X, 20, 3.0, X), "s must be an integer from 0 to 19"),
+    (lambda: ddim_step(SCHEDULE, X, 20, 10, X, X, -0.1), r"eta must lie in \[0, 1\]"),
+    (lambda: ddim_step(SCHEDULE, X, 20, 10, X, X, math.nan), r"eta must lie in \[0, 1\]"),
+    (lambda: ddim_step(SCHEDULE, X, 20, 10, X, eta=0.5), "adds noise at every step but the last: pass noise"),
+    (lambda: ddpm_step(SCHEDULE, X, 1, X, X, "fixed_large"), "it is 'beta' or 'posterior'"),
+    (lambda: draw(steps=5, eta=1.1), r"eta must lie in \[0, 1\]"),
+    (lambda: draw(count=0), "count must be a whole number, at least 1, got 0"),
+    (lambda: draw(count=2.5), r"count must be a whole number, at least 1, got 2\.5"),
+    (lambda: draw(batch_size=0), "batch_size must be a whole number"),
+    (lambda: draw(eta=1.0), "sample: eta: ddpm takes clip, variance"),
+    (lambda: draw(steps=5, variance="beta"), "sample: variance: ddim takes clip, eta, spacing"),
+    *((lambda scale=scale: guide(Labelled(), scale), r"\[0, 100\]") for scale in (-1e-9, 101, math.nan, math.inf)),
+    # images that do not fit
+    (lambda: ddpm_step(SCHEDULE, X, 20, X[:, :1], X), "eps has shape"),
+    (lambda: ddpm_step(SCHEDULE, X, 20, X, X[:1]), "noise has shape"),
+    (lambda: ddim_step(SCHEDULE, X, 20, 10, X, X[:1], 1.0), "noise has shape"),
+    (lambda: ddpm_step(SCHEDULE, X, 20, X, None), "noise must be a float tensor, got NoneType"),
+    (lambda: ddpm_step(SCHEDULE, *[X.to("meta"), 20, *[X.to("meta")] * 2]), r"schedule\.to"),
+    (lambda: next(ddpm_trajectory(lambda x, t: x[:, :1], SCHEDULE, X, lambda: X)), "eps has shape"),
+    (lambda: ddim_invert(lambda x, t: FLAT, SCHEDULE, X, 5), r"eps has shape \(5, 4, 2\), x has \(5, 3, 4, 2\)"),
+    (lambda: ddim_invert(gaussian_model, SCHEDULE, X.to(torch.uint8), 5), "to_float"),
+    (lambda: guided_eps(X, FLAT, 2.0), r"eps_label has shape \(5, 4, 2\), eps has \(5, 3, 4, 2\)"),
+    (lambda: slerp(X, X, torch.full((5,), 0.5)), "same direction"),
+    (lambda: slerp(X, -2 * X, torch.full((5,), 0.5)), "same direction, or opposite"),
+    (lambda: slerp(X, X[:, :1], torch.full((5,), 0.5)), "shape"),
+    (lambda: slerp(X, X.flip(0), torch.full((2,), 0.5)), "one number per image"),
+    # networks and what they are asked
+    (lambda: draw(unet(), SHORT, steps=2), "needs a label per image"),
+    (lambda: draw(guide(unet(), 2), SHORT, steps=2), "towards which label"),
+    (lambda: draw(unet(None), SHORT, steps=2, labels=LABELS), "made without labels"),
+    (lambda: draw(VelocityNet(unet(None), SHORT), SHORT, steps=2, labels=LABELS), "made without labels"),
+    (lambda: guide(unet(None), 2), "knows no labels"),
+    (lambda: guide(VelocityNet(unet(None), SHORT), 2), "knows no labels"),
+    (lambda: draw(OWN, cosine_schedule(30), labels=LABELS), OTHER),
+    (lambda: draw(guide(OWN, 2), linear_schedule(20, rescale=False), labels=LABELS), OTHER),
+]
+
+
+@pytest.mark.parametrize(("call", "says"), BAD, ids=[says for _, says in BAD])
+def test_bad_arguments(call, says):
+    with pytest.raises((ValueError, TypeError), match=says):
         call()
 
 
 @pytest.mark.parametrize(
-    ("steps", "says"),
+    ("labels", "error", "says"),
     [
-        (0, "from 1 to T = 50 steps, got 0"),
-        (51, "from 1 to T = 50 steps, got 51"),
-        ([], "integers in 1 ... T = 50"),
-        ([51, 20], "integers in 1 ... T = 50"),
-        ([20, 50], "each below the one before"),
-        ([50, 20.0], "must hold integers"),
-        (torch.tensor([50, 20]), "must hold integers"),
+        (torch.arange(30), ValueError, "labels must have shape \\(7,\\), one per image, got \\(30,\\)"),
+        (torch.tensor(3), ValueError, "got \\(\\)"),
+        (torch.zeros(7), TypeError, "integer tensor, one per image, got torch.float32"),
+        (torch.arange(7) == 1, TypeError, "got torch.bool"),
+        ([0, 1, 2, 0, 1, 2, 0], TypeError, "got list"),
+        (torch.arange(7) % 3 + 2, ValueError, "0 ... 2, or be 3 for no label, got 2 to 4"),
+        (torch.arange(7) % 3 - 1, ValueError, "got -1 to 1"),
     ],
-    ids=str,
 )
-def test_bad_step_lists(steps, says):
-    with pytest.raises(ValueError, match=says):
-        next(ddim_trajectory(lambda x, t: x, SCHEDULE, X, steps))
-    with pytest.raises(ValueError, match=says):
-        sample(lambda x, t: x, SCHEDULE, 2, steps=steps)
-
-
-def test_images_that_do_not_fit():
-    with pytest.raises(ValueError, match="eps has shape"):
-        ddpm_step(SCHEDULE, X, 20, X[:, :1], X)
-    with pytest.raises(ValueError, match="noise has shape"):
-        ddpm_step(SCHEDULE, X, 20, X, X[:1])
-    with pytest.raises(ValueError, match="noise has shape"):
-        ddim_step(SCHEDULE, X, 20, 10, X, X[:1], 1.0)
-    with pytest.raises(TypeError, match="noise must be a float tensor, got NoneType"):
-        ddpm_step(SCHEDULE, X, 20, X, None)
-    with pytest.raises(ValueError, match="pass noise"):
-        ddim_step(SCHEDULE, X, 20, 10, X, eta=0.5)
-    with pytest.raises(ValueError, match=r"schedule\.to"):
-        ddpm_step(SCHEDULE, X.to("meta"), 20, X.to("meta"), X.to("meta"))
-    with pytest.raises(ValueError, match="eps has shape"):
-        next(ddpm_trajectory(lambda x, t: x[:, :1], SCHEDULE, X, lambda: X))
+@pytest.mark.parametrize("model", [Labelled(), guide(Labelled(), 2)], ids=["told", "guided"])
+def test_labels_that_do_not_fit(model, labels, error, says):
+    with pytest.raises(error, match=says):
+        draw(model, count=7, steps=2, labels=labels)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -466,18 +418,5 @@ def test_on_cuda_without_waiting_for_it():
         torch.cuda.set_sync_debug_mode("default")
     assert torch.allclose(ddpm.cpu(), ddpm_step(SCHEDULE, X, 20, X, X), atol=1e-6)
     assert torch.allclose(ddim.cpu(), ddim_step(SCHEDULE, X, 20, 10, X, X, 1.0), atol=1e-6)
-    options = {"count": 3, "shape": (1, 2, 2), "steps": 5, "eta": 1.0}
-    on_gpu = sample(gaussian_model(schedule, 1.0), schedule, **options)
-    assert torch.allclose(on_gpu.cpu(), sample(gaussian_model(SCHEDULE, 1.0), SCHEDULE, **options), atol=1e-5)
-
-
-def test_answers_of_another_shape_are_refused():
-    x, flat = torch.zeros(4, 1, 3, 3), torch.zeros(4, 3, 3)
-    for call in (
-        lambda: naive_step(x, flat, 0, 5),
-        lambda: ddim_invert(lambda x, t: flat, cosine_schedule(10), x, 5),
-        lambda: guided_eps(x, flat, 2.0),
-        lambda: VelocityNet(lambda x, t: flat, cosine_schedule(10))(x, torch.full((4,), 3)),
-    ):
-        with pytest.raises(ValueError, match=r"has shape \(4, 3, 3\), \w+ has \(4, 1, 3, 3\)"):
-            call()
+    on_gpu = draw(gaussian_model(schedule, 1.0), schedule, steps=5, eta=1.0)
+    assert torch.allclose(on_gpu.cpu(), draw(steps=5, eta=1.0), atol=1e-5)

@@ -73,6 +73,7 @@ def test_heun_equals_diffusers():
 
 def test_spacing():
     assert spaced_steps(SCHEDULE, 4) == [1000, 750, 500, 250]
+    assert spaced_steps(SCHEDULE, 4, "sqrt") == [1000, 866, 707, 500]
     ratio = SCHEDULE.sigma / SCHEDULE.sqrt_alpha_bar
     for name in ("log-snr", "karras"):
         steps = spaced_steps(SCHEDULE, 25, name)
@@ -88,9 +89,9 @@ def test_spacing():
         ({"method": "euler"}, "method is one of ddpm, ddim, heun, dpm_solver; got 'euler'"),
         ({"method": "heun", "steps": 5, "eta": 1.0}, "sample: eta: heun takes clip, spacing"),
         ({"method": "ddpm", "steps": 5}, "ddpm takes all T = 1000 steps; for fewer: method='ddim'"),
-        ({"steps": 5, "spacing": "odd"}, "spacing is one of even, log-snr, karras; got 'odd'"),
+        ({"steps": 5, "spacing": "odd"}, "spacing is one of even, sqrt, log-snr, karras; got 'odd'"),
         ({"steps": 300, "spacing": "karras"}, "300 steps with spacing 'karras' would repeat some"),
-        ({"steps": 0}, "spaced_steps: count must be a whole number, at least 1, got 0"),
+        ({"steps": 0}, "from 1 to T = 1000 steps, got 0"),
         ({"variance": "beta", "steps": 5}, "sample: variance: ddim takes clip, eta, spacing"),
     ],
 )

@@ -37,30 +37,28 @@ def commands(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "run", run)
     monkeypatch.setattr(course, "starts", lambda python: python.exists() or not python.is_symlink())
     monkeypatch.setattr(course, "colab_python", lambda folder, python: python)
+    monkeypatch.setattr(course, "without_cuda", lambda: False)  # tests/test_install.py has these two
+    which = shutil.which
+    monkeypatch.setattr(course.shutil, "which", lambda name, **_: None if name == "uv" else which(name))
     (tmp_path / "pyproject.toml").write_text("one")
     return noted
 
 
-def test_set_up_runs_once(commands):
+def test_set_up_runs_once_and_again_where_requirements_change_or_python_is_gone(commands, tmp_path):
+    settings = '[project]\ndependencies = [{}]\n[tool.ddpm-course]\nrepo = "{}"\n'
+    (tmp_path / "pyproject.toml").write_text(settings.format("", ""))
     python = course.set_up()
     assert len(commands) == 2  # make the environment, install into it
+    (tmp_path / "pyproject.toml").write_text(settings.format("", "a/b"))
     assert course.set_up() == python
-    assert len(commands) == 2
-
-
-def test_set_up_runs_again_when_requirements_change(commands, tmp_path):
-    course.set_up()
-    (tmp_path / "pyproject.toml").write_text("two")
+    assert len(commands) == 2, "badges change nothing that is installed"
+    (tmp_path / "pyproject.toml").write_text(settings.format('"einops"', "a/b"))
     course.set_up()
     assert len(commands) == 4
-
-
-def test_badges_and_other_tools_change_nothing_that_is_installed(commands, tmp_path):
-    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = []\n[tool.ddpm-course]\nrepo = ""\n')
+    course.VENV.joinpath("bin").mkdir()
+    course.VENV.joinpath("bin", "python").symlink_to(tmp_path / "upgraded-away")
     course.set_up()
-    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = []\n[tool.ddpm-course]\nrepo = "a/b"\n')
-    course.set_up()
-    assert len(commands) == 2
+    assert len(commands) == 6
 
 
 def test_two_set_ups_at_once_are_refused(commands, tmp_path):
@@ -98,14 +96,6 @@ def test_an_old_python_is_told_so():
     tree = ast.parse((ROOT / "tools" / "course.py").read_text(encoding="utf-8"), feature_version=(3, 6))
     assert ast.unparse(tree.body[1]) == "import sys"
     assert "sys.version_info" in ast.unparse(tree.body[2]), "before anything that is not in Python 3.6"
-
-
-def test_an_environment_whose_python_is_gone_is_made_anew(commands, tmp_path):
-    course.set_up()
-    course.VENV.joinpath("bin").mkdir()
-    course.VENV.joinpath("bin", "python").symlink_to(tmp_path / "upgraded-away")
-    course.set_up()
-    assert len(commands) == 4
 
 
 def test_failed_set_up_is_not_taken_for_done(commands, monkeypatch):

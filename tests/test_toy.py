@@ -86,29 +86,26 @@ def test_loss_weight_is_the_share_of_signal_lost():
     close(toy.loss_weight(schedule, schedule.beta)[1], 0.5 / schedule.alpha[1])
 
 
-@pytest.mark.parametrize("t", [0, 9, 2.0, True, torch.tensor(2)])
-def test_steps_outside_are_refused(t):
-    model = ReverseModel(EIGHT, EIGHT.beta, lambda x, t: x)
-    for call in (toy.log_forward, toy.log_closed_form, lambda schedule, *rest: model.log_step(*rest)):
-        with pytest.raises(ValueError, match=r"int in 1 \.\.\. 8"):
-            call(EIGHT, GRID, GRID, t)
+STEPS = r"t must be an int in 1 \.\.\. 8"
+LINE = ReverseModel(EIGHT, EIGHT.beta, lambda x, t: x)
 
 
-@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.5, 0.4), (1.5, -0.5)])
-@pytest.mark.parametrize("stds", [(1.0,), (1.0, 1.0), (1.0, 0.0)])
-def test_bad_mixtures_are_refused(weights, stds):
-    if (weights, stds) != ((0.5, 0.5), (1.0, 1.0)):
-        with pytest.raises(ValueError, match="Mixture"):
-            Mixture(numbers(*weights), numbers(0.0, 1.0), numbers(*stds))
-
-
-def test_bad_shapes_and_variances_are_refused():
-    model = ReverseModel(EIGHT, EIGHT.beta, lambda x, t: x)
-    for shape in ((8, 3), (10, 3), (9,)):
-        with pytest.raises(ValueError, match=r"T \+ 1 = 9 rows"):
-            toy.log_weight(model, torch.zeros(shape, dtype=torch.float64))
-    with pytest.raises(ValueError, match="variance must have shape"):
-        toy.loss_weight(EIGHT, EIGHT.beta[1:])
-    for variance in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="variance must be above 0"):
-            toy.log_normal(GRID, 0.0, variance)
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        *((lambda t=t: toy.log_forward(EIGHT, GRID, GRID, t), STEPS) for t in (0, 9, 2.0, True, torch.tensor(2))),
+        (lambda: toy.log_closed_form(EIGHT, GRID, GRID, 9), STEPS),
+        (lambda: LINE.log_step(GRID, GRID, 9), STEPS),
+        *(
+            (lambda w=w: Mixture(numbers(*w), numbers(0, 1), numbers(1, 1)), "Mixture")
+            for w in ((0.5, 0.4), (1.5, -0.5))
+        ),
+        *((lambda s=s: Mixture(numbers(0.5, 0.5), numbers(0, 1), numbers(*s)), "Mixture") for s in ((1,), (1, 0))),
+        *((lambda n=n: toy.log_weight(LINE, numbers().expand(n)), r"T \+ 1 = 9 rows") for n in ((8, 0), (10, 0), (0,))),
+        (lambda: toy.loss_weight(EIGHT, EIGHT.beta[1:]), "variance must have shape"),
+        *((lambda v=v: toy.log_normal(GRID, 0.0, v), "variance must be above 0") for v in (0.0, -1.0, float("nan"))),
+    ],
+)
+def test_bad_numbers(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()

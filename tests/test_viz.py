@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.style
@@ -76,24 +77,20 @@ def test_mosaic_keeps_order_and_colour_frames_white_and_leaves_nan_empty():
     assert canvas[-gap, -gap].tolist() == [160] * 3
 
 
-def test_every_picture_has_its_text_and_half_its_width(shown):
-    viz.image_grid(-torch.ones(10, 1, 8, 8), columns=4, alt="ten black squares")
-    viz.image_rows({"a": torch.zeros(3, 3, 8, 8)}, titles=["x", "y", "z"], alt="three")
-    viz.plot_curves({"a": torch.arange(1, 9)}, alt="a line")
-    assert [picture.metadata["alt"] for picture in shown] == ["ten black squares", "three", "a line"]
+def test_every_picture_has_its_text_and_half_its_width_and_grey_one_channel(shown):
+    viz.image_grid(torch.zeros(10, 1, 8, 8), columns=4, alt="ten grey squares")
+    noise = torch.rand(3, 3, 20, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    viz.image_rows({"a": noise}, titles=["x", "y", "z"], alt="three")
+    viz.plot_curves({name: torch.arange(9) * i for i, name in enumerate("abcdef")}, alt="six lines")
+    assert [picture.metadata["alt"] for picture in shown] == ["ten grey squares", "three", "six lines"]
     for picture in shown:
         told = picture._repr_mimebundle_()[1]["image/png"]
         assert told == {"alt": picture.metadata["alt"], "width": pixels(picture).shape[1] / 2}
-    assert (pixels(shown[0]) < 5).mean() > 0.3
-
-
-def test_grey_has_one_channel_and_colours_stay(shown):
-    noise = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    for images in (torch.zeros(2, 1, 8, 8), noise):
-        viz.image_grid(images, alt="squares")
-    assert [Picture.open(io.BytesIO(picture.data)).mode for picture in shown] == ["L", "RGB"]
-    assert 128 in pixels(shown[0])
-    assert len(colours(shown[1])) > 900
+    assert [Picture.open(io.BytesIO(picture.data)).mode for picture in shown] == ["L", "RGB", "P"]
+    assert (pixels(shown[0]) == 128).mean() > 0.3
+    assert len(colours(shown[1])) > 900, "images keep theirs"
+    assert len(colours(shown[2])) <= 64
+    assert set(viz.COLOURS) <= colours(shown[2]), "and lines their own"
 
 
 def test_images_of_a_wrong_shape_or_kind():
@@ -106,31 +103,19 @@ def test_images_of_a_wrong_shape_or_kind():
 # ---- charts ---------------------------------------------------------------------------------------------------------
 
 
-def test_charts_have_few_colours_the_lines_their_own(shown):
-    viz.plot_curves({name: torch.arange(9) * i for i, name in enumerate("abcdef")}, alt="six lines")
-    assert len(colours(shown[0])) <= 64
-    assert set(viz.COLOURS) <= colours(shown[0])
-
-
-def test_what_a_reader_set_changes_no_chart():
+def test_what_a_reader_set_changes_no_chart_and_no_text_is_small():
     def picture():
         figure, axis = viz.subplots()
         axis.plot([1, 2], label="a_b $x$")
         axis.set(title="100 %", xlabel="step", yscale="log")
-        axis.legend(title="two")
-        return np.asarray(viz.chart(figure).convert("RGB"))
+        axis.legend(title="two", fontsize=6)
+        drawn = np.asarray(viz.chart(figure).convert("RGB"))
+        assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9
+        return drawn
 
     expected, own = picture(), {"text.usetex": True, "savefig.bbox": "tight", "legend.frameon": True}
     with matplotlib.style.context(["dark_background", own]):
         assert (picture() == expected).all()
-
-
-def test_no_text_is_smaller_than_nine_points(figures):
-    figure, axis = viz.subplots()
-    axis.plot([1, 2], label="a")
-    axis.legend(fontsize=6)
-    viz.show(figure, alt="")
-    assert min(text.get_fontsize() for text in figures[0].findobj(Text)) >= 9
 
 
 @pytest.mark.parametrize(
@@ -152,18 +137,15 @@ def test_numbers_on_logarithmic_axes_are_plain(figures, low, high, expected):
     assert not any(label.get_text() for label in axis.get_xticklabels(minor=True))
 
 
-def test_lines_are_named_at_their_ends_where_these_are_apart(figures):
+def test_lines_are_named_at_their_ends_where_these_are_apart_and_panels_share_their_axis(figures):
     y = torch.rand(3, requires_grad=True)
     viz.plot_curves({"up": ([1, 2], [0, 1]), "down": ([1, 2], [1, 0])}, alt="")
     viz.plot_curves({"a": y, "b": y + 0.001}, level=1, alt="")
     viz.plot_curves({"short": ([1, 2], [0, 1]), "long": ([1, 3], [1, 0])}, alt="")
-    assert [text.get_text() for text in figures[0].axes[0].texts] == ["up", "down"]
-    assert [figure.axes[0].get_legend() is None for figure in figures] == [True, False, False]
-
-
-def test_panels_share_their_axis(figures):
     viz.plot_curves({"a": {"one": ([0, 1], torch.tensor([0, 9]))}, "b": {"one": ([0, 1], [0, 1])}}, alt="two panels")
-    left, right = figures[0].axes
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["up", "down"]
+    assert [figure.axes[0].get_legend() is None for figure in figures] == [True, False, False, False]
+    left, right = figures[3].axes
     assert left.get_ylim() == right.get_ylim()
     assert left.get_ylim()[1] >= 9
     assert (left.get_title(), right.get_title()) == ("a", "b")
@@ -172,11 +154,13 @@ def test_panels_share_their_axis(figures):
 # ---- a run ----------------------------------------------------------------------------------------------------------
 
 
-class Handle:
-    """What `display` returns in a notebook."""
-
-    def __init__(self, shown: list):
-        self.update = shown.append
+@pytest.fixture
+def updated(monkeypatch):
+    """What was displayed in a notebook, in order, updates too."""
+    pictures: list[Image] = []
+    handle = SimpleNamespace(update=pictures.append)
+    monkeypatch.setattr(viz, "display", lambda picture, **_: (pictures.append(picture), handle)[1])
+    return pictures
 
 
 def test_live_loss(shown, capsys):
@@ -205,15 +189,14 @@ def test_live_loss_goes_on_where_a_run_stood_and_may_stop_early(shown, capsys):
     assert all(mark in out for mark in ("2/5", "4/5"))
 
 
-def test_live_loss_shows_samples(monkeypatch):
-    shown, made, clock = [], [], [0.0]
+def test_live_loss_shows_samples(monkeypatch, updated):
+    made, clock = [], [0.0]
 
     def samples():
         made.append(clock[0])
         clock[0] += 1.0  # sampling takes a second
         return torch.zeros(3, 1, 28, 28)
 
-    monkeypatch.setattr(viz, "display", lambda picture, **_: (shown.append(picture), Handle(shown))[1])
     monkeypatch.setattr(viz.time, "monotonic", lambda: clock[0])
     live = viz.LiveLoss(100, seconds=6, samples=samples)
     for _ in range(100):
@@ -222,30 +205,23 @@ def test_live_loss_shows_samples(monkeypatch):
     assert 3 <= len(made) <= 6, "about a tenth of the 50 seconds"
     assert made[-1] == 50 + len(made) - 1, "the last one after the last step"
     said = "Curve of loss over 100 steps: from 1.0000 to 1.0000; below it, samples of the model"
-    assert ("samples" not in shown[0].metadata["alt"], shown[-1].metadata["alt"]) == (True, said)
-    assert pixels(shown[-1]).shape[0] > pixels(shown[0]).shape[0] + 160, "not tiny"
+    assert ("samples" not in updated[0].metadata["alt"], updated[-1].metadata["alt"]) == (True, said)
+    assert pixels(updated[-1]).shape[0] > pixels(updated[0]).shape[0] + 160, "not tiny"
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(3, 2, 8, 8), None])
-def test_samples_that_fail_do_not_end_a_run(monkeypatch, capsys, bad):
-    shown = []
-    monkeypatch.setattr(viz, "display", lambda picture, **_: Handle(shown))
-    live = viz.LiveLoss(3, seconds=-1, samples=lambda: bad if bad is not None else 1 / 0)
+@pytest.mark.parametrize("bad", [lambda: torch.zeros(3, 2, 8, 8), lambda: 1 / 0])
+def test_pictures_that_fail_do_not_end_a_run(monkeypatch, updated, capsys, bad):
+    live = viz.LiveLoss(6, seconds=-1, samples=bad)
     live.sampled = -1e9
     for _ in range(3):
         live(1.0)
-    assert len(live.losses) == len(shown) == 3, "the curve is drawn all the same"
-    assert capsys.readouterr().out.count("Samples are not shown: ") == 1
-
-
-def test_a_curve_that_cannot_be_drawn_ends_no_loop(monkeypatch, capsys):
-    monkeypatch.setattr(viz, "display", lambda picture, **_: Handle([]))
-    live = viz.LiveLoss(3, seconds=-1)
+    assert len(live.losses) == 3
+    assert len(updated) == 1 + 3, "the curve is drawn all the same"
     monkeypatch.setattr(viz.LiveLoss, "_picture", lambda self: 1 / 0)
     for _ in range(3):
         live(1.0)
-    assert len(live.losses) == 3
-    assert capsys.readouterr().out.count("The curve is no longer shown: division by zero") == 1
+    said = capsys.readouterr().out
+    assert said.count("Samples are not shown: ") == said.count("The curve is no longer shown: division by zero") == 1
 
 
 # ---- controls -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
     python tools/course.py edit                    for authors: JupyterLab on notebooks/, each paired with its source
     python tools/course.py test                    ruff, unit tests, every notebook under nbval, network off
     python tools/course.py course                  the site, to build/course; --run runs every notebook here first
+    python tools/course.py play                    a page in which a network draws, to build/play
     python tools/course.py notebooks [01 ...]      rebuild the committed notebooks from notebooks/src
     python tools/course.py badges owner/name       Colab links and clone address for your fork ("" removes them)
     python tools/course.py grade FOLDER [...]      mark learners' notebooks: see docs/INSTRUCTORS.md
@@ -32,6 +33,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +42,9 @@ import my_notebooks
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 NOTEBOOKS = ROOT / "notebooks"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's packages without CUDA
+PATIENCE = 5  # seconds for that index to answer
+DRIVER = Path("/proc/driver/nvidia/version")
 # Two processes of one thread each do more than one of two; the tests of a file, or cells of a notebook, stay together.
 TWO = ("-n", "2", "--dist", "loadfile")
 SANITIZE = f"--nbval-sanitize-with={ROOT / 'tests' / 'sanitize.cfg'}"
@@ -47,18 +52,20 @@ NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", SANIT
 
 
 def set_up() -> str:
-    """Make .venv and install the course in it, unless that was done for this pyproject.toml; its Python."""
+    """Make .venv and install the course in it, unless that was done for this pyproject.toml and TORCH; its Python."""
     python = python_of(VENV)
     stamp = VENV / "installed-for"
     # Not the tools' tables: they install nothing. The folder counts: a moved checkout must be installed anew.
     needed = (ROOT / "pyproject.toml").read_bytes().partition(b"[tool.")[0]
     wanted = hashlib.sha256(needed + str(ROOT).encode()).hexdigest()
-    if stamp.is_file() and stamp.read_text() == wanted and starts(python):
+    asked = torch_choice()
+    found, _, chosen = stamp.read_text().partition(" ") if stamp.is_file() else ("", "", "")
+    if found == wanted and asked in ("", chosen) and starts(python):
         return str(python)
     with only_one(VENV.with_name(".venv-setup")):
         print("Setting up .venv (once; PyTorch is large, so this takes a few minutes) ...", flush=True)
         make_environment(VENV, *last_green())
-        stamp.write_text(wanted)
+        stamp.write_text(f"{wanted} {asked}")
     return str(python)
 
 
@@ -98,9 +105,52 @@ def make_environment(folder: Path, *options: str) -> None:
     """An environment of the running Python in `folder`, with the course and all it uses; `options` are pip's."""
     if run([sys.executable, "-m", "venv", "--clear", str(folder)]):
         sys.exit("Python's venv module is missing here; on Debian or Ubuntu: apt-get install python3-venv")
-    install = [str(python_of(folder)), "-m", "pip", "install", "-q", *options]
-    if run([*install, "-e", f"{ROOT}[lab,site,test,compare]"]):
-        sys.exit("The installation failed; pip's message above says why. Run the same command again to retry.")
+    uv, python = shutil.which("uv"), str(python_of(folder))
+    install = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
+    install += ["-q", *options]
+    # Without what they need: that comes with the course, from where everything else does.
+    if without_cuda() and run([*install, "--index-url", CPU_INDEX, "--no-deps", "torch", "torchvision"]):
+        print("They cannot be installed here, as the message above says: so PyTorch's default packages.", flush=True)
+    if run([*install, "-e", f"{ROOT}[lab,site,test,compare,play]"]):
+        sys.exit("The installation failed; the message above says why. Run the same command again to retry.")
+
+
+def torch_choice() -> str:
+    """What the variable TORCH asks for."""
+    asked = os.environ.get("TORCH", "")
+    if asked not in ("", "cpu", "cuda", "default"):
+        sys.exit(f"TORCH is cpu, cuda or default, or not set; got {asked!r}")
+    if asked == "cuda" and platform.system() != "Linux":
+        sys.exit("TORCH=cuda is for Linux; elsewhere the site pytorch.org says how to install PyTorch for a GPU")
+    return asked
+
+
+def without_cuda() -> bool:
+    """Whether to take PyTorch's CPU packages, on Linux a fifth of the default ones, which hold CUDA; says why."""
+    asked = torch_choice()
+    if asked:
+        cpu, why = asked == "cpu", f"TORCH={asked} says so"
+    elif platform.system() != "Linux":
+        cpu, why = False, f"on {platform.system()} they are the ones for this machine"
+    elif shutil.which("nvidia-smi") or DRIVER.exists():
+        cpu, why = False, "there is an NVIDIA driver"
+    else:
+        fault = fault_of(CPU_INDEX)
+        cpu, why = not fault, fault or "there is no NVIDIA driver"
+    print(f"PyTorch's {'CPU' if cpu else 'default'} packages: {why}. (TORCH=cpu, cuda or default decides by hand.)")
+    return cpu
+
+
+def fault_of(index: str) -> str:
+    """Why PyTorch's packages cannot come from this index; "" if they can."""
+    end = time.monotonic() + PATIENCE
+    for package in ("torch", "torchvision"):
+        page = urllib.request.Request(f"{index}/{package}/", method="HEAD")
+        try:
+            urllib.request.urlopen(page, timeout=max(end - time.monotonic(), 0.1)).close()
+        except OSError as error:  # no answer, or one that says no
+            return f"{index} has no {package} to offer ({error})"
+    return ""
 
 
 def run(command: list[str], cwd: Path = ROOT, **environment: str) -> int:
@@ -221,13 +271,18 @@ def build(command: str):
     return lambda python, rest: run([python, "tools/build.py", command, *rest])
 
 
+def play(python: str, rest: list[str]) -> int:
+    return run([python, "tools/play.py", *rest])
+
+
 COMMANDS = {
     "lab": lab,
     "edit": edit,
     "test": test,
     "grade": grade,
     "lab-kit": lab_kit,
-    "course": build("course"),
+    "course": lambda python, rest: play(python, []) or build("course")(python, rest),
+    "play": play,
     "notebooks": build("notebooks"),
     "badges": build("badges"),
     "readme": build("readme"),

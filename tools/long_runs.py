@@ -29,7 +29,7 @@ def versions(rest: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     bounds = folder.with_suffix(".txt")
     bounds.write_text("\n".join(oldest() if rest == ["oldest"] else []))
-    course.make_environment(folder, "--upgrade", "--upgrade-strategy", "eager", "-c", str(bounds))
+    course.make_environment(folder, "-c", str(bounds))
     course.run([str(course.python_of(folder)), "-m", "pip", "freeze", "--exclude-editable"])
     return course.test(str(course.python_of(folder)), [])
 

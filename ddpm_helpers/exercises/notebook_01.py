@@ -84,6 +84,8 @@ F.mse_loss(model(seen), x) * x.shape[1]
   you divided by B H W: an image has C H W numbers, so the channels count, too.
 F.mse_loss(model(seen).clamp(0, 1), x)
   the prediction is clipped to [0, 1]: (1.2) takes it as it is, and no gradient would come from the pixels outside.
+(model(seen) - x).square().mean((1, 2, 3))
+  there is a loss for each image: return the mean over all of them, a scalar.
 F.l1_loss(model(seen), x)
   absolute errors were averaged: square them.
 """,
@@ -107,13 +109,17 @@ x + (x0_hat - x) / (steps - i - 1)
 (x0_hat - x) / (steps - i)
   the move alone is returned: add it to x.
 x + (x - x0_hat) / (steps - i)
-  the difference points the wrong way: x0_hat - x leads to the prediction.
+  the step leads away from the prediction: the difference is x0_hat - x, and the steps that are left are steps - i.
 x + (x0_hat - x) / steps - i
   parentheses are missing: divide by (steps - i).
 x + x0_hat - x / (steps - i)
   only x is divided: divide the whole difference, x0_hat - x.
 x + x0_hat / (steps - i)
   - x is missing: the step moves by a share of the difference x0_hat - x.
+x0_hat
+  the prediction itself is returned: only the last step goes all the way. Move by the share 1 / (steps - i).
+x + (x0_hat - x) * (steps - i)
+  the difference is multiplied by the steps that are left: divide by them.
 x + (x0_hat - x) * i / steps
   step i moves the share i / steps: step 0 would stand still. The share is 1 / (steps - i).
 x + (x0_hat - x) * (i + 1) / steps

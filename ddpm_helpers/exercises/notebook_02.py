@@ -42,6 +42,8 @@ x + beta**0.5 * noise
   x is not shrunk: the variance then grows by beta in every step. Weight x by sqrt(1 - beta).
 (1 - beta) ** 0.5 * x + beta * noise
   the noise has weight beta: its variance is then beta squared. Take the square root.
+(1 - beta) ** 0.5 * x + noise
+  the noise has its full strength: weight it by sqrt(beta).
 (1 - beta) * x + beta**0.5 * noise
   x has weight 1 - beta: its variance is then (1 - beta) squared. Take the square root.
 (1 - beta) * x + beta * noise
@@ -77,6 +79,10 @@ return per_image(signal, x0) * x0 + per_image(sigma, x0) * noise
 .sigma[t] -> .sigma[t] ** 2
   a square root is missing: alpha_bar and 1 - alpha_bar are variances, weights are their roots, schedule.sqrt_alpha_bar
   and schedule.sigma.
+x0 + per_image(sigma, x0) * noise
+  the image keeps its full strength: weight it by schedule.sqrt_alpha_bar.
+per_image(signal, x0) * x0 + noise
+  the noise has its full strength: weight it by schedule.sigma.
 per_image(sigma, -> per_image(1 - signal,
 per_image(signal, -> per_image(1 - sigma,
   the two weights add up to 1, as in notebook 01. Here their squares do: take schedule.sqrt_alpha_bar for the image and
@@ -160,6 +166,9 @@ last, T, -> last, T + 1,
   ! beta[1:] has T entries, and you gave it T + 1: count the steps, without step 0.
 torch.linspace(first, last, T, dtype=torch.float64) -> [beta_1] * T
   ! A tensor takes no list: put torch.tensor(...) around it, or write torch.linspace.
+beta[1:]
+torch.linspace(beta_1, beta_T, T, dtype=torch.float64)
+  step 0 is missing: the table has T + 1 entries, and beta[0], of the clean image, is 0.
 last, T, -> first + (last - first) * (T - 1) / T, T,
   the line stops short of its end: from 1 to T there are T points and T - 1 gaps.
 """,

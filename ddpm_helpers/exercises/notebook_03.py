@@ -41,8 +41,9 @@ log_forward(model.schedule, a, b, t) -> log_closed_form(model.schedule, path[0],
 - log_forward(model.schedule, a, b, t) ->
   q is missing: what remains is the log density of the model's path alone.
 range(1, T + 1) -> range(2, T + 1)
+  the first step, t = 1, is left out: t runs from 1 to T, both included.
 range(1, T + 1) -> range(1, T)
-  the first or the last step is left out: t runs from 1 to T, both included, and range(1, T) stops at T - 1.
+  the last step, t = T, is left out: range(1, T) stops at T - 1.
 - log_forward -> / log_forward
   logarithms were divided: log_step and log_forward are logarithms already, so subtract them.
 ratio = torch.log(model.log_step(a, b, t) / log_forward(model.schedule, a, b, t))
@@ -52,9 +53,10 @@ ratio
 total = total + ratio -> return total + ratio
   the return stands inside the loop: only the step t = 1 was added.
 log_forward(model.schedule, a, b, t) -> log_forward(model.schedule, b, a, t)
+  x_{t-1} and x_t are swapped in q's step: log_forward(schedule, x_prev, x_t, t), where x_prev is path[t - 1].
 log_step(a, b, t) -> log_step(b, a, t)
+  x_{t-1} and x_t are swapped in the model's step: log_step(x_prev, x_t, t), where x_prev is path[t - 1].
 a, b = path[t], path[t - 1]
-  x_{t-1} and x_t are swapped, in one density or in both: log_step(x_prev, x_t, t), log_forward(schedule, x_prev, x_t,
-  t), where x_prev is path[t - 1].
+  x_{t-1} and x_t are swapped in both steps: path[t - 1] comes first, then path[t].
 """,
 )

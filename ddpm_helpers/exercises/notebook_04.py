@@ -88,8 +88,22 @@ mean, variance
   ! The mean is right. The variance has shape (B,): per_image(variance, x0) gives it (B, 1, ..., 1).
 s.alpha[t].sqrt() -> s.sqrt_alpha_bar[t]
   sqrt(alpha_bar_t) stands in front of x_t: one step shrinks by sqrt(alpha_t) alone.
+s.beta[t] -> s.beta[t - 1]
+s.alpha[t] -> s.alpha[t - 1]
+  alpha or beta is read at t - 1: the step that leads from x_{t-1} to x_t is step t.
+[t - 1] -> [t]
+s.sigma[t - 1] -> s.sigma[t]
+  a table is read at t where (4.2) and (4.3) have t - 1: alpha_bar in front of x_0, and sigma in front of x_t and in the
+  variance.
 variance = beta
   the variance is beta_t: knowing x_0 makes it smaller, beta_t sigma_{t-1}^2 / sigma_t^2.
+variance = s.sigma[t] ** 2
+variance = s.sigma[t - 1] ** 2
+  the variance is that of the closed form: (4.2) has beta_t sigma_{t-1}^2 / sigma_t^2.
+variance = beta * before
+  the variance is not divided by sigma_t^2.
+of_x_t = before / now
+  sqrt(alpha_t) is missing in front of x_t.
 mean, per_image(variance, x0).sqrt()
   the second value is the standard deviation: return the variance.
 """,
@@ -132,6 +146,8 @@ ratio - 1 -> ratio
 (mean_1 - mean_2) ** 2 -> (mean_1 - mean_2).abs()
 (mean_1 - mean_2) ** 2 -> (mean_1 - mean_2)
   the distance of the means is not squared.
+0.5 * (ratio - 1 - ratio.log())
+  the distance of the means is left out.
 right(mean_1, variance_1**2, mean_2, variance_2**2)
   the arguments were taken for standard deviations: they are variances already.
 """,

@@ -119,8 +119,10 @@ t[:, None] -> t[:, None] / 1000
 frequency = torch.exp(math.log(10_000) * (k / n))
   the minus is missing in 10000 ** (-k / n): the waves must get slower, not faster.
 10_000.0 ** (-k / n) -> 10_000 ** (-k // n)
+  all waves but the first stand still: by //, where -1 is the only other exponent, and among whole numbers 10000 ** -1
+  is 0; or by exp(-10000 * k / n), where the logarithm of 10000 is missing. Write 10_000.0 ** (-k / n).
 -k / n -> -k // n
-  you divided with //, which leaves only whole exponents, and among whole numbers 10000 ** -1 is 0: use /.
+  you divided with //, which leaves only whole exponents: use /.
 -k / n -> -k / dim / 2
   k was divided by dim and then by 2: put dim / 2 in brackets.
 t[:, None] -> 2 * math.pi * t[:, None]

@@ -145,10 +145,13 @@ block.shortcut(x) + h
 block.norm(block.first(x)) + block.last(h)
   the shortcut starts behind block.norm: it carries x past the whole branch, block.shortcut(x).
 block.film(known) -> block.film(F.silu(known))
+  `known` goes through a SiLU before block.film, which has its own.
 block.last(h) -> block.last(F.silu(h))
+  there is a SiLU before block.last, which begins with its own.
 block.last(h) -> block.last(F.silu(h)) ; block.film(known) -> block.film(F.silu(known))
+  there is a SiLU before block.last, and one before block.film: both have their own.
 block.first(x) -> block.first(F.silu(x))
-  there is a SiLU before block.first, block.film or block.last: each has its own.
+  x goes through a SiLU before block.first, which has a norm and a SiLU of its own.
 .chunk(2, dim=1) ->
 chunk(2, dim=1) -> chunk(2)
   ! block.film(known) is one tensor: .chunk(2, dim=1) makes scale and shift of it, along the channels. Without dim=1 it
@@ -181,11 +184,12 @@ return rearrange(weights @ v, "b heads (h w) c -> b (heads c) h w", h=qkv.shape[
 d**0.5 -> d
   you divide by d instead of its root.
 d = qkv.shape[1] // 3
+  you divide by the root of C: each head has only d = C / heads channels.
 d = 3 * q.shape[-1]
 d = qkv.shape[1]
+  d is taken from qkv, which holds 3 C channels: d is C / heads, the length of a query.
 d = qkv.shape[2] * qkv.shape[3]
-  you divide by the root of another number than d, such as C, 3 C or the number of pixels: d is C / heads, the length of
-  a query.
+  you divide by the root of the number of pixels: d is C / heads, the length of a query.
 / d -> * d
   you multiply by the root of d: divide by it.
 (q @ k.mT / d**0.5).softmax(-1) -> (q @ k.mT).softmax(-1) / d**0.5
@@ -205,12 +209,22 @@ weights @ v
   .transpose(1, 2) puts the pixels in front of the heads: that order is for (B, H W, C). Here channels come before
   pixels, so .transpose(2, 3), then reshape.
 softmax(-1) -> softmax(-2)
+  the softmax runs over the pixels that look: it runs over those that are looked at, the last axis.
 softmax(-1) -> softmax(1)
-  the softmax runs over the heads, or over the pixels that look: it runs over those that are looked at, the last axis.
+  the softmax runs over the heads: it runs over the pixels that are looked at, the last axis.
 .softmax(-1) ->
   the softmax is missing: the weights must be positive and add up to 1.
 q, k, v = -> k, q, v =
   queries and keys are swapped: the softmax runs over keys.
+q, k, v = qkv.reshape(len(qkv), 3, heads, qkv[0, 0].numel(), -1).unbind(1)
+q, k, v = qkv.reshape(len(qkv), 3, heads, qkv[0, 0].numel(), -1).unbind(1) ; (weights @ v).reshape(qkv[:, ::3].shape)
+  a plain reshape splits the heads, and mixes channels with pixels: the d channels of a head come before its pixels.
+  Reshape to (B, heads, d, H W), then .transpose(2, 3), or let rearrange do both.
+weights @ v -> weights @ k
+weights @ v -> weights @ q
+  keys or queries are mixed: the weights say how much of each pixel's value is taken, weights @ v.
+weights @ v -> weights.mT @ v
+  the weights are transposed: a row of them belongs to the pixel that looks, and adds up to 1.
 (three heads c) -> (heads three c)
   the channels are split into heads first: first come the queries of all heads, then all keys, then all values.
 (three heads c) -> (three c heads) ; (heads c) -> (c heads)
@@ -258,7 +272,7 @@ def _flat_net(learns: bool = False) -> tuple:
 Exercise(
     tag="6.4",
     reference=down_and_up,
-    cases=lambda: [_flat_net(), _net((1, 2, 3), 3, 8, 4), _net((1,), 4, 3, 5), _flat_net(learns=True)],
+    cases=lambda: [_flat_net(), _net((1, 2), 3, 8, 4), _net((1,), 4, 3, 5), _flat_net(learns=True)],
     table=r"""
 skips = []
 for level, shrink in zip(net.down, net.shrink):
@@ -290,9 +304,11 @@ torch.cat([h, skips.pop()], dim=1) -> h + skips.pop()
 h = level(h, known)\n    skips.append(h) -> skips.append(level(h, known))
   what shrinks is not the level's output: h = level(h, known), keep it, then h = shrink(h).
 h = shrink(h) ->
+  nothing shrinks on the way down: h = shrink(h) after each level.
 h = shrink(h) -> ; h = grow(h) ->
+  nothing shrinks and nothing grows: h = shrink(h) after each level down, h = grow(h) after each level up.
 h = grow(h) ->
-  nothing shrinks on the way down, or nothing grows on the way up: h = shrink(h) and h = grow(h) after each level.
+  nothing grows on the way up: h = grow(h) after each level.
 skips.append(h) ->
   ! A skip is missing: on the way down skips.append(h) after each level, and on the way up one skips.pop() for each.
 h = torch.cat([h, skips.pop()], dim=1)\n    h = level(h, known) -> h = level(h, skips.pop(), known)
@@ -300,8 +316,9 @@ h = torch.cat([h, skips.pop()], dim=1)\n    h = level(h, known) -> h = level(h, 
 h = torch.cat([h, skips.pop()], dim=1)\n    h = level(h, known) -> h = level(h, skips.pop())
   the skip stands where `known` belongs: level(torch.cat([h, skip], dim=1), known).
 h = shrink(h) -> return shrink(h)
+  a return stands inside the first loop: only the finest level of net.down was asked.
 h = grow(h) -> return grow(h)
-  a return stands inside a loop: only one level of net.down or of net.up was asked.
+  the return stands inside the second loop: only the lowest level of net.up was asked.
 shrink(h) -> shrink(h) if shrink is not net.shrink[-1] else h
 grow(h) -> grow(h) if grow is not net.grow[-1] else h
   the last shrink or the last grow is left out: whatever it is, it belongs to its level like the others.

@@ -54,12 +54,15 @@ return loss
 - noise -> - per_image(schedule.sigma[t], x0) * noise
   the noise of the target is scaled by sigma: the network predicts it with variance 1.
 model(x_t, t) -> model(x0, t)
+  the network is shown the clean images: it must see x_t.
 model(x_t, t) -> model(noise, t)
-  the network is shown the clean images, or the bare noise: it must see x_t.
+  the network is shown the bare noise, which is the answer: it must see x_t.
 model(x_t, t) -> model(x_t, t - 1)
   the network is told t - 1: it sees x_t, and in this course steps count from 1.
 model(x_t, t) -> model(x_t, t / schedule.T)
-  the network is told floats, t.float() or t / T: the networks of this course take the step itself, an integer.
+model(x_t, t) -> model(t, x_t)
+  the network does not get integers as its second argument: it is model(x_t, t), images first, then t as it is, and not
+  t / T or t.float().
 x_t = torch.lerp(x0, noise, per_image(t / schedule.T, x0))
   x_t is a straight blend of image and noise, as in notebook 01. Here it is q_sample's.
 x_t = x0 + noise
@@ -69,14 +72,22 @@ x_t = x0 + noise
 .mean() -> .flatten(1).sum(1).mean()
   the squared errors are summed over pixels, and only averaged over images. The paper writes it so; here the mean over
   pixels is taken, too, and 1 is what predicting 0 scores for any image size.
+.mean() -> .sum() / 784
+.mean() -> .flatten(1).sum(1).mean() / 784
+  the squared errors are summed and divided by 784: .mean() divides by the number of pixels that these images have.
+.mean() -> .mean() / 2
+  there is a factor 1/2: the plain mean is wanted.
 .square() -> .abs()
+  absolute errors were averaged: square them.
 .square() ->
-  the errors were averaged without a square, so that positive and negative ones cancel, or their absolute values: square
-  them.
+  the errors were averaged without a square, so that positive and negative ones cancel.
 x0, t, noise -> noise, t, x0
   x0 and noise changed places in q_sample: it takes schedule, x0, t, noise.
 model(x_t, t) -> x_t
   the network was left out, and x_t itself compared with the noise.
+error = model(x_t, t) - per_image(schedule.sqrt_alpha_bar[t], x0) * noise + per_image(schedule.sigma[t], x0) * x0
+- noise -> - (noise - x0)
+  the target is a velocity, made of noise and image: this network predicts the noise alone.
 - noise -> - (x_t - x0)
   the target is x_t - x0: q_sample shrinks the image, too, so this is not the noise.
 .mean() -> .flatten(1).mean(1)
@@ -170,8 +181,9 @@ return decay * average + (1 - decay) * value
 (1 - decay) * average + decay * value
   the two weights are swapped: with decay 0.999 the average should hardly move.
 decay * average + value
+  the new value has weight 1: the two weights must add up to 1, or the average grows.
 average + (1 - decay) * value
-  one of the two has weight 1: the two weights must add up to 1, or the average grows.
+  the old average keeps weight 1: the two weights must add up to 1, or the average grows.
 (average + value) / 2
   both have weight 1/2: decay says how much of the old average stays.
 average + (1 - decay) * (average - value)
@@ -182,7 +194,8 @@ decay * average + 1 - decay * value
 decay * average + value - decay
   1 - decay has lost its brackets: Python multiplies before it subtracts.
 value
+  the new value is returned as it is, and nothing averaged.
 average
-  nothing is averaged: the old average, or the new value, is returned as it is.
+  the old average is returned as it is: the new value is missing.
 """,
 )

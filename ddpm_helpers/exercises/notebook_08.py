@@ -58,6 +58,8 @@ t == 1 -> t in (1, s.T)
   no noise is added at t = T: sampling ends at t = 1, and that step alone goes without.
 s.beta[t].sqrt() -> s.beta[t - 1].sqrt()
   the noise has the variance beta_{t-1}: the step from t has beta_t.
+s.beta[t].sqrt() * noise -> noise
+  the noise is added at full strength: one step adds sqrt(beta_t) of it.
 s.beta[t].sqrt() -> s.beta[t]
   the noise has weight beta: beta is a variance, take its square root.
 s.beta[t].sqrt() -> s.sigma[t]
@@ -68,10 +70,12 @@ s.beta[t].sqrt() -> s.posterior_variance[t].sqrt()
 .clamp(-1, 1) ->
   the mean does not use a clipped guess. Keep what .clamp(-1, 1) returns, and take (8.2) for the mean: in (8.3) there is
   no guess to clip.
+x0_hat = (x_t - s.sigma[t] * eps.clamp(-1, 1)) / s.sqrt_alpha_bar[t]
+  eps is clipped instead of the guess: noise has no range, only the clean image has [-1, 1].
 .clamp(-1, 1) -> ; mean = (of_x0 * x0_hat + of_x_t * x_t).clamp(-1, 1)
+  the mean is clipped instead of the guess at the clean image: x_{t-1} may lie outside of [-1, 1].
 right(schedule, x_t, t, eps, noise).clamp(-1, 1)
-  the mean or x_{t-1} is clipped: clip the guess at the clean image alone. x_{t-1} holds noise and may lie outside of
-  [-1, 1].
+  x_{t-1} is clipped: it holds noise and may lie outside of [-1, 1]. Clip the guess alone.
 mean = of_x0 * x_t + of_x_t * x0_hat
   the two weights of the mean are swapped: the small one belongs to the guess.
 s.sigma[t] ** 2 -> s.sigma[t]
@@ -87,9 +91,11 @@ s.sqrt_alpha_bar[t - 1] -> s.sqrt_alpha_bar[t]
 s.sigma[t] * eps -> eps
   the guess takes off eps itself, or sigma_t squared times eps: the image holds sigma_t times eps.
 / s.sqrt_alpha_bar[t] -> / s.alpha_bar[t]
+  the guess is divided by alpha_bar_t: divide by its root, sqrt_alpha_bar_t.
 sqrt_alpha_bar -> alpha_bar
+  alpha_bar stands in both lines where its root belongs: the table is schedule.sqrt_alpha_bar.
 sqrt_alpha_bar[t - 1] -> alpha_bar[t - 1]
-  alpha_bar stands where its square root belongs: the table is schedule.sqrt_alpha_bar, in the guess and in the mean.
+  alpha_bar stands in front of the guess where its root belongs, schedule.sqrt_alpha_bar.
 (-1, 1) -> (0, 1)
 (-1, 1) -> (max=1)
   the guess is not clipped to [-1, 1], where our images lie: .clamp(-1, 1) has two ends.
@@ -107,6 +113,12 @@ s.alpha[t].sqrt() -> s.sqrt_alpha_bar[t]
   the weight of x_t has the root of alpha_bar_t: take that of alpha_t, of this step alone.
 x0_hat = ((x_t - s.beta[t].sqrt() * eps) / s.alpha[t].sqrt()).clamp(-1, 1)
   beta_t stands where alpha_bar_t belongs: the guess undoes the whole closed form, with sigma_t and sqrt_alpha_bar_t.
+x0_hat = ((x_t - s.sigma[t - 1] * eps) / s.sqrt_alpha_bar[t - 1]).clamp(-1, 1)
+[t - 1] -> [t - 2] ; [t] -> [t - 1]
+  the tables were read as if they began with step 1: index 0 is the clean image, and step t stands at index t.
+s.sqrt_alpha_bar[t - 1] * x0_hat + s.sigma[t - 1] * eps
+s.sqrt_alpha_bar[t - 1] * x0_hat + s.sigma[t - 1] / s.sigma[t] * (x_t - s.sqrt_alpha_bar[t] * x0_hat)
+  this is a step of DDIM, which comes later: here the guess is mixed with x_t by (8.2), and fresh noise is added.
 s.sqrt_alpha_bar[t - 1] * x0_hat + s.sigma[t - 1] * noise
   the guess is shrunk and given new noise of step t - 1: that jumps, and forgets where x_t was. Mix the guess with x_t
   by (8.2).
@@ -140,8 +152,9 @@ sigma[s] -> sigma[t]
 schedule.sigma -> schedule.sigma\\nt, s = s, t
   s and t are swapped everywhere: the guess undoes step t, the new mix is that of step s.
 eps = (x_t - signal[s] * x0_hat) / sigma[s]
+  the noise is computed with the tables at s: x_t is the image of step t, so read them at t.
 x0_hat = ((x_t - sigma[s] * eps) / signal[s]).clamp(-1, 1)
-  the guess or the noise is computed with the tables at s: x_t is the image of step t, so read them at t.
+  the guess is computed with the tables at s: x_t is the image of step t, so read them at t.
 x0_hat = (x_t - sigma[t] * eps / signal[t]).clamp(-1, 1)
   only the noise is divided by sqrt_alpha_bar_t: (8.1) divides x_t, too, so set brackets.
 / signal[t] -> / schedule.alpha_bar[t]
@@ -154,14 +167,20 @@ x0_hat = (x_t - sigma[t] * eps / signal[t]).clamp(-1, 1)
 eps = x_t - signal[t] * x0_hat / sigma[t]
   only the guess is divided by sigma_t in the second line: x_t is, too, so set brackets.
 signal[t] * -> schedule.alpha_bar[t] *
+  the noise is computed with alpha_bar_t: x_t holds its root, sqrt_alpha_bar_t, times x0_hat.
 signal[t] * ->
-  sqrt_alpha_bar_t is missing in the noise, or alpha_bar_t stands there: x_t holds sqrt_alpha_bar_t times x0_hat.
+  the noise is computed from x_t - x0_hat: x_t holds sqrt_alpha_bar_t times x0_hat.
 / sigma[t] -> / sigma[s]
   the noise is divided by sigma_s: x_t holds sigma_t of it.
 signal[s] * x0_hat + sigma[s] * eps.clamp(-1, 1)
 eps = eps.clamp(-1, 1)
   the noise is clipped: noise has no range, only the clean image has [-1, 1]. Compute the noise that fits the clipped
   guess, from x_t.
+sigma[s] * x0_hat + signal[s] * eps
+signal, sigma = schedule.sigma, schedule.sqrt_alpha_bar
+  the two weights are swapped: sqrt_alpha_bar belongs to the image, sigma to the noise.
+signal, sigma = schedule.alpha_bar, schedule.sigma
+  alpha_bar stands where its square root belongs: the table is schedule.sqrt_alpha_bar.
 sigma[s] -> (1 - signal[s])
   the noise has the weight 1 - sqrt_alpha_bar: the squares of the two weights add up to 1, take schedule.sigma.
 sigma[s] -> (1 - schedule.alpha_bar[s])
@@ -173,9 +192,17 @@ signal[s] -> schedule.alpha_bar[s]
 right(schedule, x_t, t, s, eps).clamp(-1, 1)
   x_s is clipped: it holds noise and may lie outside of [-1, 1]. Clip the guess alone.
 schedule.alpha[s].sqrt() * x0_hat + schedule.beta[s].sqrt() * eps
-  alpha and beta of one step stand where alpha_bar and sigma of the closed form belong.
+signal, sigma = schedule.alpha.sqrt(), schedule.beta.sqrt()
+signal, sigma = schedule.alpha.sqrt(), schedule.sigma
+signal[s] -> schedule.alpha[s].sqrt()
+/ signal[t] -> / schedule.alpha[t].sqrt()
+  alpha or beta of one step stands where alpha_bar or sigma of the closed form belongs.
 x0_hat
   the clean guess is returned: mix it with noise again, as much as step s has.
+x0_hat + sigma[s] * eps
+  the guess is not shrunk in the last line: its weight is sqrt_alpha_bar_s.
+signal[s] * x0_hat + eps
+  the noise has its full strength in the last line: its weight is sigma_s.
 signal[s] * x0_hat
   the noise is left out of the last line: sigma_s of it belongs back.
 [s] -> [t - 1]
@@ -273,6 +300,8 @@ of_x = (1 - amount).sin() * angle / angle.sin() ; of_y = amount.sin() * angle / 
   the angle stands outside of the sine: it is the sine of (1 - amount) * angle.
 angle = torch.tensor(torch.pi / 2)
   the angle is always a right one: nearly true for two noise images of 784 pixels, but measure it.
+angle = torch.rad2deg(torch.acos(cosine))
+  the angle was turned into degrees: sin and acos both speak of radians.
 angle = cosine
   the cosine was not undone: torch.acos makes an angle of it.
 cosine = (X * Y).sum(1)

@@ -1,7 +1,9 @@
 """Exercises of notebook 09: the distance of two sets of features, the nearest training image, the prior's bits."""
 
+from contextlib import suppress
+
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from ..lessons.toy import double
 from ..marking import Exercise
@@ -44,6 +46,7 @@ def _root(matrix):
 Exercise(
     tag="9.1",
     reference=frechet_distance,
+    tolerance_64=1e-5,  # the root of an eigenvalue close to 0 keeps half of its digits
     cases=lambda: [
         (_features(0, 40, 6), _features(1, 50, 6)),
         (_features(2, 30, 3), _features(3, 20, 3)),
@@ -80,6 +83,11 @@ overlap = torch.linalg.eigvals(A @ B).real.sqrt().sum()
   (9.4), whose eigenvalues are real, and .clamp(min=0) before the root.
 half @ B @ half -> A @ B
   eigh was given A B, which is not symmetric: it reads one triangle only. Take the root of A^(1/2) B A^(1/2).
+half = torch.linalg.cholesky(A)
+half = torch.linalg.cholesky(A) ; half @ B @ half -> half @ B @ half.T
+half = torch.linalg.cholesky(A) ; half @ B @ half -> half.T @ B @ half
+  a Cholesky factor is taken for the root: it is another matrix, and there is none where an eigenvalue is 0, as with
+  fewer images than features. Take the root of (9.4), by eigenvalues.
 overlap = (A.sqrt() @ B @ A.sqrt()).sqrt().trace()
 half = A.clamp(min=0).sqrt() ; overlap = (half @ B @ half).clamp(min=0).sqrt().trace()
 overlap = (A @ B).sqrt().trace()
@@ -87,9 +95,10 @@ overlap = (A @ B).clamp(min=0).sqrt().trace()
   the roots were taken number by number: the root of a matrix takes those of its eigenvalues, so that multiplied by
   itself it gives the matrix.
 V.T -> V
+  the eigenvectors stand on both sides as they are: the root is V sqrt(values) V.T, so transpose the second one.
 @ V.T ->
 @ V.T -> ; B @ half -> B @ half.T
-  the root is not V sqrt(values) V.T: the eigenvectors stand on its left, and transposed on its right.
+  the root ends too early: it is V sqrt(values) V.T, with the eigenvectors transposed on its right.
 (apart.square().sum() + (A + B - 2 * root(half @ B @ half)).sum()).item()
   all entries of the matrix are added up: a trace adds those on the diagonal.
 overlap = (root(A) @ root(B)).trace()
@@ -136,13 +145,16 @@ def _many_copies() -> tuple:
     return torch.cat([images[3:33], 1000 * _images(9, 1, 1, 4, 8)]), images
 
 
-class _Largest(TorchDispatchMode):
-    """Sees how many numbers the largest tensor holds that is made."""
+class _Largest(TorchFunctionMode):
+    """Sees how many numbers the largest tensor holds that is made, or to which arguments are broadcast inside."""
 
     numbers = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
+        shapes = [value.shape for value in args if isinstance(value, torch.Tensor)]
+        with suppress(RuntimeError):  # they do not broadcast, as in x @ y.T
+            self.numbers = max(self.numbers, torch.broadcast_shapes(*shapes).numel())
         if isinstance(result, torch.Tensor):
             self.numbers = max(self.numbers, result.numel())
         return result
@@ -176,6 +188,11 @@ pairs = torch.cdist(x, y) / y.shape[1] ** 0.5
 distances, indices = pairs.min(1)
 return indices, distances
 
+pairs = 1 - torch.cosine_similarity(x[:, None], y, dim=2)
+distances, indices = torch.cosine_similarity(x[:, None], y, dim=2).max(1)
+distances, indices = pairs[range(len(x)), (i := torch.cosine_similarity(x[:, None], y, dim=2).argmax(1))], i
+  the nearest image is found by cosine: that compares directions, and a darker copy would be as near as the image
+  itself. Take the root of the mean squared difference.
 / y.shape[1] ** 0.5 ->
   the distance is not divided: torch.cdist adds up the squared differences of all pixels; divide its result by the root
   of their number.
@@ -231,10 +248,12 @@ log1p(-a_bar) -> log(1 - a_bar) ; .item() ->
   ! Right on paper. In 32 bits sigma_T and 1 - alpha_bar_T lose most digits of a small alpha_bar_T before the logarithm
   is taken: torch.log1p(-a_bar) keeps them.
 [-1] -> [-1].float() ; images.square -> images.float().square
+images.square -> images.float().square
   you compute in float32, whatever the schedule has: where it has 64 bits, keep them.
 / math.log(2) ->
+  the result is in nats: divide by log 2 to get bits.
 / math.log(2) -> * math.log(2)
-  the result is in nats, or multiplied by log 2: a bit is log 2 nats, so divide by it.
+  you multiplied by log 2: a bit is log 2 nats, so divide.
 - torch -> + torch
   the sign of the logarithm is wrong: 1 - alpha_bar_T is below 1, so its logarithm is negative, and minus it is
   positive.

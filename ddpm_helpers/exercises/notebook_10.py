@@ -71,6 +71,8 @@ list(range(1, T + 1, T // steps))[::-1]
   ! Nearly. Where T / steps is no integer, counting by k up to T may give one step too many: stop after `steps` of them.
 T // steps * i -> T * i // steps
   each step is rounded by itself: leading rounds the stride, k = T // steps, then multiplies.
+[T - T // steps * i for i in range(steps)]
+  ! These steps start at T and go down by k: leading counts up from timestep 0, so its first step lies below T.
 [T - T // steps * i + 1 for i in range(1, steps + 1)]
   k is subtracted from T again and again: where T / steps is no integer, that does not end at t = 1. Leading counts up
   from timestep 0.
@@ -86,8 +88,9 @@ Exercise(
 return net(x, t - 1).sample
 
 t - 1 -> t
+  the network is told t: it counts from 0, so our step t is its timestep t - 1.
 t - 1 -> t + 1
-  the network is told t or t + 1: it counts from 0, so our step t is its timestep t - 1.
+  the network is told t + 1: its first timestep is 0, so subtract one.
 .sample ->
   ! The network answers with an object: its prediction is the attribute sample.
 net(x, t - 1, return_dict=False)

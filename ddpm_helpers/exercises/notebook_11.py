@@ -20,7 +20,7 @@ Exercise(
     reference=random_flip,
     cases=lambda: [
         _images([0.7, 0.1, 0.45, 0.99, 0.2], 3, 4, 2),
-        _images([0.3, 0.8, 0.6], 1, 2, 5),
+        _images([0.3, 0.9, 0.55], 1, 2, 5),  # the mean is above 1/2, and a number lies between
         _images([0.5, 0.25, 0.1, 0.75], 2, 3, 4),
         _images([0.2, 0.4, 0.45, 0.97, 0.98, 0.3], 1, 3, 2),  # the mean is above 1/2, and most are below
     ],
@@ -28,13 +28,15 @@ Exercise(
 return torch.where(per_image(chance, x) < 0.5, x.flip(-1), x)
 
 flip(-1) -> flip(-2)
+  the images are turned upside down: left and right is the last axis, .flip(-1).
 flip(-1) -> flip(1)
+  the colour channels are reversed, red for blue: left and right is the last axis, .flip(-1).
 flip(-1) -> flip(0)
+  the order of the batch is reversed: left and right is the last axis, .flip(-1).
 flip(-1) -> flip(-1, -2)
 flip(-1) -> flip(1, 2, 3)
 flip(-1) -> flip(1, -1)
-  another axis is reversed, or more than one (the rows, the channels, the batch): left and right is the last axis alone,
-  .flip(-1).
+  more than one axis is reversed: left and right is the last one alone, .flip(-1).
 x.flip(-1) -> -x
   the values change their sign, which makes a negative: what changes is the order of the last axis.
 x
@@ -54,6 +56,8 @@ x.flip(-1), x -> x, x.flip(-1)
 < 0.5 -> > 0.5
   the other half is mirrored (by >, or by rounding): here it is the images whose number is below 1/2. (It would train as
   well.)
+< 0.5 -> < chance.mean()
+  the numbers are compared with their mean: compare each with 1/2.
 < 0.5 -> <= 0.5
   ! Nearly: a number of exactly 1/2 is not below 1/2.
 x[chance < 0.5].flip(-1)

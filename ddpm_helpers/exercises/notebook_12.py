@@ -47,8 +47,9 @@ chance -> labels
 < share -> < 0.1
   the share is fixed at 0.1: compare with `share`.
 none -> 10
+  the hidden labels become 10, whatever `none` is: put `none`.
 none -> -1
-  the hidden labels become 10 or -1, whatever `none` is: put `none`.
+  the hidden labels become -1: no row of the table has that number; put `none`.
 none -> 0
   the hidden labels become 0. That is a class like any other, and the network would learn that some zeros look like any
   digit: put `none`.

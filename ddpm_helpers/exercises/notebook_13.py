@@ -45,14 +45,18 @@ return (weight @ images.flatten(1)).reshape(x_t.shape)
 (2 * s**2) -> (2 * s)
   the distance was divided by 2 sigma instead of 2 sigma^2.
 (2 * s**2) -> s**2
+  the 2 in 2 sigma^2 is missing: the weights come out too sharp.
 (2 * s**2) -> 2 * s**2
+  / 2 * sigma^2 has lost its brackets: Python divides by 2 and then multiplies.
 (2 * s**2) -> (2 * s) ** 2
-  the 2 in 2 sigma^2 is missing, or squared, or has lost its brackets: divide by (2 * sigma^2).
+  the 2 is squared, too: it is 2 times sigma^2.
 -distance -> distance
   the minus sign is missing: the images farthest away get the largest weights.
 softmax(1) -> softmax(0)
 softmax(1) -> flatten().softmax(0).reshape(distance.shape)
   the softmax runs over the batch, or over all distances: the weights of one x_t, over the images, must add up to 1.
+signal[:, None, None, None, None] -> signal[0] ; sigma[:, None] -> sigma[0]
+  signal and sigma of the first noisy image are used for all: each has its own.
 x_t[:, None] - signal[:, None, None, None, None] * images -> signal[:, None, None, None, None] * x_t[:, None] - images
   signal multiplies x_t: it multiplies the images, x_t holds it already.
 x_t[:, None] - signal[:, None, None, None, None] * images -> x_t[:, None] / signal[:, None, None, None, None] - images
@@ -90,10 +94,11 @@ signal = schedule.alpha_bar[t, None] * variance  # (K, D)
 return (signal / (signal + schedule.sigma[t, None] ** 2)).mean(1)
 
 variance = images.var().reshape(1)
+  one variance was taken of all pixels: each has its own, over the images (axis 0).
 variance = images.var((0, 2, 3))
+  one variance was taken of each channel: each pixel has its own, over the images (axis 0).
 variance = images.flatten(1).var(1)
-  a variance was taken of all pixels, of each channel or of each image: each pixel has its own, over the images (axis
-  0).
+  the variance runs over the pixels of each image: it runs over the images, one for each pixel (axis 0).
 variance = images.var(0).mean().reshape(1)
   the variances were averaged first: average the losses of the pixels, not their variances.
 .var(0) -> .std(0)

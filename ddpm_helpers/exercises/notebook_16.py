@@ -31,9 +31,10 @@ loss = error.mean()
 max=1 -> min=1
   the larger of the two errors was taken: the weight is at most 1.
 1 / ratio -> ratio
+  the weight is min(1, snr), which belongs to the error of the clean image. For the error of the noise it is min(1, 1 /
+  snr).
 weight = ratio
-  the weight is snr, or min(1, snr), which belongs to the error of the clean image. For the error of the noise it is
-  min(1, 1 / snr).
+  the weight is snr: where the noise is weak, that is large. It is min(1, 1 / snr).
 1 / ratio -> 5 / ratio
   gamma is 5, min(1, 5 / snr): here it is 1.
 1 / ratio -> 1 / ratio.sqrt()
@@ -50,8 +51,9 @@ loss = error.mean() * per_image(weight, x0)
   a mean over the batch was taken before the weights came in: keep the squared errors of each image, multiply image by
   image, then take the mean.
 .square() ->
+  the errors are not squared.
 .square() -> .abs()
-  the errors, or their absolute values, are not squared.
+  the errors are taken without their sign, and not squared.
 weight = schedule.sigma[t] ** 2
   the weight is the variance of the noise, 1 - alpha_bar: it is min(1, 1 / snr).
 .clamp(max=1) -> .clamp(max=1) / ratio

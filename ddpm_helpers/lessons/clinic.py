@@ -1,9 +1,6 @@
-"""Sixteen broken systems, for notebook 13: each has one usual fault, and shows its symptom in seconds.
-
-Training is left out: `IdealDenoiser` answers what a perfect network would, so a symptom has no other cause than the
-fault. Where the fault lies in training, the ideal answer is that of a network trained with it. Images are (N, C, H, W)
-in [-1, 1], N at most a few hundred.
-"""
+"""Sixteen broken systems, for notebook 13: images (N, C, H, W) in [-1, 1], N at most a few hundred, to a system with
+one usual fault, which shows its symptom in seconds. Training is left out: `IdealDenoiser` answers what a perfect
+network would, or one trained with the fault, where it lies there; so a symptom has no other cause."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +11,7 @@ from torch import Tensor, nn
 
 from ..sampling import ddpm_trajectory, image_noise, sample
 from ..schedule import NoiseSchedule, linear_schedule, per_image, predict_eps, predict_x0, q_sample
-from .diagnosis import IdealDenoiser, loss_by_t
+from .diagnosis import IdealDenoiser, loss_by_t, normal
 
 T, COUNT = 100, 32
 SCHEDULE = linear_schedule(T)
@@ -64,15 +61,11 @@ def _trained_on(images: Tensor, signal: Tensor, sigma: Tensor) -> System:
     model = IdealDenoiser(images, (signal, sigma))
 
     def own_loss(t: Tensor) -> Tensor:
-        noise = _normal(images)
+        noise = normal(images)
         errors = [model(signal[k] * images + sigma[k] * noise, k.expand(len(images))) - noise for k in t]
         return torch.stack(errors).square().mean((1, 2, 3, 4))
 
     return _system(model, SCHEDULE, images, own_loss)
-
-
-def _normal(x: Tensor) -> Tensor:
-    return torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
 
 def healthy(images: Tensor) -> System:
@@ -94,7 +87,7 @@ def never_noise(images: Tensor) -> System:
 def noisy_last_step(images: Tensor) -> System:
     """The sampler adds noise at the last step, too."""
     system = healthy(images)
-    return replace(system, samples=system.samples + SCHEDULE.beta[1].sqrt() * _normal(system.samples))
+    return replace(system, samples=system.samples + SCHEDULE.beta[1].sqrt() * normal(system.samples))
 
 
 def off_by_one(images: Tensor) -> System:
@@ -114,8 +107,8 @@ def alpha_for_alpha_bar(images: Tensor) -> System:
 
 def uniform_noise(images: Tensor) -> System:
     """The sampler draws torch.rand instead of torch.randn."""
-    model, normal = IdealDenoiser(images, SCHEDULE), image_noise(0, range(COUNT), tuple(images.shape[1:]))
-    rand = lambda: torch.special.ndtr(normal())  # noqa: E731
+    model, noise = IdealDenoiser(images, SCHEDULE), image_noise(0, range(COUNT), tuple(images.shape[1:]))
+    rand = lambda: torch.special.ndtr(noise())  # noqa: E731
     *_, last = ddpm_trajectory(model, SCHEDULE, rand(), rand)
     return System(model, SCHEDULE, images, last.x)
 
@@ -134,7 +127,7 @@ def young_average(images: Tensor) -> System:
 def wrapped_bytes(images: Tensor) -> System:
     """Samples went through uint8 without clipping: a little above white is black."""
     system = healthy(images)
-    values = ((system.samples + 0.01 * _normal(system.samples) + 1) * 127.5).long() % 256
+    values = ((system.samples + 0.01 * normal(system.samples) + 1) * 127.5).long() % 256
     return replace(system, samples=values / 127.5 - 1)
 
 
@@ -186,12 +179,9 @@ def broadcast_loss(images: Tensor) -> System:
     system = _with(images, lambda ideal, x, t: ideal(x, t) / 16)
 
     def own_loss(t: Tensor) -> Tensor:
-        noise, losses = _normal(images[:16]), []
-        for k in t:
-            steps = k.expand(len(noise))
-            prediction = system.model(q_sample(SCHEDULE, images[:16], steps, noise), steps)
-            losses.append((prediction[None] - noise[:, None]).square().mean())
-        return torch.stack(losses)
+        few, noise = images[:16], normal(images[:16])
+        predictions = (system.model(q_sample(SCHEDULE, few, k, noise), k) for k in t[:, None].expand(-1, len(few)))
+        return torch.stack([(answer[None] - noise[:, None]).square().mean() for answer in predictions])
 
     return replace(system, own_loss=own_loss)
 

@@ -17,9 +17,6 @@ class Finding(NamedTuple):
     advice: str  # what to look at
 
 
-Findings = Iterator[tuple[str, str, str]]
-
-
 def ideal_x0(images: Tensor, x_t: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
     """The mean of the clean image given x_t (B, C, H, W), where the data are `images` (N, C, H, W), all equally likely:
     their mean, weighted by the softmax of -|x_t - signal * image|^2 / (2 sigma^2), with signal and sigma (B,)."""
@@ -33,8 +30,8 @@ def ideal_x0(images: Tensor, x_t: Tensor, signal: Tensor, sigma: Tensor) -> Tens
 
 class IdealDenoiser(nn.Module):
     """What a perfect network would answer, if the data were a few images (N, C, H, W), each as likely as the others (De
-    Bortoli 2022, section 3.3). What goes wrong with it in a sampler is the sampler's fault. In place of a schedule it
-    takes two tables (T+1,), shares of signal and noise."""
+    Bortoli 2022, section 3.3): what goes wrong in a sampler is the sampler's fault. In place of a schedule it takes two
+    tables (T+1,), shares of signal and noise."""
 
     def __init__(self, images: Tensor, schedule: NoiseSchedule | tuple[Tensor, Tensor]):
         super().__init__()
@@ -63,12 +60,14 @@ def straight_line_loss(schedule: NoiseSchedule, images: Tensor, t: Tensor) -> Te
 def loss_by_t(model: Model, schedule: NoiseSchedule, images: Tensor, t: Tensor, asked: int = 0) -> Tensor:
     """Mean squared error of the predicted noise at each of the steps t (K,), over all images (N, C, H, W): (K,). The
     model is asked about t + asked, kept in 1 ... T."""
-    noise, losses = _noise(images, seed=0), []
-    for step in t.tolist():
-        steps = torch.full((len(images),), step, device=images.device)
-        asking = lambda x, t: model(x, (t + asked).clamp(1, schedule.T))  # noqa: E731
-        losses.append(ddpm_loss(asking, schedule, images, steps, noise))
-    return torch.stack(losses)
+    noise, every = normal(images), torch.ones(len(images), dtype=torch.int64, device=images.device)
+    asking = lambda x, t: model(x, (t + asked).clamp(1, schedule.T))  # noqa: E731
+    return torch.stack([ddpm_loss(asking, schedule, images, step * every, noise) for step in t.tolist()])
+
+
+def normal(like: Tensor, seed: int = 0) -> Tensor:
+    """Noise in the shape of these images, the same on every device."""
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like.device)
 
 
 @torch.no_grad()
@@ -94,7 +93,7 @@ def diagnose(
     return findings
 
 
-def _look(model, schedule, images, samples, average) -> Findings:
+def _look(model, schedule, images, samples, average) -> Iterator[tuple[str, str, str]]:
     if not images.is_floating_point():
         yield "data", f"the images are {images.dtype}", "The process wants floats in [-1, 1]: use to_float"
         return
@@ -113,17 +112,20 @@ def _look(model, schedule, images, samples, average) -> Findings:
         yield from _look_at_samples(samples, images)
 
 
-def _look_at_model(model: nn.Module, average: nn.Module | None, schedule: NoiseSchedule, images: Tensor) -> Findings:
+def _look_at_model(model, average, schedule: NoiseSchedule, images: Tensor) -> Iterator[tuple[str, str, str]]:
     T, training = schedule.T, getattr(model, "training", False)
     if training:
         yield "mode", "the model is in train mode", "Call model.eval() before sampling: dropout is at work"
-    t = _some_steps(schedule)
+    # Nine steps from 1 to T, and the last ones at which the image has 1 % and 0.2 % of the variance.
+    late = [int((schedule.alpha_bar >= share).sum()) - 1 for share in (0.01, 0.002)]
+    steps = torch.linspace(1, T, 9).long().tolist()
+    t = torch.tensor([*steps, *late], device=images.device).clamp(min=1).unique()
     ours, line = loss_by_t(model, schedule, images, t), straight_line_loss(schedule, images, t)
     if not ours.isfinite().all():
         yield "loss by t", "not finite", "Look for a division by sigma[0] or a log of 0"
         return
     middle = torch.full((len(images),), max(T // 2, 1), device=images.device)
-    x = q_sample(schedule, images, middle, _noise(images, seed=1))
+    x = q_sample(schedule, images, middle, normal(images, seed=1))
     answer = model(x, middle)
     size = _rms(answer)
     if T > 3 and _rms(model(x, torch.ones_like(middle)) - answer) < 1e-4 * size:
@@ -139,14 +141,20 @@ def _look_at_model(model: nn.Module, average: nn.Module | None, schedule: NoiseS
     # Near T both losses are close to 0: a trained network's by about 0.0004, the line's by less and less.
     over = ours - 1.1 * line
     worse = over > 0.0005
+    near_0 = torch.tensor(range(3, min(8, T)), device=images.device)  # where a step changes the noise most
     if worse.any():
         where, k = ", ".join(map(str, t[worse].tolist())), int(over.argmax())
         numbers = f"at t = {where}; at {t[k]} {ours[k]:.2g} against {line[k]:.2g}"
         advice = "It is not trained yet, or not at these steps, or on another process than this schedule's: compare "
         advice += "the training loop's x_t with q_sample, its target with the noise, and their shapes"
         yield "loss by t", f"worse than a straight line through each pixel {numbers}", advice
-    else:
-        yield from _look_at_offset(model, schedule, images)
+    elif len(near_0):
+        losses = {asked: loss_by_t(model, schedule, images, near_0, asked).mean().item() for asked in (0, -1, 1)}
+        best = min(losses, key=losses.get)
+        if losses[best] < 0.95 * losses[0]:
+            measured = f"loss {losses[best]:.3f} instead of {losses[0]:.3f}"
+            advice = "Training and sampling count steps differently: from 0 the one, from 1 the other"
+            yield "time", f"told t{best:+d} instead of t, the model does better: {measured}", advice
     if average is not None:
         ours, theirs = ours.mean(), loss_by_t(average, schedule, images, t).mean()
         if theirs > 1.5 * ours + 0.01:
@@ -154,17 +162,7 @@ def _look_at_model(model: nn.Module, average: nn.Module | None, schedule: NoiseS
             yield "average", f"the averaged weights have a loss of {theirs:.3f}, the last ones {ours:.3f}", advice
 
 
-def _look_at_offset(model: nn.Module, schedule: NoiseSchedule, images: Tensor) -> Findings:
-    t = torch.tensor(range(3, min(8, schedule.T)), device=images.device)  # where a step changes the noise most
-    losses = {asked: loss_by_t(model, schedule, images, t, asked).mean().item() for asked in (-1, 0, 1) if len(t)}
-    best = min(losses, key=losses.get, default=0)
-    if best != 0 and losses[best] <= 0.95 * losses[0]:
-        measured = f"loss {losses[best]:.3f} instead of {losses[0]:.3f}"
-        advice = "Training and sampling count steps differently: from 0 the one, from 1 the other"
-        yield "time", f"told t{best:+d} instead of t, the model does better: {measured}", advice
-
-
-def _look_at_samples(samples: Tensor, images: Tensor) -> Findings:
+def _look_at_samples(samples: Tensor, images: Tensor) -> Iterator[tuple[str, str, str]]:
     if not samples.is_floating_point() or not samples.isfinite().all():
         yield "samples", f"{samples.dtype}, or not finite", "Look at them before they are turned into bytes"
         return
@@ -190,17 +188,6 @@ def _look_at_samples(samples: Tensor, images: Tensor) -> Findings:
     if apart < 0.5 * usual:
         advice = "Does the sampler start from pure noise of variance 1, and the forward process end there?"
         yield "samples' variety", f"two samples differ by {apart:.2f}, two images by {usual:.2f} (medians)", advice
-
-
-def _noise(images: Tensor, seed: int) -> Tensor:
-    return torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images.device)
-
-
-def _some_steps(schedule: NoiseSchedule) -> Tensor:
-    """Nine steps from 1 to T, and the last ones at which the image has 1 % and 0.2 % of the variance."""
-    late = [int((schedule.alpha_bar >= share).sum()) - 1 for share in (0.01, 0.002)]
-    steps = torch.linspace(1, schedule.T, 9).long().tolist()
-    return torch.tensor([*steps, *late], device=schedule.beta.device).clamp(min=1).unique()
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from .naive import naive_loss
 
 RESULTS = Path(__file__).parent.parent / "results"
 COLUMNS = {  # of `ladder_table`: key of a row -> title, width, format
-    "name": ("", "<27", ""),
+    "name": ("", "<27", ""),  # or as wide as the longest
     "parameters": ("parameters", ">12", ","),
     "images_per_second": ("images/s", ">10", ",.0f"),
     "train_steps": ("steps", ">8", ","),
@@ -72,6 +72,7 @@ def ladder_samples(name: str = "ladder_cpu") -> dict[str, Tensor]:
 def ladder_table(rows: list[dict]) -> str:
     """Rows of a ladder as text, a line each below a line of titles; what a row does not have is left empty."""
     columns = {key: column for key, column in COLUMNS.items() if any(key in row for row in rows)}
+    columns["name"] = "", f"<{max(27, *(len(row['name']) + 1 for row in rows))}", ""
     lines = ["".join(f"{title:{width}}" for title, width, _ in columns.values())]
     for row in rows:
         cells = (f"{format(row[key], how) if key in row else '':{width}}" for key, (_, width, how) in columns.items())

@@ -14,24 +14,19 @@ LETTERS = "abcd"
 TEXT = """
 broadcast_loss: noise in every square, hardly a trace of a digit
 - It was not trained for long enough
-  Then the loss would still be falling, first of all at large t, where x_t is almost the noise itself and the answer
-  is easy. This one is the same at every t and stays.
+  Then the loss would still be falling, first at large t, where x_t is almost noise. This one is level, and stays.
 - The learning rate is too large
-  Then the loss would jump about, and from time to time exceed 1, the loss of the answer 0, by far. This one is
-  steady.
+  Then the loss would be restless, and at times far above 1, the loss of the answer 0. This one is steady.
 + The loss compares every image with all of its batch: (B, H, W) met (B, 1, H, W)
-  The best answer to 16 noises at once is their mean, and of that one sixteenth is one's own. So the loss ends at
-  about 1, at every t alike, and no patience helps.
+  The best answer to 16 noises at once is their mean. So the loss ends near 1, at every t alike, whatever the patience.
 - The sampler adds noise at the last step
-  Then finished digits would show through a fine grain, and the loss, which knows nothing of the sampler, would be
-  low.
+  Then finished digits would show through a fine grain. And the loss, which knows no sampler, would be low.
 
 no_time: grey digits under even noise
 - The sampler adds noise at the last step
   The loss would not notice, and its curve would lie at 0. This one is bad at small t before any sampler has run.
 + The network does not hear the time t
-  One answer is used for all amounts of noise. It is right near one t and wrong on both sides of it: too little noise
-  taken for much, and much for little.
+  One answer serves all amounts of noise: right near one t, and wrong on both sides of it.
 - The images were left in [0, 1]
   Then black would be an even grey, without grain, and the loss would be low.
 - Samples come from an average of the weights that still holds the start
@@ -45,8 +40,8 @@ young_average: noise in which a digit can be suspected here and there
 - The sampler draws torch.rand instead of torch.randn
   Then the samples would be clean digits, nearly all the same one or two. These are noise, and each is different.
 + The samples come from an average of the weights that still holds the start
-  The curve belongs to the last weights, the samples to other ones. An average with decay 0.9999 holds a share
-  0.9999^n of the start after n steps: 90 % after 1000.
+  The curve belongs to the last weights, the samples to others: an average with decay 0.9999 holds a share 0.9999^n of
+  the start after n steps, 90 % after 1000.
 
 no_square_root: digits with black and white dirt all over them
 + Training mixed alpha_bar x_0 + (1 - alpha_bar) eps: the square roots are missing
@@ -65,11 +60,9 @@ wrapped_bytes: clean digits with many single white pixels around them
 - The sampler adds noise at the last step
   That noise would be faint: grey on black. These specks are as far from the truth as a pixel can be.
 + The samples went to uint8 without clipping
-  A byte has no -1: 0 - 1 is 255. A sampler ends a little above and a little below black, and what is below comes out
-  white.
+  A byte has no -1: 0 - 1 is 255. A sampler ends a little above black, or below, and what is below comes out white.
 - The network is in train mode while sampling
-  What dropout disturbs at one step is repaired at the next; single pixels at the other end of the range are not left
-  over. And the loss would show it.
+  What dropout disturbs at one step the next one repairs: no single white pixels are left. And the loss would show it.
 
 unit_range: perfect digits, in white on grey instead of on black
 + The training images lie in [0, 1], the display expects [-1, 1]
@@ -89,27 +82,23 @@ blind_to_brightness: squares that are all white or all black, a few with a digit
 - The sampler does not clip its guess of the clean image
   True, it does not clip. But a model that sees the brightness stays in range without clipping, too.
 + A norm over the whole input hides the brightness from the network
-  The mean of the image is the one thing that such a network cannot see. Noise moves it at each step, and nothing ever
-  moves it back: a random walk.
+  It cannot see the image's mean. Noise moves that at each step, and nothing moves it back: a random walk.
 
 rescaled_pictures: clean digits that look as they should
 - The network repeats its training images
   Then the nearest training image would be close to each sample. It is far.
 + Each picture is stretched to its own darkest and brightest pixel when it is shown
-  Stretched, a picture that reaches from 9 to 11 and one that reaches from -1 to 1 look the same. The fault of case 7
-  is there, and the display hides it.
+  Stretched, a picture from 9 to 11 and one from -1 to 1 look the same: the fault of case 7 is there, and hidden.
 - The network makes a few of the digits only
   Then the mean brightness would hardly differ from that of the images. And there are many sorts in the picture.
 - 32 samples are too few to trust the numbers
-  A mean of 32 is uncertain by a sixth of the spread. That explains a difference in the second decimal here, not a
-  spread a hundred times too wide.
+  A mean of 32 is uncertain by a sixth of the spread. That explains no spread that is a hundred times too wide.
 
 uniform_noise: the same two digits over and over
 - The network has learned a few images only
   Then the loss, which is a mean over all 64, would be high.
 + The sampler draws its noise with torch.rand
-  torch.rand has the mean 1/2 and the variance 1/12. Every start is bright and almost the same, and so is every noise
-  that follows.
+  torch.rand has the mean 1/2 and the variance 1/12: every start is bright and almost the same, as is all later noise.
 - Every image gets the same noise, because the seed is set again for each
   Then all would be one digit, the same to the last bit. With MNIST there are two here; and look at the noise itself.
 - Training mixed without the square roots
@@ -122,9 +111,8 @@ alpha_for_alpha_bar: digits, too many of them with broad strokes, zeros most of 
   Then noise would be left over in the samples. These are clean.
 - The forward process does not end in noise, since it has too few steps for its betas
   Then alpha_bar[T] would be far from 0. It is printed below the picture: it is not.
-+ The training loop jumps with alpha_t where alpha_bar_t belongs
-  Its x_t is never noisier than one single step makes it. Finding that noise is no preparation for what the sampler
-  starts with.
++ The training loop's closed form has alpha_t where alpha_bar_t belongs
+  Its x_t is never noisier than one step makes it: no preparation for what the sampler starts with.
 
 never_noise: digits with strokes that are bolder than those above, and of few sorts
 + The forward process does not end in noise
@@ -143,8 +131,7 @@ no_fine_skip: digits in coarse blocks, in most columns the one above
 - The training images were shrunk to 14 x 14 and enlarged again
   Then blocks would be all that there is to learn, and the loss would be low at small t, too.
 + The finest skip connection is not used
-  What is finer than the blocks has no way through the network. At small t all that is left to find is fine, so the
-  loss is worst there.
+  What is finer than the blocks finds no way through. At small t all that is left to find is fine: the loss is worst.
 - The sampler takes too few steps
   Then strokes would be soft or misplaced, but no grid would show, and the loss knows nothing of the number of steps.
 
@@ -154,8 +141,7 @@ gradient_times_loss: smudges in both rows, almost alike
 - The network is too small
   It is the same network as in the upper row, and that one reaches the black line.
 - The network does not hear the time t
-  Then the curve would touch the black line near one t and leave it on both sides. This one keeps its distance, and
-  falls with t.
+  Then the curve would touch the black line near one t and leave it on both sides. This one keeps its distance.
 - Samples come from an average of the weights that still holds the start
   The curve is that of the last weights. It would lie on the black line.
 
@@ -167,15 +153,13 @@ train_mode: clean digits in both rows, in many columns not the same ones
 - The sampler draws its noise with torch.rand
   Then all the samples would be the same one or two. And the loss would not notice.
 + The network is in train mode while sampling
-  Dropout sets a tenth of the answers to 0, whatever t is. The sampler repairs most of that on its way, so the
-  pictures do not tell.
+  Dropout sets a tenth of the answers to 0, whatever t is. The sampler repairs most of it: the pictures do not tell.
 
 off_by_one: clean digits in both rows, the same ones; the curve has a spike at the smallest steps
 - The finest skip connection is not used
   Then blocks would show in the samples. These are as sharp as the images.
 + The sampler counts steps from 0, the training loop from 1
-  Near t = 1 a step changes the amount of noise by a large factor, near T by almost none. So being one off costs
-  something at the smallest steps only.
+  Near t = 1 a step changes the noise by a large factor, near T by almost none: only there it matters to be one off.
 - beta_1 is too small for this network
   Then the loss of the training loop would have the spike, too, and it has none.
 - The network does not hear the time t
@@ -191,11 +175,6 @@ noisy_last_step: eight times brighter than they are, the digits of the lower row
 - Training mixed without the square roots
   Then the dirt would show without any brightening.
 """
-
-
-def as_it_is(samples: Tensor) -> Tensor:
-    """Samples are shown as they are."""
-    return samples
 
 
 def stretched(samples: Tensor) -> Tensor:
@@ -224,31 +203,27 @@ class Case:
 
     def reply(self, letter: str) -> str:
         """What to say to a choice, a letter of either case."""
-        chosen = letter.lower() if isinstance(letter, str) else None
+        chosen = str(letter).lower()
         if chosen not in self.choices:
             raise ValueError(f"case {self.number} has the choices a, b, c and d; got {letter!r}")
         return f"{f'Yes: {chosen}' if chosen == self.letter else f'No, not {chosen}'}. {self.replies[chosen]}"
 
     def __str__(self) -> str:
-        lines = [f"Case {self.number}: what is wrong?"]
-        return "\n".join(lines + [f"  {letter}  {text}" for letter, text in self.choices.items()])
+        choices = (f"  {letter}  {text}" for letter, text in self.choices.items())
+        return "\n".join([f"Case {self.number}: what is wrong?", *choices])
 
 
 def _case(number: int, block: str) -> Case:
     head, *answers = re.split(r"\n(?=[-+] )", block)
     fault, _, seen = head.partition(": ")
-    marks, texts = zip(*(answer.split(" ", 1) for answer in answers), strict=True)
-    choices, replies = zip(*(text.split("\n", 1) for text in texts), strict=True)
-    return Case(
-        number,
-        getattr(clinic, fault),
-        clinic.trained_lines if fault == "gradient_times_loss" else clinic.healthy,
-        {"rescaled_pictures": stretched, "noisy_last_step": brightened}.get(fault, as_it_is),
-        seen,
-        LETTERS[marks.index("+")],
-        dict(zip(LETTERS, choices, strict=True)),
-        {letter: " ".join(reply.split()) for letter, reply in zip(LETTERS, replies, strict=True)},
-    )
+    twin = clinic.trained_lines if fault == "gradient_times_loss" else clinic.healthy
+    shown = {"rescaled_pictures": stretched, "noisy_last_step": brightened}.get(fault, Tensor.clone)  # as it is
+    right, choices, replies = "", {}, {}
+    for letter, answer in zip(LETTERS, answers, strict=True):
+        choices[letter], reply = answer[2:].split("\n", 1)
+        replies[letter] = " ".join(reply.split())
+        right += letter * (answer[0] == "+")
+    return Case(number, getattr(clinic, fault), twin, shown, seen, right, choices, replies)
 
 
 CASES = tuple(_case(number, block) for number, block in enumerate(TEXT.strip().split("\n\n"), start=1))

@@ -1,8 +1,4 @@
-"""Pictures and controls that a single notebook uses, in the notebooks' order; what several use is in `viz`.
-
-02: plot_histograms, forward_frames. 05: heat_maps. 08: trajectory_frames, animate. 09: plot_points. 10: plot_ladder,
-plot_levers. 11: plot_growth. 12: guidance_frames. 13: show_case, show_cases, mark_table, ask.
-"""
+"""Pictures and controls that a single notebook uses, from 02 to 13; what several use is in `viz`."""
 
 import html
 import io
@@ -38,9 +34,11 @@ def plot_histograms(
     `normal` is title -> (mean, standard deviation) of the dashed line, else 0 and 1.
     """
     rows = -(-len(panels) // columns)
-    figure, axes = viz.subplots(rows, columns, size=(8, 0.9 + 1.5 * rows))
+    figure, axes = viz.subplots(rows, columns, size=(8, 0.9 + 1.5 * rows), squeeze=False)
     edges, x = np.linspace(*span, 81), np.linspace(*span, 400)
-    for axis, (title, samples) in zip(np.ravel(axes), panels.items(), strict=False):
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, samples) in zip(axes.flat, panels.items(), strict=False):
         for j, (name, values) in enumerate(samples.items()):
             kind = {"histtype": "step", "linewidth": 1.5} if j else {"alpha": 0.45}
             axis.hist(values.detach().cpu().numpy(), edges, density=True, color=COLOURS[j], label=name, **kind)
@@ -49,7 +47,7 @@ def plot_histograms(
         axis.plot(x, density, "--", color="black", linewidth=1.2)
         axis.set(title=title, yticks=[], xlim=span, ylim=(0, 1.6 * density.max()))  # spikes are cut off
         axis.spines["left"].set_visible(False)
-    handles, names = max((axis.get_legend_handles_labels() for axis in np.ravel(axes)), key=lambda found: len(found[1]))
+    handles, names = max((axis.get_legend_handles_labels() for axis in axes.flat), key=lambda found: len(found[1]))
     if len(names) > 1:
         figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     viz.show(figure, alt)
@@ -57,22 +55,20 @@ def plot_histograms(
 
 def forward_frames(schedules: list[NoiseSchedule], x0: Tensor, noise: Tensor, positions: int = 41) -> dict:
     """For `viz.explore`: images x0 (N, C, H, W) from step 1 to step T of each schedule, with the same noise."""
-    frames = {schedule.name: [] for schedule in schedules}
-    for schedule in schedules:
-        for t in torch.linspace(1, schedule.T, positions).round().long():
-            weights = f"{schedule.sqrt_alpha_bar[t]:.3f} x image + {schedule.sigma[t]:.3f} x noise"
-            x_t = q_sample(schedule, x0, t.expand(len(x0)), noise)
-            frames[schedule.name].append((f"t = {t} of {schedule.T}: {weights}", [x_t]))
-    return frames
+
+    def frame(s: NoiseSchedule, t: Tensor) -> tuple:
+        text = f"t = {t} of {s.T}: {s.sqrt_alpha_bar[t]:.3f} x image + {s.sigma[t]:.3f} x noise"
+        return text, [q_sample(s, x0, t.expand(len(x0)), noise)]
+
+    return {s.name: [frame(s, t) for t in torch.linspace(1, s.T, positions).round().long()] for s in schedules}
 
 
 def heat_maps(panels: dict[str, Tensor], *, alt: str) -> None:
     """Draw tables of numbers in [-1, 1] side by side, red to blue: title -> (steps, dimensions), steps rightwards."""
     figure, axes = viz.subplots(1, len(panels), size=(8, 3.2), squeeze=False)
+    look = {"cmap": "RdBu", "vmin": -1, "vmax": 1, "interpolation": "nearest", "aspect": "auto"}
     for axis, (title, table) in zip(axes[0], panels.items(), strict=True):
-        extent = (0.5, len(table) + 0.5, table.shape[1] - 0.5, -0.5)
-        look = {"cmap": "RdBu", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
-        picture = axis.imshow(table.T.numpy(), aspect="auto", extent=extent, **look)
+        picture = axis.imshow(table.T.numpy(), extent=(0.5, len(table) + 0.5, table.shape[1] - 0.5, -0.5), **look)
         axis.set(title=title, xlabel="step t")
     axes[0, 0].set_ylabel("dimension")
     figure.colorbar(picture, ax=axes)
@@ -123,10 +119,7 @@ def plot_ladder(results: dict) -> None:
             return "predicts the clean image"
         return "as published, with a fault" if row["name"].endswith(", published") else "predicts noise or velocity"
 
-    def facts(row: dict) -> str:
-        millions, speed = row["parameters"] / 1e6, row["images_per_second"]
-        return f"{row['frechet']:,.0f}  ({millions:.1f} M parameters, {speed:,.0f} images/s)"
-
+    facts = "{frechet:,.0f}  ({millions:.1f} M parameters, {images_per_second:,.0f} images/s)"
     figure, axis, order = _ranking(results["systems"], kind, facts)
     floor, worst = min(row["floor"] for row in results["systems"]), max(row["frechet"] for row in results["systems"])
     axis.axvline(floor, color="black", linestyle="--", linewidth=1, label=f"real images: {floor:,.0f}")
@@ -140,13 +133,9 @@ def plot_ladder(results: dict) -> None:
 
 def plot_levers(results: dict) -> None:
     """Draw `load_ladder("levers_cpu")`: the recipe, seeds of it, and variants, the closest to real images on top."""
-    recipe = results["systems"][0]
-    kinds = "faster or slower: more or fewer steps", "as many steps"
-    figure, axis, order = _ranking(
-        results["systems"],
-        lambda row: kinds[row["train_steps"] == recipe["train_steps"]],
-        lambda row: f"{row['frechet']:,.0f}",
-    )
+    recipe, kinds = results["systems"][0], ("faster or slower: more or fewer steps", "as many steps")
+    same_steps = lambda row: kinds[row["train_steps"] == recipe["train_steps"]]  # noqa: E731
+    figure, axis, order = _ranking(results["systems"], same_steps, "{frechet:,.0f}")
     seeds = [row["frechet"] for row in results["systems"] if row["name"].startswith(recipe["name"])]
     axis.axvspan(min(seeds), max(seeds), color="0.88", label=f"{recipe['name']}, {len(seeds)} seeds")
     axis.margins(x=0.12)
@@ -154,15 +143,16 @@ def plot_levers(results: dict) -> None:
     viz.show(figure, f"Dots of the Frechet distance, from the smallest: {order}")
 
 
-def _ranking(systems: list[dict], kind: Callable[[dict], str], facts: Callable[[dict], str]) -> tuple:
-    """A dot for each system, the best on top, `facts` beside it; the best one's kind is blue."""
+def _ranking(systems: list[dict], kind: Callable[[dict], str], facts: str) -> tuple:
+    """A dot for each system, the best on top, beside it `facts`, a format of its row; the best one's kind is blue."""
     rows = sorted(systems, key=lambda row: -row["frechet"])
     figure, axis = viz.subplots(size=(8, 1.1 + 0.25 * len(rows)))
     for colour, name in zip(COLOURS, dict.fromkeys(map(kind, reversed(rows))), strict=False):
         dots = [(row["frechet"], i) for i, row in enumerate(rows) if kind(row) == name]
         axis.plot(*zip(*dots, strict=True), "o", color=colour, label=name)
     for i, row in enumerate(rows):
-        axis.annotate(facts(row), (row["frechet"], i), (8, 0), textcoords="offset points", va="center", fontsize=9)
+        text = facts.format(**row, millions=row["parameters"] / 1e6)
+        axis.annotate(text, (row["frechet"], i), (8, 0), textcoords="offset points", va="center", fontsize=9)
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axis.set(xlabel="Frechet distance of the features, less is better", ylim=(-0.7, len(rows) - 0.3))
     return figure, axis, ", ".join(f"{row['name']} {row['frechet']:,.0f}" for row in reversed(rows))
@@ -208,19 +198,19 @@ def show_case(case: Case, images: Tensor, *, count: int = 8, answered: bool = Fa
     """
     broken, repaired = _system(case.fault, images), _system(case.twin, images)
     bad, good = case.shown(broken.samples[:count]), case.shown(repaired.samples[:count])
-    t, steps = (torch.arange(1, system.schedule.T + 1) for system in (broken, repaired))
-    curves = {"straight line": (t, straight_line_loss(broken.schedule, broken.images, t))}
+    t = torch.arange(1, broken.schedule.T + 1)
+    curves = {"straight line": straight_line_loss(broken.schedule, broken.images, t)}
     if answered:
-        curves["before"] = t, loss_by_t(broken.model, broken.schedule, broken.images, t)
-        curves["after"] = steps, loss_by_t(repaired.model, repaired.schedule, repaired.images, steps)
+        for name, each in (("before", broken), ("after", repaired)):
+            steps = torch.arange(1, each.schedule.T + 1)
+            curves[name] = loss_by_t(each.model, each.schedule, each.images, steps)
         rows, alt = {"before": bad, "after": good}, "before the repair and after it, with the loss by t of both"
     else:
-        curves["measured"] = t, broken.measured_loss(t)
+        curves["measured"] = broken.measured_loss(t)
         rows, alt = {"healthy": good, "broken": bad}, case.seen
     figure, axis = viz.subplots(size=(2.45, 1.9))
-    looks = (("black", "--"), (COLOURS[1], "-"), (COLOURS[2], "-"))
-    for (name, (x, loss)), (colour, dashes) in zip(curves.items(), looks, strict=False):
-        axis.plot(x, loss, dashes, color=colour, label=name)
+    for (name, loss), colour in zip(curves.items(), ("black", *COLOURS[1:]), strict=False):
+        axis.plot(range(1, len(loss) + 1), loss, "-" if colour in COLOURS else "--", color=colour, label=name)
     axis.set(xlabel="step t", xlim=(0, None), ylim=(-0.03, 1.3))  # a loss above 1.3 leaves the picture at the top
     axis.set_title("loss", loc="left")
     axis.legend(fontsize=9, labelspacing=0.2)
@@ -231,11 +221,9 @@ def show_case(case: Case, images: Tensor, *, count: int = 8, answered: bool = Fa
 def show_cases(cases: tuple[Case, ...], images: Tensor, *, count: int = 6) -> None:
     """What all the broken systems return, `count` samples each, in two columns of rows; an even number of cases."""
     strips = [case.shown(_system(case.fault, images).samples[:count]).clamp(-1, 1) for case in cases]
-    half, gap = len(cases) // 2, torch.full_like(strips[0][:1], torch.nan)
-    rows = {
-        f"{left.number} and {right.number}": torch.cat([strips[i], gap, strips[i + half]])
-        for i, (left, right) in enumerate(zip(cases[:half], cases[half:], strict=True))
-    }
+    half, gap, rows = len(cases) // 2, torch.full_like(strips[0][:1], torch.nan), {}
+    for left, right, a, b in zip(cases[:half], cases[half:], strips[:half], strips[half:], strict=True):
+        rows[f"{left.number} and {right.number}"] = torch.cat([a, gap, b])
     viz.image_rows(rows, alt=f"What {len(cases)} broken systems return: noise, grey, wrong digits, and digits like any")
 
 
@@ -246,9 +234,9 @@ def mark_table(marks: dict[str, list[str]], *, alt: str) -> None:
     figure, axis = viz.subplots(size=(1.8 + 0.42 * len(columns), 1.5 + 0.24 * len(marks)))
     axis.pcolormesh(table, cmap="Blues", vmin=0, vmax=1.3, edgecolors="0.8", linewidth=0.8)
     axis.invert_yaxis()
+    slanted = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
     axis.set_yticks(np.arange(len(marks)) + 0.5, marks, fontsize=9)
-    slanted = {"rotation": 45, "ha": "left", "rotation_mode": "anchor", "fontsize": 9}
-    axis.set_xticks(np.arange(len(columns)) + 0.5, columns, **slanted)
+    axis.set_xticks(np.arange(len(columns)) + 0.5, columns, fontsize=9, **slanted)
     axis.tick_params(length=0, labelbottom=False, labeltop=True)
     viz.show(figure, alt)
 

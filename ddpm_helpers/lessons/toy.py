@@ -75,13 +75,13 @@ def path_means(data: Mixture, x: Tensor, signal: Tensor | float, sigma: Tensor |
     """E[x_0 | x] and E[noise | x] for x = signal x_0 + sigma noise, each (N,): what a perfect network would answer."""
     log_peaks, away = _path_peaks(data, x, signal, sigma)
     share = log_peaks.softmax(-1)
-    signal, sigma = (torch.as_tensor(number)[..., None] for number in (signal, sigma))
+    signal, sigma = (torch.as_tensor(number, dtype=x.dtype)[..., None] for number in (signal, sigma))
     return (share * (data.means + signal * data.stds**2 * away)).sum(-1), (share * sigma * away).sum(-1)
 
 
 def _path_peaks(data: Mixture, x: Tensor, signal: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
     """Of each peak: its log density at x, weight included, and x less its mean, over its variance; both (N, K)."""
-    signal, sigma = (torch.as_tensor(number)[..., None] for number in (signal, sigma))
+    signal, sigma = (torch.as_tensor(number, dtype=x.dtype)[..., None] for number in (signal, sigma))
     mean, variance = signal * data.means, signal**2 * data.stds**2 + sigma**2
     return data.weights.log() + log_normal(x[..., None], mean, variance), (x[..., None] - mean) / variance
 

@@ -1,23 +1,14 @@
 # %% [markdown]
 # # Start here
 #
-# ![Five rows: on the left noise turns into digits, on the right the network's guesses](../figures/01_five_steps.png)
+# ![Thirty-two drawings in four rows, white on black; about half can be read as digits](../figures/00_one_page.png)
 #
-# *Top to bottom: noise becomes digits, some of them broken, in five small steps (left), led by what a network predicts at each step (right). The
-# last prediction is the result. You train this network in the next notebook.*
+# *Nobody wrote these. They were made from noise by about eighty lines of code, after a few minutes of training. About
+# half can be read. All of the code stands in the second half of this notebook.*
 #
-# **You will** check your machine, look at the data byte by byte, and solve a first exercise that marks itself.
-# **You need** a little Python and the idea of an average. **Time** 5 minutes of reading; the cells run in 10 seconds
-# on 2 CPU cores; no GPU is needed.
-
-# %% [markdown]
-# ## How to read these notebooks
-#
-# Run the cells from top to bottom: click one, press Shift-Enter, read what appears, go on. While a cell works, a star
-# stands in the brackets beside it. Cells share their variables, so if you change one, run those below it again; *Run >
-# Restart Kernel and Run All Cells* starts over. Every notebook runs alone, so you can start anywhere, and every one
-# works without an internet connection. The first cell makes sure that the course's helper module is there. A term is in
-# bold where it is explained; all terms and symbols are collected in [notebook 99](99_glossary.ipynb).
+# **You will** draw a digit from noise, solve a first exercise that marks itself, and train a whole diffusion model that
+# fits on one page. **You need** a little Python and the idea of an average. **Time** 20 minutes of reading; the cells
+# run in about 3 minutes on 2 CPU cores; no GPU is needed.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -27,85 +18,42 @@ except ImportError:
     assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
     get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
 
-import gzip
-import struct
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import torch
 
-from ddpm_helpers import check, environment_report, load_images, read_idx, to_uint8, verify, viz
+from ddpm_helpers import check, environment_report, load_pretrained, sample, to_uint8
+from ddpm_helpers import verify, viz
 
 # %% [markdown]
-# ## Your machine
-#
-# If something goes wrong later, paste this report into your question. It is the first thing that anybody will ask for.
-# (The last three lines are settings: where your images are, how long to train, and whether a wrong answer stops the
-# notebook, which only tests want.)
+# Click the cell above, press Shift-Enter, and go on like this from top to bottom. Here is what the course is about:
 
 # %%
-print(environment_report())
+network, schedule, recipe = load_pretrained("mnist")
+viz.image_grid(sample(network, schedule, 1, steps=50, seed=2), alt="One digit, white on black")
 
 # %% [markdown]
-# ## The data
+# *A network that comes with the course made this from noise. Give `seed` another number and run the cell again. At the
+# end of this notebook your own network draws.*
 #
-# Most of the course uses MNIST (LeCun et al. 1998): handwritten digits, scanned around 1990, 28 x 28 grey pixels each.
-# `load_images` takes them from your data folder if they are there (the one that the variable `DDPM_DATA` names, else
-# `data` beside this notebook), else downloads them, and where there is no connection it draws digits of its own. The last line below says which of the three happened to you. (Captions describe
-# what MNIST gives; drawn digits tell the same story with other pictures.)
-
-# %%
-data = load_images("mnist")
-print(tuple(data.images.shape), data.images.dtype)  # (N, C, H, W): images, channels, height, width
-print(data.source)
-
-# %%
-viz.image_grid(data.images[:32], columns=16, alt="32 handwritten digits, white on black, in two rows")
-
-# %% [markdown]
-# *Look for two digits of the same kind that differ a lot: slant, thickness, an open or a closed loop. A model that has
-# learned only "the average digit" would lose exactly these differences. That is the failure to watch for.*
+# ## Guess, write, check
 #
-# ## What is in the file
+# While a cell works, a star stands in the brackets beside it. Cells share their variables, so if you change one, run
+# those below it again; *Run > Restart Kernel and Run All Cells* starts over. Every notebook runs alone, without an
+# internet connection, so you can start anywhere. A term is in bold where it is explained;
+# [notebook 99](99_glossary.ipynb) has them all.
 #
-# The files of MNIST have a format of their own, IDX, and it is simple enough to read by hand. First comes a header: two
-# zero bytes, a code for the type of the values (8 means uint8), the number of axes, and then the length of each axis as
-# a 32-bit integer, most significant byte first. After the header there is nothing but values. Let us write such a file
-# with three images, compress it as the original files are, and look at the first 16 bytes of what is in it.
-
-# %%
-three = data.images[:3, 0]  # (3, 28, 28)
-folder = TemporaryDirectory()
-path = Path(folder.name) / "three-images-idx3-ubyte.gz"
-header = struct.pack(">4B3I", 0, 0, 8, 3, *three.shape)
-path.write_bytes(gzip.compress(header + three.numpy().tobytes()))
-print(gzip.decompress(path.read_bytes())[:16].hex(" ", 4))
-
-# %% [markdown]
-# *Four groups of four bytes. The first ends in `08 03`: type 8, three axes. Then 3 images of `1c` by `1c`, which is
-# hexadecimal for 28. `read_idx` does the reverse, and refuses a file that is shorter or longer than its header says.*
-
-# %% tags=["nbval-check-output"]
-print(read_idx(path).shape, (read_idx(path) == three.numpy()).all())
-
-# %% [markdown]
-# ## Two forms of an image
+# **Guess.** Where the text says so, guess before you run: a prediction that failed is remembered.
 #
-# On disk and in memory an image is uint8: integers from 0 (black) to 255 (white). Inside a diffusion model it is a
-# float between -1 and 1, so that mid-grey is 0 and pixel values have a range like that of the noise that will be added.
-# With $u$ for the integer and $x$ for the float:
+# **Write.** An exercise is a function with `...` where your lines go. Here is one. On disk an image is uint8: integers
+# $u$ from 0 (black) to 255 (white). Inside a diffusion model it is a float $x$ between -1 and 1, a range like that of
+# the noise that will be added:
 #
 # $$x = \frac{2u}{255} - 1 \tag{0.1}$$
 #
 # ### Exercise 0.1 - `to_float`
 #
-# Exercises look like this one: a function with `...` where your lines go, and `check` under it. Run the cell as it
-# stands first. You are told that the exercise is yours to write, and the notebook goes on with the course's own version.
-# So nothing breaks if you skip one.
-#
-# Then write it: turn uint8 images of any shape into 32-bit floats, float32, by (0.1). One line is enough. (`images` is a
-# **tensor**, PyTorch's array: arithmetic, slices and methods like `.mean()` work as in NumPy, and `torch.sqrt` stands in
-# for `np.sqrt`.)
+# Turn uint8 images of any shape into 32-bit floats, float32, by (0.1). One line is enough. (`images` is a **tensor**,
+# PyTorch's array: arithmetic, slices and methods like `.mean()` work as in NumPy.) Run the cell as it stands first: the
+# notebook goes on with the course's own version, so nothing breaks if you skip an exercise.
 
 # %% tags=["exercise", "nbval-check-output"]
 def to_float(images):
@@ -121,27 +69,22 @@ to_float = check(to_float)
 #
 # </details>
 #
-# Before you leave, give a wrong answer on purpose. Return `images * 2 / 255 - 1`, without `.float()`, and run the cell
-# again. Guess first what is wrong with it. A check names the mistakes that people often make; for
-# anything else it shows the call that failed and how far off you were. If you are stuck,
-# `from ddpm_helpers import show_solution` and `show_solution("to_float")` print the course's version. (Type both lines
-# into a new cell; the + above the notebook makes one.) And should a check ever not come back, a loop in your answer has
-# no end: the square above the notebook stops the cell (in Colab, the one at its left).
-
-# %% [markdown]
-# ## Every equation is run
+# **Check.** Before you leave, give a wrong answer on purpose: `return images * 2 / 255 - 1`, without `.float()`. Guess
+# first what is wrong with it. `check` names the mistakes that people often make; for anything else it shows the call
+# that failed and how far off you were. If you are stuck, `from ddpm_helpers import show_solution` and
+# `show_solution("to_float")`, in a new cell (the + above the notebook makes one), print the course's version. If a
+# check does not come back, a loop in your answer has no end: the square above the notebook stops the cell (in Colab,
+# the one at its left).
 #
-# Each equation with a number is *run*: a cell near it computes both sides, or something that must follow from it,
-# prints how far apart they are (relative to the largest value on the right; where draws are averaged, in standard
-# errors, which [notebook 02](02_forward_process.ipynb) explains), and stops the notebook if that is too far. Here is (0.1) for 0, 102 and 255, with the right-hand side
-# worked out by hand.
+# The course checks itself, too. Each equation with a number is *run*: a cell near it computes both sides, or something
+# that must follow from it, prints how far apart they are (relative to the largest value on the right; where draws are
+# averaged, in standard errors, which [notebook 02](02_forward_process.ipynb) explains), and stops if that is too far.
+# Here is (0.1) for 0, 102 and 255, with the right-hand side worked out by hand.
 
 # %% tags=["nbval-check-output"]
 verify("0.1", to_float(torch.tensor([0, 102, 255], dtype=torch.uint8)), torch.tensor([-1.0, -0.2, 1.0]))
 
 # %% [markdown]
-# ## And back
-#
 # To look at a picture that a model made, we need the reverse. A model is free to answer 1.3 or -2, so the reverse
 # rounds, and *clips* what lies outside of the range:
 #
@@ -155,23 +98,202 @@ verify("0.2", to_uint8(to_float(greys)), greys, tol=0)
 print(to_uint8(torch.tensor([-2.0, 1.3])))
 
 # %% [markdown]
-# *The second line shows the clipping: -2 becomes 0 and 1.3 becomes 255. On many machines a plain cast wraps around instead:
-# a pixel a little darker than black, -1.01, becomes 255, a white dot in a black corner.*
+# *The second line shows the clipping: -2 becomes 0 and 1.3 becomes 255. On many machines a plain cast wraps around
+# instead, and a pixel a little darker than black becomes a white dot in a black corner.*
+#
+# ## Your machine, and help
+#
+# If something goes wrong, `docs/HELP.md` in the course's folder has the usual cures. For anything else, paste this
+# report into your question: it is the first thing that anybody will ask for. (The last three lines are settings: where
+# your images are, how long to train, and whether a wrong answer stops the notebook, which only tests want.)
+
+# %%
+print(environment_report())
+
+# %% [markdown]
+# ## A whole diffusion model on one page
+#
+# What follows is complete, and runs by itself if you copy its cells into a file. The helper module gives the pictures
+# (`load_images`) and says how long to train (`budget`); the rest is PyTorch. Take every line on trust today: above each
+# cell stands the notebook that explains it.
+
+# %%
+import torch
+import torch.nn.functional as F
+from IPython.display import display
+from torch import nn
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
+
+from ddpm_helpers import budget, load_images
+
+# %% [markdown]
+# **Pictures.** MNIST (LeCun et al. 1998): handwritten digits of 28 x 28 grey pixels. `load_images` takes them from your
+# data folder (the one that the variable `DDPM_DATA` names, else `data` beside this notebook), else downloads them, and
+# without a connection draws digits of its own. The last line says which. (Captions describe what MNIST gives.)
+# [Notebook 01](01_corrupt_and_predict.ipynb) damages such pictures, and repairs them.
+
+# %%
+data = load_images("mnist")
+device = "cuda" if torch.cuda.is_available() else "cpu"
+images = data.images.to(device)  # (N, 1, 28, 28) uint8
+print(data.source)
+
+# %% [markdown]
+# **How much noise.** In $T$ small steps a picture becomes noise. After step $t$ it is `signal[t]` times the picture plus
+# `sigma[t]` times noise. [Notebook 02](02_forward_process.ipynb) explains these tables, along a cosine (Nichol &
+# Dhariwal 2021).
+
+# %%
+T = 250
+f = torch.cos((torch.arange(T + 1).double() / T + 0.008) / 1.008 * torch.pi / 2) ** 2
+alpha = F.pad((f[1:] / f[:-1]).clamp(min=0.001), (1, 0), value=1)  # (T+1,); alpha[0] = 1
+alpha_bar = alpha.cumprod(0)
+tables = 1 - alpha, alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+beta, signal, sigma = (table.float().to(device) for table in tables)  # (T+1,) each
+
+# %% [markdown]
+# **What is learned.** Mix picture and noise at a random step; the network sees the mixture and the step, and must name
+# the noise. Its squared error is the loss. [Notebook 03](03_likelihood_bound.ipynb) and
+# [notebook 04](04_bound_to_noise.ipynb) derive it from the wish to make the data likely.
+
+# %%
+def loss_of(net, x0, t, noise):
+    x_t = signal[t].reshape(-1, 1, 1, 1) * x0 + sigma[t].reshape(-1, 1, 1, 1) * noise
+    return F.mse_loss(net(x_t, t), noise)
+
+# %% [markdown]
+# **The step, as waves.** The network gets the number of the step as 64 waves, from fast to slow.
+# [Notebook 05](05_time_conditioning.ipynb) says why, and what it is worth.
+
+# %%
+def waves(t):
+    angle = t[:, None] * 10_000 ** (-torch.arange(32, device=t.device) / 32)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)  # (B, 64)
+
+# %% [markdown]
+# **The network**, a small U-Net. Its block: two convolutions beside a shortcut, between them a scale and a shift for
+# each channel that depend on the step. [Notebook 06](06_unet.ipynb) puts it together part by part.
+
+# %%
+def norm_conv(c_in, c_out):
+    conv = nn.Conv2d(c_in, c_out, 3, padding=1)
+    return nn.Sequential(nn.GroupNorm(8, c_in), nn.SiLU(), conv)
+
+class Block(nn.Module):
+    def __init__(self, c_in, c_out):
+        super().__init__()
+        self.first = norm_conv(c_in, c_out)
+        self.norm, self.film = nn.GroupNorm(8, c_out, affine=False), nn.Linear(128, 2 * c_out)
+        self.last = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x, time):
+        scale, shift = self.film(time)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm(self.first(x)) * (1 + scale) + shift
+        return self.shortcut(x) + self.last(F.silu(h))
+
+# %% [markdown]
+# The whole: patches of 2 x 2 pixels become channels, so the picture is 14 x 14; one block looks at that, three at its
+# 7 x 7 half, and the last joins both (still [notebook 06](06_unet.ipynb)).
+
+# %%
+class UNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU())
+        self.first = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4, 32, 3, padding=1))
+        self.down, self.up = Block(32, 32), Block(96, 32)
+        self.low = nn.ModuleList([Block(32, 64), Block(64, 64), Block(64, 64)])
+        self.out = nn.Sequential(norm_conv(32, 4), nn.PixelShuffle(2))
+
+    def forward(self, x, t):
+        time = self.time(waves(t))
+        fine = self.down(self.first(x), time)  # (B, 32, 14, 14)
+        low = F.avg_pool2d(fine, 2)  # (B, 32, 7, 7)
+        for block in self.low:
+            low = block(low, time)  # (B, 64, 7, 7)
+        return self.out(self.up(torch.cat([fine, F.interpolate(low, scale_factor=2)], 1), time))
+
+# %% [markdown]
+# **Training**, Algorithm 1 of Ho et al. (2020). The learning rate rises to 0.002, then falls to nearly 0.
+# [Notebook 07](07_train_ddpm.ipynb) builds this loop, and measures its parts.
+
+# %%
+torch.manual_seed(0)
+net = UNet().to(device)
+steps = budget(gpu=5000, cpu=1600, quick=20)
+optimizer = torch.optim.AdamW(net.parameters())
+rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
+losses = []
+
+# %% [markdown]
+# Draw pictures, a step for each, and noise; go downhill. (Dividing first is (0.1) without the mistake that you made on
+# purpose.) The algorithm draws every step equally often. Here the later of two draws counts, so very noisy pictures
+# come more often; [notebook 16](16_targets_and_weights.ipynb) asks which steps deserve the training. Guess before you
+# run: a network that always answers 0 has a loss of 1. Where will this one end?
+
+# %%
+for _ in range(steps):
+    x0 = images[torch.randint(len(images), (64,), device=device)] / 127.5 - 1  # in [-1, 1]
+    t = torch.randint(1, T + 1, (2, 64), device=device).amax(0)  # 1 ... T
+    loss = loss_of(net, x0, t, torch.randn_like(x0))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    rate.step()
+    losses.append(loss.item())
+    if len(losses) % 200 == 0:
+        print(f"{len(losses):5,} steps, loss {sum(losses[-200:]) / 200:.3f}")
+
+# %% [markdown]
+# **One step back.** From $x_t$ and the network's guess of the noise: what picture would that mean, and where was it one
+# step earlier? Then a little fresh noise. [Notebook 04](04_bound_to_noise.ipynb) derives this.
+
+# %%
+def step(x, t, eps, noise):
+    x0 = ((x - sigma[t] * eps) / signal[t]).clamp(-1, 1)
+    mean = signal[t - 1] * beta[t] * x0 + (1 - beta[t]).sqrt() * sigma[t - 1] ** 2 * x
+    return mean / sigma[t] ** 2 + (t > 1) * beta[t].sqrt() * noise  # x_{t-1}
+
+# %% [markdown]
+# **Sampling**, Algorithm 2: noise, and then $T$ steps back. [Notebook 08](08_sampling.ipynb) takes it apart.
+
+# %%
+@torch.no_grad()
+def draw(net, count):
+    x = torch.randn(count, 1, 28, 28, device=device)
+    for t in range(T, 0, -1):
+        eps = net(x, torch.full((count,), t, device=device))
+        x = step(x, t, eps, torch.randn_like(x))
+    return x
+
+# %% tags=["figure-00_one_page"]
+torch.manual_seed(0)
+digits = draw(net, 32)
+grid = make_grid(F.interpolate(digits, scale_factor=3), normalize=True, value_range=(-1, 1))
+picture = to_pil_image(grid)  # in a file: picture.save("digits.png")
+display(picture, metadata={"image/png": {"alt": "32 digits in four rows, white on black"}})
+
+# %% [markdown]
+# *Read them as a stranger would: which digit is each? Here about half can be read; the others are frayed, or stand
+# between two digits. (Under the quick budget there is only grain.)*
 #
 # ## What to remember, and what broke
 #
-# - An image is uint8 on disk and a float in [-1, 1] inside a model. `to_float` is the way in, `to_uint8` the way out.
-# - `check` marks an exercise, and the notebook goes on in any case. `verify` computes both sides of an equation, and
-#   stops the notebook if they differ.
-# - The course invents diffusion models from nothing, and repairs one failure at a time.
+# - Guess, write, check. `check` marks an exercise, and the notebook goes on in any case; `verify` computes both sides of
+#   an equation, and stops the notebook if they differ.
+# - An image is uint8 on disk and a float in [-1, 1] inside a model.
+# - A diffusion model is a table of noise, a network that names the noise in a picture, a loop that trains it, and a
+#   loop that takes the noise away in small steps.
 #
-# **What broke:** nothing yet. We can read, show and convert images, but we cannot make one.
-# [Notebook 01](01_corrupt_and_predict.ipynb) trains a network to repair damaged digits, and asks whether such a network
-# can also invent new ones. It can, a little.
+# **What broke:** some digits, and everything was taken on trust. Why this noise? Why should naming noise teach a network
+# to draw? Is that the right step back, and how good are the digits? The course now starts again with nothing, and
+# repairs one failure at a time. [Notebook 01](01_corrupt_and_predict.ipynb) tries the simplest recipe that could work.
 #
 # ### Experiments to try
 #
-# - Change one byte of the header of the three images, or leave off the last pixel. What does `read_idx` say?
-# - Load `load_images("fashion")` instead. Which two kinds of clothing would you confuse at 28 x 28 pixels?
-# - A float slightly below -1 becomes 0 in `to_uint8`. What does `((x + 1) * 127.5).to(torch.uint8)` make of it on your
-#   machine?
+# - Give the last cell a network that is not trained, `draw(UNet().to(device), 32)`. Then leave `.clamp(-1, 1)` out of
+#   `step`, and draw with the trained one. Guess first, both times.
+# - Train on `load_images("fashion")`. Which two kinds of clothing would you confuse at 28 x 28 pixels?
+# - Draw the steps as the algorithm says, `.amax(0)` replaced by `[0]`, and train again. Can you see a difference?

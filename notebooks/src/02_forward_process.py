@@ -37,9 +37,9 @@ print(data.source)
 # %% [markdown]
 # ## Where we are
 #
-# [Notebook 01](01_corrupt_and_predict.ipynb) turned noise into digits, blurred ones, with a recipe made of choices:
-# uniform noise, a straight line, and no noise added on the way. It could not say what distribution the samples have.
-# This notebook repairs the first half of the recipe, the destruction. It asks one question:
+# [Notebook 01](01_corrupt_and_predict.ipynb) turned noise into digits, blurred ones, by a recipe that works where its
+# means are exact. We could not prove that it must, and it has no likelihood. This notebook starts again with the first
+# half, the destruction, now in many small random steps. It asks one question:
 #
 # **Which noise process ends in exactly $\mathcal{N}(0, I)$, whatever the data?**
 #

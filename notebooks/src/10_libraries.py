@@ -639,7 +639,7 @@ viz.image_rows(rows, alt="Samples of the repaired network and of each fault alon
 # the rest, give it the same time, and measure. `python tests/benchmarks/bench_levers.py` does that, for more than three
 # hours; so it, too, was run beforehand. It starts from a plainer recipe, which trains on all steps equally often, with
 # the weights of [(16.3)](16_targets_and_weights.ipynb) in the loss, and draws in 50 evenly spaced steps. The recipe of the ladder
-# is among its rows: `drawn by weight, near T`.
+# is among its rows: `weighted timestep sampling, near T`.
 
 # %%
 levers = load_ladder("levers_cpu")
@@ -655,12 +655,12 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # | `noise as target` | the output stands for the velocity | for the noise; the weights stay |
 # | `noise and its weights` | velocity, and the smaller error | noise, and its plain error |
 # | `noise, its weights, linear schedule` | velocity, the smaller error, the cosine schedule | output, loss and schedule of the paper; the rest stays the recipe's |
-# | `steps drawn by weight` | all steps equally often, the weights in the loss | weighted timestep sampling, [(16.4)](16_targets_and_weights.ipynb), and no weights in the loss |
-# | `drawn by weight, small gradient` |  | the same, and the loss times the mean weight: on average the recipe's own loss |
+# | `weighted timestep sampling` | all steps equally often, the weights in the loss | weighted timestep sampling, [(16.4)](16_targets_and_weights.ipynb), and no weights in the loss |
+# | `weighted timestep sampling, small gradient` |  | the same, and the loss times the mean weight: on average the recipe's own loss |
 # | `more steps near T` | the 50 steps of the sampler are spaced evenly | they are $1000 \sqrt{i / 50}$, $i = 50, \dots, 1$: half of them above 700 |
-# | `drawn by weight, near T` |  | weighted timestep sampling in training, and more steps near $T$ in sampling |
+# | `weighted timestep sampling, near T` |  | weighted timestep sampling in training, and more steps near $T$ in sampling |
 # | `seed 1`, `seed 2` | seed 0: of the first weights, the images, the steps, the noise | another seed |
-# | `no folding; 16, 32, 64` | patches of 2x2 pixels (space-to-depth), two levels of 32 and 64 channels | no patches: 28x28 pixels, three levels |
+# | `no patches; 16, 32, 64` | patches of 2x2 pixels (space-to-depth), two levels of 32 and 64 channels | no patches: 28x28 pixels, three levels |
 # | `base 24`, `base 48` | 32 and 64 channels | 24 and 48; 48 and 96 |
 # | `attention at 7 x 7 too` | attention in the middle alone, at 7x7 | in the level beside it too, of the same size, as in the shipped networks |
 # | `learning rate stays up` | it falls to 0 | it stays at 0.002 after the warm-up |

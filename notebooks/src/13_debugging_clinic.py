@@ -970,45 +970,24 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # %% [markdown]
 # ## Where the field went from here
 #
-# The samplers of this course are those of Ho et al. (2020) and of Song, Meng & Ermon (2021). Six ways on, each in our
-# symbols; [notebook 99](99_glossary.ipynb) says where to read about them.
+# The samplers of Part I are those of Ho et al. (2020) and of Song, Meng & Ermon (2021). Part II goes on, by the same rule:
+# whatever has a number is run. [Notebook 14](14_flow_matching.ipynb) returns to the straight line of notebook 01, now
+# with a proof: **flow matching** (Lipman et al. 2023). [Notebook 15](15_solvers.ipynb) takes the number of steps to
+# infinity: the **score SDE** (Song, Sohl-Dickstein et al. 2021), faster solvers (DPM-Solver, Lu et al. 2022), likelihoods without a bound.
+# [Notebook 16](16_targets_and_weights.ipynb) asks what a network should predict, and which steps deserve the training. Three ways that we do not walk:
 #
-# **Learned variances** (Nichol & Dhariwal 2021). We chose $s_t^2 = \beta_t$ in [(8.4)](08_sampling.ipynb); the
-# posterior variance $\tilde\beta_t$ is as good a choice, and the best one lies between. So let the network say where:
-# with a second output $k$ for each pixel, $\log s_t^2 = k \log \beta_t + (1 - k) \log \tilde\beta_t$. (At $t = 1$,
-# where $\tilde\beta_1 = 0$, they put $\tilde\beta_2$ for it.) The squared error does not see variances, so a small multiple
-# of the bound of [notebook 03](03_likelihood_bound.ipynb) is added to the loss. Likelihoods improve, and random sampling manages with fewer steps. The cosine schedule is from the same paper.
-#
-# **Score SDE** (Song, Sohl-Dickstein et al. 2021). Let $T \to \infty$ with smaller and smaller $\beta_t$. The forward
-# process becomes a stochastic differential equation, $dx = -\frac{1}{2} \beta(t)\, x\, dt + \sqrt{\beta(t)}\, dw$,
-# where $dw$ is fresh Gaussian noise of variance $dt$, and all that is needed to run it backwards is the score
-# $\nabla \log q(x_t) = -\hat\epsilon / \sigma_t$, which is (13.2). Algorithm 2 is one way to discretize the reverse
-# equation. There is also an ordinary differential equation with the same densities at each $t$ and no noise, and DDIM
-# is a discretization of that.
-#
-# **Faster solvers** (Lu et al. 2022, DPM-Solver). DDIM is Euler's method in $\rho_t = \sigma_t / \sqrt{\bar\alpha_t}$,
-# equation [(8.9)](08_sampling.ipynb). Written in $\lambda = \log(\sqrt{\bar\alpha} / \sigma)$ the linear part of the
-# equation is solved exactly, and what remains is an integral over $\hat\epsilon$. DDIM takes $\hat\epsilon$ as constant
-# over a step; a Taylor expansion in $\lambda$ to second or third order needs more calls for a step, and 10 to 20 in
-# all.
+# **Learned variances** (Nichol & Dhariwal 2021). We chose $s_t^2 = \beta_t$ in [(8.4)](08_sampling.ipynb); the posterior
+# variance $\tilde\beta_t$ is another choice, and the best one lies between. So let the network say where, with a second
+# output for each pixel, and add a small multiple of the bound of [notebook 03](03_likelihood_bound.ipynb) to the loss, since the squared error
+# does not see variances.
 #
 # **Latent diffusion** (Rombach et al. 2022). Most of the numbers in a large picture describe fine detail. Train an
 # autoencoder first, $z_0 = E(x_0)$ and $x_0 \approx D(z_0)$, with $z_0$ smaller than $x_0$ in height and width, and run
-# everything in this course on $z_0$ in place of $x_0$. Text enters through attention between the features of the U-Net
-# and those of the words.
-#
-# **Flow matching** (Lipman et al. 2023). Go back to [notebook 01](01_corrupt_and_predict.ipynb):
-# $x_a = (1 - a)\, x_0 + a\, \epsilon$, now with Gaussian $\epsilon$. Train a network to predict the velocity along this
-# line, $\epsilon - x_0$ (not the $v$ of [(4.19)](04_bound_to_noise.ipynb), which belongs to an arc), with the squared
-# error, and sample with a solver from $a = 1$ to $a = 0$. (The paper counts time the other way round.) The paths of
-# single pairs are straight, those that the mean velocity makes of them are bent. For Gaussian noise it is a diffusion
-# model with another schedule and another weight of the steps.
+# everything in this course on $z_0$. Text enters through attention between the features of the U-Net and those of the words.
 #
 # **Consistency models** (Song, Dhariwal et al. 2023). The path of the noise-free sampler leads each $x_t$ to one $x_0$.
-# Train a network $f(x_t, t)$ to name that end at once. The condition is that two points of one path have the same end,
-# $f(x_t, t) = f(x_s, s)$, with $f(x, t) = x$ at the smallest $t$. Pairs of such points come from one step of a solver
-# with a trained $\hat\epsilon$, or from the same $x_0$ and $\epsilon$ at neighbouring steps. Sampling is one call, or a
-# few with fresh noise between.
+# Train a network $f(x_t, t)$ to name that end at once: two points of one path must have the same end, and at the smallest $t$ it is $x$ itself. Sampling
+# is one call, or a few with fresh noise between.
 #
 # ## What to remember, and what broke
 #
@@ -1016,7 +995,7 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # - Compare every number with one that you can compute: the straight line, the ideal denoiser, 0 where two answers must
 #   be equal.
 # - Put an ideal denoiser in place of the network, and the sampler is tested by itself.
-# - Look at samples as they are, in a fixed range. Pictures find less than you think: six of the sixteen showed clean,
+# - Look at samples as they are, in a fixed range. Pictures find less than you think: five of the sixteen showed clean,
 #   varied digits.
 #
 # **What broke:** nothing in this notebook that was not meant to. What the course leaves broken is larger: pictures a few

@@ -30,6 +30,7 @@ from ddpm_helpers import per_image, q_sample, sample, to_float, verify, viz
 from ddpm_helpers.lessons import flow
 from ddpm_helpers.lessons.flow import exact_velocity
 from ddpm_helpers.lessons.toy import Mixture, path_density
+from ddpm_helpers.sampling import image_noise
 
 device = default_device()
 generator = torch.Generator().manual_seed(0)
@@ -103,7 +104,7 @@ verify("14.2", velocity, (later - x_a) / (1e-6 * per_image(1 - a, x0)), tol=1e-6
 # %% tags=["nbval-check-output"]
 pixels = Mixture(*torch.tensor([[0.4, 0.3, 0.3], [-1.2, 0.2, 1.1], [0.15, 0.3, 0.1]]).double())
 v, amount = exact_velocity(pixels), 0.4
-x, clean = torch.linspace(-3, 3, 61).double()[:, None], torch.linspace(-4, 4, 8001).double()[None, :]
+x, clean = torch.linspace(-3, 3, 61).double()[:, None], torch.linspace(-4, 4, 8001).double()
 noise = (x - (1 - amount) * clean) / amount  # (61, 8001): the noise that leads from `clean` to x
 weight = (pixels.log_density(clean) - noise**2 / 2).softmax(1)
 verify("14.3", v(x[:, 0], amount), (weight * (noise - clean)).sum(1))
@@ -156,7 +157,7 @@ verify("14.4", growth, -torch.autograd.grad(through.sum(), points)[0], tol=1e-9)
 # $$\frac{d}{da} \log q_a\big(x(a)\big) = -\frac{\partial v}{\partial x}\big(x(a), a\big) \tag{14.5}$$
 #
 # So who moves along $v$ from noise, whose density is known, knows the density of each sample at the end. In many
-# dimensions the derivative becomes the divergence (Chen et al. 2018); Part II returns to it for the likelihood of
+# dimensions the derivative becomes the divergence (Chen et al. 2018); [notebook 15](15_solvers.ipynb) returns to it for the likelihood of
 # digits. Here: 2,001 grains from $a = 1$ to $a = 0$, the density carried along, against the exact one.
 
 # %% tags=["nbval-check-output"]
@@ -198,7 +199,8 @@ grid, amount, theta = torch.linspace(-6, 6, 6001).double(), 0.4, 0.7
 chance = path_density(pixels, grid, 1 - amount, amount).exp()
 which = torch.multinomial(pixels.weights, 400_000, True, generator=generator)
 clean = pixels.means[which] + pixels.stds[which] * torch.randn(400_000, generator=generator)
-x, u = interpolate(clean, torch.randn(400_000, generator=generator).double(), torch.full((400_000,), amount))
+noise = torch.randn(400_000, generator=generator).double()
+x, u = interpolate(clean, noise, torch.full((400_000,), amount))
 floor = (v(x, amount) - u).square().mean()
 apart = theta * grid - v(grid, amount)
 gained = (theta * x - u) ** 2 - (v(x, amount) - u) ** 2
@@ -299,15 +301,17 @@ verify("14.9", score, -guess / 0.3)
 model, schedule, _ = load_pretrained("mnist", device)
 size = schedule.sqrt_alpha_bar + schedule.sigma  # (T+1,)
 amounts = schedule.sigma / size
-t = torch.tensor([100, 300, 500, 700, 800, 900, 950, 990])
-noisy = q_sample(schedule, x0.float().to(device), t.to(device), eps.float().to(device)).cpu() / per_image(size.cpu()[t], x0)
-verify("14.10", noisy, interpolate(x0, eps, amounts.cpu()[t].double())[0], tol=1e-6)
+t = torch.tensor([100, 300, 500, 700, 800, 900, 950, 990], device=device)
+images, noise, t_700 = x0.float().to(device), eps.float().to(device), torch.full_like(t, 700)
+zoomed = q_sample(schedule, images, t, noise) / per_image(size[t], images)
+verify("14.10", zoomed, interpolate(images, noise, amounts[t])[0], tol=1e-5)
 with torch.no_grad():
-    x_t = q_sample(schedule, x0.float().to(device), torch.full((8,), 700, device=device), eps.float().to(device))
-    eps_hat = model(x_t, torch.full((8,), 700, device=device))
+    x_t = q_sample(schedule, images, t_700, noise)
+    eps_hat = model(x_t, t_700)
     x0_hat = (x_t - schedule.sigma[700] * eps_hat) / schedule.sqrt_alpha_bar[700]
     euler = x_t / size[700] + (amounts[500] - amounts[700]) * (eps_hat - x0_hat)
-    verify("14.11", size[500] * euler, ddim_step(schedule, x_t, 700, 500, eps_hat, clip=False), tol=1e-5)
+    by_ddim = ddim_step(schedule, x_t, 700, 500, eps_hat, clip=False)
+verify("14.11", size[500] * euler, by_ddim, tol=1e-5)
 
 # %% [markdown]
 # *What differs between a DDPM and flow matching is therefore none of this. It is how often each amount of noise is
@@ -347,7 +351,8 @@ heun_step = check(heun_step)
 
 # %% tags=["nbval-check-output"]
 h, c = -0.1, 1.7
-verify("14.12", heun_step(lambda x, a: c * x, x0, 0.5, 0.5 + h), (1 + c * h + (c * h) ** 2 / 2) * x0)
+stepped = heun_step(lambda x, a: c * x, x0, 0.5, 0.5 + h)
+verify("14.12", stepped, (1 + c * h + (c * h) ** 2 / 2) * x0)
 
 # %%
 starts = torch.linspace(-2, 2, 200).double()
@@ -356,11 +361,13 @@ def end(steps, step):
     return last
 
 exact, counts = end(4096, heun_step), [8, 16, 32, 64, 128, 256]
-errors = {name: [(end(n, step) - exact).abs().mean() for n in counts] for name, step in {"Euler": flow.euler_step, "Heun": heun_step}.items()}
-curves = {name: (counts, torch.stack(error)) for name, error in errors.items()}
-viz.plot_curves(curves, xlabel="steps", ylabel="mean error", log="xy", alt="Errors fall with the number of steps: Heun's twice as steeply")
-for name, error in errors.items():
+curves = {}
+for name, step in {"Euler": flow.euler_step, "Heun": heun_step}.items():
+    error = torch.stack([(end(n, step) - exact).abs().mean() for n in counts])
+    curves[name] = counts, error
     print(f"{name:6} slope {torch.log2(error[-1] / error[-2]):.2f}")
+alt = "Errors fall with the number of steps: Heun's twice as steeply"
+viz.plot_curves(curves, xlabel="steps", ylabel="mean error", log="xy", alt=alt)
 
 # %% [markdown]
 # *On logarithmic axes the slopes are about -1 and -2: twice as many steps, half the error for Euler, a quarter for
@@ -395,10 +402,11 @@ starts = torch.randn(20_000, generator=generator).double()
 *_, ends = flow.flow_trajectory(v, starts, 200, heun_step)
 pairs, new = starts[:10_000].argsort(), starts[10_000:]  # half to learn from, half to try
 one_step = new - v(new, 1.0)  # Euler, one step, before reflow
-learned = np.interp(new, starts[pairs], (starts - ends)[pairs])  # velocity at a = 1, where one pair passes a point
+learned = np.interp(new, starts[pairs], (starts - ends)[pairs])  # the new velocity at a = 1
 reflowed = new - torch.as_tensor(learned)
 quantiles = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95]).double()
-for name, x in {"200 steps": ends[10_000:], "one step": one_step, "one step, reflow": reflowed}.items():
+ways = {"200 steps": ends[10_000:], "one step": one_step, "one step, reflow": reflowed}
+for name, x in ways.items():
     print(f"{name:20}", "  ".join(f"{q:6.3f}" for q in x.quantile(quantiles)))
 
 # %% [markdown]
@@ -438,7 +446,8 @@ def in_the_middle(model, schedule, x0, t, noise):
     return flow_matching_loss(model, schedule, x0, flow.logit_normal_steps(t, schedule.T), noise)
 
 networks = {}
-for name, objective in {"velocity": flow_matching_loss, "middle": in_the_middle, "noise": ddpm_loss}.items():
+losses = {"velocity": flow_matching_loss, "middle": in_the_middle, "noise": ddpm_loss}
+for name, objective in losses.items():
     torch.manual_seed(0)
     net = UNet(base=32, multipliers=(1, 2), patch=2)
     trainer = Trainer(net, tables, data.images, TrainConfig(steps=steps), objective=objective)
@@ -447,7 +456,7 @@ for name, objective in {"velocity": flow_matching_loss, "middle": in_the_middle,
 # %%
 def by_flow(name, calls, step=flow.euler_step):
     net = flow.velocity_of(networks[name], 1000)
-    start = torch.stack([torch.randn(1, 28, 28, generator=torch.Generator().manual_seed(i)) for i in range(12)]).to(device)
+    start = image_noise(0, range(12), (1, 28, 28), device)()
     count = calls // 2 if step is heun_step else calls
     *_, x = flow.flow_trajectory(net, start, count, step)
     return x.clamp(-1, 1)
@@ -456,7 +465,8 @@ def by_flow(name, calls, step=flow.euler_step):
 rows = {f"velocity, Euler, {n} calls": by_flow("velocity", n) for n in (4, 10, 50)}
 rows |= {f"velocity, Heun, {n} calls": by_flow("velocity", n, heun_step) for n in (4, 10, 50)}
 rows |= {f"middle, Heun, {n} calls": by_flow("middle", n, heun_step) for n in (10, 50)}
-rows |= {f"noise, DDIM, {n} calls": sample(networks["noise"], tables.to(device), 12, steps=n) for n in (10, 50)}
+for n in (10, 50):
+    rows[f"noise, DDIM, {n} calls"] = sample(networks["noise"], tables.to(device), 12, steps=n)
 viz.image_rows(rows, alt="Twelve samples a row: velocity and noise networks with 4 to 50 calls")
 
 # %% [markdown]
@@ -475,8 +485,8 @@ viz.image_rows(rows, alt="Twelve samples a row: velocity and noise networks with
 #
 # **What broke:** we have followed an ordinary differential equation, without fresh noise, and
 # [notebook 08](08_sampling.ipynb) a random walk, and both have the right densities at each step. What is the random walk
-# an equation of? How are its steps and those of DDIM related, and which solver is best for how many calls? That is the
-# subject of solvers in continuous time.
+# an equation of? How are its steps and those of DDIM related, and which solver is best for how many calls?
+# [Notebook 15](15_solvers.ipynb) takes the number of steps to infinity.
 #
 # ### Experiments to try
 #

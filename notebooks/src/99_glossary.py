@@ -177,6 +177,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | FiLM | Scaling and shifting features by numbers that depend on what the network is conditioned on. | [05](05_time_conditioning.ipynb) |
 # | floor | The best that a measure can reach. Of a loss: what the best answer leaves [(4.7)](04_bound_to_noise.ipynb). Of a distance: real images against real images. | [04](04_bound_to_noise.ipynb) |
 # | flow matching | Learning the velocity along straight lines from images to noise. | [13](13_debugging_clinic.ipynb) |
+# | Fokker-Planck | How drift and noise together change a density. | [15](15_solvers.ipynb) |
 # | forward process | The noise process $q$, from the clean image to noise. | [02](02_forward_process.ipynb) |
 # | Frechet distance | A distance of two sets of images: that of two Gaussians fitted to their features. | [09](09_evaluation.ipynb) |
 # | Gaussian | The bell curve: the density $\mathcal{N}(m, v)$, or something drawn from it. | [02](02_forward_process.ipynb) |
@@ -219,13 +220,16 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | noisy image | The image $x_t$: the clean image shrunk, with noise added. | [02](02_forward_process.ipynb) |
 # | objective | The loss that is minimised; an argument of the trainer. | [07](07_train_ddpm.ipynb) |
 # | optimizer | What turns gradients into steps of the weights; here Adam. | [07](07_train_ddpm.ipynb) |
+# | order | Of a solver: the power of the step with which its error falls. | [15](15_solvers.ipynb) |
 # | patch | A square of $p \times p$ pixels that becomes one place with $C p^2$ channels, `patch` = $p$. | [06](06_unet.ipynb) |
 # | path | All $x_0, \dots, x_T$ of one walk; without fresh noise, the line that DDIM follows. | [03](03_likelihood_bound.ipynb) |
 # | posterior | $q(x_{t-1} \mid x_t, x_0)$: the step down of somebody who knows the clean image. | [04](04_bound_to_noise.ipynb) |
 # | prior | The density that sampling starts from, $p(x_T)$, and not one of $x_0$; also the first term of the bound. | [03](03_likelihood_bound.ipynb) |
+# | probability-flow ODE | The smooth path whose density at each time is that of the noising walk. | [15](15_solvers.ipynb) |
 # | published | In notebook 10: with network, data range, noise schedule, target and sampler as published. | [10](10_libraries.ipynb) |
 # | receptive field | The input pixels that can change one output pixel. | [06](06_unet.ipynb) |
 # | recognisable | Of an image: the feature network is at least 95 % sure of its class. | [09](09_evaluation.ipynb) |
+# | rectified flow | Noise and image mixed along a straight line, and a mean followed back. | [01](01_corrupt_and_predict.ipynb) |
 # | reflow | Training anew on the pairs of noise and image that a sampler made: the paths become straighter. | [14](14_flow_matching.ipynb) |
 # | repaired | In notebook 10: without the faults of the published design. | [10](10_libraries.ipynb) |
 # | residual block | Layers that add to their input instead of replacing it. | [06](06_unet.ipynb) |
@@ -313,6 +317,10 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #   [2202.00512](https://arxiv.org/abs/2202.00512). The velocity, and how a network learns to take two steps in one.
 # - **Lu et al. 2022**, *DPM-Solver*, arXiv [2206.00927](https://arxiv.org/abs/2206.00927). Ten to twenty steps. Read it
 #   after [(8.9)](08_sampling.ipynb).
+# - **Lu et al. 2022b**, *DPM-Solver++*, arXiv [2211.01095](https://arxiv.org/abs/2211.01095). The same in terms of the
+#   clean image, which works with guidance; [(15.9)](15_solvers.ipynb).
+# - **Lin et al. 2024**, *Common diffusion noise schedules and sample steps are flawed*, arXiv
+#   [2305.08891](https://arxiv.org/abs/2305.08891). Why models could not draw the night.
 # - **Karras et al. 2022**, *Elucidating the design space of diffusion-based generative models*, arXiv
 #   [2206.00364](https://arxiv.org/abs/2206.00364). Every choice taken apart and tuned alone. The best next paper if you
 #   train models.
@@ -361,6 +369,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # %% [markdown]
 # ### Also cited
 #
+# - **Anderson 1982**, *Reverse-time diffusion equation models (Stochastic Processes and their Applications)*.
 # - **Ba et al. 2016**, *Layer normalization*, arXiv [1607.06450](https://arxiv.org/abs/1607.06450).
 # - **Chen et al. 2018**, *Neural ordinary differential equations*, arXiv
 #   [1806.07366](https://arxiv.org/abs/1806.07366).
@@ -370,10 +379,12 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #   Computation)*.
 # - **Dowson & Landau 1982**, *The Frechet distance between multivariate normal distributions (Journal of Multivariate
 #   Analysis)*.
+# - **Grathwohl et al. 2019**, *FFJORD*, arXiv [1810.01367](https://arxiv.org/abs/1810.01367).
 # - **He et al. 2016**, *Deep residual learning for image recognition*, arXiv
 #   [1512.03385](https://arxiv.org/abs/1512.03385).
 # - **Heusel et al. 2017**, *GANs trained by a two time-scale update rule converge to a local Nash equilibrium (the
 #   source of FID)*, arXiv [1706.08500](https://arxiv.org/abs/1706.08500).
+# - **Hutchinson 1989**, *A stochastic estimator of the trace of the influence matrix (Communications in Statistics)*.
 # - **Kingma & Ba 2015**, *Adam: a method for stochastic optimization*, arXiv
 #   [1412.6980](https://arxiv.org/abs/1412.6980).
 # - **Krizhevsky 2009**, *Learning multiple layers of features from tiny images (the source of CIFAR-10)*.

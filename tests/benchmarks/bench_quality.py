@@ -14,11 +14,8 @@ import argparse
 import json
 from dataclasses import dataclass, replace
 
-import matplotlib
-
-matplotlib.use("Agg")
 import torch
-from ladder import FRESH, NEAR_T, SYSTEMS, climb, measure_speed, score
+from ladder import FRESH, NEAR_T, SYSTEMS, climb, measure_speed, score, steps_in
 from record import RESULTS, fast_model, record, side_by_side
 from torch import Tensor
 
@@ -29,7 +26,6 @@ LADDER = {system.name: system for system in SYSTEMS}
 NAIVE = LADDER["naive BasicUNet"]
 DIFFUSERS = replace(LADDER["UNet2DModel DDPM"], sampler=FRESH)  # with fresh noise, as its scheduler
 COMPARED = (LADDER["the course's recipe"], NAIVE, LADDER["LayerNormUNet, repaired"], DIFFUSERS)
-BY_NAME = {system.name: system for system in COMPARED}
 UNIT = f"{NAIVE.name}, 3 epochs"
 SHIPPED, SHIPPED_SAMPLES = ("mnist", "mnist_labels"), 10_000
 PATH = RESULTS / "quality.json"
@@ -72,7 +68,7 @@ def jobs(speed: dict, minutes: list[float], samples: int, images: int) -> list[J
     """All rows: the unit, and then the longest come first, so that no core waits for one at the end."""
     wanted = [Job(UNIT, None, n, 3 * images // NAIVE.batch_size) for n in sorted({samples, SHIPPED_SAMPLES})]
     wanted += [
-        Job(system.name, m, samples, round(60 * m * speed[system.name]["images_per_second"] / system.batch_size))
+        Job(system.name, m, samples, steps_in(60 * m, system, speed[system.name]))
         for m in sorted(minutes, reverse=True)
         for system in COMPARED
     ]
@@ -85,7 +81,8 @@ def trained(job: Job) -> dict:
     if job.name in SHIPPED:
         row = score(shipped_samples(job.name), images)
     else:
-        row, _ = climb(NAIVE if job.name == UNIT else BY_NAME[job.name], images, job.steps, job.samples)
+        system = next((system for system in COMPARED if system.name == job.name), NAIVE)
+        row, _ = climb(system, images, job.steps, job.samples)
     return {**row, "name": job.name, "minutes": job.minutes, "samples": job.samples}
 
 

@@ -6,7 +6,6 @@ Everything of one kind is timed in turns in one process, so that a noisy machine
 table in docs/RESULTS.md is made from docs/results/speed.json, which this writes.
 """
 
-import statistics
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from record import fast_model, record
+from record import fast_model, in_turns, record, seconds_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -58,7 +57,7 @@ import resource, sys, warnings
 warnings.simplefilter("ignore")
 from ddpm_helpers import TrainConfig, Trainer, UNet, cosine_schedule, load_images
 data = load_images("mnist")
-trainer = Trainer(UNet({arguments}), cosine_schedule(), data.images, TrainConfig(steps=20), "cpu")
+trainer = Trainer({net}, cosine_schedule(), data.images, TrainConfig(steps=20), "cpu")
 trainer.fit()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 """
@@ -92,21 +91,6 @@ def main() -> None:
     record("speed", "python tests/benchmarks/bench_speed.py", results)
 
 
-def in_turns(actions: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, float]:
-    """The median of each action's answers; the actions take turns."""
-    answers = {name: [] for name in actions}
-    for _ in range(rounds):
-        for name, action in actions.items():
-            answers[name].append(action())
-    return {name: statistics.median(values) for name, values in answers.items()}
-
-
-def seconds(action: Callable[[], Tensor]) -> float:
-    start = time.perf_counter()
-    action().sum().item()  # waits for a GPU
-    return time.perf_counter() - start
-
-
 def measure_loading(device: torch.device) -> dict[str, float]:
     """Images per second to a float batch on the device."""
     images = load_images("mnist").images[:10_000]
@@ -114,13 +98,13 @@ def measure_loading(device: torch.device) -> dict[str, float]:
 
     def loader() -> float:
         batches = DataLoader(one_by_one, batch_size=BATCH, shuffle=True)
-        return len(images) / seconds(lambda: sum(batch.to(device).mean() for batch in batches))
+        return len(images) / seconds_of(lambda: sum(batch.to(device).mean() for batch in batches))
 
     def indexed() -> float:
         order = torch.randperm(len(images)).to(device)
-        return len(images) / seconds(lambda: sum(to_float(on_device[i]).mean() for i in order.split(BATCH)))
+        return len(images) / seconds_of(lambda: sum(to_float(on_device[i]).mean() for i in order.split(BATCH)))
 
-    rates = in_turns({"picture by picture": loader, "one tensor, by index": indexed})
+    rates = in_turns({"picture by picture": loader, "one tensor, by index": indexed}, ROUNDS)
     for name, rate in rates.items():
         print(f"loading, {name}: {rate:,.0f} images/s", flush=True)
     return rates
@@ -135,7 +119,7 @@ def measure_training(device: torch.device) -> list[dict]:
             print(f"{name} is left out: {error}", flush=True)
             continue
         actions = {s: partial(images_per_second, make, *setting, device) for s, setting in SETTINGS.items()}
-        speeds = in_turns(actions)
+        speeds = in_turns(actions, ROUNDS)
         rows.append({"name": name, "parameters": count_parameters(make()), "images_per_second": speeds})
         shown = "   ".join(f"{setting} {speed:,.0f}" for setting, speed in speeds.items())
         print(f"{name:28}{rows[-1]['parameters']:>10,} parameters   images/s: {shown}", flush=True)
@@ -168,17 +152,14 @@ def measure_sampling(device: torch.device) -> dict[str, float]:
     cosine, linear, short = (s.to(device) for s in (cosine_schedule(1000), linear_schedule(1000), linear_schedule(300)))
 
     def draw(net: nn.Module, schedule, steps: int | None) -> float:
-        return seconds(lambda: sample(fast_model(net, device), schedule, 64, (1, 28, 28), steps))
+        return seconds_of(lambda: sample(fast_model(net, device), schedule, 64, (1, 28, 28), steps))
 
-    times = in_turns(
-        {
-            "UNet of the course's recipe: 50 DDIM steps": partial(draw, small, cosine, 50),
-            "UNet of the course's recipe: all 1000 steps": partial(draw, small, cosine, None),
-            "SimpleUNet: all 300 steps": partial(draw, simple, short, None),
-            "LayerNormUNet: all 1000 steps": partial(draw, layer_norm, linear, None),
-        },
-        rounds=1,  # each is a mean over at least 50 calls already
-    )
+    times = {  # each is a mean over at least 50 calls already
+        "UNet of the course's recipe: 50 DDIM steps": draw(small, cosine, 50),
+        "UNet of the course's recipe: all 1000 steps": draw(small, cosine, None),
+        "SimpleUNet: all 300 steps": draw(simple, short, None),
+        "LayerNormUNet: all 1000 steps": draw(layer_norm, linear, None),
+    }
     for name, value in times.items():
         print(f"64 samples, {name}: {value:.1f} s", flush=True)
     return times
@@ -187,13 +168,10 @@ def measure_sampling(device: torch.device) -> dict[str, float]:
 def measure_memory() -> dict[str, int]:
     """Peak memory in bytes of a process that trains 20 steps on a CPU."""
     peaks = {}
-    for arguments in ("", "base=32, multipliers=(1, 2), patch=2, attention=0"):
-        code = MEMORY.format(arguments=arguments)
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        peaks[f"UNet({arguments})"] = int(result.stdout.splitlines()[-1])
-        print(
-            f"20 steps of a Trainer with UNet({arguments}): peak {peaks[f'UNet({arguments})'] / 1e9:.2f} GB", flush=True
-        )
+    for net in ("UNet()", "UNet(base=32, multipliers=(1, 2), patch=2, attention=0)"):
+        command = [sys.executable, "-c", MEMORY.format(net=net)]
+        peaks[net] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        print(f"20 steps of a Trainer with {net}: peak {peaks[net] / 1e9:.2f} GB", flush=True)
     return peaks
 
 

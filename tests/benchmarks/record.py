@@ -1,10 +1,13 @@
-"""Where the benchmarks leave their results: docs/results/NAME.json, from which docs/RESULTS.md has its tables."""
+"""What the benchmarks share: where results go (docs/RESULTS.md has its tables from docs/results/NAME.json), taking
+turns, the model for sampling, a process for each core."""
 
 import datetime
 import json
 import multiprocessing
 import os
 import platform
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -12,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ddpm_helpers.files import write_bytes
 from ddpm_helpers.machine import default_device, device_name, fast_autocast, fast_dtype
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
@@ -29,12 +33,26 @@ def machine() -> dict:
     }
 
 
+def write(path: Path, results: dict) -> None:
+    write_bytes(path, (json.dumps(results, indent=1) + "\n").encode())  # hours of work: never half a file
+
+
 def record(name: str, command: str, results: dict) -> None:
     """Write the results of `command` to docs/results/NAME.json, and say so."""
-    path = RESULTS / f"{name}.json"
-    text = json.dumps({"command": command, **machine(), **results}, indent=1)
-    path.write_text(text + "\n", encoding="utf-8", newline="\n")
-    print(f"written to {path}", flush=True)
+    write(RESULTS / f"{name}.json", {"command": command, **machine(), **results})
+    print(f"written to {RESULTS / name}.json", flush=True)
+
+
+def in_turns(actions: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """The median of each action's answers; they take turns, so that a noisy minute slows all alike."""
+    turns = [{name: action() for name, action in actions.items()} for _ in range(rounds)]
+    return {name: statistics.median(turn[name] for turn in turns) for name in actions}
+
+
+def seconds_of(action: Callable[[], Tensor]) -> float:
+    start = time.perf_counter()
+    action().sum().item()  # waits for a GPU
+    return time.perf_counter() - start
 
 
 def fast_model(model: nn.Module, device: torch.device) -> Callable[..., Tensor]:

@@ -6,18 +6,17 @@ Digits are moved by up to two pixels while training. The test images are looked 
 """
 
 import argparse
-import datetime
 import sys
 
 import torch
 import torch.nn.functional as F
+from record import machine
 from torch import Tensor
 from tqdm import tqdm
 
 from ddpm_helpers import CheckpointError, DataError, ImageData, default_device, load_images, to_float
 from ddpm_helpers.data import shuffled_indices
 from ddpm_helpers.files import write
-from ddpm_helpers.machine import device_name
 from ddpm_helpers.metrics import FeatureNet
 
 BATCH = 128
@@ -72,10 +71,8 @@ def main() -> None:
             "data": data.source,
             "steps": options.steps,
             "batch_size": BATCH,
-            "device": device_name(default_device()),
             "test accuracy": round(right, 4),
-            "torch": torch.__version__,
-            "date": datetime.date.today().isoformat(),
+            **machine(),
         }
         weights = {name: value.half() for name, value in net.state_dict().items()}
         write(options.file, "feature network", {"classes": len(data.classes), "recipe": recipe, "weights": weights})

@@ -28,15 +28,17 @@ import pytest
 import read_only_checkout
 import same
 import torch
+from outcome import unit_tests
 
+NO_ROOM = "disk_full or no_disk or read_only or one_run_at_a_time or cannot_be_written"
 PARTS = {  # name -> function of a count, and the count of a full run
     "kill": (kill.training, 100),
     "torchrun": (kill.two_processes, 5),
     "kernel": (kill.kernel, 3),
     "disconnect": (kill.disconnect, 3),
-    "files": (kill.files, 1),
+    "files": (partial(unit_tests, NO_ROOM, ["test_files.py", "test_train.py"]), 1),
     "fuzz": (fuzz.fuzz, 100_000),
-    "hosts": (offline.hosts, 1),
+    "hosts": (partial(unit_tests, "host or download", ["test_data.py"]), 1),
     "offline": (offline.whole_test_command, 1),
     "readonly": (read_only_checkout.notebooks, 99),
     **{f"flake-{number}": (partial(flake.flake, number), 20) for number in flake.NOTEBOOKS},

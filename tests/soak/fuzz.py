@@ -1,18 +1,18 @@
 """Mutated and made-up files for every reader of outside bytes: only the documented errors may come out.
 
     python tests/soak/fuzz.py COUNT [SEED]        COUNT inputs, shared out among the readers
-    python tests/soak/fuzz.py READER:NUMBER SEED  one input again, its bytes kept in build/fuzz
 
-Each input follows from (seed, reader, number). It must be read, or refused, within 1 second of computing and 200 MB of
-memory. Inputs run in forked workers that may not take 1 GB more than they have at the start and are killed after 10
-seconds, so a reader that hangs, crashes or fills the memory is a failure like any other (Linux; elsewhere errors and
-seconds are looked at).
+Each input follows from (seed, reader, number); one that fails is kept in build/fuzz. It must be read, or refused,
+within 1 second of computing and 200 MB of memory. A reader's inputs run in a fork that may not take 1 GB more than it
+has at the start and is killed when one takes 10 seconds, so a reader that hangs, crashes or fills the memory is a
+failure like any other (Linux; elsewhere errors and seconds are looked at).
 """
 
 import contextlib
 import gzip
 import io
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -27,38 +27,31 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ddpm_helpers import (
-    CheckpointError,
-    DataError,
-    TrainConfig,
-    Trainer,
-    TrainingError,
-    UNet,
-    cosine_schedule,
-    load_images,
-    load_pretrained,
-    read_idx,
-)
-from ddpm_helpers.files import SEAL, read, write
-from ddpm_helpers.lessons import ladder
-from ddpm_helpers.pictures import load_folder
+from ddpm_helpers import load_pretrained, read_idx
+from ddpm_helpers.files import SEAL, CheckpointError, read
+from ddpm_helpers.nets import UNet
+from ddpm_helpers.pictures import DataError, load_folder
 from ddpm_helpers.pretrained import save_pretrained
+from ddpm_helpers.schedule import cosine_schedule
+from ddpm_helpers.train import TrainConfig, Trainer, TrainingError
 
 SECONDS, MEGABYTES = 1.0, 200  # that one input may take
-WALL, ROOM = 10, 1 << 30  # seconds and bytes after which a worker is stopped
+WALL, ROOM = 10, 1 << 30  # seconds and bytes after which a fork is stopped
 NUMBERS = (0, 1, 2, 7, 28, 255, 256, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 KEEP = Path(__file__).resolve().parents[2] / "build" / "fuzz"
+FORKS = sys.platform == "linux"
+RANDOM = np.random.default_rng(0)
+SMALL = {"base": 8, "multipliers": [1], "attention": 0, "patch": 2}
 
 
-@dataclass(frozen=True)
-class Reader:
+class Reader(NamedTuple):
     """One way in for outside bytes."""
 
     make: Callable[[random.Random], bytes]  # an input
@@ -68,7 +61,7 @@ class Reader:
     share: int  # of all inputs, in percent
 
 
-# ---- mutations ------------------------------------------------------------------------------------------------------
+# ---- inputs ---------------------------------------------------------------------------------------------------------
 
 
 def mutated(chance: random.Random, content: bytes, other: bytes = b"") -> bytes:
@@ -76,33 +69,21 @@ def mutated(chance: random.Random, content: bytes, other: bytes = b"") -> bytes:
     content = bytearray(content)
     for _ in range(chance.randint(1, 4)):
         place = chance.randrange(min(len(content), chance.choice([16, 200, 1 << 30])) or 1)
-        end = place + chance.randint(1, 1 << chance.randint(0, 10))
-        kind = chance.randrange(7)
+        end, kind = place + chance.randint(1, 1 << chance.randint(0, 10)), chance.randrange(6)
+        start = chance.randrange(len(other) + 1)
         if kind == 0 and content:
-            content[place % len(content)] ^= 1 << chance.randrange(8)
-        elif kind == 1 and content:
-            content[place % len(content)] = chance.randrange(256)
-        elif kind == 2:
+            content[place % len(content)] ^= chance.choice([1 << chance.randrange(8), chance.randrange(256)])
+        elif kind == 1:
             del content[place:end]
-        elif kind == 3:
+        elif kind == 2:
             content[place:place] = content[place:end]
-        elif kind == 4 and other:
-            start = chance.randrange(len(other))
-            content[place : end if chance.random() < 0.5 else place] = other[start : start + end - place]
-        elif kind == 5:
-            number = chance.choice(NUMBERS)
-            content[place : place + 4] = struct.pack(chance.choice("<>") + "I", number)
+        elif kind == 3:
+            content[place : chance.choice([place, end])] = other[start : start + end - place]
+        elif kind == 4:
+            content[place : place + 4] = struct.pack(chance.choice("<>") + "I", chance.choice(NUMBERS))
         else:
             del content[chance.randrange(len(content) + 1) :]
     return bytes(content)
-
-
-def strange(chance: random.Random) -> object:
-    """A plain value that a reader may not expect."""
-    numbers = [-1, 0, 1, 2, 3, 10**5, 10**9, 2**63, 2**64, 10**40, 0.5, 1e308, float("nan"), float("inf")]
-    texts = ["", "x", "x" * 5000, "\0", "UNet", "1", "\ud800"]
-    others = [None, True, [], {}, [[]], [1] * 3000, [0] * 40, [10**9], {"a": {"b": [1]}}]
-    return chance.choice([*numbers, *texts, *others])
 
 
 def altered(chance: random.Random, value: object) -> object:
@@ -111,44 +92,18 @@ def altered(chance: random.Random, value: object) -> object:
         name, kind = chance.choice(list(value)), chance.randrange(8)
         if kind == 0:
             return {key: inner for key, inner in value.items() if key != name}
-        if kind == 1:
-            return {**value, chance.choice(["x", "", 3, name]): strange(chance)}
-        return {**value, name: altered(chance, value[name])}
-    if isinstance(value, list | tuple) and value and chance.random() < 0.7:
-        place, kind = chance.randrange(len(value)), chance.randrange(6)
-        if kind == 0:
-            return [*value[:place], *value[place + 1 :]]
-        if kind == 1:
-            return [*value, *value]
-        return [*value[:place], altered(chance, value[place]), *value[place + 1 :]]
-    if isinstance(value, torch.Tensor) and chance.random() < 0.7:
-        other = [value.double(), value.long(), value[None], value.flatten()[:1], value * float("nan"), value.bool()]
-        return chance.choice([*other, value.new_zeros(0)])
-    return strange(chance)
+        return {**value, chance.choice(["x", "", 3]) if kind == 1 else name: altered(chance, value[name])}
+    if isinstance(value, list) and value and chance.random() < 0.7:
+        place = chance.randrange(len(value))
+        return chance.choice([value[:place], value * 2, [*value[:place], altered(chance, value[place])]])
+    numbers = [-1, 0, 1, 2, 3, 10**5, 10**9, 2**63, 2**64, 10**40, 0.5, 1e308, float("nan"), float("inf")]
+    texts = ["", "x", "x" * 5000, "\0", "UNet", "1", "\ud800"]
+    return chance.choice([*numbers, *texts, None, True, [], {}, [[]], [1] * 3000, [0] * 40, [10**9], {"a": {"b": [1]}}])
 
 
 def nested(chance: random.Random) -> str:
     """JSON that is deeper than a parser can go."""
-    depth = chance.choice([100, 2000, 100_000])
-    return chance.choice(['{"a":', "["]) * depth
-
-
-def bomb(megabytes: int) -> bytes:
-    """Raw deflate data of so many MB of zeros, a thousandth as long."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    piece = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)  # such pieces may follow each other
-    return piece * megabytes + packer.flush()
-
-
-def gzip_bomb(head: bytes, megabytes: int) -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    start = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH)
-    return b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + start + bomb(megabytes) + bytes(8)
-
-
-# ---- inputs ---------------------------------------------------------------------------------------------------------
-
-RANDOM = np.random.default_rng(0)
+    return chance.choice(['{"a":', "["]) * chance.choice([100, 2000, 100_000])
 
 
 def idx_bytes(array: np.ndarray, code: int = 8) -> bytes:
@@ -162,85 +117,63 @@ IDX = [
 ]
 
 
-def lying_idx(chance: random.Random) -> bytes:
-    """A header of the right form that says anything, and some values."""
-    axes = chance.choice([0, 1, 2, 3, 4, 31, 32, 33, 64, 65, 255])
-    sizes = [chance.choice(NUMBERS if chance.random() < 0.5 else (0, 1)) for _ in range(axes)]
-    code = chance.choice([8, 9, 11, 12, 13, 14, chance.randrange(256)])
-    body = chance.choice([b"", b"\0", IDX[0][:100], bytes(8), bytes(5000)])
-    return struct.pack(f">4B{axes}I", 0, 0, code, axes, *sizes) + body
-
-
 def make_idx(chance: random.Random) -> bytes:
-    return lying_idx(chance) if chance.random() < 0.3 else mutated(chance, chance.choice(IDX), chance.choice(IDX))
+    if chance.random() < 0.7:
+        return mutated(chance, chance.choice(IDX), chance.choice(IDX))
+    axes = chance.choice([0, 1, 2, 3, 4, 31, 32, 33, 64, 65, 255])  # a header of the right form that says anything
+    sizes = [chance.choice(NUMBERS if chance.random() < 0.5 else (0, 1)) for _ in range(axes)]
+    head = struct.pack(f">4B{axes}I", 0, 0, chance.choice([8, 9, 11, 12, 13, 14, chance.randrange(256)]), axes, *sizes)
+    return head + chance.choice([b"", b"\0", IDX[0][:100], bytes(8), bytes(5000)])
 
 
 def make_gzip(chance: random.Random) -> bytes:
-    kind = chance.random()
-    if kind < 0.5:
+    if chance.random() < 0.5:
         return mutated(chance, gzip.compress(chance.choice(IDX)), gzip.compress(IDX[1]))
-    if kind < 0.995:
-        packed = gzip.compress(make_idx(chance), chance.choice([0, 1, 9]))
-        return packed * chance.choice([1, 1, 1, 2, 50])
-    megabytes = chance.choice([10, 100, 1000, 4000])
-    shape = chance.choice([(megabytes, 1024, 1024), (megabytes - 1, 1024, 1024), (28, 28, 28), (2**31, 2**31)])
-    return gzip_bomb(struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape), megabytes)
+    return gzip.compress(make_idx(chance), chance.choice([0, 1, 9])) * chance.choice([1, 1, 1, 2, 50])
+
+
+def make_file(save: Callable[[Path], None]) -> Callable[[random.Random], bytes]:
+    """A way to make inputs from one good file of ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.safetensors"
+        save(path)
+        whole = path.read_bytes()
+    size = struct.unpack("<Q", whole[:8])[0]
+    good, body = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+    notes = good["__metadata__"] = {**good["__metadata__"], "checksum": SEAL}
+
+    def make(chance: random.Random) -> bytes:
+        kind, head, numbers, tensor = chance.random(), dict(good), body, chance.choice([*good])
+        if kind < 0.4:
+            return mutated(chance, whole, whole)
+        if kind < 0.45:
+            text = nested(chance).encode()
+            return struct.pack("<Q", chance.choice([len(text)] * 5 + [2**40, 2**64 - 1])) + text + body
+        if kind < 0.7:  # another description
+            about = json.dumps(altered(chance, altered(chance, json.loads(notes["ddpm_helpers"]))))
+            about = chance.choice([*[about] * 18, nested(chance), mutated(chance, about.encode()).decode("latin-1")])
+            head["__metadata__"] = {**notes, "ddpm_helpers": about}
+        elif kind < 0.8:  # other numbers
+            place = chance.randrange(len(body))
+            numbers = body[:place] + chance.choice([bytes(4), b"\xff" * 4, b""]) + body[place + 4 :]
+        elif kind < 0.9 and tensor != "__metadata__":
+            kinds = ["F32", "F64", "BF16", "I8", "U8", "BOOL", "I64", "C64", "F8_E4M3", "F8_E5M2", "F4", "U16", "X"]
+            shape = good[tensor]["shape"] or [1]
+            small = {"shape": [*shape[:-1], shape[-1] // 2 or 1]}
+            head[tensor] = {**head[tensor], "dtype": chance.choice(kinds), **chance.choice([small, {}, {"shape": [0]}])}
+        else:
+            head = altered(chance, head)
+        text = json.dumps(head).encode("utf-8", "surrogatepass")
+        content = struct.pack("<Q", len(text)) + text + numbers  # sealed anew, so that a reader looks further
+        return content.replace(SEAL.encode(), f"crc32 {zlib.crc32(content):08x}".encode(), 1)
+
+    return make
 
 
 def tiny_trainer() -> Trainer:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8)
-    net = UNet(base=8, multipliers=(1,), attention=0)
-    return Trainer(net, cosine_schedule(20), images, TrainConfig(4, batch_size=2, warmup=1), "cpu")
-
-
-def sealed(head: dict, body: bytes) -> bytes:
-    """A file of ours with any header and a right checksum, so that a reader looks further."""
-    text = json.dumps(head).encode("utf-8", "surrogatepass")
-    content = struct.pack("<Q", len(text)) + text + body
-    return content.replace(SEAL.encode(), f"crc32 {zlib.crc32(content):08x}".encode(), 1)
-
-
-class File:
-    """A way to make inputs from one good file."""
-
-    def __init__(self, save: Callable[[Path], None]):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "a.safetensors"
-            save(path)
-            self.whole = path.read_bytes()
-        size = struct.unpack("<Q", self.whole[:8])[0]
-        self.head, self.body = json.loads(self.whole[8 : 8 + size]), self.whole[8 + size :]
-        self.about = json.loads(self.head["__metadata__"]["ddpm_helpers"])
-
-    def make(self, chance: random.Random) -> bytes:
-        kind, head = chance.random(), dict(self.head)
-        if kind < 0.4:
-            return mutated(chance, self.whole, self.whole)
-        if kind < 0.7:  # another description
-            about = json.dumps(altered(chance, altered(chance, self.about)))
-            about = nested(chance) if chance.random() < 0.05 else about
-            about = mutated(chance, about.encode()).decode(errors="replace") if chance.random() < 0.1 else about
-            head["__metadata__"] = {"ddpm_helpers": about, "checksum": SEAL}
-        elif kind < 0.95:  # other tensors
-            head["__metadata__"] = {**head["__metadata__"], "checksum": SEAL}
-            name = chance.choice(list(head))
-            if name != "__metadata__" and chance.random() < 0.5:
-                kinds = ["F32", "F64", "BF16", "I8", "U8", "BOOL", "I64", "C64", "F8_E4M3", "F8_E5M2", "F4", "U16", "X"]
-                shape = head[name]["shape"] or [1]
-                small = {"shape": [*shape[:-1], shape[-1] // 2 or 1]}
-                head[name] = {**head[name], "dtype": chance.choice(kinds), **chance.choice([small, {}, {"shape": [0]}])}
-            else:
-                head = altered(chance, head)
-        else:
-            text = nested(chance).encode()
-            return struct.pack("<Q", chance.choice([len(text)] * 5 + [2**40, 2**64 - 1])) + text + self.body
-        return sealed(head, self.body)
-
-
-def good_weights(path: Path) -> None:
-    arguments = {"base": 8, "multipliers": [1], "attention": 0, "patch": 2}
-    save_pretrained(path, UNet(**arguments), arguments, "cosine", 20, {"steps": 5, "data": "none"})
+    return Trainer(UNet(**SMALL), cosine_schedule(20), images, TrainConfig(4, batch_size=2, warmup=1), "cpu")
 
 
 def good_state(path: Path) -> None:
@@ -250,26 +183,27 @@ def good_state(path: Path) -> None:
     trainer.save(path)
 
 
-class States(File):
-    """Training states that are well-formed and say something else."""
+def good_weights(path: Path) -> None:
+    save_pretrained(path, UNet(**SMALL), SMALL, "cosine", 20, {"steps": 5, "data": "none"})
 
-    def make(self, chance: random.Random) -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "a.safetensors"
-            path.write_bytes(self.whole)
-            good = read(path)
-            while True:
-                state = good
-                for _ in range(chance.randint(1, 3)):
-                    state = altered(chance, state)
-                with contextlib.suppress(Exception):  # what JSON does not know is not written
-                    write(path, "training state", state)
-                    return path.read_bytes()
+
+def good_pictures() -> list[bytes]:
+    result = []
+    for mode, size in (("RGB", (17, 13)), ("L", (8, 9)), ("RGBA", (9, 9)), ("P", (16, 16)), ("I;16", (9, 9))):
+        picture = Image.fromarray(RANDOM.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+        for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "MPO"):
+            buffer = io.BytesIO()
+            with contextlib.suppress(OSError, KeyError, ValueError):  # not every kind knows every mode
+                picture.convert("L" if mode == "I;16" else mode).convert(mode).save(buffer, kind)
+                result.append(buffer.getvalue())
+    return result
+
+
+# ---- readers --------------------------------------------------------------------------------------------------------
 
 
 def resume(path: Path) -> None:
     """Whatever the file holds: a trainer that goes on from it trains, or says that the loss is no number."""
-    torch.manual_seed(0)
     trainer = tiny_trainer()
     trainer.resume(path)
     assert 0 <= trainer.step <= 4
@@ -278,105 +212,32 @@ def resume(path: Path) -> None:
         list(trainer.run())
 
 
-def good_pictures() -> list[bytes]:
-    result = []
-    for mode, size in (("RGB", (17, 13)), ("L", (8, 9)), ("RGBA", (9, 9)), ("P", (16, 16)), ("I;16", (9, 9))):
-        pixels = RANDOM.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-        for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "MPO"):
-            buffer = io.BytesIO()
-            with contextlib.suppress(OSError, KeyError, ValueError):  # not every kind knows every mode
-                Image.fromarray(pixels).convert("L" if mode == "I;16" else mode).convert(mode).save(buffer, kind)
-                result.append(buffer.getvalue())
-    return result
+def read_picture(path: Path) -> None:
+    """A good picture beside it: what cannot be read must be named, and the rest must come."""
+    path.with_name("good.png").write_bytes(PICTURES[0])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        images = load_folder(path.parent, size=8).images
+    assert len(images) == 2 or any(path.name in str(warning.message) for warning in caught), "left out without a word"
+    assert any(images[-1].flatten()), "the good one is there"
 
 
 PICTURES = good_pictures()
 
 
-def png(width: int, height: int, depth: int, colour: int, packed: bytes) -> bytes:
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
-
-
-def make_picture(chance: random.Random) -> bytes:
-    if chance.random() < 0.95:
-        return mutated(chance, chance.choice(PICTURES), chance.choice(PICTURES))
-    sides = [chance.choice([1, 8, 1000, 3000, 5000, 20_000, 2**31 - 1]) for _ in range(2)]
-    packed = b"\x78\x9c" + bomb(chance.choice([1, 20, 100])) if chance.random() < 0.2 else zlib.compress(bytes(100))
-    return png(*sides, chance.choice([1, 8, 16]), chance.choice([0, 2, 4, 6]), packed)
-
-
-def read_picture(path: Path) -> None:
-    """A good picture beside it: what cannot be read must be named, and the rest must come."""
-    good = path.with_name("good.png")
-    if not good.exists():
-        good.write_bytes(PICTURES[0])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = len(load_folder(path.parent, size=8).images)
-    assert found == 2 or any(path.name in str(warning.message) for warning in caught), "left out without a word"
-    assert any(load_folder(path.parent, size=8).images[-1].flatten()), "the good one is there"
-
-
-def ladder_json() -> bytes:
-    return (ladder.RESULTS / "ladder_cpu.json").read_bytes()
-
-
-def make_ladder(chance: random.Random) -> bytes:
-    kind = chance.random()
-    if kind < 0.3:
-        return mutated(chance, ladder_json())
-    if kind < 0.4:
-        return nested(chance).encode()
-    return json.dumps(altered(chance, altered(chance, json.loads(ladder_json())))).encode()
-
-
-def read_ladder(path: Path) -> None:
-    if not path.with_suffix(".png").exists():
-        shutil.copy(ladder.RESULTS / "ladder_cpu.png", path.with_suffix(".png"))
-    ladder.ladder_samples(str(path.with_suffix("")))
-
-
-def read_ladder_picture(path: Path) -> None:
-    shutil.copy(ladder.RESULTS / "ladder_cpu.json", path.with_suffix(".json"))
-    ladder.ladder_samples(str(path.with_suffix("")))
-
-
-def make_name(chance: random.Random) -> bytes:
-    names = ["mnist", "..", "/", "~", "~nobody-here", "x" * 300, "x/" * 3000, "\0", "a\0b", "*", "é" * 200]
-    text = chance.choice(names) + chance.choice(["", ".safetensors", "/x", "\0.safetensors", "x" * 250])
-    return text.encode() if chance.random() < 0.3 else mutated(chance, text.encode())
-
-
-def read_name(path: Path) -> None:
-    """The names that a user may type; none of them exists in the empty folder."""
-    name = path.read_bytes().decode(errors="surrogateescape")
-    for reader in (load_pretrained, read, read_idx, lambda name: load_images(f"x{name}")):
-        with contextlib.suppress(CheckpointError, DataError):
-            reader(name)
-    with contextlib.suppress(FileNotFoundError):
-        ladder.load_ladder(name)
-
-
 def readers() -> dict[str, Reader]:
     """All ways in. A picture may take 20 bytes for each of 90 million pixels, as Pillow allows; here 5 million."""
     Image.MAX_IMAGE_PIXELS = 5_000_000
-    state, weights = File(good_state), File(good_weights)
-    shipped = (ladder.RESULTS / "ladder_cpu.png").read_bytes()
+    state, weights = make_file(good_state), make_file(good_weights)
+    make_picture = lambda chance: mutated(chance, chance.choice(PICTURES), chance.choice(PICTURES))  # noqa: E731
     return {
-        "idx": Reader(make_idx, read_idx, (DataError,), "images", 30),
+        "idx": Reader(make_idx, read_idx, (DataError,), "images", 34),
         "gzip": Reader(make_gzip, read_idx, (DataError,), "images.gz", 15),
-        "state": Reader(state.make, read, (CheckpointError,), "a.safetensors", 20),
-        "resume": Reader(States(good_state).make, resume, (CheckpointError,), "a.safetensors", 3),
-        "weights": Reader(weights.make, lambda path: read(path, "weights"), (CheckpointError,), "a.safetensors", 12),
-        "pretrained": Reader(weights.make, load_pretrained, (CheckpointError,), "a.safetensors", 8),
+        "state": Reader(state, read, (CheckpointError,), "a.safetensors", 19),
+        "resume": Reader(state, resume, (CheckpointError,), "a.safetensors", 4),
+        "weights": Reader(weights, lambda path: read(path, "weights"), (CheckpointError,), "a.safetensors", 10),
+        "pretrained": Reader(weights, load_pretrained, (CheckpointError,), "a.safetensors", 10),
         "pictures": Reader(make_picture, read_picture, (DataError,), "a.png", 8),
-        "ladder": Reader(make_ladder, read_ladder, (ValueError,), "a.json", 1),
-        "ladder picture": Reader(lambda c: mutated(c, shipped), read_ladder_picture, (ValueError,), "a.png", 1),
-        "names": Reader(make_name, read_name, (), "name", 2),
     }
 
 
@@ -386,8 +247,7 @@ def readers() -> dict[str, Reader]:
 def status(field: str) -> float:
     """A line of /proc/self/status in MB; 0 where there is no such file."""
     with contextlib.suppress(OSError):
-        found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        return int(found[1]) / 1024 if found else 0
+        return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
     return 0
 
 
@@ -404,101 +264,67 @@ def one(reader: Reader, content: bytes, folder: Path) -> dict:
             warnings.simplefilter("ignore")
             reader.read(path)
     except Exception as error:
-        outcome = "refused"
-        if not isinstance(error, reader.documented):
-            problem = "".join(traceback.format_exception(error))
-        elif out_of_memory(error):
-            problem = f"wants more than {ROOM >> 20} MB: {error}"
+        outcome, told = "refused", "".join(traceback.format_exception(error))
+        if not isinstance(error, reader.documented) or "MemoryError" in told or "allocate memory" in told:
+            problem = told
     seconds, megabytes = time.process_time() - began, status("VmHWM") - before
-    if not problem and (seconds > SECONDS or megabytes > MEGABYTES):
-        problem = f"{outcome} after {seconds:.1f} s and {megabytes:.0f} MB"
+    if seconds > SECONDS or megabytes > MEGABYTES:
+        problem = problem or f"{outcome} after {seconds:.1f} s and {megabytes:.0f} MB"
     shutil.rmtree(folder, ignore_errors=True)
     return {"outcome": outcome, "seconds": seconds, "megabytes": megabytes, "problem": problem}
 
 
-def out_of_memory(error: BaseException | None) -> bool:
-    """Is this, or what it came from, an error of memory?"""
-    while error and not isinstance(error, MemoryError) and "memory" not in str(error):
-        error = error.__cause__ or error.__context__
-    return bool(error)
+def worker(name: str, reader: Reader, numbers: range, seed: int, folder: Path) -> None:
+    """Inputs one after another, a line of JSON for each."""
+    if FORKS:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, 2 * (int(status("VmSize") * 2**20) + ROOM,))
+        for stream in (1, 2):  # what readers, and libraries in C, have to say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    with (folder / "results").open("w", buffering=1) as lines:
+        for number in numbers:
+            signal.alarm(WALL) if FORKS else None
+            print(json.dumps(one(reader, content_of(name, reader, number, seed), folder / str(number))), file=lines)
+
+
+def results_of(*arguments) -> list[dict]:
+    """What `worker` notes, in a fork; if that dies, the input that it died of is a failure, and the last one."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        if FORKS:
+            child = multiprocessing.get_context("fork").Process(target=worker, args=(*arguments, Path(folder)))
+            child.start()
+            child.join()
+        else:
+            worker(*arguments, Path(folder))
+        results = [json.loads(line) for line in (Path(folder) / "results").read_text().splitlines()]
+    if FORKS and child.exitcode:
+        problem = f"the process ended with {child.exitcode} ({-signal.SIGALRM:d}: after {WALL} s)"
+        results.append({"outcome": "died", "seconds": 0.0, "megabytes": 0.0, "problem": problem})
+    return results
 
 
 def content_of(name: str, reader: Reader, number: int, seed: int) -> bytes:
     return reader.make(random.Random(f"{seed} {name} {number}"))
 
 
-def worker(name: str, reader: Reader, numbers: range, seed: int, lines) -> None:
-    """Inputs one after another, a line of JSON for each."""
-    if size := status("VmSize"):
-        import resource
-
-        most = int(size * 2**20) + ROOM
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        for number in numbers:
-            content = content_of(name, reader, number, seed)
-            if hasattr(signal, "alarm"):
-                signal.alarm(WALL)
-            print(json.dumps(one(reader, content, Path(folder) / str(number))), file=lines, flush=True)
-    if hasattr(signal, "alarm"):
-        signal.alarm(0)
-
-
-def forked(name: str, reader: Reader, numbers: range, seed: int) -> list[dict]:
-    """`worker` in a child; if it dies, the input that it died of is a failure and another child goes on."""
-    results: list[dict] = []
-    while len(results) < len(numbers):
-        out, into = os.pipe()
-        child = os.fork()
-        if not child:
-            os.close(out)
-            ours = os.fdopen(os.dup(2), "w")
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries in C have to say
-            try:
-                with open(into, "w") as lines:
-                    worker(name, reader, numbers[len(results) :], seed, lines)
-            except BaseException:
-                traceback.print_exc(file=ours)
-                ours.flush()
-                os._exit(1)
-            os._exit(0)
-        os.close(into)
-        with open(out) as lines:
-            results += [json.loads(line) for line in lines]
-        end = os.waitpid(child, 0)[1]
-        if os.WIFEXITED(end) and os.WEXITSTATUS(end):
-            raise RuntimeError(f"{name}: input {len(results)} could not be made, see above")
-        if len(results) < len(numbers):
-            problem = f"the process ended with {signal.strsignal(os.WTERMSIG(end))} (after {WALL} s it is killed)"
-            results.append({"outcome": "died", "seconds": 0.0, "megabytes": 0.0, "problem": problem})
-    return results
-
-
-def in_process(name: str, reader: Reader, numbers: range, seed: int) -> list[dict]:
-    """Where forks and limits are not what they are in Linux."""
-    lines = io.StringIO()
-    worker(name, reader, numbers, seed, lines)
-    return [json.loads(line) for line in lines.getvalue().splitlines()]
-
-
 def fuzz(count: int, seed: int = 0) -> dict:
     """Run about `count` inputs; a summary, printed line by line."""
     torch.set_num_threads(1)
-    run, summary, failures = forked if sys.platform == "linux" else in_process, {}, []
-    print(f"fuzz: seed {seed}", flush=True)
+    summary, failures = {}, []
     for name, reader in readers().items():
-        numbers = range(max(20, count * reader.share // 100))
-        began = time.monotonic()
-        results = run(name, reader, numbers, seed)
-        outcomes = Counter(result["outcome"] for result in results)
-        bad = [number for number, result in zip(numbers, results, strict=True) if result["problem"]]
-        for number in bad:
+        began, numbers = time.monotonic(), range(max(20, count * reader.share // 100))
+        results = results_of(name, reader, numbers, seed)
+        bad = [(number, result["problem"]) for number, result in enumerate(results) if result["problem"]]
+        for number, problem in bad:
             KEEP.mkdir(parents=True, exist_ok=True)
             (KEEP / f"{name} {number} {reader.file}").write_bytes(content_of(name, reader, number, seed))
-            failures.append({"input": f"{name}:{number}", "seed": seed, "problem": results[number]["problem"]})
+            failures.append({"input": f"{name}:{number}", "seed": seed, "problem": problem})
+        for number, problem in bad[:3]:
+            print(f"  FAILURE {name} {number} seed {seed} (kept in {KEEP}): {problem[-1500:]}", flush=True)
         summary[name] = {
             "inputs": len(results),
-            **outcomes,
+            **Counter(result["outcome"] for result in results),
             "failures": len(bad),
             "slowest, s": round(max(result["seconds"] for result in results), 3),
             "largest, MB": round(max(result["megabytes"] for result in results)),
@@ -507,35 +333,11 @@ def fuzz(count: int, seed: int = 0) -> dict:
         print(f"  {name:<15}{summary[name]}", flush=True)
     total = sum(part["inputs"] for part in summary.values())
     print(f"  {total:,} inputs, {len(failures)} failures", flush=True)
-    seen: Counter = Counter()
-    for failure in failures:
-        key = (failure["input"].split(":")[0], failure["problem"].strip().splitlines()[-1])
-        seen[key] += 1
-        if seen[key] == 1:
-            print(
-                f"  FAILURE {failure['input']} seed {seed} (kept in {KEEP}): {failure['problem'][-1500:]}", flush=True
-            )
-    slowest, largest = (max(reader[column] for reader in summary.values()) for column in ("slowest, s", "largest, MB"))
-    return {
-        "ok": not failures,
-        "result": f"{len(failures)} failures; at most {slowest} s and {largest} MB",
-        "inputs": total,
-        "seed": seed,
-        "readers": summary,
-        "failures": failures[:100],
-    }
-
-
-def again(which: str, seed: int) -> int:
-    """One input, in this process, with its traceback."""
-    name, number = which.split(":")
-    reader = readers()[name]
-    with tempfile.TemporaryDirectory() as folder:
-        result = one(reader, content_of(name, reader, int(number), seed), Path(folder) / "input")
-    print(json.dumps(result, indent=1).replace("\\n", "\n"))
-    return bool(result["problem"])
+    slowest, largest = (max(part[column] for part in summary.values()) for column in ("slowest, s", "largest, MB"))
+    result = f"{len(failures)} failures; at most {slowest} s and {largest} MB"
+    parts = {"inputs": total, "seed": seed, "readers": summary, "failures": failures[:100]}
+    return {"ok": not failures, "result": result, **parts}
 
 
 if __name__ == "__main__":
-    what, seed = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    sys.exit(again(what, seed) if ":" in what else not fuzz(int(what), seed)["ok"])
+    sys.exit(not fuzz(*map(int, sys.argv[1:]))["ok"])

@@ -1,16 +1,10 @@
-"""No network at all, and hosts that misbehave.
-
-The first runs the README's test command in a network namespace of its own (Linux) in which there is nothing but the
-machine itself; the second is in the unit tests, with a silence of 1 second, and here with the 5 seconds that count.
-"""
+"""No network at all: a network namespace of its own (Linux), in which there is nothing but the machine itself."""
 
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-from outcome import of_pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK_UP = (
@@ -52,12 +46,3 @@ def whole_test_command(full: int) -> dict:
         "result": said[-1],
         "output": [line for line in said if line.startswith(("FAILED ", "ERROR "))] + said[-5:],
     }
-
-
-def hosts(_: int) -> dict:
-    """Hosts that are silent, answer 403, send half a file or a wrong one."""
-    line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "host or download"]
-    environment = {**os.environ, "DDPM_TEST_SILENCE": "5"}
-    line.append(str(ROOT / "tests" / "test_data.py"))
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    return of_pytest(done)
