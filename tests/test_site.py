@@ -38,7 +38,7 @@ class Page:
         links = re.findall(r'<a\b[^>]*?\shref="([^"]*)"[^>]*>(.*?)</a>', text, flags=re.S)
         self.links = [(html.unescape(address), re.sub(r"<[^>]+>", "", inside)) for address, inside in links]
         tags = re.findall(r'<(?:script|img|link)\b(?![^>]*\srel="(?!stylesheet|preload|icon))[^>]*>', text)
-        self.loads = re.findall(r'\s(?:src|href)="([^"]*)"', "".join(tags))
+        self.loads = re.findall(r'\s(?:src|href)="(?!data:)([^"]*)"', "".join(tags))
 
 
 parsed = cache(Page)
