@@ -332,7 +332,7 @@ def _sheet(frames: dict[str, list]) -> Image:
     rows = [rows for series in kept.values() for _, rows in series]
     drawn = [np.concatenate([np.concatenate(_pixels(row, (-1, 1)), 1) for row in frame]) for frame in rows]
     height, width, _ = drawn[0].shape
-    across = max(1, 900 // width)
+    across = min(len(drawn), max(1, 900 // width))
     drawn += [np.ones_like(drawn[0])] * (-len(drawn) % across)
     sheet = np.concatenate([np.concatenate(drawn[i : i + across], 1) for i in range(0, len(drawn), across)])
     texts = [[name, [text for text, _ in series]] for name, series in kept.items()]  # a file would sort a dictionary

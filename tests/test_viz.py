@@ -242,6 +242,14 @@ def test_explorer_has_its_pictures_before_it_moves(monkeypatch):
     np.testing.assert_allclose(list(seen.values()), [64, 96, 128, 140, 172, 204], atol=1)
     assert (slider.max, play.max, slider.description, names.description) == (2, 2, "scale", "letter")
     assert "run this notebook" in repr(box)
+    data, metadata = box._repr_mimebundle_()
+    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= data.keys()
+    about = metadata["image/png"]["frames"]
+    assert about["series"] == [["a", ["a0", "a1", "a2"]], ["b", ["b0", "b1", "b2"]]], "in order, also once in a file"
+    sheet = pixels(box.sheet)
+    assert (about["width"], about["height"], about["slider"], about["menu"]) == (12, 4, "scale", "letter")
+    assert sheet.shape == (4, 6 * 12), "the place of a frame follows from these"
+    np.testing.assert_allclose(sheet[0, 6::12], [64, 96, 128, 140, 172, 204], atol=9)  # in 16 levels
     monkeypatch.undo()
     box = viz.explore({"": [("t = 1", [torch.ones(2, 1, 4, 6), -torch.ones(2, 1, 4, 6)])] * 2})
     assert len(box.children[0].children) == 2, "one series needs no menu"

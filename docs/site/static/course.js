@@ -8,6 +8,13 @@ document.addEventListener("DOMContentLoaded", () => {
   unfold()
 })
 
+// What scrolls must be within reach of the keyboard.
+addEventListener("load", () => window.MathJax?.startup.promise.then(() => {
+  for (const formula of document.querySelectorAll("div.math")) {
+    if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0
+  }
+}))
+
 // A sheet of frames, each `width` x `height` pixels, series after series, becomes one picture with a slider.
 function explorer(script) {
   const { series, width, height, slider, menu } = JSON.parse(script.textContent)
