@@ -187,6 +187,7 @@ class Block(nn.Module):
         self.norm, self.film = nn.GroupNorm(8, c_out, affine=False), nn.Linear(128, 2 * c_out)
         self.last = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.shortcut = nn.Conv2d(c_in, c_out, 1)
+        nn.init.zeros_(self.last.weight)
 
     def forward(self, x, time):
         scale, shift = self.film(time)[:, :, None, None].chunk(2, dim=1)
@@ -216,27 +217,28 @@ class UNet(nn.Module):
         return self.out(self.up(torch.cat([fine, F.interpolate(low, scale_factor=2)], 1), time))
 
 # %% [markdown]
-# **Training**, Algorithm 1 of Ho et al. (2020). The learning rate rises to 0.002, then falls to nearly 0.
-# [Notebook 07](07_train_ddpm.ipynb) builds this loop, and measures its parts.
+# **Training**, Algorithm 1 of Ho et al. (2020). The learning rate rises to 0.002, stays, and falls in the last
+# quarter. [Notebook 07](07_train_ddpm.ipynb) builds this loop, and measures its parts.
 
 # %%
 torch.manual_seed(0)
 net = UNet().to(device)
 steps = budget(gpu=5000, cpu=1600, quick=20)
-optimizer = torch.optim.AdamW(net.parameters())
-rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
+optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
+rate = torch.optim.lr_scheduler.LambdaLR(
+    optimizer, lambda i: min((i + 1) / 100, 1, 4 * (steps - i) / steps)
+)
 losses = []
 
 # %% [markdown]
 # Draw pictures, a step for each, and noise; go downhill. (Dividing first is (0.1) without the mistake that you made on
-# purpose.) The algorithm draws every step equally often. Here the later of two draws counts, so very noisy pictures
-# come more often; [notebook 16](16_targets_and_weights.ipynb) asks which steps deserve the training. Guess before you
+# purpose.) Every step comes equally often; [notebook 16](16_targets_and_weights.ipynb) asks which ones deserve it. Guess before you
 # run: a network that always answers 0 has a loss of 1. Where will this one end?
 
 # %%
 for _ in range(steps):
     x0 = images[torch.randint(len(images), (64,), device=device)] / 127.5 - 1  # in [-1, 1]
-    t = torch.randint(1, T + 1, (2, 64), device=device).amax(0)  # 1 ... T
+    t = torch.randint(1, T + 1, (64,), device=device)  # 1 ... T
     loss = loss_of(net, x0, t, torch.randn_like(x0))
     optimizer.zero_grad()
     loss.backward()
@@ -296,4 +298,5 @@ display(picture, metadata={"image/png": {"alt": "32 digits in four rows, white o
 # - Give the last cell a network that is not trained, `draw(UNet().to(device), 32)`. Then leave `.clamp(-1, 1)` out of
 #   `step`, and draw with the trained one. Guess first, both times.
 # - Train on `load_images("fashion")`. Which two kinds of clothing would you confuse at 28 x 28 pixels?
-# - Draw the steps as the algorithm says, `.amax(0)` replaced by `[0]`, and train again. Can you see a difference?
+# - Let the later of two draws be the step, `torch.randint(1, T + 1, (2, 64), device=device).amax(0)`, and train again.
+#   Very noisy pictures come more often then. Can you see a difference?
