@@ -49,7 +49,8 @@ class Part:
 
 
 SESSIONS = {
-    "A first generative model": [Part("00", ("0.1",)), Part("01", ("1.1", "1.2", "1.3"))],
+    "A diffusion model on one page": [Part("00", ("0.1",))],
+    "A first generative model": [Part("01", ("1.1", "1.2", "1.3"))],
     "Noise, and its closed form": [Part("02", ("2.1", "2.2", "2.3"))],
     "Training": [Part("07", ("7.1", "7.2"), 0.37, "up to lever 3")],
     "Training, the real run": [Part("07", ("7.3",), 0.63, "from lever 4 on")],
@@ -375,8 +376,8 @@ An exercise that is left out breaks nothing: the notebook goes on with the cours
 ## Sessions of {MINUTES} minutes
 
 {chr(10).join(sessions)}
-Before the third session learners read notebooks 03 and 04 at home (two hours), or you tell them their result: the
-loss is the squared error of the predicted noise. 05 and 06 are left out. For the third session it is enough to know
+Before the fourth session learners read notebooks 03 and 04 at home (two hours), or you tell them their result: the
+loss is the squared error of the predicted noise. 05 and 06 are left out. For the fourth session it is enough to know
 that a U-Net takes a noisy image and a step, and answers with an image.
 """
 

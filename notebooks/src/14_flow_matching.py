@@ -23,6 +23,7 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ddpm_helpers import TrainConfig, Trainer, UNet, budget, check, cosine_schedule, ddim_step
 from ddpm_helpers import ddpm_loss, default_device, guided_eps, load_images, load_pretrained
@@ -219,8 +220,6 @@ print(f"what no model can get rid of at a = {amount}: {floor:.2f}")
 # `F.mse_loss` stands for the mean squared error.
 
 # %% tags=["exercise", "nbval-check-output"]
-import torch.nn.functional as F
-
 def flow_matching_loss(model, schedule, x0, t, noise):
     ...  # mix, predict, compare
 

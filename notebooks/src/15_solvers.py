@@ -58,6 +58,8 @@ n, t = 100_000, 0.4
 times = (torch.arange(n).double() + 0.5) / n
 product = (1 - sde.beta(times) / n).sqrt().log().cumsum(0).exp()
 verify("15.2", product[[9_999, 49_999, 99_999]], sde.signal([0.1, 0.5, 1.0]), tol=1e-3)
+
+# %% tags=["nbval-check-output"]
 h, x, z = 1e-4, 0.8, torch.randn(1_000_000, generator=generator).double()
 moves = -sde.beta(t) / 2 * x * h + (sde.beta(t) * h).sqrt() * z
 m = sde.signal(t + h) / sde.signal(t)  # exact: what is left of x after the time h
@@ -82,13 +84,14 @@ verify("15.1", samples=torch.stack([moves, squares], 1), expected=[(m - 1) * x, 
 # **probability-flow ODE**, and the DDIM path is one of its solutions. The score in it is the noise, known from
 # [(4.20)](04_bound_to_noise.ipynb): $\nabla \log q_t = -\mathbb{E}[\epsilon \mid x] / \sigma(t)$.
 
-# %% tags=["nbval-check-output"]
+# %%
 x = torch.linspace(-3, 3, 301).double().requires_grad_()
 t = torch.full((301,), 0.3, dtype=torch.float64).requires_grad_()
 
 def d(y, by):
     return torch.autograd.grad(y.sum(), by, create_graph=True)[0]
 
+# %% tags=["nbval-check-output"]
 q, beta = sde.log_density(pixels, x, t).exp(), sde.beta(0.3)
 verify("15.3", d(q, t), d(beta / 2 * x * q, x) + beta / 2 * d(d(q, x), x), tol=1e-9)
 verify("15.4", d(q, t), -d(sde.slope(pixels, x, t) * q, x), tol=1e-9)
@@ -153,11 +156,15 @@ quantiles = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95]).double()
 grid = torch.linspace(-3, 3, 60_001).double()
 exact = grid[(pixels.log_density(grid).exp().cumsum(0) * 1e-4)[:, None].sub(quantiles).abs().argmin(0)]
 rows = {"exact": exact}
+
+# %%
 for n in (50, 500):
     times = torch.linspace(1, 1e-3, n + 1).double()
     rows[f"Euler-Maruyama, {n}"] = sde.random_walk(pixels, start, times, generator).quantile(quantiles)
     rows[f"ancestral, {n}"] = sde.random_walk(pixels, start, times, generator, ancestral=True).quantile(quantiles)
     rows[f"ODE by Euler, {n}"] = sde.euler(pixels, start, times).quantile(quantiles)
+
+# %%
 for name, row in rows.items():
     print(f"{name:20}", "  ".join(f"{value:6.2f}" for value in row))
 
@@ -176,16 +183,19 @@ for name, row in rows.items():
 #
 # The cell follows the path with tiny steps and computes both sides.
 
-# %% tags=["nbval-check-output"]
+# %%
 def log_snr(t):
     return sde.signal(t).log() - sde.sigma(t).log()
 
+# %%
 t, s = torch.tensor(0.6).double(), torch.tensor(0.3).double()
 start, fine = torch.linspace(-2, 2, 101).double(), torch.linspace(log_snr(t), log_snr(s), 4001).double()
 path, guesses = start, []
 for now, after in zip(fine, [*fine[1:], None], strict=True):
     guesses.append(sde.clean_guess(pixels, path, sde.time_of(now)))
     path = path if after is None else sde.heun(pixels, path, sde.time_of(torch.stack([now, after])))
+
+# %% tags=["nbval-check-output"]
 integral = torch.trapezoid(fine.exp()[:, None] * torch.stack(guesses), fine, dim=0)
 verify("15.8", path, sde.sigma(s) / sde.sigma(t) * start + sde.sigma(s) * integral, tol=1e-5)
 
@@ -231,12 +241,14 @@ x_T = torch.randn(3, 1, 4, 4, generator=generator)
 first, second, *_ = dpm_solver_trajectory(lambda x, t: torch.tanh(x), cosine, x_T, steps, clip=False)
 verify("15.9", dpm_solver_step(cosine, first.x, 500, 350, second.x0_hat, 700, first.x0_hat), second.x, tol=1e-5)
 
-# %% tags=["figure-15_orders", "nbval-check-output"]
+# %%
 start, ends = torch.linspace(-2, 2, 101).double(), torch.tensor([0.7, 0.05]).double()
 def spaced(n):
     return sde.time_of(torch.linspace(*log_snr(ends), n + 1).double())
 
 exact, counts = sde.heun(pixels, start, spaced(8192)), [16, 32, 64, 128, 256, 512]
+
+# %% tags=["nbval-check-output"]
 solvers = {"Euler in t": sde.euler, "DDIM": sde.ddim, "Heun": sde.heun, "DPM-Solver++": sde.dpm_solver}
 errors = {}
 for name, solver in solvers.items():
@@ -244,6 +256,8 @@ for name, solver in solvers.items():
     print(f"{name:13} order {torch.log2(errors[name][-2] / errors[name][-1]):.2f}")
 orders = torch.stack([torch.log2(e[-2] / e[-1]) for e in errors.values()])
 verify("15.10", orders, torch.tensor([1.0, 1.0, 2.0, 2.0]), tol=0.05)
+
+# %% tags=["figure-15_orders"]
 curves = {name: (counts, error) for name, error in errors.items()}
 alt = "Errors of four solvers against steps on logarithmic axes: slopes one, one, two, two"
 viz.plot_curves(curves, xlabel="steps", ylabel="mean error", log="xy", alt=alt)
@@ -264,6 +278,8 @@ viz.plot_curves(curves, xlabel="steps", ylabel="mean error", log="xy", alt=alt)
 network, schedule, _ = load_pretrained("mnist", device)
 n, feature_net = budget(gpu=400, cpu=100, quick=4, unit="samples"), load_feature_net(device)
 names, rows = {"ddim": "DDIM", "heun": "Heun", "dpm_solver": "DPM++"}, {}
+
+# %%
 for method, spacing in [("ddim", "even"), *((name, "log-snr") for name in names)]:
     for calls in (5, 10, 20):
         count = (calls + 1) // 2 if method == "heun" else calls  # n steps of Heun ask 2 n - 1 times
@@ -273,6 +289,8 @@ for method, spacing in [("ddim", "even"), *((name, "log-snr") for name in names)
         name = f"{names[method]} {spacing} {calls}"
         print(f"{name:16} calls: {share:4.0%} +- {error:.0%}")
         rows[name] = x[:12].cpu()
+
+# %%
 viz.image_rows(rows, alt="Twelve samples a row from the same noise: four samplers with 5, 10 and 20 calls")
 
 # %% [markdown]
@@ -290,18 +308,21 @@ viz.image_rows(rows, alt="Twelve samples a row from the same noise: four sampler
 #
 # $$\log q_0\big(x(0)\big) = \log \mathcal{N}\big(x(1)\big) + \int_0^1 \nabla \cdot v\big(x(t), t\big)\, dt \tag{15.11}$$
 
-# %% tags=["nbval-check-output"]
+# %%
 def slope_and_divergence(x, t):
     x = x.detach().requires_grad_()
     v = sde.slope(pixels, x, t)
     return v.detach(), torch.autograd.grad(v.sum(), x)[0]
 
+# %%
 x = start = torch.linspace(-1.6, 1.5, 301).double()
 total, times = torch.zeros(301).double(), 1e-6 + torch.linspace(0, 0.999, 2001).double() ** 2
 for t, s in pairwise(times):
     (v, div), h = slope_and_divergence(x, t), s - t
     v_end, div_end = slope_and_divergence(x + h * v, s)
     x, total = x + h / 2 * (v + v_end), total + h / 2 * (div + div_end)
+
+# %% tags=["nbval-check-output"]
 noise = sde.log_density(pixels, x, times[-1])  # nearly N(0, 1)
 verify("15.11", noise + total, pixels.log_density(start), tol=1e-4)
 
@@ -370,6 +391,8 @@ n = budget(gpu=16, cpu=16, quick=2, unit="images")
 count = 40 if n == 16 else 6
 test = to_float(load_images("mnist", train=False).images[:n])
 on_cpu, exact_schedule, _ = load_pretrained("mnist")
+
+# %%
 bits = ode_bits(on_cpu, exact_schedule, test, count, generator)
 bound = bits_per_dim(on_cpu, exact_schedule, test, steps=60)
 print(f"by the ODE:   {bits.mean():.2f} bits per pixel, standard error over {n} images {bits.std() / n**0.5:.2f}")
@@ -424,9 +447,13 @@ x_T = torch.randn(20_000, generator=generator).double()
 *_, last = ddim_trajectory(lambda x, t: eps(x, int(t[0])), double(ends_early), x_T, 500, clip=False)
 kept = sde.brightness_kept(ends_early, s, D)
 verify("15.13", samples=(last.x / D**0.5) ** 2, expected=(s * kept) ** 2)
+
+# %% tags=["nbval-check-output"]
 root = tables(rescaled_beta(ends_early.beta.double()))["sqrt_alpha_bar"]
 old = ends_early.sqrt_alpha_bar.double()
 verify("15.14", root[1:-1], ((old - old[-1]) * old[1] / (old[1] - old[-1]))[1:-1], tol=1e-4)
+
+# %%
 names = {"linear, DDPM": linear_schedule(), "0.00085 ... 0.012": ends_early, "cosine": cosine}
 for name, table in names.items():
     print(f"{name:18} keeps {sde.brightness_kept(table, s, D):.0%} of the spread of brightness")
