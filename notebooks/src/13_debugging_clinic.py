@@ -973,7 +973,7 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # The samplers of Part I are those of Ho et al. (2020) and of Song, Meng & Ermon (2021). Part II goes on, by the same rule:
 # whatever has a number is run. [Notebook 14](14_flow_matching.ipynb) returns to the straight line of notebook 01, now
 # with a proof: **flow matching** (Lipman et al. 2023). [Notebook 15](15_solvers.ipynb) takes the number of steps to
-# infinity: the **score SDE** (Song, Sohl-Dickstein et al. 2021), faster solvers (DPM-Solver, Lu et al. 2022), likelihoods without a bound.
+# infinity: the **score SDE** (Song, Sohl-Dickstein et al. 2021), faster solvers (Lu et al. 2022), likelihoods without a bound.
 # [Notebook 16](16_targets_and_weights.ipynb) asks what a network should predict, and which steps deserve the training. Three ways that we do not walk:
 #
 # **Learned variances** (Nichol & Dhariwal 2021). We chose $s_t^2 = \beta_t$ in [(8.4)](08_sampling.ipynb); the posterior

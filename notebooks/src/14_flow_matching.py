@@ -452,6 +452,10 @@ for name, objective in losses.items():
     trainer = Trainer(net, tables, data.images, TrainConfig(steps=steps), objective=objective)
     networks[name] = trainer.fit()
 
+# %% [markdown]
+# *What is left of a velocity's loss is mostly the last term of (14.6), which no network removes. So these losses say
+# little beside that of the noise, and nothing beside each other: the amounts are drawn in different ways.*
+
 # %%
 def by_flow(name, calls, step=flow.euler_step):
     net = flow.velocity_of(networks[name], 1000)
