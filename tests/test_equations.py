@@ -313,7 +313,7 @@ BREAKS["14_flow_matching"] = {
     "14.7": [("samples=2 * x *", "samples=x *"), ("chance * 2 * grid", "chance * grid")],
     "14.8": [("0.3, velocity)), torch", "0.7, velocity)), torch"), ("[x0, eps]", "[eps, x0]")],
     "14.9": [("-guess / 0.3", "guess / 0.3"), ("-guess / 0.3", "-guess")],
-    "14.10": [("amounts.cpu()[t]", "schedule.sigma.cpu()[t]")],
+    "14.10": [("noise, amounts[t])", "noise, schedule.sigma[t])")],
     "14.11": [("(amounts[500] - amounts[700])", "(amounts[700] - amounts[500])"), ("size[500] * euler", "euler")],
     "14.12": [("(c * h) ** 2 / 2", "(c * h) ** 2"), ("1 + c * h", "1 - c * h")],
     "14.13": [("torch.pi * s / 2", "torch.pi * s")],

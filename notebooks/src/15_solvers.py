@@ -60,7 +60,7 @@ product = (1 - sde.beta(times) / n).sqrt().log().cumsum(0).exp()
 verify("15.2", product[[9_999, 49_999, 99_999]], sde.signal([0.1, 0.5, 1.0]), tol=1e-3)
 
 # %% tags=["nbval-check-output"]
-h, x, z = 1e-4, 0.8, torch.randn(1_000_000, generator=generator).double()
+h, x, z = 1e-4, 2.0, torch.randn(1_000_000, generator=generator).double()
 moves = -sde.beta(t) / 2 * x * h + (sde.beta(t) * h).sqrt() * z
 m = sde.signal(t + h) / sde.signal(t)  # exact: what is left of x after the time h
 squares = (moves - moves.mean()) ** 2
