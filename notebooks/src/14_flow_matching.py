@@ -3,7 +3,7 @@
 #
 # ![Ten rows of twelve samples: two velocity networks with 4 to 50 calls, and a noise network whose digits are blots](../figures/14_rows.png)
 #
-# *Two networks, trained for the same few hundred steps: one predicts the velocity along a straight line, one the noise,
+# *Three networks, trained for the same few hundred steps: two predict the velocity along a straight line, one the noise,
 # as in notebook 07. Each row is one sampler with its number of network calls. Which row would you stop at?*
 #
 # **You will** return to the straight line of notebook 01, this time with a proof; derive the velocity that moves one
