@@ -44,6 +44,7 @@ def places(tmp_path, monkeypatch):
     variables = {"DDPM_DATA": tmp_path / "data", "XDG_CACHE_HOME": tmp_path / "cache", "no_proxy": ""}
     for name, value in (variables | dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")).items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("urllib.request._opener", None)  # urlopen keeps the proxies of its first call
     (tmp_path / "data").mkdir()
     return tmp_path
 
