@@ -78,8 +78,11 @@ interpolate = check(interpolate)
 #
 # </details>
 
-# %% tags=["nbval-check-output"]
+# %%
 data = load_images("mnist")
+print(data.source)
+
+# %% tags=["nbval-check-output"]
 x0 = to_float(data.images[:8]).double()
 eps = torch.randn(x0.shape, generator=generator).double()
 a = torch.rand(8, generator=generator).double()
