@@ -2,7 +2,6 @@
 
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from .sampling import chosen_sampler
 from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
 
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
-SAMPLER = {"method": "ddim", "steps": 50, "eta": 1.0, "spacing": "sqrt"}  # the best of the levers: docs/RESULTS.md
+SAMPLER = {"method": "ddim", "steps": 50, "eta": 1.0, "spacing": "sqrt"}  # of the recipe in notebook 10's ladder
 
 
 class Pretrained(NamedTuple):
@@ -37,12 +36,12 @@ def save_pretrained(
 ) -> None:
     """Write the weights, in half precision, of one of `nets.NETS` made with `arguments`, or of a `VelocityNet` of one,
     trained on the "linear" or "cosine" schedule of T steps. The recipe says in plain values how; the sampler holds the
-    arguments of `sample` that draw best from it; None: `SAMPLER`, or for T below 100 all steps."""
+    arguments of `sample` that are to draw from it (None: see `load_pretrained`)."""
     velocity = isinstance(model, VelocityNet)
     net, target = (model.net, "velocity") if velocity else (model, "noise")
     about = {"net": type(net).__name__, "target": target, "arguments": arguments}
     about |= {"schedule": schedule, "T": T, "recipe": recipe}
-    about["sampler"] = sampler or (SAMPLER if T >= 100 else {"method": "ddpm"})
+    about |= {"sampler": sampler} if sampler else {}
     weights = {name: value.detach().cpu().half() for name, value in net.state_dict().items()}
     if wrong := next((name for name, value in weights.items() if not value.isfinite().all()), None):
         raise ValueError(f"save_pretrained: {wrong} holds NaN, or numbers too large for half precision (65,504)")
@@ -56,7 +55,8 @@ def save_pretrained(
 
 
 def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cpu") -> Pretrained:
-    """Trained weights: shipped ones by name, such as "mnist" or "fashion", or a file of `save_pretrained`."""
+    """Trained weights: shipped ones by name, such as "mnist" or "fashion", or a file of `save_pretrained`. A file that
+    names no sampler of its own gets `SAMPLER`, or for T below 100 all steps; `sample` says which."""
     path = place(name if Path(name).suffix else WEIGHTS / f"{name}.safetensors")
     if not os.path.isfile(path):  # False also for a name that no file can have
         shipped = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors") if not p.stem.endswith("_features")))
@@ -86,10 +86,6 @@ def _made_from(state: dict) -> Pretrained:
     schedule = SCHEDULES[state["schedule"]](T)
     model = VelocityNet(net, schedule) if state["target"] == "velocity" else net
     model.own_signal = schedule.sqrt_alpha_bar  # so that `sample` sees if it gets another schedule
-    if "sampler" not in state:
-        warnings.warn(
-            "this file of weights names no sampler: `sample` takes all T steps unless told otherwise", stacklevel=3
-        )
-    model.sampler = state.get("sampler")
-    chosen_sampler(model, schedule)  # an error if it is none
+    model.sampler = state.get("sampler") or (SAMPLER if T >= 100 else {"method": "ddpm"})
+    chosen_sampler(schedule, **model.sampler)  # an error if it is none
     return Pretrained(model, schedule, dict(state["recipe"]))

@@ -172,21 +172,20 @@ def dpm_solver_step(
 
 
 def spaced_steps(schedule: NoiseSchedule, count: int, spacing: str = "even", most: float = 80.0) -> list[int]:
-    """A list of `count` steps: "even" in t from T down; "sqrt", even in t^2, so half of them are above
-    0.7 T; "log-snr", even in log(sigma / signal); "karras", even in (sigma / signal)^(1/7) (Karras et al. 2022, eq. 5).
-    The last two run from the last step at which sigma / signal is at most `most` to step 1."""
-    if spacing == "even":
-        return ddim_steps(schedule.T, count)
-    if spacing == "sqrt":
-        return [round(schedule.T * (t / schedule.T) ** 0.5) for t in ddim_steps(schedule.T, count)]
-    check_counts("spaced_steps", count=count)
+    """A list of `count` steps: "even" in t from T down; "sqrt", even in t^2, so half are above 0.7 T; "log-snr",
+    even in log(sigma / signal); "karras", even in (sigma / signal)^(1/7) (Karras et al. 2022, eq. 5). The last two run
+    from the last step at which sigma / signal is at most `most` to step 1."""
     scales = {"log-snr": lambda ratio: ratio.log(), "karras": lambda ratio: ratio ** (1 / 7)}
-    if spacing not in scales:
+    if spacing not in ("even", "sqrt", *scales):
         raise ValueError(f"spacing is one of even, sqrt, {', '.join(scales)}; got {spacing!r}")
-    ratio = (schedule.sigma[1:].double() / schedule.sqrt_alpha_bar[1:].double()).cpu()
-    scale = scales[spacing](ratio[ratio <= most])  # rising with t = 1, 2 ...
-    wanted = torch.linspace(scale[-1].item(), scale[0].item(), count, dtype=torch.float64)
-    steps = ((wanted[:, None] - scale).abs().argmin(1) + 1).tolist()
+    steps = ddim_steps(schedule.T, count)
+    if spacing == "sqrt":
+        steps = [round((schedule.T * t) ** 0.5) for t in steps]
+    elif spacing in scales:
+        ratio = (schedule.sigma[1:].double() / schedule.sqrt_alpha_bar[1:].double()).cpu()
+        scale = scales[spacing](ratio[ratio <= most])  # rising with t = 1, 2 ...
+        wanted = torch.linspace(scale[-1].item(), scale[0].item(), count, dtype=torch.float64)
+        steps = ((wanted[:, None] - scale).abs().argmin(1) + 1).tolist()
     if len(set(steps)) < count:
         raise ValueError(f"spaced_steps: {count} steps with spacing {spacing!r} would repeat some of T = {schedule.T}")
     return steps
@@ -265,8 +264,10 @@ def sample(
         classes = getattr(model, "classes", None)
         check_step_batch(seen, torch.empty(count), T=classes, net="sample", name="labels", first=0)
     if steps is None and method is None and (its := getattr(model, "sampler", None)):
-        print("sample, by the network's own sampler:", ", ".join(f"{name} {value}" for name, value in its.items()))
-    trajectory, steps, options = chosen_sampler(model, schedule, steps, method, options)
+        options = {**its, **options}
+        print("sample, by the network's own sampler:", ", ".join(f"{name} {value}" for name, value in options.items()))
+        steps, method = options.pop("steps", None), options.pop("method")
+    trajectory, steps, options = chosen_sampler(schedule, steps, method, **options)
     batches = [range(count)[first : first + batch_size] for first in range(0, count, batch_size)]
     total, samples = len(batches) * (len(steps) if steps else schedule.T), []
     with tqdm(total=total, desc="sampling", unit="step", ncols=88, file=sys.stdout, disable=not progress) as bar:
@@ -292,17 +293,9 @@ METHODS = {  # and what each takes beside `steps`
 
 
 def chosen_sampler(
-    model: Model,
-    schedule: NoiseSchedule,
-    steps: int | Iterable[int] | None = None,
-    method: str | None = None,
-    options: dict | None = None,
+    schedule: NoiseSchedule, steps: int | Iterable[int] | None = None, method: str | None = None, **options
 ) -> tuple[Callable, list[int] | None, dict]:
-    """The trajectory, its steps (None: all T) and its options, from what the caller and the network say."""
-    options = {**(options or {})}
-    if steps is None and method is None and (own := getattr(model, "sampler", None)):
-        options = {**own, **options}
-        steps, method = options.pop("steps", None), options.pop("method", None)
+    """The trajectory that these arguments of `sample` ask for, its steps (None: all T) and its options."""
     method = method or ("ddpm" if steps is None else "ddim")
     if method not in METHODS:
         raise ValueError(f"sample: method is one of {', '.join(METHODS)}; got {method!r}")

@@ -14,6 +14,7 @@ from ddpm_helpers import (
     sample,
 )
 from ddpm_helpers.files import WEIGHTS, CheckpointError, read, write
+from ddpm_helpers.pretrained import SAMPLER
 from ddpm_helpers.sampling import dpm_solver_trajectory, guide, heun_trajectory, spaced_steps
 
 SCHEDULE = cosine_schedule()
@@ -91,6 +92,7 @@ def test_spacing():
         ({"method": "ddpm", "steps": 5}, "ddpm takes all T = 1000 steps; for fewer: method='ddim'"),
         ({"steps": 5, "spacing": "odd"}, "spacing is one of even, sqrt, log-snr, karras; got 'odd'"),
         ({"steps": 300, "spacing": "karras"}, "300 steps with spacing 'karras' would repeat some"),
+        ({"steps": 900, "spacing": "sqrt"}, "900 steps with spacing 'sqrt' would repeat some"),
         ({"steps": 0}, "from 1 to T = 1000 steps, got 0"),
         ({"variance": "beta", "steps": 5}, "sample: variance: ddim takes clip, eta, spacing"),
     ],
@@ -116,10 +118,11 @@ def test_the_networks_own_sampler(capsys):
 
 def test_a_file_without_a_sampler(tmp_path):
     state = read(WEIGHTS / "mnist.safetensors", "weights")
-    del state["sampler"]
-    write(tmp_path / "a.safetensors", "weights", state)
-    with pytest.warns(UserWarning, match="names no sampler: `sample` takes all T steps"):
-        assert load_pretrained(tmp_path / "a.safetensors").model.sampler is None
+    assert "sampler" not in state
+    assert load_pretrained("mnist").model.sampler == SAMPLER
+    sampler = {"method": "heun", "steps": 9}
+    write(tmp_path / "a.safetensors", "weights", {**state, "sampler": sampler})
+    assert load_pretrained(tmp_path / "a.safetensors").model.sampler == sampler
     write(tmp_path / "b.safetensors", "weights", {**state, "sampler": {"method": "guess", "steps": 3}})
     with pytest.raises(CheckpointError, match="method is one of ddpm, ddim, heun, dpm_solver; got 'guess'"):
         load_pretrained(tmp_path / "b.safetensors")

@@ -1,7 +1,7 @@
 """Two outside judges: small classifiers that chose nothing in this course, and how far samples are from real images.
 
     python tests/benchmarks/judges.py mnist mnist_labels          shipped networks, or files of weights
-    python tests/benchmarks/judges.py mnist --steps 20 --options '{"method": "dpm"}' --samples 2000
+    python tests/benchmarks/judges.py mnist --steps 20 --options '{"method": "dpm_solver"}' --samples 2000
 
 A judge has convolutions of 32, 32, 64, 64 channels, batch norm and 128 features; the two differ in their seeds, and are
 trained once on the training images (kept in the cache folder). Printed for each network: the Frechet distance of its
