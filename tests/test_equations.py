@@ -330,7 +330,7 @@ BREAKS["15_solvers"] = {
     "15.6": [("3 / 8 * x", "x / 2"), ("score / 2, tol", "score, tol")],
     "15.7": [("d(q * score / 2, x)", "d(q * score, x)")],
     "15.8": [("sde.sigma(s) * integral", "sde.sigma(t) * integral"), ("path, sde.sigma(s) / sde.sigma(t) *", "path, ")],
-    "15.9": [("second.x0_hat, 700", "second.x0_hat, 600"), ("700, first.x0_hat), s", "700, second.x0_hat), s")],
+    "15.9": [("r, guess[r]", "r, guess[t]"), ("(ell - 1)", "ell"), ("x_t + cosine", "x_t - cosine")],
     "15.10": [("[1.0, 1.0, 2.0, 2.0]", "[1.0, 2.0, 2.0, 2.0]")],
     "15.11": [("noise + total, pix", "noise - total, pix"), ("noise + total, pix", "total, pix")],
     "15.12": [("J.trace(), off", "J.sum(), off"), (" - 2 * J.diag().square().sum()", "")],

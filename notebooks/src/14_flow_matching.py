@@ -115,9 +115,10 @@ verify("14.3", v(x[:, 0], amount), (weight * (noise - clean)).sum(1))
 
 # %%
 starts = torch.randn(40, generator=generator).double()
-lines = pixels.means[torch.multinomial(pixels.weights, 40, True, generator=generator)]
+which = torch.multinomial(pixels.weights, 40, True, generator=generator)
+images = pixels.means[which] + pixels.stds[which] * torch.randn(40, generator=generator)
 time = torch.linspace(1, 0, 201).double()
-straight = time[:, None] * starts + (1 - time[:, None]) * lines
+straight = time[:, None] * starts + (1 - time[:, None]) * images
 walk = [starts, *flow.flow_trajectory(v, starts, 200, flow.heun_step)]
 panels = {"pairs": straight, "mean velocity": torch.stack(walk)}
 figure, axes = viz.subplots(1, 2, size=(8, 3.2), sharey=True)

@@ -29,7 +29,6 @@ from ddpm_helpers import linear_schedule, load_images, load_pretrained, sample, 
 from ddpm_helpers.lessons import sde
 from ddpm_helpers.lessons.toy import Mixture, double
 from ddpm_helpers.metrics import bits_per_dim, evaluate, load_feature_net
-from ddpm_helpers.sampling import dpm_solver_trajectory, spaced_steps
 from ddpm_helpers.schedule import tables
 
 device = default_device()
@@ -229,17 +228,19 @@ dpm_solver_step = check(dpm_solver_step)
 #
 # </details>
 #
-# If the guess were exactly linear in $e^{-\ell}$-weighted time, one step would be exact; here it is checked against the loop of the
-# course, which calls it. And then the orders: the four solvers, between two fixed noise levels, in float64, against a
+# For a guess that *is* a line in $\ell$, say $p + q\, \ell$, the integral of (15.8) has a closed form, since $e^{\ell} (p + q\, (\ell - 1))$
+# has the right derivative. A short step must come to the same. And then the orders: the four solvers, between two fixed noise levels, in float64, against a
 # very fine solution. A method has order $p$ if its error goes like
 #
 # $$\text{error}(n) \propto n^{-p} \tag{15.10}$$
 
 # %% tags=["nbval-check-output"]
-cosine, steps = cosine_schedule(), [700, 500, 350]
-x_T = torch.randn(3, 1, 4, 4, generator=generator)
-first, second, *_ = dpm_solver_trajectory(lambda x, t: torch.tanh(x), cosine, x_T, steps, clip=False)
-verify("15.9", dpm_solver_step(cosine, first.x, 500, 350, second.x0_hat, 700, first.x0_hat), second.x, tol=1e-5)
+cosine, r, t, s = double(cosine_schedule()), 504, 502, 500
+ell = (cosine.sqrt_alpha_bar / cosine.sigma).log()[:, None]  # (T+1, 1)
+p, q, x_t = torch.randn(3, 100, generator=generator).double()
+guess, sums = p + q * ell, ell.exp() * (p + q * (ell - 1))  # (T+1, 100)
+exact = cosine.sigma[s] / cosine.sigma[t] * x_t + cosine.sigma[s] * (sums[s] - sums[t])
+verify("15.9", dpm_solver_step(cosine, x_t, t, s, guess[t], r, guess[r]), exact, tol=1e-6)
 
 # %%
 start, ends = torch.linspace(-2, 2, 101).double(), torch.tensor([0.7, 0.05]).double()
