@@ -126,7 +126,7 @@ def torch_choice() -> str:
 
 
 def without_cuda() -> bool:
-    """Whether to take PyTorch's CPU packages, on Linux a fifth of the default ones, which hold CUDA; says why."""
+    """Whether to take PyTorch's CPU packages, on Linux far smaller than the default ones, which hold CUDA; says why."""
     asked = torch_choice()
     if asked:
         cpu, why = asked == "cpu", f"TORCH={asked} says so"

@@ -3,7 +3,7 @@
 #
 # ![Thirty-two drawings in four rows, white on black; about half can be read as digits](../figures/00_one_page.png)
 #
-# *Nobody wrote these. They were made from noise by about eighty lines of code, after a few minutes of training. About
+# *Nobody wrote these. They were made from noise by fewer than ninety lines of code, after a few minutes of training. About
 # half can be read. All of the code stands in the second half of this notebook.*
 #
 # **You will** draw a digit from noise, solve a first exercise that marks itself, and train a whole diffusion model that

@@ -480,7 +480,7 @@ viz.image_rows(rows, alt="Twelve samples a row: velocity and noise networks with
 # *Look at the rows with few calls first. In a full run four calls of Euler already give strokes close to those of fifty.
 # Two steps of Heun, four calls as well, leave grain. In the rows of the noise network, after as many steps of training,
 # some columns are blots: near $t = T$ a small error of the noise is a large one of the image. One seed and twelve
-# pictures do not rank the three; all are trained far too shortly, and many strokes are no digit.*
+# pictures do not rank the three; all are trained for far too short a time, and many strokes are no digit.*
 
 # %% [markdown]
 # ## What to remember, and what broke

@@ -298,7 +298,7 @@ viz.image_rows(rows, alt="Twelve samples a row from the same noise: four sampler
 # *All rows start from the same noise, so columns can be compared. In a full run, Heun with five calls ends in noise: its
 # three steps are so long that the mean of two slopes overshoots. And the feature network is sure of nine tenths of it,
 # which is what [notebook 09](09_evaluation.ipynb) warned of. Now compare 10 with 20 calls in the rows of DPM-Solver++: most columns have settled, and
-# Heun with 20 comes to the same digits. That is where the path leads. DDIM with even steps ends elsewhere, and its digits
+# Heun with 20 comes to nearly the same digits. That is where the path leads. DDIM with even steps ends elsewhere, and its digits
 # are recognised more often. A solver follows the path that the network points out, and the network errs; to follow
 # it more closely is not the same as to draw better.*
 #
