@@ -8,7 +8,7 @@
 #
 # **You will** draw a digit from noise, solve a first exercise that marks itself, and train a whole diffusion model that
 # fits on one page. **You need** a little Python and the idea of an average. **Time** 20 minutes of reading; the cells
-# run in about 3 minutes on 2 CPU cores; no GPU is needed.
+# ran in 8 minutes on one slow CPU core; no GPU is needed.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
