@@ -9,7 +9,7 @@
 # **You will** return to the straight line of notebook 01, this time with a proof; derive the velocity that moves one
 # distribution into another from the conservation of mass; train a network on it; and see that you knew most of it
 # already. **You need** [notebook 04](04_bound_to_noise.ipynb) up to (4.7), and [notebook 08](08_sampling.ipynb).
-# **Time** 70 minutes of reading; the cells run in about 6 minutes on 2 CPU cores.
+# **Time** 70 minutes of reading; the cells ran in 14 minutes on one slow CPU core.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in

@@ -9,7 +9,7 @@
 # **You will** take the number of steps to infinity, find the random walk and the smooth path in one family, measure the
 # order of each solver, compute a likelihood without a bound, and see why some models cannot draw the night. **You need**
 # [notebook 08](08_sampling.ipynb), and the continuity equation (14.4) from [notebook 14](14_flow_matching.ipynb).
-# **Time** 70 minutes of reading; the cells run in about 2 minutes on 2 CPU cores.
+# **Time** 70 minutes of reading; the cells ran in 2 minutes on one slow CPU core.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
