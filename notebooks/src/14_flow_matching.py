@@ -374,8 +374,8 @@ viz.plot_curves(curves, xlabel="steps", ylabel="mean error", log="xy", alt=alt)
 
 # %% [markdown]
 # *On logarithmic axes the slopes are about -1 and -2: twice as many steps, half the error for Euler, a quarter for
-# Heun. A step of Heun costs two calls, so compare it with Euler at twice the steps. From a few dozen calls on it
-# wins.*
+# Heun. A step of Heun costs two calls, so compare it with Euler at twice the steps: it wins already
+# with 8 steps against 16.*
 #
 # ## How straight is it?
 #
