@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from .data import DataError, ImageData, load_images
-from .files import CheckpointError, read
+from .files import WEIGHTS, CheckpointError, difference, read
 from .losses import ddpm_loss, velocity_loss
 from .machine import default_device, device_name
 from .nets import UNet, VelocityNet
@@ -59,7 +59,7 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
     add("--labels", "tell the network what each picture shows, to ask for it later", action="store_true")
     add("--flip", "mirror half of the pictures, left to right", action="store_true")
     add("--checkpoint", "file NAME.safetensors to save to every minute, and to go on from")
-    add("--start-from", "a checkpoint of another run of such a network: start from its averaged weights")
+    add("--start-from", "start from the averaged weights of such a network: a checkpoint, or weights by file or name")
     add("--other-images", "go on from the checkpoint although its images differ from these", action="store_true")
     add("--export", "file NAME.safetensors for the averaged weights, in half precision, with their recipe")
     add("--samples", "file NAME.png for 64 samples, 50 DDIM steps")
@@ -81,8 +81,7 @@ def train(options: argparse.Namespace) -> None:
     schedule, velocity = SCHEDULES[options.schedule](options.T), options.target == "velocity"
     torch.manual_seed(options.seed)
     model = VelocityNet(UNet(**net), schedule) if velocity else UNet(**net)
-    if options.start_from:
-        model.load_state_dict(read(options.start_from)["ema"])
+    before = start_from(options.start_from, model) if options.start_from else {}
     objective = velocity_loss if velocity or options.weighted else ddpm_loss
     trainer = Trainer(model, schedule, data.images, config, device, objective, data.labels if options.labels else None)
     model = trainer.fit(options.checkpoint, other_images=options.other_images)
@@ -97,7 +96,7 @@ def train(options: argparse.Namespace) -> None:
         save_image(images.clamp(-1, 1) / 2 + 0.5, samples)
 
     def weigh() -> None:
-        save_pretrained(export, model, net, options.schedule, options.T, recipe(trainer, data.source))
+        save_pretrained(export, model, net, options.schedule, options.T, recipe(trainer, data.source) | before)
 
     problems = []
     for path, write in ((export, weigh), (samples, draw)):
@@ -116,6 +115,17 @@ def only(data: ImageData, kinds: list[str]) -> ImageData:
     chosen = torch.cat([(data.labels == data.classes.index(kind)).nonzero()[:, 0] for kind in kinds])
     labels = torch.tensor([kinds.index(data.classes[label]) for label in data.labels[chosen].tolist()])
     return ImageData(data.images[chosen], labels, tuple(kinds), f"{data.source[:-1]}, only {', '.join(kinds)}.")
+
+
+def start_from(name: str, model: torch.nn.Module) -> dict:
+    """Give the model the averaged weights of a checkpoint or of a file of weights; what a recipe says of that."""
+    state = read(name if Path(name).suffix else WEIGHTS / f"{name}.safetensors", None)
+    net = model.net if isinstance(model, VelocityNet) else model  # the same weights can learn the other target
+    weights = {key.removeprefix("net."): value.float() for key, value in state.get("ema", state.get("weights")).items()}
+    if problem := difference(net.state_dict(), weights):
+        raise CheckpointError(f"--start-from {name}: that is another network: {problem}")
+    net.load_state_dict(weights)
+    return {"started from": state.get("recipe", f"step {state.get('step')} of {name}")}
 
 
 def try_place(name: str | None, *endings: str) -> Path | None:

@@ -52,8 +52,9 @@ def write(path: str | Path, kind: str, state: dict) -> None:
     write_bytes(place(path), content.replace(SEAL.encode(), f"crc32 {zlib.crc32(content):08x}".encode(), 1))
 
 
-def read(path: str | Path, kind: str = "training state") -> dict:
-    """What `write` wrote, on the CPU; a CheckpointError if it is anything else, or altered in a single bit."""
+def read(path: str | Path, kind: str | None = "training state") -> dict:
+    """What `write` wrote, on the CPU; a CheckpointError if it is anything else, or of another kind (None: any kind but
+    the feature network's), or altered in a single bit."""
     path = place(path)
     try:
         with open(path, "rb"), safetensors.safe_open(path, framework="pt") as file:  # reads the header alone
@@ -77,7 +78,7 @@ def read(path: str | Path, kind: str = "training state") -> dict:
     if version != FORMAT:
         advice = OLD if version in (1, 2) else "update ddpm_helpers"
         raise CheckpointError(f"{path}: format {version!r}, and this version of ddpm_helpers reads {FORMAT}; {advice}")
-    if found != kind:
+    if found not in ([kind] if kind else ("weights", "training state")):
         raise CheckpointError(f"{path} holds {KINDS.get(str(found), 'something else')}")
     return state
 

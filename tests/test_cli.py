@@ -70,6 +70,18 @@ def test_from_end_to_end(tmp_path, monkeypatch, run, capsys):
     assert files.read(tmp_path / "b.safetensors")["seed"] == 1
 
 
+def test_trained_weights_can_be_a_start_for_the_other_target(tmp_path, run, monkeypatch):
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    run("--export", first)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: None)
+    run("--target", "velocity", "--start-from", first, "--export", second)
+    old, new = load_pretrained(first), load_pretrained(second)
+    assert all(torch.equal(value, new.model.net.state_dict()[name]) for name, value in old.model.state_dict().items())
+    assert new.recipe["started from"] == old.recipe
+    with pytest.raises(SystemExit, match=r"^Error: --start-from .*a.safetensors: that is another network: '.* is \["):
+        run("--base", 16, "--start-from", first)
+
+
 def test_labels_make_what_can_be_asked(tmp_path, run, few):
     out = tmp_path / "a.safetensors"
     run("--only", 3, 1, "--labels", "--flip", "--weighted", "--export", out, "--samples", tmp_path / "a.png")
