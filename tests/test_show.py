@@ -62,6 +62,7 @@ def test_animation_holds_every_frame_and_pauses_at_the_end(drawn, hue):
     frames = [(hue * level).reshape(1, 3, 1, 1).expand(6, 3, 28, 30) for level in (-3.0, 0.0, 0.5)]
     show.animate(frames, columns=3, seconds=0.1, pause=2.0, alt="three squares")
     assert drawn["shown"][0]._repr_mimebundle_()[1]["image/gif"]["alt"] == "three squares"
+    assert "pages: three squares" in repr(drawn["shown"][0])
     film, first, durations = Picture.open(io.BytesIO(drawn["shown"][0].data)), [], []
     for i in range(film.n_frames):
         film.seek(i)

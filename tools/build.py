@@ -9,6 +9,7 @@ from base64 import b64decode
 from pathlib import Path
 
 import jupytext
+import my_notebooks
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -175,15 +176,43 @@ def badges(rest: list[str]) -> int:
 
 
 def link_notebook(text: str, name: str, repo: str) -> str:
-    """A notebook source with its set-up cell and the Colab link under its title for this repository."""
+    """A notebook source with its set-up cell and the links under its title for this repository."""
     text = re.sub(r'^REPO = ".*?"', f'REPO = "{repo}"', text, flags=re.M)
     text = re.sub(r"^# \[Open in Colab\].*\n#\n", "", text, flags=re.M)
-    link = f"# [Open in Colab]({colab(name, repo)})\n#\n" if repo else ""
+    link = f"# [Open in Colab]({colab(name, repo)}) or [in Kaggle]({kaggle(name, repo)})\n#\n" if repo else ""
     return re.sub(r"^(# # .*\n#\n)", lambda match: match[1] + link, text, count=1, flags=re.M)
 
 
 def colab(name: str, repo: str) -> str:
-    return f"https://colab.research.google.com/github/{repo}/blob/main/notebooks/{name}.ipynb"
+    """The copy on the branch `learn`, in which no guess is answered: see `learn`."""
+    return f"https://colab.research.google.com/github/{repo}/blob/learn/notebooks/{name}.ipynb"
+
+
+def kaggle(name: str, repo: str) -> str:
+    return f"https://www.kaggle.com/kernels/welcome?src=https://github.com/{repo}/blob/learn/notebooks/{name}.ipynb"
+
+
+def learn(rest: list[str]) -> int:
+    """Write the notebooks for Colab and Kaggle to a folder: no outputs, pictures and links by their full addresses."""
+    repo, folder = setting(), Path(*rest or ["build/learn"]) / "notebooks"
+    if not repo:
+        print("learn: no repository is set; type `make badges REPO=owner/name` first", file=sys.stderr)
+        return 2
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        copy = my_notebooks.learners_copy(my_notebooks.read(path), {}, set(), set())
+        for cell in copy["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = absolute(my_notebooks.source(cell), repo)
+        my_notebooks.write(folder / path.name, copy)
+    return 0
+
+
+def absolute(text: str, repo: str) -> str:
+    """Text of a notebook that can be read far from the checkout."""
+    text = re.sub(r"(!\[[^]]*\]\()\.\./", rf"\g<1>https://raw.githubusercontent.com/{repo}/main/", text)
+    text = re.sub(r"(\]\()\.\./", rf"\g<1>https://github.com/{repo}/blob/main/", text)
+    return re.sub(r"(\]\()(\d\d_\w+)\.ipynb", lambda match: match[1] + colab(match[2], repo), text)
 
 
 def readme(_: list[str]) -> int:
@@ -234,4 +263,6 @@ def edit(path: Path, change) -> None:
 
 if __name__ == "__main__":
     command, *rest = sys.argv[1:]
-    sys.exit({"notebooks": notebooks, "course": course, "badges": badges, "readme": readme}[command](rest))
+    sys.exit(
+        {"notebooks": notebooks, "course": course, "badges": badges, "learn": learn, "readme": readme}[command](rest)
+    )

@@ -82,6 +82,13 @@ def trajectory_frames(path: list[Step], positions: int = 41) -> dict:
     return {"": [(f"t = {path[i].t}: {text}", [path[i].x, path[i].x0_hat]) for i in places]}
 
 
+class Film(Image):
+    """A GIF that says, where only text is shown, what one sees elsewhere."""
+
+    def __repr__(self) -> str:
+        return f"<a moving picture, shown by JupyterLab and on the pages: {self.metadata['alt']}>"
+
+
 def animate(frames: list[Tensor], *, alt: str, columns: int = 8, seconds: float = 0.12, pause: float = 3.0) -> None:
     """Show grids of images (N, C, H, W) in [-1, 1] one after the other, for ever, the last one for `pause` seconds.
 
@@ -91,7 +98,7 @@ def animate(frames: list[Tensor], *, alt: str, columns: int = 8, seconds: float 
     pictures = [viz.mosaic(viz.in_rows(frame, columns), width=0, high=56) for frame in (*rounded, frames[-1])]
     durations = [round(1000 * s) for s in [seconds] * len(rounded) + [pause]]
     pictures[0].save(film := io.BytesIO(), "gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-    viz.display(Image(film.getvalue(), format="gif", metadata={"alt": alt}))
+    viz.display(Film(film.getvalue(), format="gif", metadata={"alt": alt}))
 
 
 def plot_points(panels: dict[str, tuple[Tensor, Tensor]], *, alt: str, xlabel: str = "", ylabel: str = "") -> None:
