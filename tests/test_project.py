@@ -155,6 +155,7 @@ def test_badges_change_one_setting_and_back(tmp_path):
     assert copies.keys() == {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
     cells = [cell for copy in copies.values() for cell in copy["cells"]]
     assert not [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")]
+    assert sum(cell["metadata"].get("cellView") == "form" for cell in cells) == len(copies), "Colab folds the set-up"
     text = "".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown")
     assert "](https://raw.githubusercontent.com/someone/course/main/figures/08" in text
     text = re.sub(r"`[^`]*`|\$[^$]*\$", "", text)

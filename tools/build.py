@@ -54,6 +54,8 @@ def from_source(source: Path) -> NotebookNode:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for place, cell in enumerate(notebook.cells):
         cell.id = f"{source.stem[:2]}-{place:03d}"
+        if "setup" in cell.metadata.get("tags", []):
+            cell.metadata["jupyter"] = {"source_hidden": True}  # JupyterLab folds it
     return notebook
 
 
@@ -202,8 +204,12 @@ def learn(rest: list[str]) -> int:
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         copy = my_notebooks.learners_copy(my_notebooks.read(path), {}, set(), set())
         for cell in copy["cells"]:
+            text = my_notebooks.source(cell)
             if cell["cell_type"] == "markdown":
-                cell["source"] = absolute(my_notebooks.source(cell), repo)
+                cell["source"] = absolute(text, repo)
+            elif "setup" in cell["metadata"].get("tags", []):
+                cell["source"] = f"# @title Set-up\n{text}"  # Colab folds it, as a form
+                cell["metadata"]["cellView"] = "form"
         my_notebooks.write(folder / path.name, copy)
     return 0
 
