@@ -4,6 +4,7 @@ A notebook is run cell by cell with its pictures left out. Where a cell verifies
 of the mistakes below written into it.
 """
 
+import ast
 import re
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -345,6 +346,35 @@ def code_cells(name: str) -> list[str]:
     return [cell for header, cell in zip(cells[::2], cells[1::2], strict=True) if "[markdown]" not in header]
 
 
+def needed(cells: list[str]) -> list[str]:
+    """The cells that verify, and those before them that make or change what they use: the others can take minutes."""
+    kept, wanted = [], set()
+    for cell in reversed(cells):
+        tree = ast.parse(re.sub(r"^%.*", "", cell, flags=re.MULTILINE))
+        made = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        made |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        if "verify(" in cell or "import " in cell or (made | changed(tree)) & wanted:
+            kept.append(cell)
+            for node in tree.body:
+                if isinstance(node, ast.Assign):
+                    wanted -= {name.id for target in node.targets for name in ast.walk(target) if hasattr(name, "id")}
+            wanted |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - made
+            wanted |= made if re.search(r"^\s+\w+ [-+*/]= |^\w+ [-+*/]= ", cell, flags=re.MULTILINE) else set()
+    return kept[::-1]
+
+
+def changed(tree: ast.Module) -> set[str]:
+    """Names of what statements may change in place: what they assign into, call a method of, or hand to a function."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found |= {name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)}
+        call = node.value if isinstance(node, ast.Expr) else node.iter if isinstance(node, ast.For) else None
+        if isinstance(call, ast.Call) and not re.match(r"print|verify|viz\.|show\.|range|enumerate", ast.unparse(call)):
+            found |= {name.id for name in ast.walk(call) if isinstance(name, ast.Name)}
+    return found - {"generator", "schedule", "device", "torch"}
+
+
 def broken_ways(name: str, cell: str) -> list[tuple[str, str]]:
     """Equation and source of every broken version of a cell."""
     versions = []
@@ -413,20 +443,22 @@ def test_broken_equations_are_noticed(name, monkeypatch):
     world: dict = {"__name__": name}
     noticed = dict.fromkeys(BREAKS[name], 0)
     cells = code_cells(name)
-    last = max(i for i, cell in enumerate(cells) if "verify(" in cell)  # later cells may take long
-    for cell in cells[: last + 1]:
-        if "verify(" in cell:
-            before = dict(world)
-            state = world["generator"].get_state() if "generator" in world else None
-            exec(cell, {**before, "verify": suspicious(world["verify"])})
-            for tag, broken in broken_ways(name, cell):
-                if state is not None:
-                    world["generator"].set_state(state)
-                with pytest.raises(EquationError, match=re.escape(f"({tag})")):
-                    exec(broken, dict(before))
-                noticed[tag] += 1
-            if state is not None:
-                world["generator"].set_state(state)
-        if "viz.subplots(" not in cell:
+    for cell in needed([cell for cell in cells if "viz.subplots(" not in cell]):
+        if "verify(" not in cell:
             exec(cell, world)
+            continue
+        before = dict(world)
+        states = [world["generator"].get_state()] if "generator" in world else []
+        checked = world | {"verify": suspicious(world["verify"])}
+        exec(cell, checked)
+        states += [world["generator"].get_state()] if states else []
+        for tag, broken in broken_ways(name, cell):
+            if states:
+                world["generator"].set_state(states[0])
+            with pytest.raises(EquationError, match=re.escape(f"({tag})")):
+                exec(broken, dict(before))
+            noticed[tag] += 1
+        if states:
+            world["generator"].set_state(states[1])
+        world |= checked | {"verify": before["verify"]}
     assert noticed == {tag: len(ways) for tag, ways in BREAKS[name].items()}
