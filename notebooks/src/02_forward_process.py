@@ -43,9 +43,9 @@ print(data.source)
 # **Which noise process ends in exactly $\mathcal{N}(0, I)$, whatever the data?**
 #
 # ($\mathcal{N}(m, v)$ is the Gaussian with mean $m$ and variance $v$. $\mathcal{N}(0, I)$ is pure noise: every pixel
-# is drawn from $\mathcal{N}(0, 1)$, independently of the others.) The end must not depend on the data, because
-# sampling starts there, before we know any image. From here on images lie in [-1, 1], and all noise is Gaussian.
-# Pixels get independent noise, so we can study one at a time: below, $x_0$ is a number as often as it is an image.
+# is drawn from $\mathcal{N}(0, 1)$, independently of the others.) Sampling starts at that end, before we know any
+# image. From here on images lie in [-1, 1], and all noise is Gaussian. Pixels get independent noise, so we can study
+# one at a time: below, $x_0$ is a number as often as it is an image.
 #
 # ## First try: add noise, again and again
 #
@@ -279,10 +279,9 @@ verify("2.10", forward_step(before, beta.item(), noise_t), signal[t] * x0 + oran
 #
 # $$b\,\epsilon_1 + c\,\epsilon_2 \sim \mathcal{N}(0,\; b^2 + c^2) \tag{2.11}$$
 #
-# Here we need the noise to be Gaussian. For mean and variance alone any noise would do, but uniform noise, say, does
-# not keep its shape: its density is a box, and that of a sum of two is a triangle or a trapezoid. To test (2.11),
-# compare the averages of square and fourth power: a Gaussian of mean 0 and variance $v$ has $\mathbb{E}[z^2] = v$ and
-# $\mathbb{E}[z^4] = 3 v^2$.
+# For mean and variance alone any noise would do, but uniform noise, say, does not keep its shape: its density is a
+# box, and that of a sum of two is a triangle or a trapezoid. To test (2.11), compare the averages of square and fourth
+# power: a Gaussian of mean 0 and variance $v$ has $\mathbb{E}[z^2] = v$ and $\mathbb{E}[z^4] = 3 v^2$.
 
 # %% tags=["nbval-check-output"]
 b, c = 0.6, 1.1
@@ -556,8 +555,8 @@ for T in (50, 200, 300, 1000):
 
 # %% [markdown]
 # *All small, though not equal: at $T = 50$ betas reach 0.4, where $\log(1 - \beta) \approx -\beta$ is rough. Rescaling
-# is the default of `linear_schedule`. It has a limit: at $T = 20$ the last beta would reach 1, and `linear_schedule`
-# refuses. Whatever schedule you meet, print $\bar\alpha_T$ before you train.*
+# is the default of `linear_schedule`, which refuses $T = 20$, where the last beta would reach 1. Whatever schedule you
+# meet, print $\bar\alpha_T$ before you train.*
 #
 # ## Another shape: cosine
 #
@@ -583,9 +582,9 @@ for s in (schedule, cosine):
     print(f"{s.name}: {(snr(s) < math.exp(-4)).float().mean():.0%} of the steps have log SNR below -4")
 
 # %% [markdown]
-# *Above the thin line the signal is stronger, below it the noise. Cosine crosses in the middle and falls steeply only
-# at the ends. Linear crosses after a quarter and sinks for a long time after that. For two thirds of the way the trap
-# is as good as cosine, but it stops at -3: this plot is the quickest way to spot that.*
+# *Cosine crosses the thin line, where signal and noise are equal, in the middle; linear after a quarter, and sinks for
+# a long time after that. For two thirds of the way the trap is as good as cosine, but it stops at -3: this plot is the
+# quickest way to spot that.*
 #
 # ## The range of the data counts, too
 #
@@ -615,8 +614,7 @@ viz.image_rows(rows, titles=[str(t.item()) for t in steps], alt=alt)
 # %% [markdown]
 # *Same digit, noise and schedule; each row is shown on the scale of its own data. With [0, 1] the digit is gone by
 # $t = 300$: the variance of signal over that of noise is 4 times smaller. The row also turns dark, because noise has
-# mean 0, and in [0, 1] 0 is black. No message appears. The course converts with `to_float` on the way in and
-# `to_uint8` on the way out, and nowhere else.*
+# mean 0, and in [0, 1] 0 is black. No message appears.*
 #
 # ## Explore
 #
@@ -637,9 +635,8 @@ alt = "One digit under three schedules, at ten shares of T"
 viz.image_rows(rows, titles=[f"{share:.0%}" for share in shares], alt=alt)
 
 # %% [markdown]
-# *Columns are shares of $T$, the noise is the same everywhere. Linear looks like noise from half time on, the other
-# two keep the digit visible to about 70 %. At the right edge you see no difference between the rows, although the trap
-# still has the image with a weight of 0.22.*
+# *Linear looks like noise from half time on, the other two keep the digit visible to about 70 %. At the right edge you
+# see no difference between the rows, although the trap still has the image with a weight of 0.22.*
 #
 # How much does the closed form save? Time it once: the walk to step 1000 against one call of `q_sample`, for 16
 # images.
@@ -667,8 +664,8 @@ print(f"walk {walked * 1000:.0f} ms, closed form {(time.perf_counter() - start) 
 # **What broke:** nothing here goes back. A sampler has to undo a step: draw $x_{t-1}$ given $x_t$. That depends on
 # which images exist, and (2.4) does not know any. The closed form is no help either: to guess $x_0$ from $x_T$ in one
 # go is the grey cloud of [notebook 01](01_corrupt_and_predict.ipynb). We need a model that learns to undo *small*
-# steps, and a loss that says what "well undone" means. The usual one is the squared error of the predicted noise. Why
-# that? [Notebook 03](03_likelihood_bound.ipynb) starts from the likelihood of the data and derives it.
+# steps, and a loss. The usual one is the squared error of the predicted noise. Why that? [Notebook
+# 03](03_likelihood_bound.ipynb) starts from the likelihood of the data and derives it.
 #
 # ### Experiments to try
 #

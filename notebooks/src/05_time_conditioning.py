@@ -531,8 +531,7 @@ viz.plot_curves(curves, ylabel="loss / loss with t / T", level=1, log="xy",
 # %% [markdown]
 # *Below the thin line is better than $t/T$ as a channel. In a full run FiLM cuts the loss to about half or less at
 # both ends: at small $t$, where $1/\sigma_t$ is steep, and near $T$. To be given $t$ is one thing, to be able to use
-# it another. (The network has half as many parameters again, all in the MLP, which runs once for an image and not at
-# every pixel.)*
+# it another. (The network has half as many parameters again, all in the MLP.)*
 #
 # Does the network listen? Lie to it: images at step 20, while we claim another step.
 
@@ -558,9 +557,8 @@ viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
                 alt="Noise in the margin over sigma, by step, for three networks: with FiLM it stays closest to 1")
 
 # %% [markdown]
-# *From row to row the background gets cleaner, and the curves say the same: with FiLM the noise stays nearest to what
-# it should be. Here and there a loop closes that was open. Most of the shapes, good and bad, are the same in all
-# rows.*
+# *From row to row the background gets cleaner: with FiLM the noise stays nearest to what it should be. Most of the
+# shapes, good and bad, are the same in all rows.*
 #
 # ## Three traps
 #
@@ -583,7 +581,7 @@ show.heat_maps({"right": E, "exponent doubled": doubled}, alt=alt)
 
 # %% [markdown]
 # *With the doubled exponent 35 of 64 dimensions carry next to nothing. It still tells neighbours apart, and training
-# goes on as if nothing had happened. You paid for 64 numbers and got 29.*
+# goes on as if nothing had happened.*
 #
 # **An MLP that squeezes.** Some published code lets the width of the MLP follow the width of the layer that it feeds.
 # For the first level that is the number of colour channels: one. The time then goes through one hidden number.
@@ -598,9 +596,8 @@ print(f"correlation of 1 / sigma with the image's weight: {torch.corrcoef(both)[
 
 # %% [markdown]
 # *In a full run the doubled exponent still misses next to nothing. The squeeze is hardly better than no waves at all.
-# Longer training would not mend all of that: everything that comes out of one hidden number is one curve, scaled and
-# shifted. A network needs several, $1/\sigma_t$ and $\sqrt{\bar\alpha_t}$ to begin with, and those two have little in
-# common.*
+# Everything that comes out of one hidden number is one curve, scaled and shifted. A network needs several,
+# $1/\sigma_t$ and $\sqrt{\bar\alpha_t}$ to begin with, and those two have little in common.*
 #
 # **One axis too few.** `t / T` has shape (B,). Broadcasting lines it up with the *last* axis, the columns. For most
 # batch sizes PyTorch refuses; for a batch of 28 images that are 28 pixels wide it does not.

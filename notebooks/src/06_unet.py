@@ -191,7 +191,7 @@ print(f"means up to {normed.mean(2).abs().max():.0e}, variances {normed.var(2, c
 # $$\mathrm{GN}(a\,x + b) = \mathrm{GN}(x), \qquad a > 0 \tag{6.3}$$
 #
 # Inside a network that is welcome: no layer can blow up or starve the next, and differences between the channels of a
-# group survive. Keep (6.3) in mind for the end of this notebook, where a network applies a norm to the image itself.
+# group survive. Keep (6.3) in mind for the end of this notebook.
 
 # %% tags=["nbval-check-output"]
 verify("6.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
@@ -249,9 +249,8 @@ known = torch.randn(1, 10).expand(32, 10)  # one embedding for all 32
 through([lambda h, block=block: residual_block(block, h, known) for block in blocks], features)
 
 # %% [markdown]
-# *The same 32 inputs as before, through 30 residual blocks, which is 60 convolutions: their differences do not fade.
-# They double, and so does their size. The shortcuts carry the input through, and the norms keep the branches at one
-# size.*
+# *Through 60 convolutions the differences do not fade. They double, and so does their size. The shortcuts carry the
+# input through, and the norms keep the branches at one size.*
 #
 # ### Start at zero
 #
@@ -481,8 +480,8 @@ axis.legend(frameon=False)
 viz.show(figure, alt="Most parameters are at 7x7; the multiply-adds are spread over the three sizes")
 
 # %% [markdown]
-# *Three quarters of the parameters sit at 7x7, yet the work is spread nearly evenly. Half the sides are a quarter of
-# the pixels, twice the channels are four times the weights of a convolution, and in (6.9) the two cancel.*
+# *Half the sides are a quarter of the pixels, twice the channels are four times the weights of a convolution: in (6.9)
+# the two cancel.*
 #
 # ## Four networks side by side
 
@@ -502,7 +501,7 @@ for name, other in nets.items():
 # `UNet(patch=2)` never works at full size. Its first step makes 4 channels of each **patch** of 2x2 pixels, which is
 # called **space-to-depth** (in PyTorch `nn.PixelUnshuffle`); its last step makes pixels of channels again, and nothing
 # is lost on either way. Everything between has a quarter of the pixels, so by (6.9) three quarters of the work should
-# be saved. And in seconds? Same widths, same machine, one after the other:
+# be saved. And in seconds?
 
 # %%
 def seconds(net, x, t):
@@ -653,10 +652,9 @@ verify("6.10", samples=noise.mean((1, 2, 3)) ** 2, expected=1 / 784)
 #
 # $$m_{t-1} = \frac{m_t}{\sqrt{\alpha_t}} + {\color{#D55E00}{\sqrt{\beta_t}\; \bar z}} \tag{6.11}$$
 #
-# Nothing pulls it back: the stretching undoes the shrinking of the forward step, the network's answer would keep it in
-# check, and that is missing. Start with $m_T$ of variance $1/D$, as pure noise has. The random push of step $t$
-# (orange) has variance $\beta_t / D$, and all later steps stretch it by $1/\sqrt{\bar\alpha_{t-1}}$ in total (the
-# product of their $1/\sqrt\alpha$). Variances of independent pushes add up, and the last step pushes no more:
+# Nothing pulls it back. Start with $m_T$ of variance $1/D$, as pure noise has. The random push of step $t$ (orange)
+# has variance $\beta_t / D$, and all later steps stretch it by $1/\sqrt{\bar\alpha_{t-1}}$ in total (the product of
+# their $1/\sqrt\alpha$). Variances of independent pushes add up, and the last step pushes no more:
 #
 # $$\mathrm{Var}[m_0] = \frac{1}{D}\Big(\frac{1}{\bar\alpha_T} + \sum_{t=2}^{T} \frac{\beta_t}{\bar\alpha_{t-1}}\Big) \tag{6.12}$$
 #
@@ -713,9 +711,8 @@ for name in ("blind", "repaired"):
     print(f"{name}: mean loss of the last steps {trainer.losses[-200:].mean():.4f}")
 
 # %% [markdown]
-# *In a full run on a CPU the repaired network ends lower by about 0.01: a little more than the 1/144 (about 0.007) of
-# (6.10); the norm hides the spread of the image and the first level's time as well. But a loss of 0.09 instead of 0.08
-# alarms nobody.*
+# *In a full run on a CPU the repaired network ends lower by about 0.01, a little more than the 1/144 of (6.10): the
+# norm hides the image's spread and the first level's time as well. But a loss of 0.09 instead of 0.08 alarms nobody.*
 #
 # Now sample 16 images from each, all $T$ steps of the bare algorithm (`clip=False`: notebook 08 says what there is to
 # clip), with the same noise for both, and keep the brightness at every step.
@@ -771,8 +768,8 @@ viz.image_rows(rows, alt=alt)
 # *In a full run on a CPU: the second row is what the sampler returned, drawn on the scale of the data. Each picture is
 # black or white all over (of a white one you see the frame). The first row holds the same numbers, each picture
 # rescaled by itself, and about half of them could pass for digits: the strokes were right, relative to each other.
-# Whoever draws only the first row never learns that the network has lost every pixel's value. `viz` in this course
-# clips and never rescales; [notebook 13](13_debugging_clinic.ipynb) has this bug among its cases.*
+# `viz` in this course clips and never rescales; [notebook 13](13_debugging_clinic.ipynb) has this bug among its
+# cases.*
 #
 # Norms deeper in the network forget as well, but features have many channels, and shortcuts go around the norms. One
 # channel and no shortcut, that is the case to avoid.
