@@ -3,12 +3,12 @@
 #
 # ![Thirty-two drawings in four rows, white on black; about half can be read as digits](../figures/00_one_page.png)
 #
-# *Nobody wrote these. They were made from noise by fewer than ninety lines of code, after a few minutes of training. About
-# half can be read. All of the code stands in the second half of this notebook.*
+# *Nobody wrote these. Fewer than ninety lines of code made them from noise, after a few minutes of training. How many
+# can you read? All of the code stands in the second half of this notebook.*
 #
-# **You will** draw a digit from noise, solve a first exercise that marks itself, and train a whole diffusion model that
-# fits on one page. **You need** a little Python and the idea of an average. **Time** 20 minutes of reading; the cells
-# ran in 8 minutes on one slow CPU core; no GPU is needed.
+# **You will** draw a digit from noise, solve a first exercise that marks itself, and train a whole diffusion model
+# that fits on one page. **You need** a little Python and the idea of an average. **Time** 20 minutes of reading; the
+# cells ran in 8 minutes on one slow CPU core; no GPU is needed.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -36,10 +36,9 @@ viz.image_grid(sample(network, schedule, 1, steps=50, seed=2), alt="One digit, w
 #
 # ## Guess, write, check
 #
-# While a cell works, a star stands in the brackets beside it. Cells share their variables, so if you change one, run
-# those below it again; *Run > Restart Kernel and Run All Cells* starts over. Every notebook runs alone, without an
-# internet connection, so you can start anywhere. A term is in bold where it is explained;
-# [notebook 99](99_glossary.ipynb) has them all.
+# While a cell works, a star stands beside it. If you change a cell, run those below it again: they share their
+# variables. Every notebook runs alone, without an internet connection, so you can start anywhere. A term is in bold
+# where it is explained; [notebook 99](99_glossary.ipynb) lists them all.
 #
 # **Guess.** Where the text says so, guess before you run: a prediction that failed is remembered.
 #
@@ -51,9 +50,9 @@ viz.image_grid(sample(network, schedule, 1, steps=50, seed=2), alt="One digit, w
 #
 # ### Exercise 0.1 - `to_float`
 #
-# Turn uint8 images of any shape into 32-bit floats, float32, by (0.1). One line is enough. (`images` is a **tensor**,
-# PyTorch's array: arithmetic, slices and methods like `.mean()` work as in NumPy.) Run the cell as it stands first: the
-# notebook goes on with the course's own version, so nothing breaks if you skip an exercise.
+# Turn uint8 images of any shape into 32-bit floats by (0.1), in one line. (`images` is a **tensor**, PyTorch's array:
+# arithmetic, slices and methods like `.mean()` work as in NumPy.) Run the cell as it stands first: the notebook goes
+# on with the course's own version, so you may skip an exercise.
 
 # %% tags=["exercise", "nbval-check-output"]
 def to_float(images):
@@ -69,17 +68,16 @@ to_float = check(to_float)
 #
 # </details>
 #
-# **Check.** Before you leave, give a wrong answer on purpose: `return images * 2 / 255 - 1`, without `.float()`. Guess
-# first what is wrong with it. `check` names the mistakes that people often make; for anything else it shows the call
-# that failed and how far off you were. If you are stuck, `from ddpm_helpers import show_solution` and
-# `show_solution("to_float")`, in a new cell (the + above the notebook makes one), print the course's version. If a
-# check does not come back, a loop in your answer has no end: the square above the notebook stops the cell (in Colab,
-# the one at its left).
+# **Check.** Before you leave, give a wrong answer on purpose: `return images * 2 / 255 - 1`, without `.float()`.
+# `check` names the mistakes that people often make; for anything else it shows the call that failed and how far off
+# you were. If you are stuck, `from ddpm_helpers import show_solution` and `show_solution("to_float")`, in a new cell,
+# print the course's version. If a check does not come back, a loop in your answer has no end: the square above the
+# notebook stops the cell (in Colab, the one at its left).
 #
-# The course checks itself, too. Each equation with a number is *run*: a cell near it computes both sides, or something
-# that must follow from it, prints how far apart they are (relative to the largest value on the right; where draws are
-# averaged, in standard errors, which [notebook 02](02_forward_process.ipynb) explains), and stops if that is too far.
-# Here is (0.1) for 0, 102 and 255, with the right-hand side worked out by hand.
+# The course checks itself, too. A cell near each numbered equation computes both sides, or something that must follow
+# from it, prints how far apart they are (relative to the largest value on the right; where draws are averaged, in
+# standard errors, which [notebook 02](02_forward_process.ipynb) explains), and stops if that is too far. Here is (0.1)
+# for 0, 102 and 255, with the right-hand side worked out by hand.
 
 # %% tags=["nbval-check-output"]
 verify("0.1", to_float(torch.tensor([0, 102, 255], dtype=torch.uint8)), torch.tensor([-1.0, -0.2, 1.0]))
@@ -98,14 +96,13 @@ verify("0.2", to_uint8(to_float(greys)), greys, tol=0)
 print(to_uint8(torch.tensor([-2.0, 1.3])))
 
 # %% [markdown]
-# *The second line shows the clipping: -2 becomes 0 and 1.3 becomes 255. On many machines a plain cast wraps around
-# instead, and a pixel a little darker than black becomes a white dot in a black corner.*
+# *The second line shows the clipping. On many machines a plain cast wraps around instead, and a pixel a little darker
+# than black becomes a white dot in a black corner.*
 #
 # ## Your machine, and help
 #
-# If something goes wrong, `docs/HELP.md` in the course's folder has the usual cures. For anything else, paste this
-# report into your question: it is the first thing that anybody will ask for. (The last three lines are settings: where
-# your images are, how long to train, and whether a wrong answer stops the notebook, which only tests want.)
+# `docs/HELP.md` in the course's folder has the usual cures. With any other question, send this report. (Its last three
+# lines are settings: where your images are, how long to train, and whether a wrong answer stops the notebook.)
 
 # %%
 print(environment_report())
@@ -114,8 +111,8 @@ print(environment_report())
 # ## A whole diffusion model on one page
 #
 # What follows is complete, and runs by itself if you copy its cells into a file. The helper module gives the pictures
-# (`load_images`) and says how long to train (`budget`); the rest is PyTorch. Take every line on trust today: above each
-# cell stands the notebook that explains it.
+# (`load_images`) and says how long to train (`budget`); the rest is PyTorch. Take every line on trust today: above
+# each cell stands the notebook that explains it.
 
 # %%
 import torch
@@ -128,10 +125,10 @@ from torchvision.utils import make_grid
 from ddpm_helpers import budget, load_images
 
 # %% [markdown]
-# **Pictures.** MNIST (LeCun et al. 1998): handwritten digits of 28 x 28 grey pixels. `load_images` takes them from your
-# data folder (the one that the variable `DDPM_DATA` names, else `data` beside this notebook), else downloads them, and
-# without a connection draws digits of its own. The last line says which. (Captions describe what MNIST gives.)
-# [Notebook 01](01_corrupt_and_predict.ipynb) damages such pictures, and repairs them.
+# **Pictures.** MNIST (LeCun et al. 1998): handwritten digits of 28 x 28 grey pixels. `load_images` takes them from the
+# folder that the variable `DDPM_DATA` names, or from `data` beside this notebook, or downloads them; without a
+# connection it draws digits of its own. The last line says which. (Captions describe MNIST.) [Notebook
+# 01](01_corrupt_and_predict.ipynb) damages such pictures, and repairs them.
 
 # %%
 data = load_images("mnist")
@@ -140,8 +137,8 @@ images = data.images.to(device)  # (N, 1, 28, 28) uint8
 print(data.source)
 
 # %% [markdown]
-# **How much noise.** In $T$ small steps a picture becomes noise. After step $t$ it is `signal[t]` times the picture plus
-# `sigma[t]` times noise. [Notebook 02](02_forward_process.ipynb) explains these tables, along a cosine (Nichol &
+# **How much noise.** In $T$ small steps a picture becomes noise. After step $t$ it is `signal[t]` times the picture
+# plus `sigma[t]` times noise. [Notebook 02](02_forward_process.ipynb) explains these tables, along a cosine (Nichol &
 # Dhariwal 2021).
 
 # %%
@@ -154,8 +151,8 @@ beta, signal, sigma = (table.float().to(device) for table in tables)  # (T+1,) e
 
 # %% [markdown]
 # **What is learned.** Mix picture and noise at a random step; the network sees the mixture and the step, and must name
-# the noise. Its squared error is the loss. [Notebook 03](03_likelihood_bound.ipynb) and
-# [notebook 04](04_bound_to_noise.ipynb) derive it from the wish to make the data likely.
+# the noise. Its squared error is the loss. Notebooks [03](03_likelihood_bound.ipynb) and [04](04_bound_to_noise.ipynb)
+# derive it from the wish to make the data likely.
 
 # %%
 def loss_of(net, x0, t, noise):
@@ -163,8 +160,8 @@ def loss_of(net, x0, t, noise):
     return F.mse_loss(net(x_t, t), noise)
 
 # %% [markdown]
-# **The step, as waves.** The network gets the number of the step as 64 waves, from fast to slow.
-# [Notebook 05](05_time_conditioning.ipynb) says why, and what it is worth.
+# **The step, as waves.** The network gets the number of the step as 64 waves, from fast to slow. [Notebook
+# 05](05_time_conditioning.ipynb) says why, and what it is worth.
 
 # %%
 def waves(t):
@@ -196,7 +193,7 @@ class Block(nn.Module):
 
 # %% [markdown]
 # The whole: patches of 2 x 2 pixels become channels, so the picture is 14 x 14; one block looks at that, three at its
-# 7 x 7 half, and the last joins both (still [notebook 06](06_unet.ipynb)).
+# 7 x 7 half, and the last joins both.
 
 # %%
 class UNet(nn.Module):
@@ -232,8 +229,8 @@ losses = []
 
 # %% [markdown]
 # Draw pictures, a step for each, and noise; go downhill. (Dividing first is (0.1) without the mistake that you made on
-# purpose.) Every step comes equally often; [notebook 16](16_targets_and_weights.ipynb) asks which ones deserve it. Guess before you
-# run: a network that always answers 0 has a loss of 1. Where will this one end?
+# purpose.) Every step comes equally often; [notebook 16](16_targets_and_weights.ipynb) asks which ones deserve it.
+# Guess before you run: a network that always answers 0 has a loss of 1. Where will this one end?
 
 # %%
 for _ in range(steps):
@@ -249,8 +246,8 @@ for _ in range(steps):
         print(f"{len(losses):5,} steps, loss {sum(losses[-200:]) / 200:.3f}")
 
 # %% [markdown]
-# **One step back.** From $x_t$ and the network's guess of the noise: what picture would that mean, and where was it one
-# step earlier? Then a little fresh noise. [Notebook 04](04_bound_to_noise.ipynb) derives this.
+# **One step back.** From $x_t$ and the network's guess of the noise: what picture would that mean, and where was it
+# one step earlier? Then a little fresh noise. [Notebook 04](04_bound_to_noise.ipynb) derives this.
 
 # %%
 def step(x, t, eps, noise):
@@ -283,20 +280,20 @@ display(picture, metadata={"image/png": {"alt": "32 digits in four rows, white o
 #
 # ## What to remember, and what broke
 #
-# - Guess, write, check. `check` marks an exercise, and the notebook goes on in any case; `verify` computes both sides of
-#   an equation, and stops the notebook if they differ.
+# - `check` marks an exercise, and the notebook goes on in any case; `verify` computes both sides of an equation, and
+#   stops if they differ.
 # - An image is uint8 on disk and a float in [-1, 1] inside a model.
 # - A diffusion model is a table of noise, a network that names the noise in a picture, a loop that trains it, and a
 #   loop that takes the noise away in small steps.
 #
-# **What broke:** some digits, and everything was taken on trust. Why this noise? Why should naming noise teach a network
-# to draw? Is that the right step back, and how good are the digits? The course now starts again with nothing, and
-# repairs one failure at a time. [Notebook 01](01_corrupt_and_predict.ipynb) tries the simplest recipe that could work.
+# **What broke:** some digits, and everything was taken on trust. Why this noise? Why should naming noise teach a
+# network to draw? Is that the right step back? The course now starts again with nothing, and repairs one failure at a
+# time. [Notebook 01](01_corrupt_and_predict.ipynb) tries the simplest recipe that could work.
 #
 # ### Experiments to try
 #
-# - Give the last cell a network that is not trained, `draw(UNet().to(device), 32)`. Then leave `.clamp(-1, 1)` out of
-#   `step`, and draw with the trained one. Guess first, both times.
+# - Give the last cell a network that is not trained, `draw(UNet().to(device), 32)`. Then leave `.clamp(-1, 1)` out
+#   of `step`, and draw with the trained one. Guess first, both times.
 # - Train on `load_images("fashion")`. Which two kinds of clothing would you confuse at 28 x 28 pixels?
-# - Let the later of two draws be the step, `torch.randint(1, T + 1, (2, 64), device=device).amax(0)`, and train again.
-#   Very noisy pictures come more often then. Can you see a difference?
+# - Let the later of two draws be the step, `torch.randint(1, T + 1, (2, 64), device=device).amax(0)`, and train
+#   again. Very noisy pictures come more often then. Can you see a difference?

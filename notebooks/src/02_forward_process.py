@@ -3,13 +3,13 @@
 #
 # ![Four digits fade into noise over nine columns; the last column is the same kind of noise in every row](../figures/02_closed_form.png)
 #
-# *Four digits on their way to noise; the step $t$ stands above each column. In the last column the rows are exchangeable:
-# the noise no longer tells which digit it came from.*
+# *Four digits on their way to noise; the step $t$ stands above each column. In the last column the noise no longer
+# tells which digit it came from.*
 #
-# **You will** build a noise process that ends in the same distribution whatever it starts from, prove that any number of
-# its steps can be taken at once, by a closed form, and measure how close to pure noise it ends. **You need** mean and
-# variance, Gaussians, and [notebook 01](01_corrupt_and_predict.ipynb) for the motive. **Time** 45 minutes of reading; the
-# cells run in 10 seconds on 2 CPU cores.
+# **You will** build a noise process that ends in the same distribution whatever it starts from, prove that any number
+# of its steps can be taken at once, by a closed form, and measure how close to pure noise it ends. **You need** mean
+# and variance, Gaussians, and [notebook 01](01_corrupt_and_predict.ipynb) for the motive. **Time** 45 minutes of
+# reading; the cells run in 10 seconds on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -37,17 +37,15 @@ print(data.source)
 # %% [markdown]
 # ## Where we are
 #
-# [Notebook 01](01_corrupt_and_predict.ipynb) turned noise into digits, blurred ones, by a recipe that works where its
-# means are exact. We could not prove that it must, and it has no likelihood. This notebook starts again with the first
-# half, the destruction, now in many small random steps. It asks one question:
+# [Notebook 01](01_corrupt_and_predict.ipynb) turned noise into digits by a recipe without a proof and without a
+# likelihood. This notebook starts again with the first half, the destruction, now in many small random steps:
 #
 # **Which noise process ends in exactly $\mathcal{N}(0, I)$, whatever the data?**
 #
-# ($\mathcal{N}(m, v)$ is the Gaussian with mean $m$ and variance $v$. $\mathcal{N}(0, I)$ is pure noise: every pixel is
-# drawn from $\mathcal{N}(0, 1)$, independently of the others.) The end must not depend on the data, because sampling
-# starts there: we have to be able to draw from it before we know any image. From here on images lie in [-1, 1], and all
-# noise is Gaussian. Pixels get independent noise, so we can study one pixel at a time: below, $x_0$ is a number as
-# often as it is an image.
+# ($\mathcal{N}(m, v)$ is the Gaussian with mean $m$ and variance $v$. $\mathcal{N}(0, I)$ is pure noise: every pixel
+# is drawn from $\mathcal{N}(0, 1)$, independently of the others.) Sampling starts at that end, before we know any
+# image. From here on images lie in [-1, 1], and all noise is Gaussian. Pixels get independent noise, so we can study
+# one at a time: below, $x_0$ is a number as often as it is an image.
 #
 # ## First try: add noise, again and again
 #
@@ -60,7 +58,7 @@ print(data.source)
 #
 # $$\mathbb{E}[x_t \mid x_0] = x_0 \tag{2.1}$$
 #
-# $$\operatorname{Var}[x_t \mid x_0] = t\, s^2 \tag{2.2}$$
+# $$\mathrm{Var}[x_t \mid x_0] = t\, s^2 \tag{2.2}$$
 
 # %% tags=["nbval-check-output"]
 x0, s = 0.8, 0.2
@@ -71,23 +69,21 @@ verify("2.1", samples=naive[200], expected=x0)
 verify("2.2", samples=(naive[200] - x0) ** 2, expected=200 * s**2)
 
 # %% [markdown]
-# (A mean over $n$ draws is itself random; its standard deviation is called the **standard error**. `verify` says how many of
-# them lie between the mean and the value that the equation gives.)
+# (A mean over $n$ draws is itself random; its standard deviation is called the **standard error**. `verify` says how
+# many of them lie between the mean and the value that the equation gives.)
 #
-# So $x_{200}$ has mean 0.8 and standard deviation $0.2\sqrt{200} \approx 2.8$. Both go wrong. The mean remembers $x_0$ for
-# ever, and the variance grows without bound: after 10,000 steps the standard deviation is 20, and no step is the last.
-# This process ends nowhere.
+# So $x_{200}$ has mean 0.8 and standard deviation $0.2\sqrt{200} \approx 2.8$. Both go wrong. The mean remembers $x_0$
+# for ever, and the variance grows without bound: this process ends nowhere.
 #
 # ## Repair: shrink before you add
 #
-# Something has to pull back. Multiply by a number $a$ below 1 before adding noise of standard deviation $b$. One such step
-# turns the variance of $x$ into
+# Something has to pull back. Multiply by a number $a$ below 1 before adding noise of standard deviation $b$. A factor
+# enters a variance squared, and the two parts are independent:
 #
-# $$\operatorname{Var}[a\,x + b\,\epsilon] = a^2 \operatorname{Var}[x] + b^2 \tag{2.3}$$
+# $$\mathrm{Var}[a\,x + b\,\epsilon] = a^2\, \mathrm{Var}[x] + b^2 \tag{2.3}$$
 #
-# because a factor enters a variance squared, and the two parts are independent. Which $a$ keeps a variance of 1 at 1?
-# Put 1 on both sides: $1 = a^2 + b^2$, so $a = \sqrt{1 - b^2}$. The variance of the added noise gets its usual name,
-# $\beta = b^2$, and the step becomes
+# Which $a$ keeps a variance of 1 at 1? Put 1 on both sides: $1 = a^2 + b^2$, so $a = \sqrt{1 - b^2}$. The variance of
+# the added noise gets its usual name, $\beta = b^2$, and the step becomes
 #
 # $$x_t = {\color{#0072B2}{\sqrt{1 - \beta}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta}\; \epsilon_t}},
 # \qquad 0 < \beta < 1 \tag{2.4}$$
@@ -131,16 +127,15 @@ verify("2.4", samples=forward_step(coins, 0.3, z) ** 2, expected=1.0)
 # %% [markdown]
 # ## The fixed point
 #
-# Repeat the step with the same $\beta$, and write $m_t$ and $v_t$ for mean and variance of $x_t$. The noise has mean 0, so
-# $m_t = \sqrt{1-\beta}\; m_{t-1}$, and (2.3) says $v_t = (1-\beta)\, v_{t-1} + \beta$. Subtract 1 on both sides of the
-# second: $v_t - 1 = (1-\beta)(v_{t-1} - 1)$. Each step multiplies by a number below 1, so after $t$ steps
+# Repeat the step with the same $\beta$, and write $m_t$ and $v_t$ for mean and variance of $x_t$. The noise has mean
+# 0, so $m_t = \sqrt{1-\beta}\; m_{t-1}$, and (2.3) says $v_t = (1-\beta)\, v_{t-1} + \beta$. Subtract 1 on both sides
+# of the second: $v_t - 1 = (1-\beta)(v_{t-1} - 1)$. After $t$ steps
 #
 # $$m_t = (1-\beta)^{t/2}\, m_0 \tag{2.5}$$
 #
 # $$v_t = 1 + (1-\beta)^t\, (v_0 - 1) \tag{2.6}$$
 #
-# Whatever $m_0$ and $v_0$ are, the mean goes to 0 and the variance to 1, exponentially fast. A variance above 1 sinks, one
-# below 1 rises.
+# Whatever $m_0$ and $v_0$ are, the mean goes to 0 and the variance to 1, exponentially fast.
 
 # %% tags=["nbval-check-output"]
 beta, m, v = 0.02, 0.8, 4.0
@@ -164,11 +159,11 @@ viz.plot_walks({"add noise": left, "shrink, then add the same noise": right}, al
 
 # %% [markdown]
 # *Thirty walks from 0.8, with mean (blue) and two standard deviations (orange band) by the formulas. Each walk on the
-# right uses the very noise of its twin on the left. Left, the mean stays and the band widens for ever. Right, the start
-# is forgotten and the band stops widening: shrinking and adding balance.*
+# right uses the noise of its twin on the left; there the start is forgotten and the band stops widening: shrinking and
+# adding balance.*
 #
-# Mean and variance are only two numbers. Does the whole *distribution* become Gaussian? Guess which of these three starts
-# takes longest: two spikes at $\pm 1.5$, one value far out at 3, or a wide uniform.
+# Mean and variance are only two numbers. Does the whole *distribution* become Gaussian? Guess which of these three
+# starts takes longest: two spikes at $\pm 1.5$, one value far out at 3, or a wide uniform.
 
 # %%
 n = 20_000
@@ -186,24 +181,24 @@ for name, x in starts.items():
 show.plot_histograms(panels, alt="Histograms of three starts at four steps; all three end on the standard Gaussian")
 
 # %% [markdown]
-# *Read each row from left to right; the dashed line is $\mathcal{N}(0, 1)$. By $t = 500$ you cannot tell the rows apart.
-# The one that is off longest is the start far out, because a mean shrinks with $(1-\beta)^{t/2}$ and the excess variance
-# with $(1-\beta)^t$, twice as fast. (Its histogram at $t = 15$ is cut off at the top, and so are the spikes at $t = 0$.) Nothing in the step knows about the
-# start: the answer to our question is (2.4). The Gaussian shape is only seen here; (2.13) will prove it.*
+# *The dashed line is $\mathcal{N}(0, 1)$. By $t = 500$ you cannot tell the rows apart. The one that is off longest is
+# the start far out: a mean shrinks with $(1-\beta)^{t/2}$, and the excess variance with $(1-\beta)^t$, twice as fast.
+# (Tall histograms are cut off.) Nothing in the step knows about the start: the answer to our question is (2.4). The
+# Gaussian shape is only seen here; (2.13) will prove it.*
 #
-# One word in the question stays open: *exactly*. After finitely many steps a little of the start is left. How much, the
-# rest of this notebook computes.
+# One word in the question stays open: *exactly*. After finitely many steps a little of the start is left. How much?
 #
 # ## Let the steps differ: a schedule
 #
 # Early steps meet fine detail, which little noise destroys. Late steps meet an image that is mostly noise, where a
 # small step changes next to nothing. So let $\beta$ grow. A **noise schedule** is a list $\beta_1, \dots, \beta_T$.
-# That of Ho et al. (2020, section 4) takes $T = 1000$ steps on a line from $\beta_1 = 0.0001$ to $\beta_T = 0.02$:
+# That of Ho et al. (2020, section 4), the **linear schedule**, takes $T = 1000$ steps on a line from
+# $\beta_1 = 0.0001$ to $\beta_T = 0.02$:
 #
 # $$\beta_t = \beta_1 + \frac{t-1}{T-1}\,(\beta_T - \beta_1), \qquad t = 1, \dots, T \tag{2.7}$$
 #
-# Two more names make the formulas short. What a step keeps of the variance is $\alpha_t = 1 - \beta_t$, and what $t$ steps
-# keep of it is the product
+# Two more names make the formulas short. What a step keeps of the variance is $\alpha_t = 1 - \beta_t$, and what $t$
+# steps keep of it is the product
 #
 # $$\bar\alpha_t = \prod_{s=1}^{t} \alpha_s = \prod_{s=1}^{t} (1 - \beta_s), \qquad \bar\alpha_0 = 1 \tag{2.8}$$
 #
@@ -220,7 +215,7 @@ show.plot_histograms(panels, alt="Histograms of three starts at four steps; all 
 #
 # Careful with one letter: some papers (Karras et al. 2022) write $\sigma$ for the ratio
 # $\sqrt{1-\bar\alpha_t} / \sqrt{\bar\alpha_t}$ of the last two rows, which is $\rho_t$ in this course. Here $\sigma_t$
-# is the last row alone. (All symbols of the course: [notebook 99](99_glossary.ipynb).)
+# is the last row alone. (All symbols: [notebook 99](99_glossary.ipynb).)
 
 # %% tags=["nbval-check-output"]
 schedule = linear_schedule(1000)
@@ -233,15 +228,16 @@ print("alpha_bar at steps 0, 1, 1000:", [f"{schedule.alpha_bar[i].item():.6f}" f
 # %% [markdown]
 # ## All steps at once: the closed form
 #
-# Training will need $x_t$ for random $t$, again and again. Walking there takes $t$ steps. We now prove that one formula
-# is enough, the **closed form** of the forward process:
+# Training will need $x_t$ for random $t$, again and again. Walking there takes $t$ steps. One formula is enough, the
+# **closed form** of the forward process:
 #
 # *Claim.* $x_t = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_t}\; \epsilon}}$
 # with a single $\epsilon \sim \mathcal{N}(0, I)$.
 #
 # The proof is by **induction**: show it for $t = 1$, then show that if it holds for $t - 1$ it holds for $t$.
 #
-# **Start.** For $t = 1$ the product (2.8) has one factor, $\bar\alpha_1 = 1 - \beta_1$, and the step (2.4) *is* the claim:
+# **Start.** For $t = 1$ the product (2.8) has one factor, $\bar\alpha_1 = 1 - \beta_1$, and the step (2.4) *is* the
+# claim:
 #
 # $$x_1 = {\color{#0072B2}{\sqrt{\bar\alpha_1}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_1}\; \epsilon_1}} \tag{2.9}$$
 
@@ -252,8 +248,8 @@ signal, sigma = schedule.sqrt_alpha_bar, schedule.sigma  # (1001,) each
 verify("2.9", forward_step(x0, schedule.beta[1].item(), noise_1), signal[1] * x0 + sigma[1] * noise_1)
 
 # %% [markdown]
-# **From $t-1$ to $t$.** Suppose the claim holds for $t - 1$, with a noise $\bar\epsilon$ that is made of $\epsilon_1,
-# \dots, \epsilon_{t-1}$ and so is independent of $\epsilon_t$. One line at a time:
+# **From $t-1$ to $t$.** Suppose the claim holds for $t - 1$, with a noise $\bar\epsilon$ that is made of
+# $\epsilon_1, \dots, \epsilon_{t-1}$ and so is independent of $\epsilon_t$. One line at a time:
 #
 # | | | reason |
 # |---|---|---|
@@ -264,7 +260,10 @@ verify("2.9", forward_step(x0, schedule.beta[1].item(), noise_1), signal[1] * x0
 #
 # So far this is algebra; first line and last line are equal for every single draw:
 #
-# $${\color{#0072B2}{\sqrt{\alpha_t}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta_t}\; \epsilon_t}} = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\epsilon + \sqrt{\beta_t}\; \epsilon_t}} \tag{2.10}$$
+# $$\begin{aligned}
+# &{\color{#0072B2}{\sqrt{\alpha_t}\; x_{t-1}}} + {\color{#D55E00}{\sqrt{\beta_t}\; \epsilon_t}} \\
+# &\quad = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{\alpha_t (1-\bar\alpha_{t-1})}\; \bar\epsilon + \sqrt{\beta_t}\; \epsilon_t}}
+# \end{aligned} \tag{2.10}$$
 
 # %% tags=["nbval-check-output"]
 t = 400
@@ -280,10 +279,9 @@ verify("2.10", forward_step(before, beta.item(), noise_t), signal[t] * x0 + oran
 #
 # $$b\,\epsilon_1 + c\,\epsilon_2 \sim \mathcal{N}(0,\; b^2 + c^2) \tag{2.11}$$
 #
-# Here, and at the start, where $\epsilon$ is $\epsilon_1$ itself, we need the noise to be Gaussian. For mean and
-# variance alone any noise would do, but uniform noise, say, does not keep its shape: its density is a box, and that of
-# a sum of two is a triangle or a trapezoid. To test (2.11), compare the averages of square and fourth power: a Gaussian of
-# mean 0 and variance $v$ has $\mathbb{E}[z^2] = v$ and $\mathbb{E}[z^4] = 3 v^2$.
+# For mean and variance alone any noise would do, but uniform noise, say, does not keep its shape: its density is a
+# box, and that of a sum of two is a triangle or a trapezoid. To test (2.11), compare the averages of square and fourth
+# power: a Gaussian of mean 0 and variance $v$ has $\mathbb{E}[z^2] = v$ and $\mathbb{E}[z^4] = 3 v^2$.
 
 # %% tags=["nbval-check-output"]
 b, c = 0.6, 1.1
@@ -309,28 +307,27 @@ verify("2.12", left, sigma[1:] ** 2)  # the right-hand side, as the table has it
 verify("2.12", sigma**2, 1 - schedule.alpha_bar)  # ... and as it is written above
 
 # %% [markdown]
-# So the orange part is $\mathcal{N}(0, (1-\bar\alpha_t) I)$, and we may write it as $\sqrt{1-\bar\alpha_t}$ times one
-# standard Gaussian. That is the claim for $t$, and the proof is done:
+# So the orange part is $\mathcal{N}(0, (1-\bar\alpha_t) I)$: $\sqrt{1-\bar\alpha_t}$ times one standard Gaussian. That
+# is the claim for $t$, and the proof is done:
 #
 # $$x_t = {\color{#0072B2}{\sqrt{\bar\alpha_t}\; x_0}} + {\color{#D55E00}{\sqrt{1-\bar\alpha_t}\; \epsilon}},
 # \qquad \epsilon \sim \mathcal{N}(0, I) \tag{2.13}$$
 #
-# Mind what this says and what it does not. For $t > 1$ the $\epsilon$ of the proof is a weighted sum of $\epsilon_1,
-# \dots, \epsilon_t$. When we sample, we draw a fresh one instead. So closed form and walk agree in *distribution* at any
-# one $t$, and no statistic of many draws of $x_t$ can tell them apart. But two closed-form samples drawn on their own,
-# one of $x_{t-1}$ and one of $x_t$, are not neighbours on one walk.
+# For $t > 1$ the $\epsilon$ of the proof is a weighted sum of $\epsilon_1, \dots, \epsilon_t$. When we sample, we draw
+# a fresh one instead. So closed form and walk agree in *distribution* at any one $t$. But two closed-form samples
+# drawn on their own, one of $x_{t-1}$ and one of $x_t$, are not neighbours on one walk.
 #
-# In the notation of papers, where $q(a \mid b)$ says how likely each value of $a$ is once $b$ is known, and
-# $\mathcal{N}(x;\, m, v)$ is the height of the bell curve at $x$:
-# $q(x_t \mid x_{t-1}) = \mathcal{N}(x_t;\, \sqrt{1-\beta_t}\, x_{t-1},\, \beta_t I)$ is the step, and
-# $q(x_t \mid x_0) = \mathcal{N}(x_t;\, \sqrt{\bar\alpha_t}\, x_0,\, (1-\bar\alpha_t) I)$ is the closed form (Ho et al.
-# 2020, equations 2 and 4).
+# In the notation of papers (Ho et al. 2020, equations 2 and 4), $q(a \mid b)$ says how likely each value of $a$ is
+# once $b$ is known, and $\mathcal{N}(x;\, m, v)$ is the height of the bell curve at $x$. The step is
+# $q(x_t \mid x_{t-1}) = \mathcal{N}(x_t;\, \sqrt{1-\beta_t}\, x_{t-1},\, \beta_t I)$, and the closed form is
+# $q(x_t \mid x_0) = \mathcal{N}(x_t;\, \sqrt{\bar\alpha_t}\, x_0,\, (1-\bar\alpha_t) I)$.
 #
 # ### Exercise 2.2 - `q_sample`
 #
-# Write the closed form (2.13). `x0` and `noise` have shape (B, C, H, W); `t` has shape (B,), so each image has a step of
-# its own. The tables `schedule.sqrt_alpha_bar` and `schedule.sigma` hold both square roots for all steps, so
-# `schedule.sigma[t]` has shape (B,), too. `per_image` gives such numbers the axes that let each multiply its own image:
+# Write the closed form (2.13). `x0` and `noise` have shape (B, C, H, W); `t` has shape (B,), so each image has a step
+# of its own. The tables `schedule.sqrt_alpha_bar` and `schedule.sigma` hold both square roots for all steps, so
+# `schedule.sigma[t]` has shape (B,), too. `per_image` gives such numbers the axes that let each multiply its own
+# image:
 
 # %% tags=["nbval-check-output"]
 steps = torch.tensor([3, 500, 1000])  # three images, three steps
@@ -354,8 +351,8 @@ q_sample = check(q_sample)
 #
 # ## Closed form against walk
 #
-# Now the test that decides. Take one pixel, 0.8. Walk 300 small steps, 100,000 times, and compare with the mean and the
-# variance that (2.13) promises.
+# Take one pixel, 0.8. Walk 300 small steps, 100,000 times, and compare with the mean and the variance that (2.13)
+# promises.
 
 # %% tags=["nbval-check-output"]
 steps, pixel, n = 300, 0.8, 100_000
@@ -377,15 +374,15 @@ alt = "Histograms of closed-form samples at three steps; at 300 the outline of t
 show.plot_histograms(panels, columns=3, normal=normal, span=(-3, 3), alt=alt)
 
 # %% [markdown]
-# *The dashed lines are (2.13). In the middle panel the outline of 100,000 walks lies on the filled histogram of 100,000
-# closed-form samples: 300 rounds of noise against one. At $t = 1000$ the pixel's 0.8 is gone: the middle of the curve is
-# at 0. (Each panel has its own height scale.)*
+# *The dashed lines are (2.13). In the middle panel the outline of 100,000 walks lies on the histogram of 100,000
+# closed-form samples: 300 rounds of noise against one. At $t = 1000$ the pixel's 0.8 is gone. (Each panel has its own
+# height scale.)*
 #
-# The variance can be had without chance, too. Follow each noise to the end of the walk: $\epsilon_s$ enters with weight
-# $\sqrt{\beta_s}$ and is then shrunk by every later step, in all by $\sqrt{\bar\alpha_t / \bar\alpha_s}$. Squares of
-# weights are variances. From $\beta_s = 1 - \bar\alpha_s / \bar\alpha_{s-1}$ follows
+# The variance can be had without chance, too. Follow each noise to the end of the walk: $\epsilon_s$ enters with
+# weight $\sqrt{\beta_s}$ and is then shrunk by every later step, in all by $\sqrt{\bar\alpha_t / \bar\alpha_s}$.
+# Squares of weights are variances. From $\beta_s = 1 - \bar\alpha_s / \bar\alpha_{s-1}$ follows
 # $\beta_s / \bar\alpha_s = 1/\bar\alpha_s - 1/\bar\alpha_{s-1}$. In the sum over $s$ neighbours cancel, and
-# $\bar\alpha_t\,(1/\bar\alpha_t - 1)$ is left, the variance of the closed form:
+# $\bar\alpha_t\,(1/\bar\alpha_t - 1)$ is left:
 #
 # $$\sum_{s=1}^{t} \beta_s\, \frac{\bar\alpha_t}{\bar\alpha_s} = 1 - \bar\alpha_t \tag{2.14}$$
 
@@ -405,8 +402,8 @@ alt = "Four digits at nine steps from 1 to 1000, ever noisier"
 viz.image_rows(rows, titles=[str(t.item()) for t in steps], alt=alt)
 
 # %% [markdown]
-# *Pixels outside [-1, 1] are shown as black or white. Where do you lose the digit? In these rows between 300 and 500,
-# although at 400 $x_t$ still has the image with a weight of 0.44. Neighbouring pixels help the eye; a network can use all 784.*
+# *Where do you lose the digit? In these rows between 300 and 500, although at 400 $x_t$ still has the image with a
+# weight of 0.44. Neighbouring pixels help the eye; a network can use all 784.*
 #
 # ## Two curves
 #
@@ -422,11 +419,11 @@ print(
 )
 
 # %% [markdown]
-# *The squares of the two weights add up to 1 at every step, so the curves cross at $1/\sqrt 2$. They cross early,
-# after about a quarter of the steps, and from step 700 on the image has a weight below 0.1.*
+# *The squares of the two weights add up to 1 at every step, so the curves cross at $1/\sqrt 2$: early, after about a
+# quarter of the steps. From step 700 on the image has a weight below 0.1.*
 #
-# One number holds both weights, the **signal-to-noise ratio** (SNR), the variance of the signal over that of the noise,
-# with the image itself counted as variance 1:
+# One number holds both weights, the **signal-to-noise ratio** (SNR), the variance of the signal over that of the
+# noise, with the image itself counted as variance 1:
 #
 # $$\mathrm{SNR}_t = \frac{\bar\alpha_t}{1-\bar\alpha_t} \tag{2.15}$$
 #
@@ -465,9 +462,8 @@ verify("2.16", snr(schedule)[1:].log().sigmoid(), alpha_bar[1:])  # sigmoid(z) i
 # %% [markdown]
 # ## A trap: too few steps
 #
-# A thousand steps are slow, so let us take fewer: $T = 50$, 200 or 300, with the same ends 0.0001 and 0.02. You will
-# meet this in tutorials; [notebook 10](10_libraries.ipynb) measures one such design. Guess: how much of the image is
-# left at the last step?
+# A thousand steps are slow, so let us take fewer: $T = 50$, 200 or 300, with the same ends 0.0001 and 0.02, as some
+# tutorials do. Guess: how much of the image is left at the last step?
 
 # %% tags=["nbval-check-output"]
 print("    T   alpha_bar_T   weight of the image   weight of the noise")
@@ -485,12 +481,12 @@ alt = "The last step of four schedules: at T = 50 digits, at 200 shadows of digi
 viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
-# *The last step of each schedule, with the same noise in every row. At $T = 50$ the digits are plain. At 200 they are
-# shadows; you find them if you know where to look. At 300 you see noise. Is 300 good enough, then?*
+# *The last step of each schedule, with the same noise in every row. At $T = 50$ the digits are plain, at 200 shadows,
+# and at 300 you see noise. Is 300 good enough, then?*
 #
-# The sampler will start from $\mathcal{N}(0, I)$, the last row. The network was trained on the row of its own $T$. To see
-# what an eye does not, average all pixels of an image. A mean over pixels keeps the image's share and averages the noise
-# away; for one image, over many draws of the noise,
+# The sampler will start from $\mathcal{N}(0, I)$, the last row. The network was trained on the row of its own $T$. To
+# see what an eye does not, average all pixels of an image. That keeps the image's share and averages the noise away;
+# for one image, over many draws of the noise,
 #
 # $$\mathbb{E}[\,\mathrm{mean}(x_T)\,] = \sqrt{\bar\alpha_T}\; \mathrm{mean}(x_0) \tag{2.17}$$
 #
@@ -515,24 +511,24 @@ alt = "Mean brightness of the last step against that of noise, for four schedule
 show.plot_histograms(panels, normal=normal, span=(-0.8, 0.3), alt=alt)
 
 # %% [markdown]
-# *Blue: the mean pixel of $x_T$, over 4,000 images. Orange: that of noise, where the sampler starts. Look at $T = 300$,
-# where the eye saw noise: the two histograms hardly overlap. A network trained with this schedule has hardly ever met
-# an image like the ones that the sampler hands it, and the loss shows nothing of this. Case 11 of
-# [notebook 13](13_debugging_clinic.ipynb) shows what becomes of the samples of a perfect network at a $T$ that is even
-# shorter; [notebook 10](10_libraries.ipynb) trains a small one at $T = 300$, with a surprise.*
+# *Blue: the mean pixel of $x_T$, over 4,000 images. Orange: that of noise, where the sampler starts. At $T = 300$,
+# where the eye saw noise, the two histograms hardly overlap. A network trained with this schedule has hardly ever met
+# an image like the ones that the sampler hands it, and the loss shows nothing of this. Case 11 of [notebook
+# 13](13_debugging_clinic.ipynb) shows what becomes of a perfect network's samples at an even shorter $T$; [notebook
+# 10](10_libraries.ipynb) trains a small one at $T = 300$, with a surprise.*
 #
 # ### The repair
 #
-# What decides is the sum of the betas: $\log \bar\alpha_T = \sum_t \log(1 - \beta_t) \approx -\sum_t \beta_t$. For 1000
-# steps the sum is about 10, and $e^{-10}$ is small. Fewer steps must be larger steps. Multiply all betas by $1000/T$,
-# as the published code of Nichol & Dhariwal (2021) does, and the sum is the same for every $T$:
+# What decides is the sum of the betas: $\log \bar\alpha_T = \sum_t \log(1 - \beta_t) \approx -\sum_t \beta_t$. For
+# 1000 steps it is about 10, and $e^{-10}$ is small. Fewer steps must be larger. Multiply all betas by $1000/T$, as the
+# published code of Nichol & Dhariwal (2021) does, and the sum is the same for every $T$:
 #
 # $$\sum_{t=1}^{T} \frac{1000}{T}\, \beta_t = 1000 \cdot \frac{\beta_1 + \beta_T}{2} \tag{2.18}$$
 #
 # ### Exercise 2.4 - `linear_beta`
 #
-# Return the betas of a linear schedule with `T` steps, both ends rescaled by $1000/T$. The result has `T + 1` entries, and
-# entry 0 is the clean image, with $\beta_0 = 0$.
+# Return the betas of a linear schedule with `T` steps, both ends rescaled by $1000/T$. The result has `T + 1` entries,
+# and entry 0 is the clean image, with $\beta_0 = 0$.
 
 
 # %% tags=["exercise", "nbval-check-output"]
@@ -558,17 +554,16 @@ for T in (50, 200, 300, 1000):
     print(f"T = {T:4}: alpha_bar_T = {linear_schedule(T).alpha_bar[T]:.1e}")
 
 # %% [markdown]
-# *All small, though not equal: at $T = 50$ betas reach 0.4, where $\log(1 - \beta) \approx -\beta$ is rough. Rescaling is the
-# default of `linear_schedule`; `linear_schedule(T, rescale=False)` is the trap. Rescaling has a limit: at
-# $T = 20$ the last beta would reach 1, and `linear_schedule` refuses. Whatever schedule you meet, print $\bar\alpha_T$ before
-# you train.*
+# *All small, though not equal: at $T = 50$ betas reach 0.4, where $\log(1 - \beta) \approx -\beta$ is rough. Rescaling
+# is the default of `linear_schedule`, which refuses $T = 20$, where the last beta would reach 1. Whatever schedule you
+# meet, print $\bar\alpha_T$ before you train.*
 #
 # ## Another shape: cosine
 #
-# The linear schedule spends many steps where there is next to nothing left to destroy. The cosine schedule (Nichol &
+# The linear schedule spends many steps where next to nothing is left to destroy. The **cosine schedule** (Nichol &
 # Dhariwal 2021, equation 17) starts from a curve $\bar\alpha_t$ that falls evenly in the middle and is flat at both
-# ends, and reads the betas off it: $\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$, at most 0.999 (without that cut the
-# last would be 1). The 0.008 keeps the first betas from being too small.
+# ends, and reads the betas off it: $\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$, at most 0.999 (without that cut
+# the last would be 1). The 0.008 keeps the first betas from being too small.
 #
 # $$\bar\alpha_t = \frac{f(t)}{f(0)}, \qquad f(t) = \cos^2\!\Big(\frac{t/T + 0.008}{1.008} \cdot \frac{\pi}{2}\Big) \tag{2.19}$$
 
@@ -587,16 +582,16 @@ for s in (schedule, cosine):
     print(f"{s.name}: {(snr(s) < math.exp(-4)).float().mean():.0%} of the steps have log SNR below -4")
 
 # %% [markdown]
-# *Above the thin line the signal is stronger, below it the noise. Cosine crosses in the middle and falls steeply only at
-# the ends. Linear crosses after a quarter and sinks for a long time after that. For two thirds of the way the trap
-# is as good as cosine. But it stops at -3, and this plot is the quickest way to spot that.*
+# *Cosine crosses the thin line, where signal and noise are equal, in the middle; linear after a quarter, and sinks for
+# a long time after that. For two thirds of the way the trap is as good as cosine, but it stops at -3: this plot is the
+# quickest way to spot that.*
 #
 # ## The range of the data counts, too
 #
-# (2.15) counts the signal as if it had variance 1. Images in [-1, 1] have less, and the same images in [0, 1] have half
-# their contrast, which enters squared:
+# (2.15) counts the signal as if it had variance 1. Images in [-1, 1] have less, and the same images in [0, 1] have
+# half their contrast, which enters squared:
 #
-# $$\operatorname{Var}[2x - 1] = 4 \operatorname{Var}[x] \tag{2.20}$$
+# $$\mathrm{Var}[2x - 1] = 4\, \mathrm{Var}[x] \tag{2.20}$$
 
 # %% tags=["nbval-check-output"]
 x = data.images[:1000].double() / 255  # in [0, 1]
@@ -617,15 +612,14 @@ alt = "The same digit and noise; with data in [0, 1] it fades much earlier"
 viz.image_rows(rows, titles=[str(t.item()) for t in steps], alt=alt)
 
 # %% [markdown]
-# *Same digit, same noise, same schedule; each row is shown on the scale of its own data. With [0, 1] the digit is gone by
-# $t = 300$: at every step the variance of signal over that of noise is 4 times smaller. The row also turns dark, because
-# noise has mean 0, and in [0, 1] 0 is not grey but black. No message appears. The course converts with
-# `to_float` on the way in and `to_uint8` on the way out, and nowhere else.*
+# *Same digit, noise and schedule; each row is shown on the scale of its own data. With [0, 1] the digit is gone by
+# $t = 300$: the variance of signal over that of noise is 4 times smaller. The row also turns dark, because noise has
+# mean 0, and in [0, 1] 0 is black. No message appears.*
 #
 # ## Explore
 #
-# Move the slider; change the schedule where the digits are about to vanish. (On a page that cannot run Python, the strip
-# below the widget shows the same.)
+# Move the slider; change the schedule where the digits are about to vanish. (Where Python cannot run, the strip below
+# shows the same.)
 
 # %%
 trio = [schedule, cosine, trap]
@@ -641,11 +635,11 @@ alt = "One digit under three schedules, at ten shares of T"
 viz.image_rows(rows, titles=[f"{share:.0%}" for share in shares], alt=alt)
 
 # %% [markdown]
-# *Columns are shares of $T$, the noise is the same everywhere. Linear looks like noise from half time on, the other two keep
-# the digit visible to about 70 %. At the right edge you see no difference between the rows, although the trap still has the
-# image with a weight of 0.22 there: that is why you measure it.*
+# *Linear looks like noise from half time on, the other two keep the digit visible to about 70 %. At the right edge you
+# see no difference between the rows, although the trap still has the image with a weight of 0.22.*
 #
-# How much does the closed form save? Time it once: the walk to step 1000 against one call of `q_sample`, for 16 images.
+# How much does the closed form save? Time it once: the walk to step 1000 against one call of `q_sample`, for 16
+# images.
 
 # %%
 batch, noise = images[:16], torch.randn(16, 1, 28, 28, generator=generator)
@@ -667,17 +661,16 @@ print(f"walk {walked * 1000:.0f} ms, closed form {(time.perf_counter() - start) 
 # - "Exactly" holds up to $\bar\alpha_T$, which is 0.00004 for the linear schedule of 1000 steps. For any other
 #   schedule, print it.
 #
-# **What broke:** nothing here goes back. We can destroy any image, and we know precisely where it ends, but a sampler
-# has to undo a step: draw $x_{t-1}$ given $x_t$. That depends on which images exist, and (2.4) does not know any. The
-# closed form is no help either: to guess $x_0$ from $x_T$ in one go is the grey cloud of
-# [notebook 01](01_corrupt_and_predict.ipynb). We need a model that learns to undo *small* steps, and a loss that says
-# what "well undone" means. The usual loss is the squared error of the predicted noise. Why that, and not something
-# else? [Notebook 03](03_likelihood_bound.ipynb) starts from the likelihood of the data and derives it.
+# **What broke:** nothing here goes back. A sampler has to undo a step: draw $x_{t-1}$ given $x_t$. That depends on
+# which images exist, and (2.4) does not know any. The closed form is no help either: to guess $x_0$ from $x_T$ in one
+# go is the grey cloud of [notebook 01](01_corrupt_and_predict.ipynb). We need a model that learns to undo *small*
+# steps, and a loss. The usual one is the squared error of the predicted noise. Why that? [Notebook
+# 03](03_likelihood_bound.ipynb) starts from the likelihood of the data and derives it.
 #
 # ### Experiments to try
 #
-# - In the picture of the three starts, replace the noise by uniform noise of variance 1, once with $\beta = 0.02$ and once
-#   with $\beta = 0.9$. Where does the process end now, and which equation above would be wrong?
-# - Find the smallest $T$ for which the *unscaled* linear schedule ends with a mean pixel less than half a
-#   standard deviation (1/56) from 0.
+# - In the picture of the three starts, replace the noise by uniform noise of variance 1, once with $\beta = 0.02$
+#   and once with $\beta = 0.9$. Where does the process end now, and which equation above would be wrong?
+# - Find the smallest $T$ for which the *unscaled* linear schedule ends with a mean pixel less than half a standard
+#   deviation (1/56) from 0.
 # - A constant beta for $T = 1000$: which value gives the same $\bar\alpha_T$ as the linear schedule?

@@ -3,13 +3,13 @@
 #
 # ![Three panels, one per model: the log-likelihood of each data point, and the bound below it; the shaded gap between them is wide for the untrained model and thin for the ideal one](../figures/03_bound.png)
 #
-# *Three models of the same data, from useless to ideal. The solid line is what we want to raise, the dashed line is all
-# that we can compute for images. Look at the shaded gap between them: what is it made of?*
+# *Three models of the same data, from useless to ideal. The solid line is what we want to raise, the dashed line is
+# all that we can compute for images. What is the shaded gap between them made of?*
 #
 # **You will** go from "make the data likely" to a bound that splits into one term for each step, and run every line of
-# the derivation on a world small enough to compute exactly. **You need** logarithms, integrals as areas, and
-# [notebook 02](02_forward_process.ipynb); the rules of probability that we use stand below. **Time** an hour, with pen
-# and paper; the cells run in 10 seconds on 2 CPU cores.
+# the derivation on a world small enough to compute exactly. **You need** logarithms, integrals as areas, and [notebook
+# 02](02_forward_process.ipynb); the rules of probability that we use stand below. **Time** an hour, with pen and
+# paper; the cells run in 10 seconds on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -33,26 +33,24 @@ torch.set_num_threads(1)  # the tensors here are small: threads would wait for e
 # %% [markdown]
 # ## Where we stand
 #
-# [Notebook 02](02_forward_process.ipynb) built a way to destroy: the **forward process** $q$. Each step shrinks an
-# image a little and adds a little noise, and after $T$ steps every image has become, very nearly, a draw from
-# $\mathcal{N}(0, I)$. If we could walk the same steps backwards we could start from noise, which is easy to draw, and
-# end at an image. Nobody gives us the backward steps. We must learn them, and to learn we need a number to improve.
-# This notebook and the next find the number.
+# [Notebook 02](02_forward_process.ipynb) built the **forward process** $q$, which turns every image, very nearly, into
+# a draw from $\mathcal{N}(0, I)$. If we could walk the same steps backwards we could start from noise and end at an
+# image. We must learn the backward steps, and to learn we need a number to improve. This notebook and the next find
+# the number.
 #
-# The answer fits on one line, and you may have seen it: show a network a noisy image, ask it for the noise, take the
-# squared error. Why should *that* have anything to do with making the data likely? The whole way has eight stops:
-# likelihood, importance weights, a bound, a sum over steps, a posterior, a distance of means, a distance of noises, one
-# random step. None of them is left out: this notebook takes the first four, and
-# [notebook 04](04_bound_to_noise.ipynb) the others. (Pictures first? Go on to
-# [notebook 05](05_time_conditioning.ipynb) and take the loss on trust until you come back.)
+# The answer fits on one line: show a network a noisy image, ask it for the noise, take the squared error. Why should
+# *that* have anything to do with making the data likely? The way has eight stops: likelihood, importance weights, a
+# bound, a sum over steps, a posterior, a distance of means, a distance of noises, one random step. This notebook takes
+# the first four, and [notebook 04](04_bound_to_noise.ipynb) the others. (Pictures first? Go on to [notebook
+# 05](05_time_conditioning.ipynb) and take the loss on trust until you come back.)
 #
 # ### Notation
 #
-# Colours keep their meaning through all formulas: ${\color{#0072B2}{\text{signal}}}$, what comes from the clean image,
-# is blue, ${\color{#D55E00}{\text{noise}}}$ is orange, and whatever the ${\color{#009E73}{\text{model}}}$ contributes
-# is green. What is both, like $x_t$, has no colour. The symbols of notebook 02 stay, too: the clean image $x_0$, the
-# noisy image $x_t$ after $t$ of $T$ steps, the noise $\epsilon$ in it; $\beta_t$, $\alpha_t = 1 - \beta_t$,
-# $\bar\alpha_t = \alpha_1 \cdots \alpha_t$ with $\bar\alpha_0 = 1$, and $\sigma_t = \sqrt{1 - \bar\alpha_t}$. New are:
+# In all formulas ${\color{#0072B2}{\text{signal}}}$, what comes from the clean image, is blue,
+# ${\color{#D55E00}{\text{noise}}}$ is orange, and whatever the ${\color{#009E73}{\text{model}}}$ contributes is green.
+# What is both, like $x_t$, has no colour. The symbols of notebook 02 stay: $x_0$, $x_t$, $\epsilon$, $\beta_t$,
+# $\alpha_t = 1 - \beta_t$, $\bar\alpha_t = \alpha_1 \cdots \alpha_t$ with $\bar\alpha_0 = 1$, and
+# $\sigma_t = \sqrt{1 - \bar\alpha_t}$. New are:
 #
 # | symbol | meaning | name in our code | name in other libraries |
 # |:--|:--|:--|:--|
@@ -62,12 +60,12 @@ torch.set_num_threads(1)  # the tensors here are small: threads would wait for e
 # | $\tilde\mu_t$, $\tilde\beta_t$ | mean and variance of $q(x_{t-1} \mid x_t, x_0)$ | `posterior(...)` | `_get_variance` for $\tilde\beta_t$ |
 # | $\mu_\theta$, $s_t^2$ | mean and variance of the model's step | `model.mean`, `model.variance[t]` | `variance_type` chooses $s_t^2$ |
 #
-# One warning. Ho et al. 2020 write $\sigma_t^2$ for the variance of the *model's* step. Here $\sigma_t$ is the noise in
-# $x_t$, as in notebook 02, and the model's variance is $s_t^2$.
+# Ho et al. 2020 write $\sigma_t^2$ for the variance of the *model's* step. Here $\sigma_t$ is the noise in $x_t$, as
+# in notebook 02, and the model's variance is $s_t^2$.
 #
 # ### Six rules of probability
 #
-# What the derivation takes from probability, in one table; skip it if you know it.
+# Skip them if you know them.
 #
 # | rule | in words |
 # |:--|:--|
@@ -82,13 +80,13 @@ torch.set_num_threads(1)  # the tensors here are small: threads would wait for e
 #
 # ## 1. A world with one pixel
 #
-# An image has 784 pixels, and none of the quantities below can be computed there. So take a world with one pixel. An
-# "image" is a number $x_0$, and the data are a **mixture of Gaussians** with two peaks:
+# None of the quantities below can be computed for 784 pixels. So take a world with one. An "image" is a number $x_0$,
+# and the data are a **mixture of Gaussians** with two peaks:
 #
 # $$q(x_0) = \sum_k w_k\, \mathcal{N}(x_0;\, m_k,\, d_k^2) \tag{3.1}$$
 #
-# In one dimension every integral is a sum over a fine grid. For smooth curves that fade to nothing at both ends such a
-# sum is accurate to almost all the digits the computer has, so "exact" below means: to nine digits or more.
+# In one dimension every integral is a sum over a fine grid, accurate to nine digits or more for smooth curves that
+# fade to nothing at both ends: that is what "exact" means below.
 
 # %% tags=["nbval-check-output"]
 mixture = Mixture(*torch.tensor([[0.35, 0.65], [-1.2, 0.7], [0.25, 0.35]], dtype=torch.float64))
@@ -98,19 +96,18 @@ density = mixture.log_density(x).exp()  # (801,) q(x_0) at each grid point
 verify("3.1", density.sum() * dx, 1.0, tol=1e-9)
 
 # %% [markdown]
-# From [notebook 02](02_forward_process.ipynb): one step is $q(x_t \mid x_{t-1}) = \mathcal{N}(\sqrt{\alpha_t}\,
-# x_{t-1},\, \beta_t)$, and the closed form of $t$ steps is $q(x_t \mid x_0) = \mathcal{N}(\sqrt{\bar\alpha_t}\, x_0,\,
-# \sigma_t^2)$. A Gaussian that is shrunk and blurred by a Gaussian stays one, so each peak of the mixture moves and
-# widens on its own:
+# From [notebook 02](02_forward_process.ipynb): one step is
+# $q(x_t \mid x_{t-1}) = \mathcal{N}(\sqrt{\alpha_t}\, x_{t-1},\, \beta_t)$, and the closed form of $t$ steps is
+# $q(x_t \mid x_0) = \mathcal{N}(\sqrt{\bar\alpha_t}\, x_0,\, \sigma_t^2)$. A Gaussian that is shrunk and blurred by a
+# Gaussian stays one, so each peak of the mixture moves and widens on its own:
 #
 # $$q(x_t) = \int q(x_t \mid x_0)\, q(x_0)\, \mathrm{d}x_0
 # = \sum_k w_k\, \mathcal{N}\big(x_t;\; {\color{#0072B2}{\sqrt{\bar\alpha_t}\, m_k}},\;
 # {\color{#0072B2}{\bar\alpha_t d_k^2}} + {\color{#D55E00}{\sigma_t^2}}\big) \tag{3.2}$$
 #
-# Eight steps are enough here. `max_beta` makes the last of them gentler (it keeps 0.32 of the signal; in the usual
-# cosine schedule the last step keeps 0.03), and `double` keeps the tables in 64 bits, so that we can ask for many equal digits.
-# `log_forward(schedule, x_prev, x_t, t)` and `log_closed_form(schedule, x0, x_t, t)` are the logarithms of step and closed
-# form. Given a column `x[:, None]` and a row `x[None, :]`, they return a matrix with an entry for each pair.
+# Eight steps are enough here. `max_beta` makes the last of them gentler, and `double` keeps the tables in 64 bits.
+# `log_forward(schedule, x_prev, x_t, t)` and `log_closed_form(schedule, x0, x_t, t)` are the logarithms of step and
+# closed form. Given a column `x[:, None]` and a row `x[None, :]`, they return a matrix with an entry for each pair.
 
 # %% tags=["nbval-check-output"]
 schedule = double(cosine_schedule(8, max_beta=0.9))
@@ -127,8 +124,8 @@ for t, axis in zip([0, 1, 2, 4, 8], axes, strict=True):
 viz.show(figure, "Five densities: two separate peaks at t = 0 melt into one standard normal curve at t = 8")
 
 # %% [markdown]
-# *The data, and what the forward process makes of them; dashed, the standard normal. At $t = 8$ the two nearly agree.
-# All that is left of $x_0$ there is the factor $\sqrt{\bar\alpha_8}$, the last of these nine numbers:*
+# *Dashed, the standard normal. At $t = 8$ all that is left of $x_0$ is the factor $\sqrt{\bar\alpha_8}$, the last of
+# these nine numbers:*
 
 # %% tags=["nbval-check-output"]
 print([round(a, 3) for a in schedule.sqrt_alpha_bar.tolist()])
@@ -137,23 +134,24 @@ print([round(a, 3) for a in schedule.sqrt_alpha_bar.tolist()])
 # ## 2. A model that walks backwards, and what it should maximise
 #
 # The model starts where the forward process ends and takes $T$ steps down. Each step is a Gaussian whose mean
-# ${\color{#009E73}{\mu_\theta(x_t, t)}}$ a network computes and whose variance $s_t^2$ we fix by hand. The density of the
-# start, $p(x_T)$, is called the **prior**:
+# ${\color{#009E73}{\mu_\theta(x_t, t)}}$ a network computes and whose variance $s_t^2$ we fix by hand. The density of
+# the start, $p(x_T)$, is called the **prior**:
 #
-# $${\color{#009E73}{p_\theta(x_0, x_1, \dots, x_T)}} = p(x_T) \prod_{t=1}^{T} {\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}},
-# \qquad p(x_T) = \mathcal{N}(0, 1), \quad
-# {\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}} = \mathcal{N}\big({\color{#009E73}{\mu_\theta(x_t, t)}},\, s_t^2\big) \tag{3.3}$$
+# $$\begin{aligned}
+# {\color{#009E73}{p_\theta(x_0, x_1, \dots, x_T)}} &= p(x_T) \prod_{t=1}^{T} {\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}, \\
+# p(x_T) &= \mathcal{N}(0, 1), \qquad
+# {\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}} = \mathcal{N}\big({\color{#009E73}{\mu_\theta(x_t, t)}},\, s_t^2\big)
+# \end{aligned} \tag{3.3}$$
 #
-# That is the density of a whole **path**, from noise to image. We never see paths. We see images. The model's density
-# of an image is the path density summed over all paths that end there, and it is called the **likelihood**:
+# That is the density of a whole **path**, from noise to image. We see only images. The model's density of an image,
+# the path density summed over all paths that end there, is called the **likelihood**:
 #
 # $${\color{#009E73}{p_\theta(x_0)}} = \int \! \cdots \! \int {\color{#009E73}{p_\theta(x_0, x_1, \dots, x_T)}}\;
 # \mathrm{d}x_1 \cdots \mathrm{d}x_T \tag{3.4}$$
 #
-# Take it literally first: two steps, a coarse grid of 161 points, and every path there is.
-# `ReverseModel` holds a schedule, the variances and a function that guesses the noise; how the guess becomes a mean is
-# the subject of notebook 04. Until then only this matters: the guess decides the model. In this world the guess with the
-# smallest squared error is known, `mixture.ideal_eps`.
+# Take it literally first: two steps, a coarse grid of 161 points, and every path there is. `ReverseModel` holds a
+# schedule, the variances and a function that guesses the noise; the guess decides the model (notebook 04 says how). In
+# this world the guess with the smallest squared error is known, `mixture.ideal_eps`.
 
 # %% tags=["nbval-check-output"]
 short, coarse = double(cosine_schedule(2, max_beta=0.9)), x[::5]
@@ -165,8 +163,8 @@ print(f"{tuple(paths.shape)}: {paths.numel():,} paths")
 verify("3.3", paths.sum() * step**3, 1.0)
 
 # %% [markdown]
-# There is a cheaper order for the same sum. The step from $t$ to $t - 1$ looks only at $x_t$, so sum over $x_T$ first,
-# then over $x_{T-1}$, and so on. Each is a product of a matrix (row $x_{t-1}$, column $x_t$) with a vector.
+# There is a cheaper order. The step from $t$ to $t - 1$ looks only at $x_t$, so sum over $x_T$ first, then over
+# $x_{T-1}$, and so on. Each sum is a product of a matrix (row $x_{t-1}$, column $x_t$) with a vector.
 
 # %%
 def marginals(model, x):
@@ -181,8 +179,8 @@ def marginals(model, x):
 verify("3.4", paths.sum((1, 2)) * step**2, marginals(little, coarse)[0], tol=1e-9)
 
 # %% [markdown]
-# Guess before you run. Eight steps from one $x_0$: how many paths on the grid? How many multiplications of numbers by way of matrices?
-# And how many entries does one vector of the second way have for images of 784 pixels?
+# Guess before you run. Eight steps from one $x_0$: how many paths on the grid? How many multiplications of numbers by
+# way of matrices? And how many entries does one vector of the second way have for images of 784 pixels?
 
 # %% tags=["nbval-check-output"]
 print(f"one pixel, path by path:  801^8 = {801.0**8:.0e} paths")
@@ -191,11 +189,11 @@ print(f"784 pixels, by matrices:  801^784 = 10^{784 * math.log10(801):.0f} entri
 print("784 pixels, a grid of 10: 10^784 entries; the universe has about 10^80 atoms")
 
 # %% [markdown]
-# *One pixel is easy with matrices. For images even one vector of the cheap way is out of reach, on any grid: this
-# integral is **intractable**. Everything that follows is a way around it.*
+# *For images even one vector of the cheap way is out of reach, on any grid: this integral is **intractable**.
+# Everything that follows is a way around it.*
 #
-# Three models will keep us company. All use $s_t^2 = \beta_t$. The first always guesses that there is no noise, as an
-# untrained network might; the second guesses half of the ideal answer; the third is the ideal one.
+# Three models, all with $s_t^2 = \beta_t$: one always guesses that there is no noise, as an untrained network might,
+# one guesses half of the ideal answer, one is ideal.
 
 # %%
 ideal_eps = mixture.ideal_eps(schedule)
@@ -217,9 +215,8 @@ models = {"guesses 0": model_with(0.0), "half the ideal": model_with(0.5), "idea
 # | $= \mathbb{E}_{q(x_0)} \log q(x_0) - \mathbb{E}_{q(x_0)} \big[\log q(x_0) - \log {\color{#009E73}{p_\theta(x_0)}}\big]$ | add and subtract $\log q(x_0)$ |
 # | $= \mathbb{E}_{q(x_0)} \log q(x_0) - \mathrm{KL}\big(q(x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_0)}}\big)$ | the definition of the **KL divergence**, $\mathrm{KL}(q \Vert p) = \mathbb{E}_q[\log q - \log p]$ |
 #
-# A KL divergence is never negative, and 0 only if both densities agree. (You will have the tool to prove it in section
-# 3.) So the ceiling does not depend on the model, and raising the likelihood is the same as lowering a distance to the
-# data:
+# A KL divergence is never negative, and 0 only if both densities agree (section 3 proves it). So the ceiling does not
+# depend on the model, and raising the likelihood is the same as lowering a distance to the data:
 #
 # $$\mathbb{E}_{q(x_0)} \log {\color{#009E73}{p_\theta(x_0)}} = \underbrace{\mathbb{E}_{q(x_0)} \log q(x_0)}_{\text{ceiling}}
 # - \mathrm{KL}\big(q(x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_0)}}\big) \tag{3.5}$$
@@ -239,14 +236,15 @@ for name, values in log_p.items():
 
 # %% [markdown]
 # (A **nat** is the unit of a natural logarithm; divide by $\log 2$ for bits. Densities can be above 1, so a
-# log-likelihood may be positive; here it is not.) Guessing 0 is as bad as that because its steps (notebook 04) only ever
-# divide by $\sqrt{\alpha_t}$, and blow $\mathcal{N}(0, 1)$ up. The ideal model still misses the ceiling by a little:
-# its guess has the smallest squared error, and that is ideal for the bound of section 3, not for the likelihood.
+# log-likelihood may be positive.) The model that guesses 0 only ever divides by $\sqrt{\alpha_t}$ (notebook 04), and
+# blows $\mathcal{N}(0, 1)$ up. The ideal model still misses the ceiling by a little: its guess has the smallest
+# squared error, and that is ideal for the bound of section 3, not for the likelihood.
 #
 # ## 3. Weights, and a bound
 #
-# Where a grid is too large, draw at random and average. From which density? Paths drawn from the model almost never end at the
-# $x_0$ we ask about. Paths drawn from $q(x_1, \dots, x_T \mid x_0)$ all start there: take an image and add noise.
+# Where a grid is too large, draw at random and average. From which density? Paths drawn from the model almost never
+# end at the $x_0$ we ask about. Paths drawn from $q(x_1, \dots, x_T \mid x_0)$ all start there: take an image and add
+# noise.
 #
 # | line | because |
 # |:--|:--|
@@ -258,8 +256,8 @@ for name, values in log_p.items():
 # W = \frac{\color{#009E73}{p_\theta(x_0, x_1, \dots, x_T)}}{q(x_1, \dots, x_T \mid x_0)} \tag{3.6}$$
 #
 # $W$ is called an **importance weight**. Both path densities are products over steps: that of the model is (3.3), and
-# $q(x_1, \dots, x_T \mid x_0) = \prod_{t=1}^{T} q(x_t \mid x_{t-1})$, because each step of the forward process looks only
-# at the image before it. So the logarithm of $W$ is a sum:
+# $q(x_1, \dots, x_T \mid x_0) = \prod_{t=1}^{T} q(x_t \mid x_{t-1})$, because each step of the forward process looks
+# only at the image before it. So the logarithm of $W$ is a sum:
 #
 # $$\log W = \log p(x_T) + \sum_{t=1}^{T} \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_t \mid x_{t-1})} \tag{3.7}$$
 #
@@ -309,10 +307,9 @@ verify("3.7", log_weight(ideal, path)[:5], product[:5].log(), tol=1e-9)
 verify("3.6", samples=log_weight(ideal, path).exp(), expected=log_p["ideal"][here].exp())
 
 # %% [markdown]
-# So the likelihood is an average, and averages can be estimated for images too. Why not stop here?
-# Because of the weights. An "image" of $D$ independent pixels is $D$ paths side by side, and its $\log W$ is the sum
-# of theirs. Group our paths so, and weigh them with the half-ideal model. Guess: of 100 draws, how much of the sum is
-# the largest weight?
+# Averages can be estimated for images too. Why not stop here? An "image" of $D$ independent pixels is $D$ paths side
+# by side, and its $\log W$ is the sum of theirs. Group our paths so, and weigh them with the half-ideal model. Guess:
+# of 100 draws, how much of the sum is the largest weight?
 
 # %%
 for pixels in (1, 10, 100):
@@ -321,10 +318,10 @@ for pixels in (1, 10, 100):
     print(f"{pixels:3} pixels: the largest of 100 weights makes {largest:.0%} of their sum, on average")
 
 # %% [markdown]
-# *With 100 pixels, one draw is nearly everything and the other 99 are wasted; with 784 it is worse. The
-# average is still right in principle, and useless in practice.* The remedy is to average $\log W$ instead of $W$:
-# over many pixels logarithms add up where weights multiply. But it is a different number. Which one is larger? The
-# logarithm is concave, it is never above any of its tangents, and the rest is one line each:
+# *With 100 pixels, one draw is nearly everything and the other 99 are wasted. The average is right in principle, and
+# useless in practice.* The remedy is to average $\log W$ instead of $W$: over many pixels logarithms add up where
+# weights multiply. Which of the two is larger? The logarithm is never above any of its tangents, and the rest is one
+# line each:
 #
 # | line | because |
 # |:--|:--|
@@ -356,9 +353,8 @@ def elbo(model, x):
 
 
 # %% [markdown]
-# Two checks. The average of `log_weight` over paths must hit the exact ELBO at $x_0 = 0.7$. And an
-# inequality is checked like this: at every grid point between -3 and 3, the smaller one of bound and log-likelihood
-# is the bound.
+# The average of `log_weight` over paths must hit the exact ELBO at $x_0 = 0.7$. And the inequality: at every grid
+# point between -3 and 3, the smaller one of bound and log-likelihood is the bound.
 
 # %% tags=["nbval-check-output"]
 inside = x.abs() <= 3
@@ -380,8 +376,7 @@ axes[2].legend(loc="lower center", frameon=False)
 viz.show(figure, "Log-likelihood and ELBO of three models against x0; the gap between them shrinks from left to right")
 
 # %% [markdown]
-# *Follow the dashed line from left to right. Nobody has told the models to tighten the bound, and yet the gap in the
-# titles (averaged over the data) shrinks as the guess improves.* What is the gap?
+# *The gap (in the titles, averaged over the data) shrinks as the guess improves.* What is it?
 #
 # | line | because |
 # |:--|:--|
@@ -392,19 +387,23 @@ viz.show(figure, "Log-likelihood and ELBO of three models against x0; the gap be
 # $$\log {\color{#009E73}{p_\theta(x_0)}} - \mathrm{ELBO}(x_0)
 # = \mathrm{KL}\big(q(x_1, \dots, x_T \mid x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_1, \dots, x_T \mid x_0)}}\big) \tag{3.9}$$
 #
-# The gap asks: do the paths by which the model could have produced this $x_0$ look like the paths of $q$?
-# To see it as a number we need the model's paths given $x_0$. Read the model's path the other way round, from $x_0$ up
-# to $x_T$. The density of $x_0, \dots, x_t$ is
+# The gap asks: do the paths by which the model could have produced this $x_0$ look like the paths of $q$? For a
+# number, read the model's path the other way round, from $x_0$ up to $x_T$. The density of $x_0, \dots, x_t$ is
 # $p_\theta(x_t)\, p_\theta(x_{t-1} \mid x_t) \cdots p_\theta(x_0 \mid x_1)$. Divide it by that of
-# $x_0, \dots, x_{t-1}$: all steps below $x_{t-1}$ cancel, and what is left, the density of $x_t$ given all that lies
-# below it, is the fraction in (3.10). It holds $x_t$ and $x_{t-1}$ only. So the conditional path density is a product
-# of steps upwards:
+# $x_0, \dots, x_{t-1}$: all steps below $x_{t-1}$ cancel. With $T = 2$ and $t = 2$:
 #
-# $${\color{#009E73}{p_\theta(x_1, \dots, x_T \mid x_0)}} = \prod_{t=1}^T {\color{#009E73}{p_\theta(x_t \mid x_{t-1})}},
-# \qquad {\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}
-# = \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)\; p_\theta(x_t)}}{\color{#009E73}{p_\theta(x_{t-1})}} \tag{3.10}$$
+# $$\frac{p_\theta(x_2)\; p_\theta(x_1 \mid x_2)\; p_\theta(x_0 \mid x_1)}{p_\theta(x_1)\; p_\theta(x_0 \mid x_1)} = \frac{p_\theta(x_1 \mid x_2)\; p_\theta(x_2)}{p_\theta(x_1)}$$
 #
-# The marginals $p_\theta(x_t)$ are the rows that `marginals` returned. Now the gap can be summed step by step:
+# What is left, the density of $x_t$ given all that lies below it, holds $x_t$ and $x_{t-1}$ only. So the conditional
+# path density is a product of steps upwards:
+#
+# $$\begin{aligned}
+# {\color{#009E73}{p_\theta(x_1, \dots, x_T \mid x_0)}} &= \prod_{t=1}^T {\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}, \\
+# {\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}
+# &= \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)\; p_\theta(x_t)}}{\color{#009E73}{p_\theta(x_{t-1})}}
+# \end{aligned} \tag{3.10}$$
+#
+# The marginals $p_\theta(x_t)$ are the rows that `marginals` returned. Now sum the gap step by step:
 #
 # | line | because |
 # |:--|:--|
@@ -413,7 +412,7 @@ viz.show(figure, "Log-likelihood and ELBO of three models against x0; the gap be
 # | $= \displaystyle\sum_{t=1}^T \mathbb{E}_{q(x_{t-1} \mid x_0)}\, \mathbb{E}_{q(x_t \mid x_{t-1})} \log \frac{q(x_t \mid x_{t-1})}{\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}$ | each term involves two neighbours; average over the later one first |
 # | $= \displaystyle\sum_{t=1}^T \mathbb{E}_{q(x_{t-1} \mid x_0)}\, \mathrm{KL}\big(q(x_t \mid x_{t-1})\,\Vert\,{\color{#009E73}{p_\theta(x_t \mid x_{t-1})}}\big)$ | the inner average is a KL |
 #
-# There is no $W$ and no ELBO in the last line, so it is a second, independent way to the gap:
+# The last line is a second, independent way to the gap:
 
 # %%
 def chain_gap(model, x):
@@ -429,8 +428,7 @@ def chain_gap(model, x):
 
 
 # %% [markdown]
-# And as a check of (3.10) on its own: each $p_\theta(x_t \mid x_{t-1})$ must be a density, so its sum
-# over $x_t$ is 1 for every $x_{t-1}$.
+# And by (3.10) each $p_\theta(x_t \mid x_{t-1})$ must be a density: its sum over $x_t$ is 1 for every $x_{t-1}$.
 
 # %% tags=["nbval-check-output"]
 for name, model in models.items():
@@ -441,8 +439,8 @@ for t in steps:
     verify("3.10", up.sum(1)[inside] * dx, torch.ones(301, dtype=torch.float64), tol=1e-9)
 
 # %% [markdown]
-# So the bound has two ways to grow: the likelihood rises, or the gap closes. Both are welcome. Improve the model in small
-# moves, from guessing 0 to the ideal guess and a little past it, and watch both.
+# So the bound has two ways to grow: the likelihood rises, or the gap closes. Improve the model in small moves, from
+# guessing 0 to the ideal guess and a little past it, and watch both.
 
 # %%
 shares = torch.linspace(0, 1.2, 13)
@@ -455,8 +453,8 @@ for i in (10, 11):
 # %% [markdown]
 # And more steps? Guess: with the ideal guess of the noise, does the gap vanish as $T$ grows? We try two choices of the
 # model's variance that Ho et al. 2020 (section 3.2) name as the two extremes: $s_t^2 = \beta_t$, and the smaller
-# $s_t^2 = \tilde\beta_t$, `posterior_variance`, whose meaning is the subject of notebook 04. (At $t = 1$ that variance is
-# 0, which no density can have, so both use $\beta_1$ there.)
+# $s_t^2 = \tilde\beta_t$, `posterior_variance` (notebook 04). (At $t = 1$ that variance is 0, which no density can
+# have, so both use $\beta_1$ there.)
 
 # %%
 def ideal_gap(T, small):
@@ -489,22 +487,21 @@ right.legend(frameon=False, loc="lower left")
 viz.show(figure, "Left: ELBO and likelihood rise as the guess improves. Right: the gap against the number of steps")
 
 # %% [markdown]
-# *Left: both lines rise up to the ideal guess, and the gap closes on the way. Past it they part: the likelihood still
-# rises a little, and the bound falls. The ideal guess is the best for the bound. Right: with $s_t^2 = \beta_t$ each
-# doubling of the steps takes a larger share off the gap, in the end nearly half; with the posterior variance it hardly
-# moves.* The falling line is why diffusion uses many steps: run backwards, a small Gaussian step is nearly a Gaussian
-# again, and the smaller the step, the nearer (Sohl-Dickstein et al. 2015, section 2.2). The flat line is the surprise,
-# and the fault is not the bound's. At the smallest $t$ the noise is narrower than the peaks of the data. So $x_t$ tells
-# $x_0$ only to within about $\sigma_t$, and the true backward step has a variance near $\beta_t$. The posterior
-# variance is that of someone who *knows* $x_0$, too small there; and however many steps there are, some lie so close to
-# the clean image. We stay with $s_t^2 = \beta_t$ in this notebook.
+# *Left: past the ideal guess the likelihood still rises a little, and the bound falls. The ideal guess is the best for
+# the bound. Right: with $s_t^2 = \beta_t$ the last doubling of the steps takes nearly half off the gap; with the
+# posterior variance it hardly moves.* The falling line is why diffusion uses many steps: run backwards, a small
+# Gaussian step is nearly a Gaussian again, and the smaller the step, the nearer (Sohl-Dickstein et al. 2015, section
+# 2.2). The flat line is the surprise. At the smallest $t$ the noise is narrower than the peaks of the data. So $x_t$
+# tells $x_0$ only to within about $\sigma_t$, and the true backward step has a variance near $\beta_t$. The posterior
+# variance is that of someone who *knows* $x_0$, too small there; and however many steps there are, some lie so close
+# to the clean image. We stay with $s_t^2 = \beta_t$.
 #
 # ## 4. From one path to T + 1 terms
 #
-# The ELBO is an average over whole paths. To train we want terms that look at one step each. As written in (3.7), each
-# ratio compares a step down, $p_\theta(x_{t-1} \mid x_t)$, with a step up, $q(x_t \mid x_{t-1})$: densities of two
-# different variables. Turn $q$ around. Without $x_0$ that fails: Bayes' rule would ask for $q(x_{t-1})$, which depends
-# on what images exist. With $x_0$ it works:
+# To train we want terms that look at one step each. In (3.7) each ratio compares a step down,
+# $p_\theta(x_{t-1} \mid x_t)$, with a step up, $q(x_t \mid x_{t-1})$: densities of two different variables. Turn $q$
+# around. Without $x_0$ that fails: Bayes' rule would ask for $q(x_{t-1})$, which depends on what images exist. With
+# $x_0$ it works:
 #
 # | line | because |
 # |:--|:--|
@@ -515,9 +512,8 @@ viz.show(figure, "Left: ELBO and likelihood rise as the guess improves. Right: t
 #
 # $$q(x_t \mid x_{t-1}) = q(x_{t-1} \mid x_t, x_0)\; \frac{q(x_t \mid x_0)}{q(x_{t-1} \mid x_0)} \tag{3.11}$$
 #
-# Is it true? The paths know. Solved for $q(x_{t-1} \mid x_t, x_0)$, (3.11) must be a density in $x_{t-1}$ and sum to 1.
-# And among our 200,000 paths from $x_0 = 0.7$ pick those that pass $x_4 = 1$: where were they one step before? Their
-# mean $x_3$ must be the mean of that density.
+# Solved for $q(x_{t-1} \mid x_t, x_0)$, (3.11) must be a density in $x_{t-1}$ and sum to 1. And among our 200,000
+# paths from $x_0 = 0.7$ pick those that pass $x_4 = 1$: their mean $x_3$ must be the mean of that density.
 
 # %%
 def log_back(t, x0):
@@ -532,12 +528,14 @@ verify("3.11", log_back(4, x[here]).exp().sum(0)[inside] * dx, torch.ones(301, d
 verify("3.11", samples=path[3][near], expected=(log_back(4, x[here])[:, 450].exp() * x).sum() * dx)
 
 # %% [markdown]
-# In (3.7) the forward step stands below the line, so the fraction at the right end of (3.11) enters upside down. There
-# is one for each $t$, and they cancel each other: the product **telescopes**.
+# In (3.7) the forward step stands below the line, so the fraction at the right end of (3.11) enters upside down, once
+# for each $t$. Neighbours cancel: the product **telescopes**.
 #
-# $$\prod_{t=2}^{T} \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)}
-# = \frac{q(x_1 \mid x_0)}{q(x_2 \mid x_0)} \cdot \frac{q(x_2 \mid x_0)}{q(x_3 \mid x_0)} \cdots \frac{q(x_{T-1} \mid x_0)}{q(x_T \mid x_0)}
-# = \frac{q(x_1 \mid x_0)}{q(x_T \mid x_0)} \tag{3.12}$$
+# $$\begin{aligned}
+# \prod_{t=2}^{T} \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)}
+# &= \frac{q(x_1 \mid x_0)}{q(x_2 \mid x_0)} \cdot \frac{q(x_2 \mid x_0)}{q(x_3 \mid x_0)} \cdots \frac{q(x_{T-1} \mid x_0)}{q(x_T \mid x_0)} \\
+# &= \frac{q(x_1 \mid x_0)}{q(x_T \mid x_0)}
+# \end{aligned} \tag{3.12}$$
 
 # %% tags=["nbval-check-output"]
 closed = {t: log_closed_form(schedule, path[0], path[t], t).exp() for t in steps}  # q(x_t | x_0)
@@ -545,7 +543,7 @@ fractions = torch.stack([closed[t - 1] / closed[t] for t in range(2, T + 1)])
 verify("3.12", fractions[:, :5].prod(0), (closed[1] / closed[T])[:5], tol=1e-9)
 
 # %% [markdown]
-# Put both into $\log W$. The first ratio, $t = 1$, is left as it is, because there is no step below it.
+# Put both into $\log W$. The first ratio, $t = 1$, stays: there is no step below it.
 #
 # | $\log W$ | because |
 # |:--|:--|
@@ -554,9 +552,8 @@ verify("3.12", fractions[:, :5].prod(0), (closed[1] / closed[T])[:5], tol=1e-9)
 # | $= \log p(x_T) + \log \dfrac{\color{#009E73}{p_\theta(x_0 \mid x_1)}}{q(x_1 \mid x_0)} + \displaystyle\sum_{t=2}^T \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_{t-1} \mid x_t, x_0)} + \log \frac{q(x_1 \mid x_0)}{q(x_T \mid x_0)}$ | (3.12) |
 # | $= \log \dfrac{p(x_T)}{q(x_T \mid x_0)} + \displaystyle\sum_{t=2}^T \log \frac{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}{q(x_{t-1} \mid x_t, x_0)} + \log {\color{#009E73}{p_\theta(x_0 \mid x_1)}}$ | $q(x_1 \mid x_0)$ cancels; sort |
 #
-# Average over $q$. The first and the last piece are plain averages. In the sum, each term involves $x_{t-1}$ and
-# $x_t$ only, and their joint density splits as
-# $q(x_{t-1}, x_t \mid x_0) = q(x_t \mid x_0)\, q(x_{t-1} \mid x_t, x_0)$:
+# Average over $q$. The first and the last piece are plain averages. In the sum, each term involves $x_{t-1}$ and $x_t$
+# only, and their joint density splits as $q(x_{t-1}, x_t \mid x_0) = q(x_t \mid x_0)\, q(x_{t-1} \mid x_t, x_0)$:
 #
 # | line | because |
 # |:--|:--|
@@ -566,9 +563,11 @@ verify("3.12", fractions[:, :5].prod(0), (closed[1] / closed[T])[:5], tol=1e-9)
 #
 # Change all signs, and the bound has $T + 1$ terms:
 #
-# $$-\mathrm{ELBO}(x_0) = \underbrace{\mathrm{KL}\big(q(x_T \mid x_0)\,\Vert\,p(x_T)\big)}_{L_T}
-# + \sum_{t=2}^{T} \underbrace{\mathbb{E}_{q(x_t \mid x_0)}\, \mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}\big)}_{L_{t-1}}
-# \; \underbrace{-\, \mathbb{E}_{q(x_1 \mid x_0)} \log {\color{#009E73}{p_\theta(x_0 \mid x_1)}}}_{L_0} \tag{3.13}$$
+# $$\begin{aligned}
+# -\mathrm{ELBO}(x_0) &= \underbrace{\mathrm{KL}\big(q(x_T \mid x_0)\,\Vert\,p(x_T)\big)}_{L_T} \\
+# &\quad + \sum_{t=2}^{T} \underbrace{\mathbb{E}_{q(x_t \mid x_0)}\, \mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0)\,\Vert\,{\color{#009E73}{p_\theta(x_{t-1} \mid x_t)}}\big)}_{L_{t-1}} \\
+# &\quad \underbrace{-\, \mathbb{E}_{q(x_1 \mid x_0)} \log {\color{#009E73}{p_\theta(x_0 \mid x_1)}}}_{L_0}
+# \end{aligned} \tag{3.13}$$
 #
 # (Ho et al. 2020, equation 5.) Each term has a meaning. $L_T$: does the forward process end where the model starts?
 # Nothing to learn. $L_{t-1}$: does one step down agree with $q$'s own step down? $L_0$: the last step must land on
@@ -603,9 +602,9 @@ axis.legend(frameon=False, loc="upper left")
 viz.show(figure, "The nine terms of the bound for three models; the better the model, the smaller the terms")
 
 # %% [markdown]
-# *Every $L_{t-1}$ shrinks as the guess improves; $L_8$ is too small to see, and the same for all three,
-# because no model enters it. $L_0$ may be negative: it is minus the logarithm of a density, not a KL. Surprising at
-# first: even the ideal model keeps a positive rest in $L_1$ to $L_7$. Notebook 04 explains where it comes from.*
+# *Every $L_{t-1}$ shrinks as the guess improves; $L_8$ is too small to see, and no model enters it. $L_0$ may be
+# negative: it is minus the logarithm of a density, not a KL. Even the ideal model keeps a positive rest in $L_1$ to
+# $L_7$; notebook 04 explains it.*
 #
 # ## What to remember, and what broke
 #
@@ -616,11 +615,12 @@ viz.show(figure, "The nine terms of the bound for three models; the better the m
 # - The ELBO splits into one term for each step, and one for each end.
 #
 # **What broke:** every term asks for $q(x_{t-1} \mid x_t, x_0)$, and we have it only as numbers on a grid. For images
-# there is no grid. [Notebook 04](04_bound_to_noise.ipynb) finds it as a formula, and at its end stands a squared error.
+# there is no grid. [Notebook 04](04_bound_to_noise.ipynb) finds it as a formula, and at its end stands a squared
+# error.
 #
 # ### Experiments to try
 #
-# - Make both peaks of `mixture` narrower, with standard deviations of 0.1. Which of $L_0$ to $L_8$ change most, and why
-#   those? Why do none of them change for the model that guesses 0?
-# - In section 3, weigh the paths with the ideal model instead of the half-ideal one. How many pixels does it take now
-#   until one weight is most of the sum?
+# - Make both peaks of `mixture` narrower, with standard deviations of 0.1. Which of $L_0$ to $L_8$ change most, and
+#   why those? Why do none of them change for the model that guesses 0?
+# - In section 3, weigh the paths with the ideal model instead of the half-ideal one. How many pixels does it take
+#   now until one weight is most of the sum?

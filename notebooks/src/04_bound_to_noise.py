@@ -3,14 +3,13 @@
 #
 # ![The weight of the squared noise error at each step: that of the bound falls a hundredfold, that of L simple is a flat line](../figures/04_weights.png)
 #
-# *How much the squared error of the predicted noise counts at each step, on logarithmic axes. Black is what the bound
-# asks for, dashed the same for another variance of the model's steps, coloured what a DDPM is trained with. Where does
-# the black line come from, and what does it cost to make it flat?*
+# *How much the squared error of the predicted noise counts at each step. Black is what the bound asks for, coloured
+# what a DDPM is trained with. Where does the black line come from, and what does it cost to make it flat?*
 #
 # **You will** turn each term of the bound into a squared distance of means, that into a squared error of the predicted
-# noise, and see what is lost on the way. **You need** the bound (3.13) of [notebook 03](03_likelihood_bound.ipynb), and
-# its world with one pixel, which is built again below. **Time** an hour, with pen and paper; the cells run in 15 seconds
-# on 2 CPU cores.
+# noise, and see what is lost on the way. **You need** the bound (3.13) of [notebook 03](03_likelihood_bound.ipynb),
+# and its world with one pixel, which is built again below. **Time** an hour, with pen and paper; the cells run in 15
+# seconds on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -35,12 +34,12 @@ torch.set_num_threads(1)  # the tensors here are small: threads would wait for e
 # %% [markdown]
 # ## Where we stand
 #
-# [Notebook 03](03_likelihood_bound.ipynb) ended with a bound of $T + 1$ terms. All that can be learned stands in the
-# $L_{t-1}$: an average of distances between $q(x_{t-1} \mid x_t, x_0)$ and the model's step. On a grid they are sums.
-# For images they must become formulas. The symbols and colours of notebook 03 stay, and so does its world: an image is
-# one number $x_0$, the data are a mixture of two Gaussians, and eight steps of noise are enough. Integrals are sums over a
-# fine grid, exact to nine digits or more. Three models walk backwards, all with $s_t^2 = \beta_t$: the first always
-# guesses that there is no noise, the second guesses half of the ideal answer, the third is the ideal one.
+# [Notebook 03](03_likelihood_bound.ipynb) ended with a bound of $T + 1$ terms. The $L_{t-1}$ are averages of distances
+# between $q(x_{t-1} \mid x_t, x_0)$ and the model's step. On a grid they are sums. For images they must become
+# formulas. Symbols and colours stay, and so does the world: an image is one number $x_0$, the data are a mixture of
+# two Gaussians, eight steps of noise are enough, and integrals are sums over a fine grid, exact to nine digits or
+# more. Three models walk backwards, all with $s_t^2 = \beta_t$: one guesses that there is no noise, one half of the
+# ideal answer, one the ideal answer.
 
 # %%
 mixture = Mixture(*torch.tensor([[0.35, 0.65], [-1.2, 0.7], [0.25, 0.35]], dtype=torch.float64))
@@ -88,7 +87,7 @@ def terms(model, x0):
 all_terms = {name: terms(model, x[here]) for name, model in models.items()}
 
 # %% [markdown]
-# And the bound itself, the ELBO [(3.8)](03_likelihood_bound.ipynb), for every $x_0$ on the grid. Section 6 needs it.
+# And the ELBO [(3.8)](03_likelihood_bound.ipynb) for every $x_0$ on the grid, for section 6.
 
 # %%
 def elbo(model, x):
@@ -107,8 +106,8 @@ bounds = {name: elbo(model, x) for name, model in models.items()}
 # %% [markdown]
 # ## 1. The posterior: complete the square
 #
-# $q(x_{t-1} \mid x_t, x_0)$ is called the **posterior**: what is known about $x_{t-1}$ after seeing the rest. The model
-# is compared with it, so we need it in closed form. Solved for it, [(3.11)](03_likelihood_bound.ipynb) says that it is
+# $q(x_{t-1} \mid x_t, x_0)$ is called the **posterior**: what is known about $x_{t-1}$ after seeing the rest. Solved
+# for it, [(3.11)](03_likelihood_bound.ipynb) says that it is
 # $q(x_t \mid x_{t-1})\, q(x_{t-1} \mid x_0) / q(x_t \mid x_0)$: above the line two Gaussians, below it nothing that
 # depends on $x_{t-1}$. Minus twice its logarithm is
 #
@@ -122,7 +121,7 @@ bayes = -2 * log_back(4, x_0)[inside, 450]  # from (3.11)
 verify("4.1", square - square[0], bayes - bayes[0], tol=1e-9)
 
 # %% [markdown]
-# Write $y$ for $x_{t-1}$, and let "const" swallow whatever has no $y$ in it.
+# Write $y$ for $x_{t-1}$; "const" is whatever has no $y$ in it.
 #
 # | line | because |
 # |:--|:--|
@@ -131,8 +130,8 @@ verify("4.1", square - square[0], bayes - bayes[0], tol=1e-9)
 # | $= A y^2 - 2By + \text{const}$ | names for the two brackets |
 # | $= A\, (y - B/A)^2 + \text{const}$ | complete the square; $B^2/A$ has no $y$ in it |
 #
-# Minus twice the logarithm of $\mathcal{N}(y;\, m, v)$ is $(y - m)^2 / v$ and a constant. So the posterior is a
-# Gaussian with variance $1/A$ and mean $B/A$. The variance first:
+# Minus twice the logarithm of $\mathcal{N}(y;\, m, v)$ is $(y - m)^2 / v$ and a constant, so the posterior is a
+# Gaussian with variance $1/A$ and mean $B/A$.
 #
 # | line | because |
 # |:--|:--|
@@ -152,8 +151,8 @@ verify("4.1", square - square[0], bayes - bayes[0], tol=1e-9)
 # $$\tilde\mu_t(x_t, x_0) = \frac{B}{A} = \frac{\sqrt{\bar\alpha_{t-1}}\, \beta_t}{\sigma_t^2}\, {\color{#0072B2}{x_0}}
 # + \frac{\sqrt{\alpha_t}\, \sigma_{t-1}^2}{\sigma_t^2}\, x_t \tag{4.3}$$
 #
-# (Ho et al. 2020, equation 7.) It is a weighted mixture of where we are and where we should end. At $t = 1$ there is no
-# noise below, $\sigma_0 = 0$: the variance is 0 and the mean is $x_0$.
+# (Ho et al. 2020, equation 7.) It is a mixture of where we are and where we should end. At $t = 1$ there is no noise
+# below, $\sigma_0 = 0$: the variance is 0 and the mean is $x_0$.
 #
 # ### Exercise 4.1 - `posterior`
 #
@@ -177,8 +176,7 @@ posterior = check(posterior)
 #
 # </details>
 #
-# Both sides of (4.2); then mean and variance of the density that the grid has from Bayes' rule, with no square
-# completed.
+# Both sides of (4.2); then mean and variance of the density on the grid, from Bayes' rule.
 
 # %% tags=["nbval-check-output"]
 by_hand = 1 / (s.alpha[2:] / s.beta[2:] + 1 / s.sigma[1:-1] ** 2)
@@ -200,19 +198,20 @@ axis.legend(frameon=False, fontsize=9)
 viz.show(figure, "Two bell curves and their normalised product, a narrower bell curve between them")
 
 # %% [markdown]
-# *The posterior is the product of the two curves, scaled to area 1. It sits between them, and is narrower than both.
-# The grey area, from the two formulas, fills the black line, from Bayes' rule on the grid.*
+# *The posterior is the product of the two curves, scaled to area 1: between them, and narrower than both. The grey
+# area, from the two formulas, fills the black line, from Bayes' rule on the grid.*
 #
 # ### Is it allowed to look at $x_0$?
 #
-# In training, yes: we made $x_t$ from $x_0$, we hold both in hand, and [(3.13)](03_likelihood_bound.ipynb) is an exact identity. When sampling
-# there is no $x_0$, it is what we are looking for. So the model gets $x_t$ alone. What it would need is the step
-# without $x_0$. Take the joint density of $x_{t-1}$ and $x_0$ given $x_t$, split it, and integrate $x_0$ away: it is
-# the average of the posteriors over all clean images that may hide behind $x_t$.
+# In training, yes: we made $x_t$ from $x_0$, and [(3.13)](03_likelihood_bound.ipynb) is an exact identity. When
+# sampling there is no $x_0$, so the model gets $x_t$ alone. What it would need is the step without $x_0$. Take the
+# joint density of $x_{t-1}$ and $x_0$ given $x_t$, split it, and integrate $x_0$ away: the average of the posteriors
+# over all clean images that may hide behind $x_t$.
 #
 # $$q(x_{t-1} \mid x_t) = \int q(x_{t-1} \mid x_t, {\color{#0072B2}{x_0}})\; q({\color{#0072B2}{x_0}} \mid x_t)\, \mathrm{d}x_0 \tag{4.4}$$
 #
-# Left side by Bayes' rule from the marginals [(3.2)](03_likelihood_bound.ipynb) of notebook 03, right side from `posterior`, at $t = 3$ and $x_3 = -0.28$:
+# Left side by Bayes' rule from the marginals [(3.2)](03_likelihood_bound.ipynb), right side from `posterior`, at
+# $t = 3$ and $x_3 = -0.28$:
 
 # %% tags=["nbval-check-output"]
 t, x_3 = 3, x[386]
@@ -235,15 +234,15 @@ axis.legend(frameon=False, fontsize=9, loc="upper right")
 viz.show(figure, "The true backward step has two humps, an average of many bell curves; the model has one bell curve")
 
 # %% [markdown]
-# *Black, the true backward step: an average of bell curves (blue), one for each $x_0$ that is possible,
-# and no bell curve itself: from here some images come down on the left peak, some on the right. The model must answer
-# with a single bell (dashed). It cannot match any of the posteriors, and should not: it must come close to their
-# average. Because that average is no bell, and here wider than $\beta_3$ allows, even the ideal model keeps a gap [(3.9)](03_likelihood_bound.ipynb).*
+# *Black, the true backward step: an average of bell curves (blue), one for each $x_0$ that is possible, and no bell
+# curve itself: from here some images come down on the left peak, some on the right. The model must answer with a
+# single bell (dashed). Because that average is no bell, and here wider than $\beta_3$ allows, even the ideal model
+# keeps a gap [(3.9)](03_likelihood_bound.ipynb).*
 #
 # ## 2. The distance between two Gaussians
 #
-# Every $L_{t-1}$ in [(3.13)](03_likelihood_bound.ipynb) with $t \ge 2$ is an average of KLs of two Gaussians. With $q = \mathcal{N}(m_1, v_1)$ and
-# $p = \mathcal{N}(m_2, v_2)$:
+# Every $L_{t-1}$ in [(3.13)](03_likelihood_bound.ipynb) with $t \ge 2$ is an average of KLs of two Gaussians. With
+# $q = \mathcal{N}(m_1, v_1)$ and $p = \mathcal{N}(m_2, v_2)$:
 #
 # | line | because |
 # |:--|:--|
@@ -281,16 +280,16 @@ verify("4.5", gaussian_kl(m_1, v_1, m_2, v_2), (log_1.exp() * (log_1 - log_2)).s
 print(f"KL(q || p) = {gaussian_kl(m_1, v_1, m_2, v_2):.3f}, KL(p || q) = {gaussian_kl(m_2, v_2, m_1, v_1):.3f}")
 
 # %% [markdown]
-# *The order matters: a KL is no distance in the strict sense.* Now use it: put $m_1 = \tilde\mu_t$,
-# $v_1 = \tilde\beta_t$, $m_2 = \mu_\theta$, $v_2 = s_t^2$ into (4.5). Both variances are fixed numbers with no
-# network in them. So only the means are left to learn:
+# *The order matters: a KL is no distance in the strict sense.* Now put $m_1 = \tilde\mu_t$, $v_1 = \tilde\beta_t$,
+# $m_2 = \mu_\theta$, $v_2 = s_t^2$ into (4.5). Both variances are fixed, so only the means are left to learn:
 #
-# $$L_{t-1} = C_t + \frac{1}{2 s_t^2}\; \mathbb{E}_{q(x_t \mid x_0)} \big(\tilde\mu_t(x_t, x_0) - {\color{#009E73}{\mu_\theta(x_t, t)}}\big)^2,
-# \qquad C_t = \frac12 \Big(\frac{\tilde\beta_t}{s_t^2} - 1 - \log \frac{\tilde\beta_t}{s_t^2}\Big) \tag{4.6}$$
+# $$\begin{aligned}
+# L_{t-1} &= C_t + \frac{1}{2 s_t^2}\; \mathbb{E}_{q(x_t \mid x_0)} \big(\tilde\mu_t(x_t, x_0) - {\color{#009E73}{\mu_\theta(x_t, t)}}\big)^2, \\
+# C_t &= \frac12 \Big(\frac{\tilde\beta_t}{s_t^2} - 1 - \log \frac{\tilde\beta_t}{s_t^2}\Big)
+# \end{aligned} \tag{4.6}$$
 #
-# With $s_t^2 = \tilde\beta_t$, equal variances, $C_t = 0$ and a squared distance is all there is. With
-# $s_t^2 = \beta_t$ the constant is there, the same for every network. **Here the squared error is born**: it is the
-# part of a Gaussian's KL that a network can change.
+# With $s_t^2 = \tilde\beta_t$ the constant is 0; with $s_t^2 = \beta_t$ it is the same for every network. **Here the
+# squared error is born**: it is the part of a Gaussian's KL that a network can change.
 
 # %%
 def mean_distance(model, x0, t):
@@ -307,19 +306,18 @@ for name, model in models.items():
     verify("4.6", constant + distances / (2 * schedule.beta[2:]), all_terms[name][1:-1], tol=1e-9)
 
 # %% [markdown]
-# What is the best mean? The model sees $x_t$; the target $\tilde\mu_t$ depends on $x_0$ as well, so one
-# $x_t$ comes with many targets. Call their average $\bar\mu(x_t) = \mathbb{E}[\tilde\mu_t \mid x_t]$. Write the error
-# as $(\tilde\mu_t - \bar\mu) + (\bar\mu - \mu_\theta)$ and square; the mixed term vanishes, because for each $x_t$
-# the first bracket averages to 0 and the second is fixed. Over data and noise:
+# What is the best mean? The model sees $x_t$; the target $\tilde\mu_t$ depends on $x_0$ as well, so one $x_t$ comes
+# with many targets. Call their average $\bar\mu(x_t) = \mathbb{E}[\tilde\mu_t \mid x_t]$. Write the error as
+# $(\tilde\mu_t - \bar\mu) + (\bar\mu - \mu_\theta)$ and square; the mixed term vanishes, because for each $x_t$ the
+# first bracket averages to 0 and the second is fixed. Over data and noise:
 #
 # $$\mathbb{E} \big(\tilde\mu_t - {\color{#009E73}{\mu_\theta}}\big)^2
 # = \underbrace{\mathbb{E} \big(\tilde\mu_t - \bar\mu\big)^2}_{\text{floor, no model in it}}
 # + \mathbb{E} \big(\bar\mu - {\color{#009E73}{\mu_\theta}}\big)^2 \tag{4.7}$$
 #
 # So the best answer is the average of the targets, and the loss of even the best network ends at a floor above 0.
-# Scaled by $1/(2 s_t^2)$, and with the constant of (4.6), it is what the ideal model keeps of $L_{t-1}$, averaged over
-# the data; the bars of notebook 03 showed it at the one point $x_0 = 0.7$. So a loss that stays above 0 does not mean a
-# bad network.
+# Scaled by $1/(2 s_t^2)$, and with the constant of (4.6), it is what the ideal model keeps of $L_{t-1}$ (the bars of
+# notebook 03), averaged over the data. A loss that stays above 0 does not mean a bad network.
 
 # %% tags=["nbval-check-output"]
 t = 4
@@ -333,13 +331,12 @@ for name, model in models.items():
     print(f"{name:15} error {error:.4f}, of which the floor is {floor:.4f}")
 
 # %% [markdown]
-# *The ideal model sits on the floor. Its guess earned the name.*
+# *The ideal model sits on the floor.*
 #
 # ## 3. The mean, in terms of the noise
 #
-# We could let the network answer with $\mu_\theta$. But in (4.3) it would spend its effort on repeating $x_t$, which
-# it is given. What it does not know is $x_0$, or, what is the same, the noise. From
-# [notebook 02](02_forward_process.ipynb),
+# A network that answers with $\mu_\theta$ would spend its effort on repeating $x_t$, which it is given. What it does
+# not know is $x_0$, or, what is the same, the noise. From [notebook 02](02_forward_process.ipynb),
 #
 # $$x_t = \sqrt{\bar\alpha_t}\, {\color{#0072B2}{x_0}} + \sigma_t\, {\color{#D55E00}{\epsilon}}
 # \qquad \Longleftrightarrow \qquad
@@ -365,8 +362,7 @@ predict_x0 = check(predict_x0)
 #
 # </details>
 #
-# From here on we test on real images as well, as far as it can be done. (If MNIST is not at hand, drawn digits stand
-# in; then the numbers of sections 5 and 6 are other ones.)
+# From here on we test on real images as well. (With drawn digits the numbers of sections 5 and 6 are other ones.)
 
 # %%
 data = load_images("mnist")
@@ -394,8 +390,8 @@ verify("4.8", predict_eps(long, noisy, t_images, images), noise, tol=1e-9)
 #
 # $$\tilde\mu_t = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#D55E00}{\epsilon}}\Big) \tag{4.9}$$
 #
-# The complicated weights have collapsed: for the mean of one step back, take a little of the noise away, and undo the
-# step's shrinking. (Ho et al. 2020, equations 10 and 11; [notebook 08](08_sampling.ipynb) walks these steps.)
+# For the mean of one step back, take a little of the noise away, and undo the step's shrinking. (Ho et al. 2020,
+# equations 10 and 11; [notebook 08](08_sampling.ipynb) walks these steps.)
 
 # %%
 def mean_from_eps(schedule, x_t, t, eps):
@@ -408,14 +404,15 @@ def mean_from_eps(schedule, x_t, t, eps):
 verify("4.9", mean_from_eps(long, noisy, t_images, noise), posterior(long, images, noisy, t_images)[0], tol=1e-9)
 
 # %% [markdown]
-# Now give the model's mean the same form, with its guess in the place of the noise. That is a choice; it costs nothing,
-# because for a given $x_t$ any mean can be written so. It is what `model.mean` has been doing all along. And then
-# $x_t$ cancels in the difference. (By (4.7) the best mean is an average of (4.9) over the noises
-# that $x_t$ may contain, so the best guess is $\mathbb{E}[\epsilon \mid x_t]$: this is what `ideal_eps` computes.)
+# Now give the model's mean the same form, with its guess in the place of the noise. It costs nothing, because for a
+# given $x_t$ any mean can be written so; `model.mean` has been doing it all along. Then $x_t$ cancels in the
+# difference. (By (4.7) the best mean is an average of (4.9) over the noises that $x_t$ may contain, so the best guess
+# is $\mathbb{E}[\epsilon \mid x_t]$: this is what `ideal_eps` computes.)
 #
-# $${\color{#009E73}{\mu_\theta}} = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#009E73}{\epsilon_\theta(x_t, t)}}\Big)
-# \quad \Longrightarrow \quad
-# \big(\tilde\mu_t - {\color{#009E73}{\mu_\theta}}\big)^2 = \frac{\beta_t^2}{\alpha_t\, \sigma_t^2}\, \big({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}}\big)^2 \tag{4.10}$$
+# $$\begin{aligned}
+# {\color{#009E73}{\mu_\theta}} &= \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#009E73}{\epsilon_\theta(x_t, t)}}\Big) \\
+# \Longrightarrow \quad \big(\tilde\mu_t - {\color{#009E73}{\mu_\theta}}\big)^2 &= \frac{\beta_t^2}{\alpha_t\, \sigma_t^2}\, \big({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}}\big)^2
+# \end{aligned} \tag{4.10}$$
 
 # %% tags=["nbval-check-output"]
 t = 5
@@ -425,21 +422,20 @@ factor = schedule.beta[t] ** 2 / (schedule.alpha[t] * schedule.sigma[t] ** 2)
 verify("4.10", (target - half.mean(x, t)) ** 2, factor * (eps - half.eps(x, t)) ** 2, tol=1e-9)
 
 # %% [markdown]
-# To draw $x_t$ from $q(x_t \mid x_0)$ is to draw $\epsilon$ and mix by (4.8), so the average over $x_t$ in (4.6) is
-# one over $\epsilon$. Put (4.10) in, and the bound is a weighted sum of squared noise errors:
+# To draw $x_t$ from $q(x_t \mid x_0)$ is to draw $\epsilon$ and mix by (4.8) (a reparametrisation), so the average
+# over $x_t$ in (4.6) is one over $\epsilon$. Put (4.10) in, and the bound is a weighted sum of squared noise errors:
 #
 # $$L_{t-1} = C_t + w_t\, \mathbb{E}_{\epsilon} \big({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}}\big)^2,
 # \qquad w_t = \frac{\beta_t^2}{2\, s_t^2\, \alpha_t\, \sigma_t^2} \tag{4.11}$$
 #
 # (Ho et al. 2020, equation 12.) And $L_0$? It is $-\log$ of a Gaussian around $\mu_\theta(x_1, 1)$ at $x_0$, that is
-# $\frac12 \log(2\pi s_1^2) + (x_0 - \mu_\theta)^2 / (2 s_1^2)$, and at $t = 1$ the posterior mean *is* $x_0$. So (4.10)
-# holds there too, and (4.11) covers $t = 1$ with $C_1 = \frac12 \log(2\pi s_1^2)$. Starting the tables at
-# $\bar\alpha_0 = 1$ has paid off.
+# $\frac12 \log(2\pi s_1^2) + (x_0 - \mu_\theta)^2 / (2 s_1^2)$, and at $t = 1$ the posterior mean *is* $x_0$. So
+# (4.10) holds there too, and (4.11) covers $t = 1$ with $C_1 = \frac12 \log(2\pi s_1^2)$.
 #
 # ### Exercise 4.4 - `loss_weight`
 #
-# `schedule` and `variance`, the $s_t^2$, shape (T+1,). Return the weights $w_t$, shape (T+1,), with 0 at index 0, where
-# nothing is predicted.
+# `schedule` and `variance`, the $s_t^2$, shape (T+1,). Return the weights $w_t$, shape (T+1,), with 0 at index 0,
+# where nothing is predicted.
 
 # %% tags=["exercise", "nbval-check-output"]
 def loss_weight(schedule, variance):
@@ -473,8 +469,8 @@ for name, model in models.items():
     verify("4.11", C + w * errors, all_terms[name][:-1], tol=1e-9)
 
 # %% [markdown]
-# *All eight learnable terms of the bound, computed at the start as sums over the grid, now come out of squared noise
-# errors to nine digits, for a useless, a middling and an ideal model.*
+# *All eight learnable terms of the bound, sums over the grid at the start, come out of squared noise errors to nine
+# digits.*
 #
 # ### What the weight does
 #
@@ -489,8 +485,8 @@ for name, model in models.items():
 #
 # $$w_t = \frac12 \Big(\frac{\mathrm{SNR}_{t-1}}{\mathrm{SNR}_t} - 1\Big) \qquad \text{if } s_t^2 = \tilde\beta_t,\; t \ge 2 \tag{4.12}$$
 #
-# A step weighs half of what it takes from the signal-to-noise ratio, relative to what it leaves. (Kingma et al. 2021
-# write the whole bound in terms of this ratio.)
+# A step weighs half of what it takes from this ratio, relative to what it leaves. (Kingma et al. 2021 write the whole
+# bound in terms of it.)
 
 # %% tags=["nbval-check-output"]
 beta_tilde = torch.cat([long.beta[:2], long.posterior_variance[2:]])
@@ -513,9 +509,8 @@ axis.legend(frameon=False, fontsize=9)
 viz.show(figure, "The bound's weight falls a hundredfold from t = 1 to t = 300; the weight of L simple is constant")
 
 # %% [markdown]
-# *The linear schedule with 1000 steps; both axes logarithmic. The bound cares most about the first steps, where the
-# image is almost clean and the noise invisible. Where the curve lies above the coloured line, $L_{simple}$ turns a step
-# down; where it lies below, it turns it up.*
+# *The linear schedule with 1000 steps. The bound cares most about the first steps, where the image is almost clean.
+# Where the curve lies above the coloured line, $L_{simple}$ turns a step down; where it lies below, it turns it up.*
 #
 # ### Drop the weight
 #
@@ -524,8 +519,7 @@ viz.show(figure, "The bound's weight falls a hundredfold from t = 1 to t = 300; 
 # $$L_{simple} = \frac1T \sum_{t=1}^{T} \mathbb{E}_{\epsilon} \big({\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}}\big)^2
 # = \frac1T \sum_{t=1}^{T} \frac{1}{w_t} \big(L_{t-1} - C_t\big) \tag{4.13}$$
 #
-# (for one $x_0$; then average over the data). The right side says what it is in terms of the bound: the same terms
-# without their constants, each divided by $w_t$, and averaged over $t$.
+# (for one $x_0$; then average over the data): the terms of the bound without their constants, each divided by $w_t$.
 
 # %% tags=["nbval-check-output"]
 for name, model in models.items():
@@ -534,21 +528,20 @@ for name, model in models.items():
     print(f"{name:15} L_simple {simple:.3f}")
 
 # %% [markdown]
-# Is anything broken by that? Weights are positive, and the best answer at each $t$, the average
-# $\mathbb{E}[\epsilon \mid x_t]$, is the best one under any positive weights. A network that can do everything ends
-# at the same place. A real network cannot do everything, and the weights decide where it spends its strength. Section
-# 6 shows the price.
+# Is anything broken by that? The best answer at each $t$, the average $\mathbb{E}[\epsilon \mid x_t]$, is the best one
+# under any positive weights. A network that can do everything ends at the same place. A real one cannot, and the
+# weights decide where it spends its strength. Section 6 shows the price.
 #
 # ## 4. One random step instead of all
 #
-# A sum over 1000 steps for each image would be 1000 calls of the network. But a sum is $T$ times an average, and an
-# average can be sampled. Draw $t$ uniformly from $1, \dots, T$, draw the noise, and for any function $f$ of the step
+# A sum over 1000 steps would be 1000 calls of the network for each image. But a sum is $T$ times an average, and an
+# average can be sampled. Draw $t$ uniformly from $1, \dots, T$; for any function $f$ of the step
 #
 # $$\sum_{t=1}^{T} f(t) = T \cdot \mathbb{E}_{t}\, [\, f(t)\, ] \tag{4.14}$$
 #
-# One draw of $t$ and $\epsilon$ gives an **unbiased** estimate of the whole sum: right on average, noisy each time.
-# We estimate $\sum_t w_t\, \mathbb{E}(\epsilon - \epsilon_\theta)^2$ for the half-ideal model at $x_0 = 0.7$ and
-# compare with the exact value from the bound.
+# One draw of $t$ and $\epsilon$ gives an **unbiased** estimate of the sum: right on average. We estimate
+# $\sum_t w_t\, \mathbb{E}(\epsilon - \epsilon_\theta)^2$ for the half-ideal model at $x_0 = 0.7$ and compare with the
+# exact value from the bound.
 
 # %%
 def one_random_step(model, x0, number):
@@ -571,12 +564,11 @@ for number in (100, 10_000, 400_000):
 verify("4.14", samples=draws, expected=wanted)
 
 # %% [markdown]
-# *A hundred times more draws make the standard error ten times smaller, or nearly: from 100 draws it is itself a rough
-# estimate. Training never needs the sum itself, only
-# a direction that is right on average, and a batch of 128 images with a random step each is plenty.*
+# *A hundred times more draws make the standard error ten times smaller. Training never needs the sum itself, only a
+# direction that is right on average.*
 #
-# Now everything is on the table. Draw an image, a step and noise; mix; ask the network for the noise; square the
-# error. That is Algorithm 1 of Ho et al. 2020, and you know where each piece comes from:
+# Draw an image, a step and noise; mix; ask the network for the noise; square the error. That is Algorithm 1 of Ho et
+# al. 2020, and you know where each piece comes from:
 #
 # | we wanted | we took instead | why that is allowed | what it cost |
 # |:--|:--|:--|:--|
@@ -589,22 +581,20 @@ verify("4.14", samples=draws, expected=wanted)
 #
 # ## 5. The same on images
 #
-# For 784 pixels the squared error becomes a squared length, summed over pixels. In both Gaussians the pixels are
-# independent, each with variance $\tilde\beta_t$ in the one and $s_t^2$ in the other. Their densities multiply, so their
-# logarithms add, and the KL is the sum of the pixels' KLs. Nothing else changes. The likelihood is out of reach now, but the bound is not, and one kind of
-# denoiser lets us compute it almost exactly without training anything: pretend that the images are *one*
-# 784-dimensional Gaussian, with the mean $m$ and the **covariance** of 10,000 of them (a table of 784 x 784 entries:
-# for each two pixels, the average product of their deviations from $m$). It is the best that a denoiser without any
-# non-linearity can do.
+# In both Gaussians the pixels are independent, so their log densities add, and the KL is the sum of the pixels' KLs:
+# the squared error becomes a squared length. The likelihood is out of reach now, but the bound is not, and one
+# denoiser lets us compute it almost exactly without training: pretend that the images are *one* 784-dimensional
+# Gaussian, with the mean $m$ and the **covariance** of 10,000 of them (784 x 784 entries: for each two pixels, the
+# average product of their deviations from $m$).
 #
-# Turn the axes so that they point along the covariance's own directions (its eigenvectors). Coordinates along them have
-# covariance 0 with each other, which makes them independent in a Gaussian, so we can take one at a time. A turn changes
-# no squared length, and standard normal noise looks the same from every side. Along direction $i$ let $\lambda_i$ be
-# the variance of the images and $d_i$ the coordinate of $x_0 - m$. What is the best guess of the noise, if all we see
-# is a sum of two independent Gaussians, signal of variance $\bar\alpha_t \lambda_i$ and noise of variance $\sigma_t^2$?
-# The noise's share of the variance, $h_i = \sigma_t^2 / (\bar\alpha_t \lambda_i + \sigma_t^2)$, tells how much of the
-# sum to call noise: for any share $h$ the error has the variance $(1 - h)^2 \sigma_t^2 + h^2 \bar\alpha_t \lambda_i$,
-# and at $h_i$ its derivative is 0.
+# Turn the axes so that they point along the covariance's own directions (its eigenvectors). Coordinates along them
+# have covariance 0 with each other, which makes them independent in a Gaussian, so we can take one at a time: in two
+# dimensions, a tilted ellipse of dots becomes an upright one. A turn changes no squared length, and standard normal
+# noise looks the same from every side. Along direction $i$ let $\lambda_i$ be the variance of the images and $d_i$ the
+# coordinate of $x_0 - m$. What is the best guess of the noise, if all we see is a sum of two independent Gaussians,
+# signal of variance $\bar\alpha_t \lambda_i$ and noise of variance $\sigma_t^2$? The noise's share of the variance,
+# $h_i = \sigma_t^2 / (\bar\alpha_t \lambda_i + \sigma_t^2)$, tells how much of the sum to call noise: for any share
+# $h$ the error has the variance $(1 - h)^2 \sigma_t^2 + h^2 \bar\alpha_t \lambda_i$, and at $h_i$ its derivative is 0.
 #
 # | line, for one direction | because |
 # |:--|:--|
@@ -631,8 +621,8 @@ def gaussian_eps(x_t, t):
 
 
 # %% [markdown]
-# The bound is for images that the denoiser has not seen: 500 test images. We compute (4.15) for all of them and all $t$
-# at once, and compare one of the half a million numbers, at $t = 100$, with 2,000 draws of noise.
+# For 500 random test images we compute (4.15) at all $t$, and compare one of the half a million numbers, at $t = 100$,
+# with 2,000 draws of noise.
 
 # %%
 tests = load_images("mnist", train=False).images
@@ -649,13 +639,14 @@ guess = gaussian_eps(q_sample(long, unseen[:1].expand(2000, -1), t_100, eps), t_
 verify("4.15", samples=(eps - guess).square().sum(1), expected=exact_errors[0, 99])
 
 # %% [markdown]
-# $L_T$ and all $L_{t-1}$ follow. $L_0$ needs care. A pixel is no real number, it is one of 256 greys.
-# The honest question is: what is the *probability* of this grey? Give each grey the interval around it, $2/255$ wide,
-# and let the outermost ones reach to infinity (Ho et al. 2020, equation 13); $\Phi(z)$ is the probability that a
-# standard normal draw is below $z$:
+# $L_T$ and all $L_{t-1}$ follow. $L_0$ needs care. A pixel is one of 256 greys: what is the *probability* of this
+# grey? Give each grey the interval around it, $2/255$ wide, and let the outermost ones reach to infinity (Ho et al.
+# 2020, equation 13); $\Phi(z)$ is the probability that a standard normal draw is below $z$:
 #
-# $${\color{#009E73}{P_\theta(x_0 \mid x_1)}} = \Phi\Big(\frac{b_+ - {\color{#009E73}{\mu_\theta}}}{s_1}\Big) - \Phi\Big(\frac{b_- - {\color{#009E73}{\mu_\theta}}}{s_1}\Big),
-# \qquad b_\pm = x_0 \pm \tfrac{1}{255}, \quad \text{open at } \pm 1 \tag{4.16}$$
+# $$\begin{aligned}
+# {\color{#009E73}{P_\theta(x_0 \mid x_1)}} &= \Phi\Big(\frac{b_+ - {\color{#009E73}{\mu_\theta}}}{s_1}\Big) - \Phi\Big(\frac{b_- - {\color{#009E73}{\mu_\theta}}}{s_1}\Big), \\
+# b_\pm &= x_0 \pm \tfrac{1}{255}, \quad \text{open at } \pm 1
+# \end{aligned} \tag{4.16}$$
 #
 # The probabilities of the 256 greys must add up to 1, whatever the mean.
 
@@ -663,8 +654,8 @@ verify("4.15", samples=(eps - guess).square().sum(1), expected=exact_errors[0, 9
 from ddpm_helpers.metrics import discretised_log_likelihood as log_grey  # log P of (4.16)
 
 # %% [markdown]
-# *(`log_grey(x0, mean, std)` subtracts logarithms of $\Phi$ in the tail where no digit is lost: eight standard deviations
-# out, $\Phi$ itself is 0 or 1 in 64 bits, and such pixels are the expensive ones.)*
+# *(`log_grey(x0, mean, std)` works in the tail where no digit is lost: eight standard deviations out, $\Phi$ itself is
+# 0 or 1 in 64 bits.)*
 
 # %% tags=["nbval-check-output"]
 greys = to_float(torch.arange(256, dtype=torch.uint8)).double()
@@ -672,9 +663,8 @@ for mean in (-1.02, -0.3, 0.99):
     verify("4.16", log_grey(greys, torch.tensor(mean), long.beta[1].sqrt()).exp().sum(), 1.0)
 
 # %% [markdown]
-# Divide by the number of pixels and by $\log 2$, and the bound has a unit that everyone can picture: **bits per
-# dimension**, the length of a code for one pixel: the best code spends $-\log_2 P$ bits on what has probability $P$.
-# Uncompressed it is 8.
+# Divide by the number of pixels and by $\log 2$: the unit is now **bits per dimension**, the length of a code for one
+# pixel (the best code spends $-\log_2 P$ bits on what has probability $P$). Uncompressed it is 8.
 
 # %%
 zero, unit = torch.zeros(()), torch.ones(())
@@ -697,14 +687,17 @@ for name, values in parts.items():
     print(f"{name:16} {in_bits.mean():.5f} bits per dimension, standard error {in_bits.std() / 500**0.5:.5f}")
 
 # %% [markdown]
-# Together they are minus the ELBO: this model needs at most that many bits per pixel, and no network was trained.
-# $L_T$ is next to nothing, as [notebook 02](02_forward_process.ipynb) promised for a schedule that ends in noise. The
-# standard errors come from the choice of 500 images (and for $L_0$ from one draw of noise for each).
+# Together they are minus the ELBO: on average this model needs at most that many bits per pixel. $L_T$ is next to
+# nothing, as [notebook 02](02_forward_process.ipynb) promised for a schedule that ends in noise. (The standard errors
+# are those of 500 images, with one draw of noise each for $L_0$.)
 #
 # Last, the random step of (4.14) on images: one random image, one random $t$ from 2 to $T$, one noise, 20,000 times,
-# against the exact sum over all 999 middle steps and all 500 images. ($C_t$ is summed over the pixels here.)
+# against the exact sum. ($C_t$ is summed over the pixels here.)
 #
-# $$\frac{1}{500} \sum_{x_0} \sum_{t=2}^{T} L_{t-1}(x_0) = (T - 1) \cdot \mathbb{E}_{x_0,\, t,\, \epsilon} \Big[ C_t + w_t \lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}} \rVert^2 \Big] \tag{4.17}$$
+# $$\begin{aligned}
+# &\frac{1}{500} \sum_{x_0} \sum_{t=2}^{T} L_{t-1}(x_0) \\
+# &\quad = (T - 1) \cdot \mathbb{E}_{x_0,\, t,\, \epsilon} \Big[ C_t + w_t \lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta(x_t, t)}} \rVert^2 \Big]
+# \end{aligned} \tag{4.17}$$
 
 # %%
 def random_errors(number):
@@ -729,14 +722,13 @@ for name, values in {"bound": w_large[t] * errors, "L_simple": errors}.items():
     print(f"{name:8} one draw spreads by {values.std() / values.mean():.1f} times its mean")
 
 # %% [markdown]
-# *With the bound's weights a few draws at small $t$ carry most of the sum, as the few large weights did in notebook 03.
-# Without them the draws are more alike: a second reason to drop the weights (Nichol & Dhariwal 2021, section 3.3, see
-# the gradient of the bound scatter, too, and draw small $t$ more often instead).*
+# *Without the weights the draws are more alike: a second reason to drop them. (Nichol & Dhariwal 2021, section 3.3,
+# see the gradient of the bound scatter, too, and draw small $t$ more often instead.)*
 #
 # ## 6. What is lost
 #
-# Of the noise errors in the bound, and of those in $L_{simple}$: how much comes from the steps up to $t$? We ask
-# the Gaussian denoiser of section 5.
+# How much of the noise errors in the bound, and in $L_{simple}$, comes from the steps up to $t$? We ask the Gaussian
+# denoiser.
 
 # %%
 errors = exact_errors.mean(0)  # (1000,) squared noise error at t = 1 ... 1000
@@ -751,17 +743,15 @@ for last in (1, 20):
     print(f"steps up to t = {last:2}: {share_bound[last - 1]:4.0%} of the bound, {share_simple[last - 1]:4.0%} of L_simple")
 
 # %% [markdown]
-# *The bound spends most of its attention on steps where the noise is faint: at $t = 20$ it has a standard deviation of
-# ten of 255 grey levels, at $t = 1$ of one. (Here $t = 1$ counts as in (4.11), not as in (4.16).) $L_{simple}$ moves it
-# to later steps.* For a network of limited strength that is a trade: Ho et al. 2020 (table 1) measure on CIFAR-10 at
-# most 3.70 bits per dimension with the bound and 3.75 with $L_{simple}$, slightly worse, and an FID of 13.51 against
-# 3.17, far better samples. (FID, introduced by Heusel et al. 2017, is a distance between samples and data, so smaller
-# is better; [notebook 09](09_evaluation.ipynb) builds its like.) **The price of better samples is a slightly worse
-# likelihood.**
+# *The bound spends most of its attention on steps where the noise is faint. (Here $t = 1$ counts as in (4.11), not as
+# in (4.16).) $L_{simple}$ moves it to later steps.* For a network of limited strength that is a trade: Ho et al. 2020
+# (table 1) measure on CIFAR-10 at most 3.70 bits per dimension with the bound and 3.75 with $L_{simple}$, slightly
+# worse, and an FID of 13.51 against 3.17, far better samples. (FID is a distance between samples and data, by Heusel
+# et al. 2017; [notebook 09](09_evaluation.ipynb) builds its like.) **The price of better samples there is a slightly
+# worse likelihood.**
 #
-# You can see the price in our one-pixel world, with a network that is very limited: it knows one number,
-# $\epsilon_\theta(x_t) = \theta x_t$. It is not even told $t$. For any weights $u_t$ its loss is a parabola in
-# $\theta$:
+# You can see the price in our one-pixel world, with a very limited network: it has one number,
+# $\epsilon_\theta(x_t) = \theta x_t$, and does not get $t$. For any weights $u_t$ its loss is a parabola in $\theta$:
 #
 # | line | because |
 # |:--|:--|
@@ -775,8 +765,8 @@ for last in (1, 20):
 # $$\theta^* = \frac{\sum_t u_t\, \mathbb{E}[{\color{#D55E00}{\epsilon}}\, x_t]}{\sum_t u_t\, \mathbb{E}[x_t^2]}
 # = \frac{\sum_t u_t\, {\color{#D55E00}{\sigma_t}}}{\sum_t u_t\, \big({\color{#0072B2}{\bar\alpha_t\, \mathbb{E}[x_0^2]}} + {\color{#D55E00}{\sigma_t^2}}\big)} \tag{4.18}$$
 #
-# The check takes the derivative from the machine instead: `requires_grad_` makes PyTorch record what is computed from
-# $\theta$, and `autograd.grad` goes through that record backwards. At $\theta^*$ the derivative must vanish.
+# At $\theta^*$ PyTorch's derivative must vanish. (`requires_grad_` records what is computed from $\theta$, and
+# `autograd.grad` goes through that record backwards.)
 
 # %% tags=["nbval-check-output"]
 square = over_data(x**2)  # E[x_0^2]
@@ -792,16 +782,14 @@ for name, v in {"weights of the bound": w, "L_simple": torch.ones_like(w)}.items
 print(f"{'the ideal model':20} ELBO {over_data(bounds['ideal']):.3f} nats")
 
 # %% [markdown]
-# *The same network, two weightings, two answers. Each wins by its own measure: the bound's weights give
-# the higher ELBO, $L_{simple}$ the smaller $L_{simple}$. And both stay far below the ideal model.*
+# *Each weighting wins by its own measure, and both stay far below the ideal model.*
 #
 # ## 7. One prediction, four coordinates
 #
-# Given $x_t$, the noise and the clean image are two names for one piece of knowledge (4.8). There are more names. The
-# **velocity** (Salimans & Ho 2022) turns the pair $(x_0, \epsilon)$ by an angle, so that both follow from $x_t$ and $v$
-# without a division, because $\bar\alpha_t + \sigma_t^2 = 1$. (As the angle grows, $x_t$ moves along an arc from $x_0$
-# to $\epsilon$, and $v$ is its velocity. The velocity $\epsilon - x_0$ of [notebook 01](01_corrupt_and_predict.ipynb)
-# belongs to a straight line.)
+# Given $x_t$, the noise and the clean image are two names for one piece of knowledge (4.8). The **velocity** (Salimans
+# & Ho 2022) turns the pair $(x_0, \epsilon)$ by an angle, so that both follow from $x_t$ and $v$ without a division,
+# because $\bar\alpha_t + \sigma_t^2 = 1$. (As the angle grows, $x_t$ moves along an arc from $x_0$ to $\epsilon$, with
+# velocity $v$; that of [notebook 01](01_corrupt_and_predict.ipynb), $\epsilon - x_0$, belongs to a straight line.)
 #
 # $$v = \sqrt{\bar\alpha_t}\, {\color{#D55E00}{\epsilon}} - \sigma_t\, {\color{#0072B2}{x_0}}, \qquad
 # {\color{#0072B2}{x_0}} = \sqrt{\bar\alpha_t}\, x_t - \sigma_t v, \qquad
@@ -814,11 +802,11 @@ verify("4.19", signal * noisy - sigma * velocity, images, tol=1e-9)
 verify("4.19", sigma * noisy + signal * velocity, noise, tol=1e-9)
 
 # %% [markdown]
-# The **score** is the slope of a log density in $x$: which way is more likely? (In statistics the word means the slope in
-# the parameters.) For the closed form it is
+# The **score** is the slope of a log density in $x$: which way is more likely? (In statistics the word means the slope
+# in the parameters.) For the closed form it is
 # $\nabla_{x_t} \log q(x_t \mid x_0) = -(x_t - \sqrt{\bar\alpha_t}\, x_0)/\sigma_t^2 = -\epsilon / \sigma_t$. Averaged
-# over all $x_0$ that may hide behind $x_t$ it becomes a statement about the marginal density, which nobody can
-# write down for images:
+# over all $x_0$ that may hide behind $x_t$ it becomes a statement about the marginal density, which nobody can write
+# down for images:
 #
 # | line | because |
 # |:--|:--|
@@ -829,8 +817,9 @@ verify("4.19", sigma * noisy + signal * velocity, noise, tol=1e-9)
 #
 # $$\nabla_{x_t} \log q(x_t) = -\, \frac{\mathbb{E}[\,{\color{#D55E00}{\epsilon}} \mid x_t\,]}{\sigma_t} \tag{4.20}$$
 #
-# So a network that predicts the noise well has learned the slope of the log density at every noise level. (That
-# denoising learns a score was found by Vincent 2011; Song & Ermon 2019 made a generative model of it.)
+# So a network that predicts the noise well has learned the slope of the log density at every noise level. (Solved for
+# $x_0$ by (4.8), this is Tweedie's formula. That denoising learns a score was found by Vincent 2011; Song & Ermon 2019
+# made a generative model of it.)
 
 # %% tags=["nbval-check-output"]
 for t in (1, 4, 8):
@@ -840,14 +829,14 @@ for t in (1, 4, 8):
     verify("4.20", slope, -ideal_eps(x, t) / schedule.sigma[t], tol=1e-9)
 
 # %% [markdown]
-# The names are equivalent, their plain squared errors are not. For a fixed $x_t$ an error $\Delta$ in
-# one is an error in all: $\Delta\epsilon = -\frac{\sqrt{\bar\alpha_t}}{\sigma_t} \Delta x_0$ by (4.8),
+# The names are equivalent, their plain squared errors are not. For a fixed $x_t$ an error $\Delta$ in one is an error
+# in all: $\Delta\epsilon = -\frac{\sqrt{\bar\alpha_t}}{\sigma_t} \Delta x_0$ by (4.8),
 # $\Delta v = -\frac{1}{\sigma_t} \Delta x_0$ by (4.19), $\Delta \text{score} = -\frac{1}{\sigma_t} \Delta\epsilon$ by
 # (4.20). Squared:
 #
 # $$(\Delta \epsilon)^2 = \mathrm{SNR}_t\, (\Delta x_0)^2 = \bar\alpha_t\, (\Delta v)^2 = \sigma_t^2\, (\Delta\, \text{score})^2 \tag{4.21}$$
 #
-# We perturb a prediction on real images and convert it three times.
+# On real images:
 
 # %% tags=["nbval-check-output"]
 guess = noise + 0.1 * torch.randn(noise.shape, generator=generator, dtype=torch.float64)
@@ -872,35 +861,35 @@ viz.show(figure, "Weight implied by a plain squared error in four coordinates, a
 
 # %% [markdown]
 # *What a plain squared error in each coordinate asks of the noise prediction. Errors in the clean image weigh most
-# where there is almost only noise; errors in the score (green) weigh most where there is almost none; the dashed line
-# is the bound. Velocity is close to noise on the left and close to clean image on the right. Choosing a target is
-# choosing a weight.* (Others choose the weight directly: Hang et al. 2023, with min-SNR, multiply the squared noise
-# error by $\min(1,\, 5 / \mathrm{SNR}_t)$, which turns the least noisy steps down.)
+# where there is almost only noise, errors in the score where there is almost none. Choosing a target is choosing a
+# weight.* (Others choose the weight directly: Hang et al. 2023, with min-SNR, multiply the squared noise error by
+# $\min(1,\, 5 / \mathrm{SNR}_t)$, which turns the least noisy steps down.)
 #
 # ## What to remember, and what broke
 #
-# - The term of a step is an average of KLs of two Gaussians; $L_0$ is minus a log density, and ends in the same form.
-#   With fixed variances each is a constant and a squared distance of means, and in terms of the noise a squared error with a weight.
+# - The term of a step is an average of KLs of two Gaussians; $L_0$ is minus a log density, and ends in the same
+#   form. With fixed variances each is a constant and a squared distance of means, and in terms of the noise a squared
+#   error with a weight.
 # - Drop the weight and draw one random step: that is the loss of a DDPM. It costs a little likelihood.
 # - The best answer is an average, so the best possible loss is not 0 but a floor (4.7).
-# - Noise, clean image, velocity and score are one prediction. A squared error in one of them is a weighted one in the
-#   others.
+# - Noise, clean image, velocity and score are one prediction. A squared error in one of them is a weighted one in
+#   the others.
 #
-# **What broke:** nothing in the derivation. But go back to the end of section 6. A model that answers $\theta x_t$ at
-# every step scores far below the ideal one, and no weighting repairs it. In part that is because a line cannot bend.
-# But there is more: the loss demands a different answer for every $t$, and the ideal guess for one and the same $x_t$
-# changes from step to step.
+# **What broke:** nothing in the derivation. But a model that answers $\theta x_t$ at every step scores far below the
+# ideal one, and neither weighting repairs it. A line cannot bend, and there is more: the ideal guess for one and the
+# same $x_t$ changes from step to step.
 
 # %% tags=["nbval-check-output"]
 for t in steps:
     print(f"t = {t}: the noise in x_t = 0.5 is, on average, {ideal_eps(torch.tensor(0.5).double(), t):+.3f}")
 
 # %% [markdown]
-# *The same input, eight answers, not even of one sign.* We will not train 1000 networks. One network must serve every
-# $t$. **How does it know which $t$ it is looking at?** [Notebook 05](05_time_conditioning.ipynb) takes that up.
+# *The same input, eight answers, not even of one sign.* One network must serve every $t$. **How does it know which $t$
+# it is looking at?** [Notebook 05](05_time_conditioning.ipynb) takes that up.
 #
 # ### Experiments to try
 #
-# - Give the limited network of section 6 one number for each step, $\theta_t x_t$. Do the weights $u_t$ still matter?
+# - Give the limited network of section 6 one number for each step, $\theta_t x_t$. Do the weights $u_t$ still
+#   matter?
 # - Let the Gaussian denoiser of section 5 see 1,000 images instead of 10,000. How many bits does that cost on images
 #   that it has not seen?

@@ -6,10 +6,10 @@
 # *The same sixteen starts, the same training, three ways of telling a network how noisy its input is: not at all, by
 # one number, by waves that scale its features. What is the grain in the top row, and why is it gone below?*
 #
-# **You will** measure what **time conditioning** is worth, telling a network how noisy its input is, find out where, and
-# build the part that does it: waves, a small network, a scale and a shift. **You need** [notebook 02](02_forward_process.ipynb), and
-# from [notebook 04](04_bound_to_noise.ipynb) that the loss is the squared error of the predicted noise. **Time** 50
-# minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
+# **You will** measure what **time conditioning** is worth, telling a network how noisy its input is, find out where,
+# and build the part that does it: waves, a small network, a scale and a shift. **You need** [notebook
+# 02](02_forward_process.ipynb), and from [notebook 04](04_bound_to_noise.ipynb) that the loss is the squared error of
+# the predicted noise. **Time** 50 minutes of reading; the cells run in about 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -41,30 +41,33 @@ print(data.source)
 # %% [markdown]
 # ## Two answers that disagree
 #
-# [Notebook 04](04_bound_to_noise.ipynb) left us with a loss: take an image $x_0$, a random step $t$, noise $\epsilon$;
-# show a network $x_t$, and ask for $\epsilon$. One network has to serve all 1000 steps. How does it know which one it
-# is looking at?
+# [Notebook 04](04_bound_to_noise.ipynb) left us with a loss: show a network $x_t$ at a random step $t$, and ask for
+# the noise $\epsilon$ in it. One network has to serve all 1000 steps. How does it know which one it is looking at?
+# Notebook 04: it cannot, because one and the same $x_t = 0.5$ asks for eight different answers at eight steps.
+# [Notebook 01](01_corrupt_and_predict.ipynb): it need not be told, because a small network reads the amount of noise
+# off the image. Both were measured, the first on *one* pixel, the second on 784.
 #
-# We have heard two answers. Notebook 04, on its last page: it cannot know, because one and the same $x_t = 0.5$ asks
-# for eight different answers at eight steps. [Notebook 01](01_corrupt_and_predict.ipynb), on its last pages: it need
-# not be told, because a small network reads the amount of noise off the image with ease. Both were measured, so both
-# are right. The first looked at *one* pixel, the second at 784.
+# What lies between? Write $m_t(x) = \mathbb{E}[\epsilon \mid x_t = x,\, t]$ for the best guess of somebody who knows
+# $t$. Somebody who does not know $t$ can only weigh the steps by how probable this $x$ makes them, $p(t \mid x)$, and
+# average: $m(x) = \sum_t p(t \mid x)\, m_t(x)$. What does that cost?
 #
-# Let us see what lies between. Write $m_t(x) = \mathbb{E}[\epsilon \mid x_t = x,\, t]$ for the best guess of somebody
-# who knows $t$. Somebody who does not know $t$ can only weigh the steps by how probable this $x$ makes them,
-# $p(t \mid x)$, and average: $m(x) = \sum_t p(t \mid x)\, m_t(x)$. What does that cost?
-#
-# $$\mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m(x_t)\rVert^2 = \mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m_t(x_t)\rVert^2 + \mathbb{E}\,\lVert m_t(x_t) - m(x_t)\rVert^2 \tag{5.1}$$
+# $$\begin{aligned}
+# \mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m(x_t)\rVert^2
+# &= \mathbb{E}\,\lVert {\color{#D55E00}{\epsilon}} - m_t(x_t)\rVert^2 \\
+# &\quad + \mathbb{E}\,\lVert m_t(x_t) - m(x_t)\rVert^2
+# \end{aligned} \tag{5.1}$$
 #
 # (For a given $x$ and $t$ the mean of $\epsilon$ is $m_t(x)$, so this is [(1.3)](01_corrupt_and_predict.ipynb) again,
-# with $c = m(x)$.) The left side is the best loss without $t$, the next term is the best loss with $t$. The last one is
-# **the price of not knowing $t$**: how far the ideal answer still varies over the steps that are plausible for this $x$.
+# with $c = m(x)$.) The left side is the best loss without $t$, the next term the best loss with $t$. The last one is
+# **the price of not knowing $t$**: how far the ideal answer varies over the steps that are plausible for this $x$.
 #
-# In a world of coin flips we can compute all three. Let an image be $D$ pixels, each $+1$ or $-1$ with equal chance. At
-# step $t$ the odds of $+1$ against $-1$ are the ratio of two Gaussian densities at $x$, around $\sqrt{\bar\alpha_t}$
-# and around $-\sqrt{\bar\alpha_t}$, which is $e^{2 \sqrt{\bar\alpha_t}\, x / \sigma_t^2}$. With odds of $o$ to 1 the
-# mean of the pixel is $(o - 1) / (o + 1)$, here $\tanh(\sqrt{\bar\alpha_t}\, x / \sigma_t^2)$, and the guess of the
-# noise follows by [(4.8)](04_bound_to_noise.ipynb). (In the code `a` is $\sqrt{\bar\alpha_t}$ and `s` is $\sigma_t$.)
+# In a world of coin flips we can compute all three. Let an image be $D$ pixels, each $+1$ or $-1$ with equal chance.
+# At step $t$ the odds of $+1$ against $-1$ are the ratio of two Gaussian densities at $x$, around
+# $\sqrt{\bar\alpha_t}$ and around $-\sqrt{\bar\alpha_t}$, which is $e^{2 \sqrt{\bar\alpha_t}\, x / \sigma_t^2}$. With
+# odds of $o$ to 1 the mean of the pixel is $(o - 1) / (o + 1)$, here $\tanh(\sqrt{\bar\alpha_t}\, x / \sigma_t^2)$,
+# and the guess of the noise follows by [(4.8)](04_bound_to_noise.ipynb). (In the code `a` is $\sqrt{\bar\alpha_t}$ and
+# `s` is $\sigma_t$. All steps are equally likely, so `softmax`, which makes shares of logarithms, turns log densities
+# into $p(t \mid x)$.)
 
 # %%
 steps = torch.arange(10, 1001, 10)  # 100 steps, equally likely
@@ -100,20 +103,18 @@ for D in (1, 4, 16, 64, 256, 784):
     print(f"{D:4} pixels: loss with t {knowing:.3f}, price {price:.4f}, {price / knowing:4.0%} of it")
 
 # %% [markdown]
-# *The numbers are per pixel: (5.1), divided by $D$. The loss with $t$ is the same at every size, up to chance, because
-# the pixels are independent. The price is not: with one pixel it is larger than the loss with $t$, and the more pixels
-# there are, the smaller it is. All pixels share one $t$, and each is a little evidence for it. At 784 pixels a perfect
-# reader loses 2 %.*
+# *Per pixel: (5.1), divided by $D$. The loss with $t$ is the same at every size, up to chance, because the pixels are
+# independent. The price is not: all pixels share one $t$, and each is a little evidence for it. At 784 pixels a
+# perfect reader loses 2 %.*
 #
-# So on paper time conditioning is worth little. (Sun et al. 2025 find the same of large networks: most of
-# their models get only somewhat worse without it, and some better.) But that is the price for a perfect reader, who
-# weighs all pixels at every step. What does it cost a network that has to learn to read, with few parameters, in a few
-# minutes?
+# So on paper time conditioning is worth little. (Sun et al. 2025 find the same of large networks: most of their models
+# get only somewhat worse without it, and some better.) But what does it cost a network that has to learn to read $t$,
+# with few parameters, in a few minutes?
 #
 # ## A fair comparison
 #
-# A short way to tell a convolutional network a number is to give it one more picture. `SimpleUNet` does that: beside
-# the image it gets a channel with $t/T$ at every pixel.
+# The simplest way to give a convolutional network a number is one more picture. `SimpleUNet` gets, beside the image, a
+# channel with $t/T$ at every pixel.
 #
 # $$x'_{b} = (x_b,\; t_b / T), \qquad x'_{b,\,C+1,\,i,\,j} = \frac{t_b}{T} \tag{5.2}$$
 #
@@ -146,15 +147,14 @@ print(tuple(longer.shape), "and the image itself is unchanged:", torch.equal(lon
 
 # %% [markdown]
 # The rest of `SimpleUNet` is as small as a U-Net can be: one convolution at full size, a max-pool, two convolutions at
-# half size, back up, one skip connection that is added, two more convolutions. `base` is the width, the number of
-# channels at full size.
+# half size, back up, one skip connection that is added, two more convolutions. `base` is the number of channels at
+# full size.
 #
-# (New to these words? A convolution takes several pictures, its **channels**, and makes several others; the numbers in
-# those are called features. Each is a weighted sum of the 3 by 3 pixels around its place, in all channels that come in,
-# and a bias; beyond the border the layer reads zeros, the `padding`. The weights are its **kernel**: the same at every
-# place, others for each channel that goes out. With a **stride** of 2 only every second row and column is computed,
-# which halves the sides. `ConvTranspose2d` turns that round and doubles them. A max-pool keeps the largest of every
-# 2 by 2 pixels.)
+# (New to these words? A convolution takes several pictures, its **channels**, and makes several others, the features.
+# Each number is a weighted sum of the 3 by 3 pixels around its place, in all channels that come in, and a bias; beyond
+# the border the layer reads zeros, the `padding`. The weights are its **kernel**: the same at every place, others for
+# each channel that goes out. With a **stride** of 2 only every second row and column is computed, which halves the
+# sides; `ConvTranspose2d` doubles them. A max-pool keeps the largest of every 2 by 2 pixels.)
 
 # %% tags=["nbval-check-output"]
 for base in (64, 32):
@@ -162,10 +162,10 @@ for base in (64, 32):
 print(SimpleUNet(1000, base=32))
 
 # %% [markdown]
-# Here we take base 32, to save you time. Now the control. It must differ in one thing only, and leaving out the channel
-# would change the number of weights. So the second network is the first one, given the same step whatever the truth is.
-# A network that must remove noise of unknown strength is called a **blind** denoiser. (In PyTorch a network is a class, an `nn.Module`: `__init__` makes its parts, and calling it, `net(x, t)`, runs
-# `forward`.)
+# We take base 32, to save you time. The control must differ in one thing only, and leaving out the channel would
+# change the number of weights. So the second network is the first one, given the same step whatever the truth is: a
+# **blind** denoiser, which must remove noise of unknown strength. (In PyTorch a network is a class, an `nn.Module`:
+# `__init__` makes its parts, and calling it, `net(x, t)`, runs `forward`.)
 
 # %%
 class SameStep(nn.Module):
@@ -179,11 +179,10 @@ class SameStep(nn.Module):
         return self.net(x, torch.full_like(t, 500))
 
 # %% [markdown]
-# `Trainer` is the training loop of this course: it draws images, steps and noise, computes the loss, moves the weights.
-# ([Notebook 07](07_train_ddpm.ipynb) opens it.) Its run depends on nothing but its arguments: network, schedule,
-# images, configuration. So both runs see the same images, in the same order, at the same steps with the same noise, and
-# `manual_seed` gives them the same starting weights. `ema` is a running average of the weights over the last steps.
-# It varies less than the weights of the moment, so we use it.
+# `Trainer` is the training loop of this course: it draws images, steps and noise, computes the loss, moves the
+# weights. ([Notebook 07](07_train_ddpm.ipynb) opens it.) Both runs start from the same weights and see the same
+# images, steps and noise, in the same order. We use `ema`, a running average of the weights, which varies less than
+# the weights of the moment. (`lambda: ...` is a function without a name: it makes the network after the seed is set.)
 
 # %%
 config = TrainConfig(steps=budget(gpu=1000, cpu=1000, quick=20))
@@ -202,7 +201,7 @@ timed = train(lambda: SimpleUNet(1000, base=32))
 blind = train(lambda: SameStep(SimpleUNet(1000, base=32)))
 
 # %% [markdown]
-# *Two curves of one shape. In a full run the second ends about a fifth higher, near 0.050 instead of 0.043.*
+# *In a full run the second curve ends about a fifth higher, near 0.050 instead of 0.043.*
 #
 # ## Where it matters
 #
@@ -235,17 +234,15 @@ viz.plot_curves({"blind": ratio("blind")}, ylabel="loss / loss with t / T", leve
                 alt="Loss of the blind network, divided by that of the one with t/T, by step")
 
 # %% [markdown]
-# *Held-out images, the same ones and the same noise for both. First the losses, then their ratio; on the thin line, at
-# 1, conditioning would be worth nothing. Did you guess small $t$? In a full run neither network can do much there: near
-# $t = 1$ both losses are close to 1, which is what the answer 0 would score. Up to step 300 conditioning saves less than
-# a fifth. The ratio is largest near $T$, above 2, where both losses are tiny: there the
-# answer is almost $x_t$ itself, and what is left to know is how nearly. That depends on $t$, and an image at step 800
-# looks like one at step 1000.*
+# *First the losses of held-out images, then their ratio; on the thin line, at 1, conditioning would be worth nothing.
+# Did you guess small $t$? In a full run neither network can do much there: near $t = 1$ both losses are close to 1,
+# the score of the answer 0. Up to step 300 conditioning saves less than a fifth. The ratio is largest near $T$, above
+# 2, where both losses are tiny: there the answer is almost $x_t$ itself, and how nearly depends on $t$.*
 #
-# No number says how much a fifth of the loss matters. Sample from both, 50 steps of DDIM (Song, Meng & Ermon 2021) from
-# the same noise. ([Notebook 08](08_sampling.ipynb) explains that sampler. Here it is enough that it walks from
-# $t = 1000$ down to 0, asks the network at every step, and adds no noise of its own. `image_noise` returns a function
-# that draws; the empty brackets at the end call it.)
+# How much does a fifth of the loss matter? Sample from both, 50 steps of DDIM (Song, Meng & Ermon 2021) from the same
+# noise. ([Notebook 08](08_sampling.ipynb) explains that sampler: it walks from $t = 1000$ down to 0, asks the network
+# at every step, and adds no noise of its own. `image_noise` returns a function that draws; the empty brackets at the
+# end call it.)
 
 # %%
 start = image_noise(seed=0, images=range(16), shape=(1, 28, 28), device=device)()
@@ -255,14 +252,14 @@ rows = {name: path[-1].x for name, path in paths.items()}
 viz.image_rows(rows, alt="Sixteen samples of the blind network, above sixteen of the one with t/T")
 
 # %% [markdown]
-# *Each column starts from the same noise. In a full run most of the upper samples are covered with grain, and the lower
-# ones are nearly clean. (The strokes are broken in both rows; the end of this notebook comes back to that.)*
+# *In a full run most of the upper samples are covered with grain, and the lower ones are nearly clean. (The strokes
+# are broken in both rows; the end of this notebook comes back to that.)*
 #
 # ## Why the grain stays
 #
-# Nothing in the loss prepared us for this. The loss was measured on images that have exactly the noise of their step. A
-# sampler's images have not: each step leaves a small error. Let us measure. The margin of a digit is black, so whatever
-# varies there is noise. Divide its standard deviation by $\sigma_t$, which is what the schedule says it should be.
+# The loss was measured on images that have exactly the noise of their step. A sampler's images have not: each step
+# leaves a small error. The margin of a digit is black, so whatever varies there is noise. Divide its standard
+# deviation by $\sigma_t$, which is what the schedule says it should be.
 
 # %%
 def noise_in_margin(path):
@@ -275,20 +272,19 @@ viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
                 alt="Noise in the margin over sigma, by step: the blind network leaves ever more of it")
 
 # %% [markdown]
-# *Sampling runs from right to left. In a full run both networks begin well. The blind one then leaves more noise than
-# there should be, and the multiple grows as the noise that should be there shrinks: at the end it is about six. The one
-# with $t/T$ strays only near the end, and far less.*
+# *Sampling runs from right to left. In a full run both networks begin well. The blind one then leaves more and more
+# noise, at the end about six times what there should be. The one with $t/T$ strays only near the end, and far less.*
 #
 # Where does that come from? One step of the sampler, from $t$ down to $s$, reads the clean image off the answer, as in
 # [(4.8)](04_bound_to_noise.ipynb), and adds the same answer again, in the size that belongs to step $s$ (equation
 # [(8.8)](08_sampling.ipynb) will say why): $x_s = \sqrt{\bar\alpha_s}\, \hat{x}_0 + \sigma_s\, \hat\epsilon$.
 #
 # Suppose that $x_t$ has got $f_t$ times the noise that it should have,
-# $x_t = \sqrt{\bar\alpha_t}\, x_0 + f_t\, \sigma_t\, \epsilon$. A blind network sees noise and returns
-# it in the one size that it was trained to return, variance 1: it answers $\hat\epsilon = \epsilon$. The sampler takes
-# its word and removes $\sigma_t\, \epsilon$. The excess $(f_t - 1)\, \sigma_t\, \epsilon$ stays, as if it belonged to
-# the image, so on the way to $s$ it is multiplied by $\sqrt{\bar\alpha_s / \bar\alpha_t}$, as the image is. Measured
-# in units of $\sigma_s$, the noise that should be there, it has grown:
+# $x_t = \sqrt{\bar\alpha_t}\, x_0 + f_t\, \sigma_t\, \epsilon$. A blind network returns noise in the one size that it
+# was trained to return, variance 1: it answers $\hat\epsilon = \epsilon$. The sampler removes $\sigma_t\, \epsilon$.
+# The excess $(f_t - 1)\, \sigma_t\, \epsilon$ stays, as if it belonged to the image, so on the way to $s$ it is
+# multiplied by $\sqrt{\bar\alpha_s / \bar\alpha_t}$, as the image is. In units of $\sigma_s$, the noise that should be
+# there, it has grown:
 #
 # $$f_s - 1 = (f_t - 1)\, \sqrt{\mathrm{SNR}_s / \mathrm{SNR}_t} \tag{5.3}$$
 #
@@ -319,16 +315,15 @@ with torch.no_grad():
 # %% [markdown]
 # *In a full run the first network answers with noise of a size near 1, although there is twice as much. The second
 # answers with clearly more, so most of the excess is not taken for image.* **On inputs that are what they should be,
-# the channel $t/T$ gains little. It gains a lot when they are not, because knowing $t$ is knowing how much noise there
-# *should* be.** No loss on a test set shows that. (The sampler also clips what it takes for the clean image to [-1, 1],
-# which cuts some of the excess away; (5.3) is without clipping.)
+# the channel $t/T$ gains little here. It gains a lot when they are not, because knowing $t$ is knowing how much noise
+# there *should* be.** No loss on a test set shows that. (The sampler also clips what it takes for the clean image to
+# [-1, 1], which cuts some of the excess away; (5.3) is without clipping.)
 #
 # ## Why one number is a poor clock
 #
-# What can a channel of equal pixels do? The first layer is a convolution, and a convolution of a constant picture is a
-# constant, except at the border, where zeros are padded. So time adds one number to each feature channel $c$, and that
-# number lies on a straight line in $t$. With $W$ and $b$ for the weights and biases of the layer, $*$ for the
-# convolution:
+# What can a channel of equal pixels do? A convolution of a constant picture is a constant, except at the border, where
+# zeros are padded. So time adds one number to each feature channel $c$, and that number lies on a straight line in
+# $t$. With $W$ and $b$ for the weights and biases of the first layer, $*$ for the convolution:
 #
 # $$h_c = W_{c,\,\text{image}} * x_t + b_c + \frac{t}{T} \sum_{i,j} W_{c,\,\text{time},\,i,\,j} \tag{5.4}$$
 
@@ -348,18 +343,19 @@ for step in (1, 2, 3, 10, 11, 500, 501):
     print(f"t = {step:3}: the channel holds {step / 1000:.3f}, needed is a factor of 1 / sigma = {1 / schedule.sigma[step]:5.1f}")
 
 # %% [markdown]
-# *From step 1 to step 2 the channel changes by one thousandth, and the factor falls from 100 to 67. From step 500 to
-# 501 the channel changes by as much, and the factor stays.* At small $t$ the input hardly moves, and the output has to
-# jump. And the time enters by addition, while the task is a multiplication. Both can be repaired. First the clock.
+# *At small $t$ the input hardly moves, and the output has to jump.* And the time enters by addition, while the task is
+# a multiplication. Both can be repaired. First the clock.
 #
 # ## Time as waves
 #
-# A clock on the wall does not have one hand that turns once in a lifetime. It has a fast hand, which tells neighbouring
-# seconds apart and says nothing of the hour, and slow ones. The **sinusoidal embedding** gives each step $d$ numbers:
-# the heights of $d/2$ waves, from fast to slow, each as sine and cosine. Write $k = 0, \dots, d/2 - 1$ for the number
-# of the wave:
+# A clock on the wall has a fast hand, which tells neighbouring seconds apart and says nothing of the hour, and slow
+# ones. The **sinusoidal embedding** gives each step $d$ numbers: the heights of $d/2$ waves, from fast to slow, each
+# as sine and cosine. Write $k = 0, \dots, d/2 - 1$ for the number of the wave:
 #
-# $$e(t) = \big(\sin \omega_0 t,\; \dots,\; \sin \omega_{d/2-1} t,\;\; \cos \omega_0 t,\; \dots,\; \cos \omega_{d/2-1} t\big), \qquad \omega_k = 10000^{-k/(d/2)} \tag{5.5}$$
+# $$\begin{aligned}
+# e(t) &= \big(\sin \omega_0 t,\; \dots,\; \sin \omega_{d/2-1} t,\;\; \cos \omega_0 t,\; \dots,\; \cos \omega_{d/2-1} t\big), \\
+# \omega_k &= 10000^{-k/(d/2)}
+# \end{aligned} \tag{5.5}$$
 #
 # (Vaswani et al. 2017, section 3.5, made it for words in a sentence; Ho et al. 2020 took it over for steps, in their
 # code with $d/2 - 1$ in place of $d/2$.) The fastest wave turns by one radian a step, the slowest by 0.00013 if
@@ -398,9 +394,9 @@ alt = "Two heat maps of the embedding: fast waves at the top of each half, then 
 show.heat_maps({"all steps": E, "the first 50 steps": E[:50]}, alt=alt)
 
 # %% [markdown]
-# *Each column is one step, each row one dimension: 32 sines above, 32 cosines below, blue for 1, white for 0, red for
-# -1. Look at the top rows on the right: from one step to the next they change colour. The rows below change ever more
-# slowly. In the lowest rows of each half next to nothing happens: for 1000 steps a smaller number than 10000 would do.*
+# *Each column is one step, each row one dimension: 32 sines above, 32 cosines below. The top rows on the right change
+# colour from one step to the next. In the lowest rows of each half next to nothing happens: for 1000 steps a smaller
+# number than 10000 would do.*
 #
 # How alike are two steps? Take the dot product of their embeddings. Guess before you run: what does it depend on?
 
@@ -409,9 +405,8 @@ curves = {f"t' = {step}": (every, E @ E[step - 1] / 32) for step in (100, 400, 8
 viz.plot_curves(curves, ylabel="dot product / 32", alt="Dot product of step t with three steps: three peaks of one shape")
 
 # %% [markdown]
-# *Three peaks of one shape, moved along. The product is 1 at the step itself, falls quickly over its neighbours, and
-# then slowly and unevenly: whenever a wave has turned once around, two steps look alike to it again. Near steps are
-# alike, but not the same; far steps have less in common. (Not nothing: the slowest waves have hardly turned.)*
+# *Three peaks of one shape. The product is 1 at the step itself, falls quickly over its neighbours, and then slowly
+# and unevenly: whenever a wave has turned once around, two steps look alike to it again.*
 #
 # The reason is one line of trigonometry, $\sin u \sin v + \cos u \cos v = \cos(u - v)$, for every wave:
 #
@@ -427,9 +422,9 @@ verify("5.6", E @ E.T, sum((frequency * apart).cos() for frequency in omega), to
 # %% [markdown]
 # ## What a small network makes of it
 #
-# The 64 numbers of the embedding are not yet what the layers need; they need numbers such as $1/\sigma_t$. So the
-# embedding goes through a small network with one hidden layer, an **MLP** (multilayer perceptron). Test how well an MLP
-# can learn $1/\sigma_t$, from $t/T$ and from waves, in as many steps as the networks had.
+# The layers need numbers such as $1/\sigma_t$. So the embedding goes through a small network with one hidden layer, an
+# **MLP** (multilayer perceptron). Test how well an MLP can learn $1/\sigma_t$, from $t/T$ and from waves, in as many
+# steps as the networks had.
 
 # %%
 wanted = 1 / schedule.sigma[1:, None]  # (1000, 1)
@@ -459,20 +454,19 @@ alt = "One over sigma by step; what an MLP learned from waves lies on it, what i
 viz.plot_curves(curves, log="x", alt=alt)
 
 # %% [markdown]
-# *The same MLP, the same training. In a full run, from the waves it learns the curve so well that its line covers the
-# wanted one. From $t/T$ it misses the first hundred steps altogether: they are the first tenth of its input, and the
-# curve is steepest there.*
+# *In a full run the line learned from the waves covers the wanted one. From $t/T$ the MLP misses the first hundred
+# steps altogether: they are the first tenth of its input, and the curve is steepest there.*
 #
 # ## From the clock into the layers
 #
 # The MLP ends in a vector. How does it get into feature maps of shape (B, C, H, W)? Two ways are common. **Add** one
-# number per channel to all pixels; (5.4) says that the channel $t/T$ did that, too, with a straight line for the
-# number. Or scale as well as shift, which is called **FiLM** (feature-wise linear modulation; Perez et al. 2018):
+# number per channel to all pixels, as the channel $t/T$ did by (5.4), on a straight line. Or scale as well as shift,
+# which is called **FiLM** (feature-wise linear modulation; Perez et al. 2018):
 #
 # $$h'_{b,c} = \big(1 + \gamma_c(t_b)\big)\, h_{b,c} + \delta_c(t_b) \tag{5.7}$$
 #
-# The MLP gives $\gamma$ and $\delta$, one number each per image and channel. The 1 is there so that an MLP that answers
-# 0 changes nothing. A scale is what a division by $\sigma_t$ needs.
+# The MLP gives $\gamma$ and $\delta$, one number each per image and channel. With the 1, an MLP that answers 0 changes
+# nothing. A scale is what a division by $\sigma_t$ needs.
 #
 # ### Exercise 5.3 - `film`
 #
@@ -499,8 +493,9 @@ verify("5.7", film(h, scale, shift), torch.stack([torch.stack(image) for image i
 
 # %% [markdown]
 # Now the third network: `SimpleUNet` as it was, its channel $t/T$ included, and an MLP that scales and shifts the
-# features of four layers. The last layer of the MLP starts at zero, so at the first step of training this is the very
-# function that `timed` started from.
+# features of four layers. The last layer of the MLP starts at zero, so at first this is the very function that `timed`
+# started from. (`split` cuts the MLP's answer into four pieces, `chunk` each of those into scale and shift, and
+# `*down` hands over such a pair as two arguments.)
 
 # %%
 class FilmUNet(SimpleUNet):
@@ -534,11 +529,9 @@ viz.plot_curves(curves, ylabel="loss / loss with t / T", level=1, log="xy",
                 alt="Loss by step over that with t/T: above 1 if blind, far below 1 with FiLM at both ends")
 
 # %% [markdown]
-# *Below the thin line is better than $t/T$ as a channel. In a full run waves and FiLM cut the loss to about half or
-# less at both ends: at small $t$, where $1/\sigma_t$ is steep, and near $T$. Near $T$ the channel had gained about as
-# much over no time at all, at small $t$ next to nothing. To be given $t$ is one thing, to be able to use it another. (The
-# network has half as many parameters again, all of them in the MLP, which runs once for an image and not at every
-# pixel.)*
+# *Below the thin line is better than $t/T$ as a channel. In a full run FiLM cuts the loss to about half or less at
+# both ends: at small $t$, where $1/\sigma_t$ is steep, and near $T$. To be given $t$ is one thing, to be able to use
+# it another. (The network has half as many parameters again, all in the MLP.)*
 #
 # Does the network listen? Lie to it: images at step 20, while we claim another step.
 
@@ -550,9 +543,8 @@ viz.plot_curves(curves, xlabel="step that the network is given; the truth is 20"
                 alt="Loss by claimed step: nearly flat for t/T, with a sharp minimum at 20 for FiLM")
 
 # %% [markdown]
-# *In a full run the network with the channel hardly notices the lie: whether it hears 5 or 20, its loss is the same,
-# and at 40 it is a third higher. The one with waves has a sharp valley at the truth. It listens, and pays for believing
-# a lie.*
+# *In a full run the network with the channel hardly notices the lie: whether it hears 5 or 20, its loss is the same.
+# The one with FiLM has a sharp valley at the truth. It listens, and pays for believing a lie.*
 
 # %% tags=["figure-05_three_networks"]
 paths["FiLM"] = list(ddim_trajectory(filmed, noising, start, 50))
@@ -565,16 +557,15 @@ viz.plot_curves(curves, ylabel="noise / what it should be", level=1, log="y",
                 alt="Noise in the margin over sigma, by step, for three networks: with FiLM it stays closest to 1")
 
 # %% [markdown]
-# *The same starts again. From row to row the background gets cleaner, and the curves say the same: with waves and FiLM
-# the noise stays nearest to what it should be. Here and there a loop closes that was open. Most of the shapes, good and
-# bad, are the same in all rows.*
+# *From row to row the background gets cleaner: with FiLM the noise stays nearest to what it should be. Most of the
+# shapes, good and bad, are the same in all rows.*
 #
 # ## Three traps
 #
 # The first two run without an error, the third with some batch sizes.
 #
 # **The exponent, doubled.** The paper of 2017 writes $10000^{-2i/d}$, which is the $10000^{-k/(d/2)}$ of (5.5) with
-# $i = k$. Whoever divides by $d/2$ and keeps the 2 all the same gets $10000^{-2k/(d/2)}$: twice the exponent.
+# $i = k$. Whoever divides by $d/2$ and keeps the 2 gets $10000^{-2k/(d/2)}$: twice the exponent.
 
 # %%
 k = torch.arange(32)
@@ -589,13 +580,11 @@ alt = "Two heat maps: with the doubled exponent more than half of the rows have 
 show.heat_maps({"right": E, "exponent doubled": doubled}, alt=alt)
 
 # %% [markdown]
-# *With the doubled exponent more than half of the rows have one colour from end to end: 35 of 64 dimensions carry next
-# to nothing. The first 16 of the 32 waves are those of (5.5) with $d = 32$, the others stand still. So it still tells
-# neighbours apart, and training goes on as if nothing had happened. You paid for 64 numbers and got 29.*
+# *With the doubled exponent 35 of 64 dimensions carry next to nothing. It still tells neighbours apart, and training
+# goes on as if nothing had happened.*
 #
 # **An MLP that squeezes.** Some published code lets the width of the MLP follow the width of the layer that it feeds.
-# For the first level that is the number of colour channels: one. The time of 1000 steps then goes through one hidden
-# number.
+# For the first level that is the number of colour channels: one. The time then goes through one hidden number.
 
 # %%
 learned["doubled exponent"] = learn(doubled)
@@ -606,10 +595,9 @@ both = torch.stack([wanted[:, 0], schedule.sqrt_alpha_bar[1:]])
 print(f"correlation of 1 / sigma with the image's weight: {torch.corrcoef(both)[0, 1]:.2f}")
 
 # %% [markdown]
-# *In a full run the doubled exponent misses about thirty times as much as the right one, and still next to nothing. The
-# squeeze is hardly better than no waves at all. Longer training would mend a part of that, but not this: everything
-# that comes out of one hidden number is one curve, scaled and shifted. A network needs several, $1/\sigma_t$ and
-# $\sqrt{\bar\alpha_t}$ to begin with, and those two have little in common.*
+# *In a full run the doubled exponent still misses next to nothing. The squeeze is hardly better than no waves at all.
+# Everything that comes out of one hidden number is one curve, scaled and shifted. A network needs several,
+# $1/\sigma_t$ and $\sqrt{\bar\alpha_t}$ to begin with, and those two have little in common.*
 #
 # **One axis too few.** `t / T` has shape (B,). Broadcasting lines it up with the *last* axis, the columns. For most
 # batch sizes PyTorch refuses; for a batch of 28 images that are 28 pixels wide it does not.
@@ -622,22 +610,22 @@ viz.image_rows(rows, titles=[f"t = {step}" for step in t[::4]], value_range=(0, 
                alt="Time channel of seven images: flat where right; where wrong, every image has the same ramp")
 
 # %% [markdown]
-# *The time channel of seven of the 28 images. Above, each image has its own grey. Below, all have the same ramp: column
-# $j$ of every image holds the step of image $j$. No message appears. A test with B, C, H and W all different finds
-# this; `check` uses such sizes.*
+# *Above, each image has its own grey. Below, all have the same ramp: column $j$ of every image holds the step of image
+# $j$. A test with B, C, H and W all different finds this; `check` uses such sizes.*
 #
 # ## What to remember, and what broke
 #
-# - A perfect reader of 784 pixels hardly needs time conditioning. Without the channel $t/T$ the loss of a small
-#   network ends about a fifth higher, and the samples suffer much more: to know $t$ is to know how much noise there
-#   *should* be, and only then can an excess be removed.
+# - A perfect reader of 784 pixels hardly needs time conditioning. Here, without the channel $t/T$, the loss of a
+#   small network ends about a fifth higher, and the samples suffer much more: to know $t$ is to know how much noise
+#   there *should* be, and only then can an excess be removed.
 # - One number, added, is a poor clock. Waves tell neighbours apart, an MLP makes curves of them, and FiLM lets the
 #   curves multiply.
 # - The test loss did not show the grain. Look at samples, too.
 #
 # **What broke:** look at the bottom row of samples once more. Every stroke is clean, and many do not belong together.
 # How much of the picture can this network see? Ask which input pixels move one output pixel. (After `requires_grad_()`
-# an image is treated like a weight: `backward` puts the derivative with respect to each of its pixels into `x_t.grad`.)
+# an image is treated like a weight: `backward` puts the derivative with respect to each of its pixels into
+# `x_t.grad`.)
 
 # %% tags=["nbval-check-output"]
 x_t = q_sample(noising, clean, torch.full((128,), 400, device=device), noise).requires_grad_()
@@ -651,12 +639,12 @@ viz.image_rows({"the image": clean[:8].cpu(), "seen": window},
                alt="Eight digits, and the square part of each that one output pixel can see")
 
 # %% [markdown]
-# *Above, eight digits; below, the part of each that the middle pixel's answer depends on, the rest in light grey. It is
-# a square of 18 by 18 pixels, whatever the training.*
+# *Below, the part of each digit that the middle pixel's answer depends on; the rest is light grey. It is a square of
+# 18 by 18 pixels, whatever the training.*
 #
-# Whoever draws the top of a 9 does not see its foot. That is not a matter of time or of training: with two levels, the
-# architecture does not reach further. [Notebook 06](06_unet.ipynb) builds a network that does, with more levels, and
-# with layers in which every pixel sees every other.
+# Whoever draws the top of a 9 does not see its foot: with two levels, the architecture does not reach further.
+# [Notebook 06](06_unet.ipynb) builds a network that does, with more levels, and with layers in which every pixel sees
+# every other.
 #
 # ### Experiments to try
 #

@@ -3,15 +3,14 @@
 #
 # ![Three rows: strokes, half of them readable digits; the same samples all black or all white; the digits of a repaired network](../figures/06_two_drawings.png)
 #
-# *The first two rows are the same twelve samples of one network, drawn in two ways. (The empty frames in the second row
-# are pictures that are white all over.) One of the drawings hides what is wrong with the network. This notebook finds
-# out what it is, and the third row is the repair.*
+# *The first two rows are the same twelve samples of one network, drawn in two ways. (The empty frames are pictures
+# that are white all over.) One of the drawings hides what is wrong with the network. The third row is the repair.*
 #
 # **You will** take a diffusion U-Net apart, write its four working parts yourself, see where its parameters and its
-# multiplications are, and find a fault that a loss curve does not show. **You need**
-# [notebook 02](02_forward_process.ipynb) for the symbols, and [notebook 05](05_time_conditioning.ipynb) for what a
-# convolution does and how a network is conditioned on the time. **Time** 60 minutes of reading; the cells run in about
-# 4 minutes on 2 CPU cores.
+# multiplications are, and find a fault that a loss curve does not show. **You need** [notebook
+# 02](02_forward_process.ipynb) for the symbols, and [notebook 05](05_time_conditioning.ipynb) for what a convolution
+# does and how a network is conditioned on the time. **Time** 60 minutes of reading; the cells run in about 4 minutes
+# on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -44,16 +43,15 @@ print(data.source)
 # %% [markdown]
 # ## How far does a network see?
 #
-# [Notebook 05](05_time_conditioning.ipynb) used `SimpleUNet`, a network of two levels: full size and half size. Take
-# one pixel of its output. Which pixels of the input can change it? They are its **receptive field**. In a chain of
-# layers it grows like this: layer $i$ has a kernel $k_i$ pixels wide, so it adds $k_i - 1$ neighbours, and these lie
-# $s_i$ input pixels apart, where $s_i$ is what all strides and poolings before that layer multiply to.
+# Take one pixel of a network's output. Which pixels of the input can change it? They are its **receptive field**. In a
+# chain of layers it grows like this: layer $i$ has a kernel $k_i$ pixels wide, so it adds $k_i - 1$ neighbours, and
+# these lie $s_i$ input pixels apart, where $s_i$ is what all strides and poolings before that layer multiply to.
 #
 # $$r = 1 + \sum_i (k_i - 1)\, s_i \tag{6.1}$$
 #
-# On its way down `SimpleUNet` has a 3x3 convolution, a 2x2 pooling, and at half size two more 3x3 convolutions. No
-# formula is needed to measure the field. The gradient of one output pixel with respect to the input is zero wherever a
-# pixel has no say.
+# On its way down the `SimpleUNet` of [notebook 05](05_time_conditioning.ipynb) has a 3x3 convolution, a 2x2 pooling,
+# and at half size two more 3x3 convolutions. To measure the field no formula is needed: the gradient of one output
+# pixel with respect to the input is zero wherever a pixel has no say.
 
 # %%
 def pull(f, x):
@@ -77,9 +75,9 @@ verify("6.1", width, 1 + (3 - 1) * 1 + (2 - 1) * 1 + (3 - 1) * 2 + (3 - 1) * 2)
 print(f"after the way down a pixel has seen {width} pixels across")
 
 # %% [markdown]
-# Now the whole networks: the one of [notebook 01](01_corrupt_and_predict.ipynb), which takes a `t` and ignores it, that
-# of notebook 05, and two that this notebook takes apart. (A new `UNet` answers 0 to everything, for a reason to come,
-# and then nothing pulls at all. `wake` makes its zeros random.)
+# Now whole networks: those of notebooks [01](01_corrupt_and_predict.ipynb), which takes a `t` and ignores it, and 05,
+# and two that this notebook takes apart. (A new `UNet` answers 0 to everything, for a reason to come, and then nothing
+# pulls at all. `wake` makes its zeros random.)
 #
 # Guess before you run: images are 28 pixels across. Which of the four see a whole image?
 
@@ -121,16 +119,13 @@ for name, strength in maps.items():
     print(f"{side(strength):2} across hold 95 %")
 
 # %% [markdown]
-# *All panels are 28 pixels wide. Yellow pulls most, white not at all; the scale is logarithmic. `SimpleUNet` is blind
-# outside a square of 18 pixels, and nearly all of its pull comes from a far smaller one: whether a stroke belongs to a
-# 3 or an 8 is decided where it cannot look. `BasicUNet` has three levels and reaches everywhere, faintly. The other two
-# pull from the whole image, `UNet` the most evenly. These are new networks; training moves the weights, but no training
-# moves the white border.* (The 18 are the 12 of the way down, and 6 that the layers on the way up add; 18 x 18 pixels
-# are 41 % of 28 x 28.)
+# *All panels are 28 pixels wide; white pixels do not pull. `SimpleUNet` is blind outside a square of 18 pixels:
+# whether a stroke belongs to a 3 or an 8 is decided where it cannot look. `BasicUNet` reaches everywhere, faintly, and
+# `UNet` pulls from the whole image the most evenly. Training moves the weights, but no training moves the white
+# border.* (The 18 are the 12 of the way down, and 6 that the layers on the way up add.)
 #
-# The cure is more levels, since each one doubles the $s_i$ in (6.1). But more levels are more layers, and a long chain
-# of plain layers has a problem of its own. Guess: 32 different images go through 30 convolutions, each followed by
-# SiLU. How different are the results?
+# The cure is more levels, since each one doubles the $s_i$ in (6.1). But a long chain of plain layers has a problem of
+# its own. Guess: 32 different images go through 30 convolutions, each followed by SiLU. How different are the results?
 
 # %%
 def through(layers, h):
@@ -148,13 +143,12 @@ through([nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.SiLU()) for _ in rang
 
 # %% [markdown]
 # *After 30 layers all images look the same to the network, to more digits than a 32-bit float has. What the input was
-# is lost on the way, and the gradient would be lost on the way back.* Two parts cure that: a norm and a
-# shortcut.
+# is lost on the way.* Two parts cure that: a norm and a shortcut.
 #
 # ## Group norm
 #
-# A **group norm** (Wu & He 2018) cuts the channels of an image into groups of neighbours, takes mean $\mu_g$
-# and variance $v_g$ of each group over all its channels and all its pixels, and makes them 0 and 1. For channel $c$ in
+# A **group norm** (Wu & He 2018) cuts the channels of an image into groups of neighbours, takes mean $\mu_g$ and
+# variance $v_g$ of each group over all its channels and all its pixels, and makes them 0 and 1. For channel $c$ in
 # group $g$ and pixel $i$:
 #
 # $$\mathrm{GN}(x)_{c,i} = \frac{x_{c,i} - \mu_g}{\sqrt{v_g + 10^{-5}}} \tag{6.2}$$
@@ -196,9 +190,8 @@ print(f"means up to {normed.mean(2).abs().max():.0e}, variances {normed.var(2, c
 #
 # $$\mathrm{GN}(a\,x + b) = \mathrm{GN}(x), \qquad a > 0 \tag{6.3}$$
 #
-# Inside a network that is welcome: no layer can blow up or starve the next. Little is lost, because features have many
-# channels, and differences between the channels of a group survive. Keep (6.3) in mind for the end of this notebook,
-# where a network applies a norm to the image itself.
+# Inside a network that is welcome: no layer can blow up or starve the next, and differences between the channels of a
+# group survive. Keep (6.3) in mind for the end of this notebook.
 
 # %% tags=["nbval-check-output"]
 verify("6.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
@@ -206,23 +199,21 @@ verify("6.3", group_norm(5 * x + 7, 4), group_norm(x, 4), tol=1e-5)
 # %% [markdown]
 # ## A residual block, conditioned on the time
 #
-# The second part is a **shortcut** $s$, a way past the layers: a block adds something to its input instead of replacing
-# it (He et al. 2016). Where the number of channels changes, the shortcut is a 1x1 convolution; else it is the input as
-# it is. On the branch beside it are two convolutions, $f_1$ and $f_2$, each after a SiLU ($f_1$ begins with a group norm,
-# too), and between them the block is conditioned on the time. A small linear layer (behind a SiLU) turns the time
-# embedding into a scale $\gamma$ and a shift $\delta$ for each channel, the same at all pixels: the FiLM of
+# The second part is a **shortcut** $s$, a way past the layers: a **residual block** adds something to its input
+# instead of replacing it (He et al. 2016). Where the number of channels changes, the shortcut is a 1x1 convolution;
+# else it is the input as it is. On the branch beside it are two convolutions, $f_1$ and $f_2$, each after a SiLU
+# ($f_1$ begins with a group norm, too), and between them the time enters. A small linear layer (behind a SiLU) turns
+# the time embedding into a scale $\gamma$ and a shift $\delta$ for each channel, the same at all pixels: the FiLM of
 # [(5.7)](05_time_conditioning.ipynb).
 #
 # $$y = s(x) + f_2\big((1 + \gamma)\; \mathrm{GN}(f_1(x)) + \delta\big) \tag{6.4}$$
-#
-# With $\gamma = \delta = 0$ the time changes nothing; that is what the 1 is for.
 #
 # ### Exercise 6.2 - `residual_block`
 #
 # `block` holds the parts, each of them callable, the SiLUs inside: `block.first` ($f_1$), `block.norm`, `block.film`,
 # `block.last` ($f_2$) and `block.shortcut`. `x` has shape (B, C, H, W). `known` is the embedding, one vector for each
-# image, (B, K), of all that the network is conditioned on; here that is the time. `block.film(known)` has shape
-# (B, 2 C'): first all scales, then all shifts, for C' channels out. Write it with torch, so that gradients can flow.
+# image, (B, K), of all that the network is conditioned on; here that is the time. `block.film(known)` has shape (B, 2
+# C'): first all scales, then all shifts, for C' channels out. Write it with torch, so that gradients can flow.
 
 # %% tags=["exercise", "nbval-check-output"]
 def residual_block(block, x, known):
@@ -258,9 +249,8 @@ known = torch.randn(1, 10).expand(32, 10)  # one embedding for all 32
 through([lambda h, block=block: residual_block(block, h, known) for block in blocks], features)
 
 # %% [markdown]
-# *The same 32 inputs as before, through 30 residual blocks, which is 60 convolutions, all with the same embedding: their
-# differences do not fade. They double, and so does their size. The shortcuts carry the input through, and the norms
-# keep the branches at one size.*
+# *Through 60 convolutions the differences do not fade. They double, and so does their size. The shortcuts carry the
+# input through, and the norms keep the branches at one size.*
 #
 # ### Start at zero
 #
@@ -290,20 +280,21 @@ for step in range(4):
     print(f"step {step}: loss {loss.item():.3f}, the gradient reaches {sum(reached)} of {len(reached)} tensors of weights")
 
 # %% [markdown]
-# *The first loss is the mean square of the noise itself, which is about 1: a network that answers 0 knows nothing, and
-# has no mistake to unlearn. In step 0 only the two tensors of the last layer get a gradient; a step later it reaches
-# along the shortcuts to the zeros in every branch, and then into the branches. The network wakes up from its output
-# backwards, and no block disturbs the others before it has learned something.*
+# *The first loss is the mean square of the noise itself, which is about 1. In step 0 only the two tensors of the last
+# layer get a gradient; a step later it reaches along the shortcuts to the zeros in every branch, and then into the
+# branches: the network wakes up from its output backwards. (Whether that trains better than an ordinary start, this
+# cell does not show; an experiment below asks.)*
 #
 # ## Self-attention
 #
 # A convolution looks at neighbours. **Self-attention** (Vaswani et al. 2017) lets every pixel look at every other one.
 # A 1x1 convolution makes three vectors of each pixel: a query $q$ ("what I look for"), a key $k$ ("what I am") and a
-# value $v$ ("what I say"). The product $q_i \cdot k_j$ says how much pixel $i$ cares about pixel $j$; a softmax over
-# $j$ makes weights of these scores, and the answer is the mean of the values with these weights. If the entries of $q$
-# and $k$ are independent, with mean 0 and variance 1, then a product of length $d$ has
+# value $v$ ("what I say"). The product $q_i \cdot k_j$ says how much pixel $i$ cares about pixel $j$; a **softmax**
+# over $j$, the fraction in (6.7), makes weights of these scores that add up to 1, and the answer is the mean of the
+# values with these weights. If the entries of $q$ and $k$ are independent, with mean 0 and variance 1, then a product
+# of length $d$ has
 #
-# $$\operatorname{Var}[q \cdot k] = d \tag{6.6}$$
+# $$\mathrm{Var}[q \cdot k] = d \tag{6.6}$$
 #
 # and a softmax of numbers that large has one weight near 1 and the rest near 0, and no gradient to speak of. So the
 # scores are divided by $\sqrt d$:
@@ -360,14 +351,15 @@ library = F.scaled_dot_product_attention(q, k, v)
 verify("6.7", attention(qkv, heads=4), rearrange(library, "b heads (h w) c -> b (heads c) h w", h=7), tol=1e-9)
 
 # %% [markdown]
-# The course's `SelfAttention` is a group norm, the 1x1 convolution, this function, one more 1x1 convolution that starts
-# at zero, and a shortcut past it all. What does it cost? Let $n = HW$ be the number of pixels. The convolutions take
-# $3nC^2$ and $nC^2$ **multiply-adds** (one multiplication and one addition, the usual unit). There are $n^2$ pairs of
-# pixels; a pair's score takes $d$ multiply-adds in each head, $C$ in all, and the mean of the values as many again:
+# The course's `SelfAttention` is a group norm, the 1x1 convolution, this function, one more 1x1 convolution that
+# starts at zero, and a shortcut past it all. What does it cost? Let $n = HW$ be the number of pixels. The convolutions
+# take $3nC^2$ and $nC^2$ **multiply-adds** (one multiplication and one addition, the usual unit). There are $n^2$
+# pairs of pixels; a pair's score takes $d$ multiply-adds in each head, $C$ in all, and the mean of the values as many
+# again:
 #
 # $$\text{multiply-adds of self-attention} = 4\, n\, C^2 + 2\, n^2\, C \tag{6.8}$$
 #
-# `multiply_adds` runs a network once and has PyTorch's `FlopCounterMode` count what really happens.
+# `multiply_adds` runs a network once and counts what really happens.
 
 # %% tags=["nbval-check-output"]
 layer, C = SelfAttention(128), 128
@@ -378,19 +370,17 @@ for height in (7, 14, 28):
     print(f"{height}x{height}: {counted / 1e6:6.1f} million, {2 * n**2 * C / counted:.0%} of it for looking")
 
 # %% [markdown]
-# *Twice the side is 4 times the pixels and 16 times the pairs. At 7x7 the looking is a small part, at 28x28 most of it.
-# That is why attention sits at the lowest level: `UNet(attention=1)`, the default, has it there and in the middle, and
-# nowhere else.*
+# *Twice the side is 4 times the pixels and 16 times the pairs. That is why attention sits at the lowest level:
+# `UNet(attention=1)`, the default, has it there and in the middle, and nowhere else.*
 #
 # ## Down, middle, up
 #
 # Now the body of the network. On the way **down** each level is a residual block (and attention at the bottom), and a
-# convolution with stride 2 halves the sides. The **middle** is one more block with attention. On the way **up** a level
-# again, then the sides double: each pixel becomes four, and a convolution follows. Three levels halve twice and double
-# twice, so below the lowest level nothing shrinks, and after the last level up nothing grows. Going down loses where
-# exactly things are, so each level going down leaves a copy of its output on a stack, and each level going up takes one
-# back: the **skip connections** of the U-Net (Ronneberger et al. 2015). Last in, first out: the last level down is the
-# first one up.
+# convolution with stride 2 halves the sides. The **middle** is one more block with attention. On the way **up** a
+# level again, then the sides double: each pixel becomes four, and a convolution follows. Three levels halve twice and
+# double twice: below the lowest level nothing shrinks, and after the last level up nothing grows. Going down loses
+# where exactly things are, so each level going down leaves a copy of its output on a stack, and each level going up
+# takes one back: the **skip connections** of the U-Net (Ronneberger et al. 2015). Last in, first out.
 #
 # ### Exercise 6.4 - `down_and_up`
 #
@@ -398,7 +388,7 @@ for height in (7, 14, 28):
 # lists `net.up` and `net.grow`, from the lowest upwards. Levels and middle are called with features and the embedding,
 # `level(h, known)`; `shrink` and `grow` with features alone. A level going up gets its skip beside its input, as more
 # channels: first what came up, then the skip. Return what the last `grow` gives. Call `shrink` and `grow` at every
-# level, the last one too. (In `UNet` the last ones return what they get, so every level can be treated alike.)
+# level, the last one too. (In `UNet` the last ones return what they get.)
 
 # %% tags=["exercise", "nbval-check-output"]
 def down_and_up(net, h, known):
@@ -418,8 +408,8 @@ down_and_up = check(down_and_up)
 # </details>
 #
 # Before the body of `UNet` comes one convolution, the **stem**, and after it a norm and the convolution that starts at
-# zero, `out`. The three together must be the whole network. (`None` says that there is no label; labels are the subject
-# of [notebook 12](12_guidance.ipynb).)
+# zero, `out`. The three together must be the whole network. (`None` says that there is no label; labels come in
+# [notebook 12](12_guidance.ipynb).)
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -453,10 +443,9 @@ for name, shape in shapes.items():
 print(f"{'all':<10} {'':<16} {count_parameters(net):>11,} {adds['']:>14,}")
 
 # %% [markdown]
-# *Read the shapes downwards: channels double while sides halve, then back. At the lowest level an image is (128, 7, 7),
-# which is 8 times as many numbers as the image has: a diffusion U-Net is no funnel that squeezes images small. `up.0`
-# gets 128 channels from below and 128 over the skip, so it has the most parameters. The time, one vector for the whole
-# image, costs next to nothing.*
+# *Channels double while sides halve, then back. At the lowest level an image is (128, 7, 7), 8 times as many numbers
+# as the image has: a diffusion U-Net is no funnel. `up.0` gets 128 channels from below and 128 over the skip, so it
+# has the most parameters. The time, one vector for the whole image, costs next to nothing.*
 #
 # Where are the parameters, and where is the work? A convolution uses each of its weights once at every pixel of its
 # output:
@@ -491,9 +480,8 @@ axis.legend(frameon=False)
 viz.show(figure, alt="Most parameters are at 7x7; the multiply-adds are spread over the three sizes")
 
 # %% [markdown]
-# *Three quarters of the parameters sit at 7x7, yet the work is spread nearly evenly. Half the sides are a quarter of
-# the pixels, twice the channels are four times the weights of a convolution, and in (6.9) the two cancel. So a deeper
-# level has about four times the weights of the one above it, and about as much work; and it is what buys sight.*
+# *Half the sides are a quarter of the pixels, twice the channels are four times the weights of a convolution: in (6.9)
+# the two cancel.*
 #
 # ## Four networks side by side
 
@@ -505,15 +493,15 @@ for name, other in nets.items():
 
 # %% [markdown]
 # *Parameters say little about work. `LayerNormUNet` has more parameters than `BasicUNet` or `SimpleUNet` and the least
-# work, because it is narrow where images are large. `SimpleUNet` spends four times as much and sees least: all of it is
-# spent at the two finest levels.*
+# work, because it is narrow where images are large. `SimpleUNet` spends four times as much, at the two finest levels,
+# and sees least.*
 #
 # ### A cheaper way in: patches
 #
-# By (6.9) work is proportional to the number of pixels. `UNet(patch=2)` never works at full size. Its first step makes
-# 4 channels of each **patch** of 2x2 pixels, which is called **space-to-depth** (in PyTorch `nn.PixelUnshuffle`); its
-# last step makes pixels of channels again, and nothing is lost on either way. Everything between has a quarter of the
-# pixels, so three quarters of the work should be saved. And in seconds? Same widths, same machine, one after the other:
+# `UNet(patch=2)` never works at full size. Its first step makes 4 channels of each **patch** of 2x2 pixels, which is
+# called **space-to-depth** (in PyTorch `nn.PixelUnshuffle`); its last step makes pixels of channels again, and nothing
+# is lost on either way. Everything between has a quarter of the pixels, so by (6.9) three quarters of the work should
+# be saved. And in seconds?
 
 # %%
 def seconds(net, x, t):
@@ -536,14 +524,13 @@ for patch in (1, 2):
     print(f"{1000 * seconds(net, images, t_images):.0f} ms for 16 images")
 
 # %% [markdown]
-# *Nearly the same parameters, a quarter of the multiply-adds; the seconds follow roughly, not exactly. What it costs:
-# the network no longer treats neighbouring pixels as neighbours in its first layers, but as channels. The weights that
-# [notebook 08](08_sampling.ipynb) samples with belong to such a network.*
+# *The seconds follow the multiply-adds roughly here. The price: in its first layers the network treats neighbouring
+# pixels as channels, not as neighbours. [Notebook 08](08_sampling.ipynb) samples with such a network.*
 #
 # ## Any size that can be halved
 #
 # No layer of `UNet` knows how large an image is. The sides must only survive the halvings: with three levels, be
-# divisible by 4. 28 is.
+# divisible by 4.
 
 # %% tags=["nbval-check-output"]
 colour = UNet(channels=3)
@@ -557,9 +544,9 @@ except ValueError as error:
 # %% [markdown]
 # ## What a skip carries
 #
-# Take a narrow `UNet`, train it briefly, and then cut its skips, one at a time: the half of a level's input that
-# came over the skip is set to zero. (A **forward pre-hook** does it: a function that PyTorch calls before a module
-# runs, and that may change its input. `Trainer` is [notebook 07](07_train_ddpm.ipynb)'s subject; here it is a loop over
+# Take a narrow `UNet`, train it briefly, and then cut its skips, one at a time: the half of a level's input that came
+# over the skip is set to zero. (A **forward pre-hook** does it: a function that PyTorch calls before a module runs,
+# and that may change its input. `Trainer` is [notebook 07](07_train_ddpm.ipynb)'s subject; here it is a loop over
 # steps with the loss of [notebook 04](04_bound_to_noise.ipynb).)
 
 # %%
@@ -571,10 +558,10 @@ for loss in trainer.run():
     live(loss)
 
 # %% [markdown]
-# *That is a short training, and the samples would show it. For our question it is enough.* What does the network
-# still know without a skip? Compare its answer with the true noise, one spatial frequency after the other: brightness
-# (no wave across the picture), broad shapes (a few waves), fine detail (many). We look at test images at $t = 700$, where
-# most of $x_t$ is noise; so the loss there is far smaller than in the curve above, which is a mean over all steps.
+# What does this network still know without a skip? Compare its answer with the true noise, one spatial frequency after
+# the other: brightness (no wave across the picture), broad shapes (a few waves), fine detail (many). We look at test
+# images at $t = 700$, where most of $x_t$ is noise; the loss there is far smaller than in the curve above, a mean over
+# all steps.
 
 # %%
 def agreement(a, b):
@@ -609,20 +596,20 @@ alt = "Correlation of predicted with true noise by spatial frequency, for the wh
 viz.plot_curves(curves, xlabel="waves across the picture", ylabel="correlation", alt=alt)
 
 # %% [markdown]
-# *In a full run on a CPU: the upper three curves lie on each other, but for a gap at 0 waves. Without the finest skip
-# the loss is that of a network which knows nothing, about 1; of the noise's fine detail nothing is left, of the broad
-# shapes a little. Noise is different at every pixel, so predicting it needs what only the full size knows, and the
-# shortest way there is that skip. Without the skip at 14x14 the loss rises by more than a third. The correlation falls
-# most at 0 waves, the brightness. Cutting the skip at 7x7 changes next to nothing: the same features reach this level a
-# second way, through the middle, along its shortcuts. The network is not used to cut skips; one that was trained without
-# them would find other ways (the first experiment below).*
+# *In a full run on a CPU: without the finest skip the loss is that of a network which knows nothing, about 1. Noise is
+# different at every pixel, so predicting it needs what only the full size knows, and the shortest way there is that
+# skip. Without the skip at 14x14 the loss rises by more than a third; the correlation falls most at 0 waves, the
+# brightness. Cutting the skip at 7x7 changes next to nothing: the same features reach this level a second way, through
+# the middle, along its shortcuts. (A network that was trained without skips would find other ways: the first
+# experiment below.)*
 #
 # ## A network that cannot see brightness
 #
-# `LayerNormUNet` is a published design for the same 28x28 images. As published (`input_norm=True`) its first layer is a
-# layer norm over the whole input image: a group norm with one group. By (6.3) it forgets two numbers of each image, its
-# mean and its spread (the standard deviation of its pixels). And the time is added before that norm, the same at every
-# pixel, so it is forgotten, too. `input_norm=False` leaves that one norm out. Compare the two, new and untrained:
+# `LayerNormUNet` is a published design for the same 28x28 images. As published (`input_norm=True`) its first layer is
+# a layer norm over the whole input image: a group norm with one group. By (6.3) it forgets two numbers of each image,
+# its mean and its spread (the standard deviation of its pixels). And the time is added before that norm, the same at
+# every pixel, so it is forgotten, too. `input_norm=False` leaves that one norm out. Compare the two, new and
+# untrained:
 
 # %%
 x, t = torch.randn(4, 1, 28, 28, generator=generator), torch.tensor([1, 300, 600, 1000])
@@ -637,9 +624,9 @@ for input_norm in (True, False):
     print(f"   largest gradients of the time MLPs on the way down: {', '.join(largest)}")
 
 # %% [markdown]
-# *With the norm, an image and the same image made brighter by two and a half times the distance from black to white get
-# the same answer, up to rounding. And the time MLP of the first level gets no gradient (what is printed is rounding,
-# too): it can never learn. The MLPs further down still condition the network on the time.*
+# *With the norm, an image and the same image made brighter by two and a half times the distance from black to white
+# get the same answer, up to rounding. And the time MLP of the first level gets no gradient (6e-08 is rounding, too):
+# it can never learn. The MLPs further down still condition the network on the time.*
 #
 # Does that matter? The noise that the network must predict has a brightness, too: the mean $\bar\epsilon$ of its $D$
 # pixels. In Gaussian noise that mean is independent of the deviations from it, and only deviations get past the norm;
@@ -657,25 +644,24 @@ verify("6.10", samples=noise.mean((1, 2, 3)) ** 2, expected=1 / 784)
 # %% [markdown]
 # ### What it does to samples
 #
-# A step of the sampler (the mean in [(4.10)](04_bound_to_noise.ipynb), and [notebook 08](08_sampling.ipynb)) takes a share
-# of the predicted noise $\hat\epsilon$ away, stretches what is left, and adds fresh noise $z$: $x_{t-1} = (x_t -
-# \frac{\beta_t}{\sigma_t}\, \hat\epsilon) / \sqrt{\alpha_t} + \sqrt{\beta_t}\, z$; the last step, to $x_0$, adds none
-# ($z = 0$ at $t = 1$). Take the mean over all pixels on both sides. With a network whose answers have mean 0, the brightness $m_t$ of $x_t$ follows
+# A step of the sampler (the mean in [(4.10)](04_bound_to_noise.ipynb), and [notebook 08](08_sampling.ipynb)) takes a
+# share of the predicted noise $\hat\epsilon$ away, stretches what is left, and adds fresh noise $z$:
+# $x_{t-1} = (x_t - \frac{\beta_t}{\sigma_t}\, \hat\epsilon) / \sqrt{\alpha_t} + \sqrt{\beta_t}\, z$; the last step, to
+# $x_0$, adds none. Take the mean over all pixels on both sides. With a network whose answers have mean 0, the
+# brightness $m_t$ of $x_t$ follows
 #
 # $$m_{t-1} = \frac{m_t}{\sqrt{\alpha_t}} + {\color{#D55E00}{\sqrt{\beta_t}\; \bar z}} \tag{6.11}$$
 #
-# Nothing pulls it back: each step stretches what is there and adds a random push (orange). The stretching undoes the
-# shrinking of the forward step; it is the network's answer that would keep it in check, and that is missing. Start with
-# $m_T$ of variance $1/D$, as pure noise has. A random push of step $t$ has variance $\beta_t / D$, and all later steps
-# stretch it by $1/\sqrt{\bar\alpha_{t-1}}$ in total (the product of their $1/\sqrt\alpha$). Variances of independent
-# pushes add up, and the last step pushes no more:
+# Nothing pulls it back. Start with $m_T$ of variance $1/D$, as pure noise has. The random push of step $t$ (orange)
+# has variance $\beta_t / D$, and all later steps stretch it by $1/\sqrt{\bar\alpha_{t-1}}$ in total (the product of
+# their $1/\sqrt\alpha$). Variances of independent pushes add up, and the last step pushes no more:
 #
-# $$\operatorname{Var}[m_0] = \frac{1}{D}\Big(\frac{1}{\bar\alpha_T} + \sum_{t=2}^{T} \frac{\beta_t}{\bar\alpha_{t-1}}\Big) \tag{6.12}$$
+# $$\mathrm{Var}[m_0] = \frac{1}{D}\Big(\frac{1}{\bar\alpha_T} + \sum_{t=2}^{T} \frac{\beta_t}{\bar\alpha_{t-1}}\Big) \tag{6.12}$$
 #
-# To check both, here is the best blind network for pictures of pure Gaussian pixels, as a formula: $\sigma_t$ times the
-# centred image. (Their $x_t$ has variance 1, of which the noise makes $\sigma_t^2$. So $\sigma_t^2\, x_t$ is the best
-# guess of $\sigma_t\, \epsilon$, as in section 9 of [notebook 04](04_bound_to_noise.ipynb); a blind network has the
-# centred image alone.)
+# To check both, here is the best blind network for pictures of pure Gaussian pixels, as a formula: $\sigma_t$ times
+# the centred image. (Their $x_t$ has variance 1, of which the noise makes $\sigma_t^2$. So $\sigma_t^2\, x_t$ is the
+# best guess of $\sigma_t\, \epsilon$, as in section 9 of [notebook 04](04_bound_to_noise.ipynb); a blind network has
+# the centred image alone.)
 
 # %%
 def blind_guess(x, t):
@@ -704,9 +690,8 @@ for width in (28, 12):
 #
 # ### Seen in two networks
 #
-# Now with real networks. The brightness of 28x28 images is such a small part of the loss that even a network that can
-# see it learns it late, so for our short training we shrink the digits to 12x12 pixels, where it is $1/144$. Both
-# networks get the same start, images, steps and noise.
+# Now with real networks. The brightness of 28x28 images is too small a part of the loss for our short training, so we
+# shrink the digits to 12x12 pixels, where it is $1/144$. Both networks get the same start, images, steps and noise.
 
 # %%
 small = F.avg_pool2d(data.images[:, :, 2:26, 2:26].float(), 2).round().to(torch.uint8)  # (N, 1, 12, 12)
@@ -726,9 +711,8 @@ for name in ("blind", "repaired"):
     print(f"{name}: mean loss of the last steps {trainer.losses[-200:].mean():.4f}")
 
 # %% [markdown]
-# *Two ordinary curves. In a full run on a CPU the repaired network ends lower by about 0.01. That is a little more than
-# the 1/144 (about 0.007) of (6.10); the norm hides the spread of the image and the first level's time as well. But who
-# has the other curve for comparison? A loss of 0.09 instead of 0.08 alarms nobody.*
+# *In a full run on a CPU the repaired network ends lower by about 0.01, a little more than the 1/144 of (6.10): the
+# norm hides the image's spread and the first level's time as well. But a loss of 0.09 instead of 0.08 alarms nobody.*
 #
 # Now sample 16 images from each, all $T$ steps of the bare algorithm (`clip=False`: notebook 08 says what there is to
 # clip), with the same noise for both, and keep the brightness at every step.
@@ -758,14 +742,14 @@ for name in samples:
 print(f"training images: {real.mean():.2f} +- {real.std():.2f}")
 
 # %% [markdown]
-# *Sampling runs from right to left. The thin lines are 16 samples, the thick blue one is the mean to expect; the orange
-# band is two standard deviations to either side, on the left by (6.11), on the right for the noisy training images. In
-# a full run: left, nothing holds the walks, and they spread over the band. Right, on the same scale, sixteen walks and
-# their band are hidden under the blue line, and the samples end as bright as the training images, with about their
-# spread. (After the ten training steps of a quick run both networks walk.)*
+# *Sampling runs from right to left: 16 samples (thin), the mean to expect (blue), and two standard deviations to
+# either side (orange), on the left by (6.11). In a full run nothing holds the walks on the left, and they spread over
+# the band. On the right, on the same scale, sixteen walks and their band are hidden under the blue line, and the
+# samples end about as bright as the training images. (After the ten training steps of a quick run both networks
+# walk.)*
 #
-# So the samples of the blind network must look terrible. Do they? That depends on who draws them. Much code draws each
-# picture from its own darkest pixel to its own brightest.
+# So the samples of the blind network must look terrible. Do they? Much code draws each picture from its own darkest
+# pixel to its own brightest.
 
 # %% tags=["figure-06_two_drawings"]
 def stretch(x):
@@ -782,33 +766,33 @@ viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
 # *In a full run on a CPU: the second row is what the sampler returned, drawn on the scale of the data. Each picture is
-# black or white all over (of a white one you see the frame). The first row holds the same numbers, each
-# picture rescaled by itself. About half of them could pass for digits, and two are little but grain. Where there are
-# strokes, they were right all along, relative to each other. Whoever draws only the first row never learns that the network has lost every pixel's value. The third
-# row, from the same noise, needs no rescaling. `viz` in this course clips and never rescales;
-# [notebook 13](13_debugging_clinic.ipynb) has this bug among its cases.*
+# black or white all over (of a white one you see the frame). The first row holds the same numbers, each picture
+# rescaled by itself, and about half of them could pass for digits: the strokes were right, relative to each other.
+# `viz` in this course clips and never rescales; [notebook 13](13_debugging_clinic.ipynb) has this bug among its
+# cases.*
 #
-# Norms deeper in the network forget as well, but what they forget is not all there is: features have many channels, and
-# shortcuts go around the norms. One channel and no shortcut, that is the case to avoid.
+# Norms deeper in the network forget as well, but features have many channels, and shortcuts go around the norms. One
+# channel and no shortcut, that is the case to avoid.
 #
 # ## What to remember, and what broke
 #
-# - Levels buy sight. Norms and shortcuts make them trainable, zeros make them start quietly, skips bring back where things
-#   are.
+# - Levels buy sight. Norms and shortcuts make them trainable, skips bring back where things are.
 # - Parameters are where the channels are. Work is spread evenly, as long as channels double where sides halve.
 # - A norm forgets mean and spread of what it gets. Never put one over the input image of a diffusion model.
-# - Look at samples on the scale of the data. A picture that is rescaled by itself can hide anything that is the same at
-#   all pixels.
+# - Look at samples on the scale of the data. A picture that is rescaled by itself can hide anything that is the same
+#   at all pixels.
 #
 # **What broke:** time. Each network here was trained for a minute or two at most, on one machine, in a loop that
-# forgets everything when it stops. It shows: the digits are poor, and what is a small part of the loss is learned last.
-# A good model takes several times as many images. How is it trained well, fast, and so that nothing is lost when
-# the machine stops half-way? That is [notebook 07](07_train_ddpm.ipynb).
+# forgets everything when it stops, and the digits are poor. A good model takes several times as many images. How is it
+# trained well, fast, and so that nothing is lost when the machine stops half-way? That is [notebook
+# 07](07_train_ddpm.ipynb).
 #
 # ### Experiments to try
 #
 # - Train `UNet(base=16)` with its finest skip cut from the first step on (`cut` is a hook for that). It finds other
 #   ways: guess its loss first.
+# - Give `wake(UNet())` the task of the four noises, with three seeds. Does its loss start far above 1? Does it fall
+#   faster?
 # - Shuffle the pixels of `qkv`, the same way in all channels, and compare the answers of `attention`. What does
 #   attention know about where a pixel is?
 # - Sample from the blind network with `clip=True`, the default of `ddpm_trajectory`: at each step it clips the
