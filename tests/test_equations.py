@@ -352,7 +352,7 @@ def needed(cells: list[str]) -> list[str]:
     for cell in reversed(cells):
         tree = ast.parse(re.sub(r"^%.*", "", cell, flags=re.MULTILINE))
         made = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-        made |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        made |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         if "verify(" in cell or "import " in cell or (made | changed(tree)) & wanted:
             kept.append(cell)
             for node in tree.body:
