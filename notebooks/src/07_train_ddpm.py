@@ -701,9 +701,8 @@ for later in (0, 1, 2, 10, 41):
 # %% [markdown]
 # *The first loss is the same, because the weights are. Then the two runs part, and the one without the optimizer ends
 # higher: a fresh Adam's first steps are as long as the learning rate says, and a run that goes on is usually past its
-# warm-up. (This small one is still in it, so the damage is small.) No message appears; at most there is a bump in the
-# curve. Forgetting the average is worse: it then starts from random weights, with the decay of a late step, and keeps
-# them for long.*
+# warm-up. (This small one is still in it, so the damage is small.) No message appears. Forgetting the average is worse:
+# it then starts from random weights, with the decay of a late step, and keeps them for long.*
 #
 # What would a kill half-way leave, if `save` wrote into the old file? We cut a good one in two:
 
@@ -759,7 +758,7 @@ folder.cleanup()
 # ```
 #
 # After a disconnect, mount the Drive again, run the set-up cell, the cell with the data, and this one, with the same
-# folder. It goes on from the last save. To train longer than planned, raise `steps`.
+# folder. It goes on from the last save.
 
 # %%
 KEEP = None  # a folder: "runs", or in Colab "/content/drive/MyDrive/ddpm"; None trains nothing

@@ -7,11 +7,10 @@
 # columns. What changes from left to right is one number, the scale. In the first column nobody listens. Where would you
 # stop, and why not go further?*
 #
-# **You will** condition a network on a label, to tell it what to draw, derive the step that
-# makes it listen, find out what that step is *not*, and measure what it costs. **You need** the
-# samplers of [notebook 08](08_sampling.ipynb), the score at the end of [notebook
-# 04](04_bound_to_noise.ipynb), and the feature network of [notebook 09](09_evaluation.ipynb).
-# **Time** 45 minutes of reading; the cells run in about 3 minutes on 2 CPU cores.
+# **You will** condition a network on a label, to tell it what to draw, derive the step that makes it listen, find out
+# what that step is *not*, and measure what it costs. **You need** the samplers of [notebook 08](08_sampling.ipynb), the
+# score at the end of [notebook 04](04_bound_to_noise.ipynb), and the feature network of [notebook
+# 09](09_evaluation.ipynb). **Time** 50 minutes of reading; the cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in

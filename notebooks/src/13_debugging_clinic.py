@@ -9,7 +9,7 @@
 #
 # **You will** look at sixteen broken systems, decide what is wrong with each before you are told, and leave with a list
 # of measurements for your own model. **You need** the loss from [notebook 04](04_bound_to_noise.ipynb) and the samplers
-# from [notebook 08](08_sampling.ipynb). **Time** 40 minutes of reading; the cells run in about half a minute on 2 CPU
+# from [notebook 08](08_sampling.ipynb). **Time** 45 minutes of reading; the cells run in about half a minute on 2 CPU
 # cores.
 
 # %% tags=["setup"]
@@ -499,7 +499,7 @@ print(f"distance to the nearest image: median {near.median():.0f}")
 show.ask(case)
 
 # %% [markdown]
-# *The lower row could be shown to anyone. The numbers are of another world.*
+# *The numbers are of another world.*
 #
 # <details><summary>What settles it</summary>
 #
@@ -524,7 +524,7 @@ for i in range(4):
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The brightness of case 7 walks here, too. A display that adapts to what it shows removes the evidence.*
+# *The brightness of case 7 walks here, too. A display that adapts removes the evidence.*
 
 # %% [markdown]
 # ## Digits, but not these
@@ -643,7 +643,7 @@ show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The straight line was a hint as well: at the last step it is still far from 0, so finding the noise is still a task
-# there. At the end of a good schedule it is none. (The repaired system has 100 steps.)*
+# there. At the end of a good schedule it is none.*
 
 # %% [markdown]
 # ### Case 12: large pixels
@@ -656,7 +656,7 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *True digits, in most columns the one above, made of blocks of 2 x 2 pixels.*
+# *True digits, made of blocks of 2 x 2 pixels.*
 #
 # <details><summary>What settles it</summary>
 #
@@ -699,8 +699,8 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *No eye tells the rows apart, and neither is good: a straight line makes no digits. The curve keeps a small distance
-# from the best straight line, and does so at large $t$, too.*
+# *Neither row is good: a straight line makes no digits. The curve keeps a small distance from the best straight line,
+# and does so at large $t$, too.*
 #
 # <details><summary>What settles it</summary>
 #
@@ -909,8 +909,7 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # true. It learned with weighted timestep sampling ([notebook 16](16_targets_and_weights.ipynb)), whose weights are tiny
 # at the ends: of the 896,000 steps that were drawn in its training they give $t = 1$ a fifth of one, and $t = 1000$ far
 # less. The samples above cannot show what is wrong at $t = 1$: their last step goes from $t = 50$ to 0 (on a GPU from
-# 20), so the network was never asked there. Notebook 09 charges it in bits. So a finding is a question: did you mean
-# that?*
+# 20), so the network was never asked there. So a finding is a question: did you mean that?*
 #
 # ## The checklist for your own model
 #
