@@ -799,7 +799,7 @@ if KEEP:
 # ### Experiments to try
 #
 # - Set `ema_decay=0` in the real run, and look at the first rounds again. What did the average do there?
-# - Train on `load_images("fashion")`. Is the loss higher or lower than for digits, and are the samples better or worse?
+# - Train on `load_images("fashion")`. Is the loss lower than for digits, and are the samples better?
 # - Put the constant of `faulty` into a narrow window, such as $t$ from 900 to 1000. How narrow can it be before you no
 #   longer see it?
 # - In `faulty`, add 0.1 times fresh noise instead of a constant. The loss rises by as much. Do the samples suffer as

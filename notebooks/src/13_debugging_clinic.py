@@ -968,5 +968,4 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 #   wrong?
 # - Break two things at once: `clinic.off_by_one` asks with the wrong step, `clinic.unit_range` has the wrong images.
 #   Does `diagnose` report both?
-# - Write a seventeenth case: a fault that you have made. Which check finds it? If none does, what would a check have to
-#   measure?
+# - Write a seventeenth case: a fault that you have made. Which check finds it?
