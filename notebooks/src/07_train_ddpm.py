@@ -3,12 +3,12 @@
 #
 # ![Six rows of twelve samples: the first row holds frayed blots, the last one clean strokes, most of which are digits](../figures/07_rounds.png)
 #
-# *One training run, looked at six times. Every row starts from the same twelve noise images; the step of the training stands
-# beside it. Follow a column down: what is settled early, what late, and which columns never become a digit?*
+# *One training run, looked at six times, each time from the same twelve noise images. Follow a column down: what is
+# settled early, what late, and which columns never become a digit?*
 #
-# **You will** write the training loop of a DDPM, measure what each of the usual improvements is worth, train a
-# network that draws digits, and kill a run without losing anything. **You need** a PyTorch training loop seen once, and
-# [notebook 04](04_bound_to_noise.ipynb) for where the loss comes from. **Time** 65 minutes of reading; the cells run in
+# **You will** write the training loop of a DDPM, measure what each of the usual improvements is worth, train a network
+# that draws digits, and kill a run without losing anything. **You need** a PyTorch training loop seen once, and
+# [notebook 04](04_bound_to_noise.ipynb) for where the loss comes from. **Time** 60 minutes of reading; the cells run in
 # about 8 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
@@ -47,17 +47,18 @@ print("device:", machine.device_name(device))
 # %% [markdown]
 # ## Algorithm 1
 #
-# [Notebook 06](06_unet.ipynb) trained its networks for a minute or two, in a loop that forgets everything when it
-# stops. Here one is trained in earnest. The pieces are there: the closed form of
-# $x_t$ at any step ([notebook 02](02_forward_process.ipynb)), the loss ([notebook 04](04_bound_to_noise.ipynb)), a
-# network conditioned on the step ([notebook 05](05_time_conditioning.ipynb)). Training puts them together. Draw an image,
-# a step and a noise; mix image and noise as the closed form says; let the network guess the noise; take the squared
-# error. With $D$ pixels an image, and $t$ uniform in $1 \dots T$, the loss is
+# The pieces are there: the closed form of $x_t$ ([notebook 02](02_forward_process.ipynb)), the loss ([notebook
+# 04](04_bound_to_noise.ipynb)), a network conditioned on the step ([notebook 05](05_time_conditioning.ipynb)) and its
+# layers ([notebook 06](06_unet.ipynb)). Draw an image, a step and a noise; mix image and noise; let the network guess
+# the noise; take the squared error. With $D$ pixels an image, and $t$ uniform in $1 \dots T$, the loss is
 #
-# $$L(\theta) = \mathbb{E}_{x_0,\, t,\, {\color{#D55E00}{\epsilon}}}\; \frac{1}{D}\, \big\lVert\, {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}}\big({\color{#0072B2}{\sqrt{\bar\alpha_t}\, x_0}} + {\color{#D55E00}{\sqrt{1 - \bar\alpha_t}\, \epsilon}},\; t\big) \big\rVert^2 \tag{7.1}$$
+# $$\begin{aligned}
+# L(\theta) &= \mathbb{E}_{x_0,\, t,\, {\color{#D55E00}{\epsilon}}}\; \frac{1}{D}\, \big\lVert\, {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\epsilon_\theta}}(x_t, t) \big\rVert^2, \\
+# x_t &= {\color{#0072B2}{\sqrt{\bar\alpha_t}\, x_0}} + {\color{#D55E00}{\sqrt{1 - \bar\alpha_t}\, \epsilon}}
+# \end{aligned} \tag{7.1}$$
 #
 # Blue is signal, orange noise, green the model. Algorithm 1 of Ho et al. (2020) is gradient descent on (7.1), one
-# random draw at a time. Here it is, line by line; a batch does 64 draws at once:
+# random draw at a time; a batch does 64 draws at once:
 #
 # | line | Algorithm 1 | code |
 # |---|---|---|
@@ -65,13 +66,12 @@ print("device:", machine.device_name(device))
 # | 2 | $x_0 \sim q(x_0)$ | `x0 = to_float(images[torch.randint(len(images), (64,))])` |
 # | 3 | $t \sim \mathrm{Uniform}\{1, \dots, T\}$ | `t = torch.randint(1, T + 1, (64,))` |
 # | 4 | $\epsilon \sim \mathcal{N}(0, I)$ | `noise = torch.randn(x0.shape)` |
-# | 5 | take a gradient step on the squared error | `loss = ddpm_loss(model, schedule, x0, t, noise)`, then `zero_grad`, `backward` and `step` as in [notebook 01](01_corrupt_and_predict.ipynb) |
+# | 5 | a gradient step on the squared error | `loss = ddpm_loss(model, schedule, x0, t, noise)`, then `zero_grad`, `backward`, `step` as in [notebook 01](01_corrupt_and_predict.ipynb) |
 #
 # ### Exercise 7.1 - `ddpm_loss`
 #
-# Return the loss of one batch, a scalar: the mean over images and pixels. `x0` and `noise` have shape (B, C, H, W), `t` has
-# shape (B,), and `model(x, t)` returns the predicted noise. `q_sample(schedule, x0, t, noise)` returns $x_t$,
-# by the closed form.
+# Return the loss of one batch, a scalar: the mean over images and pixels. `x0` and `noise` have shape (B, C, H, W), `t`
+# has shape (B,), and `model(x, t)` returns the predicted noise. `q_sample(schedule, x0, t, noise)` returns $x_t$.
 
 
 # %% tags=["exercise", "nbval-check-output"]
@@ -88,11 +88,10 @@ ddpm_loss = check(ddpm_loss)
 #
 # </details>
 #
-# Does the average over random draws really give (7.1)? For a model so poor that the expectation can be worked out by
-# hand, it can be checked. Let it answer $c\, x_t$, whatever the step. Then $\epsilon - c\, x_t = (1 - c\, \sigma_t)\,
-# \epsilon - c \sqrt{\bar\alpha_t}\, x_0$ with $\sigma_t = \sqrt{1 -
-# \bar\alpha_t}$, and since $\epsilon$ has mean 0 and variance 1, the loss at one $t$ is $(1 - c\,\sigma_t)^2 + c^2\,
-# \bar\alpha_t\, P$, where $P$ is the mean square of a pixel.
+# Does the average over random draws give (7.1)? A model so poor that the expectation can be worked out by hand tells:
+# let it answer $c\, x_t$, whatever the step. Then $\epsilon - c\, x_t = (1 - c\, \sigma_t)\, \epsilon - c
+# \sqrt{\bar\alpha_t}\, x_0$ with $\sigma_t = \sqrt{1 - \bar\alpha_t}$. Since $\epsilon$ has mean 0 and variance 1, the
+# loss at one $t$ is $(1 - c\,\sigma_t)^2 + c^2\, \bar\alpha_t\, P$, where $P$ is the mean square of a pixel.
 
 # %% tags=["nbval-check-output"]
 few, tables, c = to_float(data.images[:1000]), cosine_schedule(1000), 0.7
@@ -106,15 +105,14 @@ verify("7.1", samples=torch.stack(draws), expected=loss_at_t.mean())
 print(f"loss of a model that answers {c} x_t: about {loss_at_t.mean():.1f}")
 
 # %% [markdown]
-# Put $c = 0$: a model that always answers 0 has the loss 1, at every $t$. Keep this number. It is what a network without any
-# idea of the noise scores at best, here and in any code that averages over the pixels.
+# Put $c = 0$: a model that always answers 0 has the loss 1, at every $t$. Keep this number. It is the best score of a
+# network without any idea of the noise.
 #
 # ## A plain loop
 #
 # Nothing hidden: the five lines, a few hundred steps, Adam (Kingma & Ba 2015), which divides each weight's step by the
-# recent size of its gradient, and a U-Net of [notebook 06](06_unet.ipynb): two levels of 32 and 64 channels, on patches
-# of 2x2 pixels (`patch=2`). `images` lies on the device, and the random numbers are drawn on the CPU, so that they are
-# the same on every machine (but for the last digits).
+# recent size of its gradient, and a U-Net with two levels of 32 and 64 channels, on patches of 2x2 pixels. `images`
+# lies on the device; the random numbers are drawn on the CPU, so that they are the same on every machine.
 
 # %%
 images = data.images.to(device)  # (N, 1, 28, 28) uint8
@@ -140,12 +138,12 @@ for _ in range(steps):
     live(loss)
 
 # %% [markdown]
-# *The very first loss is 1, that of knowing nothing: the last layer of this U-Net begins at zero, so its first answer
-# is 0. The curve's first point is a mean over ten steps and already lies lower. In a full run the curve falls below
-# 0.15: more than four fifths of what the network did not know seem to be learned.*
+# *The very first loss is 1, since the last layer of this U-Net begins at zero. (The curve's first point is a mean over
+# ten steps.) In a full run the curve falls below 0.15: more than four fifths of what the network did not know seem to
+# be learned.*
 #
-# Guess before you run: at a loss near 0.1, what will the samples look like? (`sample` draws them in 25 steps;
-# [notebook 08](08_sampling.ipynb) takes it apart.)
+# Guess before you run: at a loss near 0.1, what will the samples look like? (`sample` draws them in 25 steps; [notebook
+# 08](08_sampling.ipynb) takes it apart.)
 
 # %%
 plain.eval()  # for use, not for training: dropout, where a network has it, is off
@@ -153,15 +151,14 @@ viz.image_grid(sample(plain, schedule, 12, steps=25), columns=12, alt="Twelve sa
 
 # %% [markdown]
 # *In a full run: blots on a grainy ground, with a hint of a digit here and there. Nearly all of the fall of the loss
-# buys this; the small rest of it is what makes digits. So training long, and wasting nothing on the way, is worth some
-# care. The next sections pull one lever at a time, and measure each.*
+# buys this; the small rest is what makes digits. So training long, and wasting nothing on the way, is worth some care.
+# Five levers follow, each measured.*
 #
 # ## Lever 1: leave the data where the work is
 #
 # Many training loops convert images one by one, in every epoch anew: open a picture, make it a tensor, scale it, stack
 # 64 of them. The other way: keep the whole data set on the device as uint8, pick a batch by its indices, and convert
-# that in one go. We time both against the training step that they serve. (The fastest of several tries counts: on a
-# shared machine the others measure your neighbours.)
+# that at once. (The fastest of several tries counts.)
 
 # %%
 def milliseconds(action, tries=8):
@@ -189,17 +186,15 @@ print(f"forward and backward  {milliseconds(train_step):6.2f} ms")
 print(f"all images: {images.numel() / 1e6:.0f} MB as uint8, {images.numel() * 4 / 1e6:.0f} MB as floats")
 
 # %% [markdown]
-# *Compare the first two lines with the third. On a CPU the step is so slow that the conversion is a small part of it,
-# and the lever is worth little. On a GPU, where we have not measured it, the third line should shrink and the first does
-# not: a GPU that waits for pictures is not helped by a faster GPU. The last line says why the images stay uint8 until they
-# are in a batch.*
+# *Compare the first two lines with the third. On a CPU the step is so slow that the lever is worth little. On a GPU,
+# where we have not measured it, the third line should shrink and the first does not. The last line says why images stay
+# uint8 until they are in a batch.*
 #
 # ## Lever 2: fewer digits
 #
-# A network does not need seven decimal digits. `bfloat16` has the range of `float32` and about two and a half digits,
-# in half the memory, and hardware that knows it multiplies faster. **Autocast** lets the convolutions and matrix
-# products run in it, while the weights, the optimizer and the loss stay in float32. (A small step added to a weight
-# would be rounded away otherwise.)
+# `bfloat16` has the range of `float32` and about two and a half decimal digits instead of seven, in half the memory,
+# and hardware that knows it multiplies faster. **Autocast** lets the convolutions and matrix products run in it, while
+# the weights, the optimizer and the loss stay in float32. (Else a small step added to a weight would be rounded away.)
 
 # %%
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
@@ -207,9 +202,9 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
     print(f"{dtype!s:15} largest {about.max:.0e}, smallest normal {about.tiny:.0e}, the next after 1 is 1 + {about.eps:.0e}")
 
 # %% [markdown]
-# *float16 is the older half precision. It has one digit more, and a narrow range. Gradients below the 6e-05 in its line
-# lose their digits one by one and then vanish; one above 65,504 (the 7e+04) becomes infinite. So training in float16
-# needs a loss that is scaled up and down on the way. bfloat16 needs nothing but `torch.autocast`.*
+# *float16, the older half precision, has one digit more, and a narrow range. Gradients below the 6e-05 in its line lose
+# their digits and then vanish; one above 65,504 (the 7e+04) becomes infinite. So float16 needs a loss that is scaled up
+# and down on the way. bfloat16 does not.*
 
 # %%
 # On an Apple GPU autocast is left out: older versions of PyTorch do not have it there.
@@ -219,9 +214,9 @@ for dtype in [torch.float32] if device.type == "mps" else [torch.float32, torch.
 print("fast_dtype chooses", machine.fast_dtype(device))
 
 # %% [markdown]
-# *The loss of one and the same batch agrees to about three digits. Whether bfloat16 is faster depends on the hardware: recent
-# CPUs for servers and GPUs since Ampere compute in bfloat16, while others imitate it and lose time. `fast_dtype` asks
-# the hardware, and the trainer below does what it says.*
+# *The loss of one and the same batch agrees to about three digits. Whether bfloat16 is faster depends on the hardware:
+# recent CPUs for servers and GPUs since Ampere compute in it, others imitate it and lose time. `fast_dtype` asks the
+# hardware, and the trainer below does what it says.*
 #
 # ## Lever 3: spread the steps
 #
@@ -229,22 +224,22 @@ print("fast_dtype chooses", machine.fast_dtype(device))
 # loss then says more about this accident than about the network. Write $\ell(t)$ for the mean loss at $t$, and suppose
 # that an image at step $t$ scores that and nothing else. The mean over $B$ independent steps has the variance
 #
-# $$\operatorname{Var}\Big[\frac{1}{B} \sum_{i=1}^{B} \ell(t_i)\Big] = \frac{\operatorname{Var}_t[\ell(t)]}{B} \tag{7.2}$$
+# $$\mathrm{Var}\Big[\frac{1}{B} \sum_{i=1}^{B} \ell(t_i)\Big] = \frac{\mathrm{Var}_t[\ell(t)]}{B} \tag{7.2}$$
 #
 # Instead, cut $1 \dots T$ into $B$ equal stretches and draw one step from each: **stratified** sampling. (Kingma et al.
-# 2021 draw their steps in a similar way.) Every step is still as likely as any other, so the mean stays what it was.
-# But the variance now has only the part *within* the stretches. Let $m_k$ be the mean of $\ell$ over stretch $k$. The
-# deviation of $\ell(t)$ from the mean of all is its deviation from $m_k$ plus that of $m_k$; squared and averaged, the
-# mixed term vanishes, as in [(4.7)](04_bound_to_noise.ipynb). So $\operatorname{Var}_t[\ell(t)]$ is the mean variance
-# within the stretches plus $\operatorname{Var}_k[m_k]$, the variance of $m_k$ over the $B$ stretches (the law of total
-# variance), and the second part drops out:
+# 2021 do something similar.) Every step is still as likely as any other, so the mean stays, but only the variance
+# *within* the stretches remains. Let $m_k$ be the mean of $\ell$ over stretch $k$. The deviation of $\ell(t)$ from the
+# mean of all is its deviation from $m_k$ plus that of $m_k$; squared and averaged, the mixed term vanishes, as in
+# [(4.7)](04_bound_to_noise.ipynb). So $\mathrm{Var}_t[\ell(t)]$ is the mean variance within the stretches plus
+# $\mathrm{Var}_k[m_k]$, the variance of the means (the law of total variance), and the second part drops out:
 #
-# $$\operatorname{Var}\Big[\frac{1}{B} \sum_{k=1}^{B} \ell(t_k)\Big] = \frac{\operatorname{Var}_t[\ell(t)] - \operatorname{Var}_k[m_k]}{B} \tag{7.3}$$
+# $$\mathrm{Var}\Big[\frac{1}{B} \sum_{k=1}^{B} \ell(t_k)\Big] = \frac{\mathrm{Var}_t[\ell(t)] - \mathrm{Var}_k[m_k]}{B} \tag{7.3}$$
 #
 # ### Exercise 7.2 - `stratified_steps`
 #
-# `u` has shape (B,), uniform in [0, 1); `u[i]` says where in its stretch image `i` lands, and 0 is the first step of the
-# stretch. Return B steps, int64 in $1 \dots T$. Image `i` belongs to the stretch from $i/B$ to $(i+1)/B$ of the way.
+# `u` has shape (B,), uniform in [0, 1); `u[i]` says where in its stretch image `i` lands, and 0 is the first step of
+# the stretch. Return B steps, int64 in $1 \dots T$. Image `i` belongs to the stretch from $i/B$ to $(i+1)/B$ of the
+# way.
 
 
 # %% tags=["exercise", "nbval-check-output"]
@@ -260,12 +255,12 @@ stratified_steps = check(stratified_steps)
 # <details><summary>Hint</summary>
 #
 # `torch.arange(len(u), device=u.device)` counts the images, on the device of `u`. `(place * T).long()` cuts off the
-# fraction and gives $0 \dots T - 1$, and steps start at 1. Mind float rounding: where `u` is very close to 1, the last
-# place may come out as 1 exactly. `.clamp(max=T - 1)` before you add 1 cures it.
+# fraction and gives $0 \dots T - 1$, and steps start at 1. Where `u` is very close to 1, rounding may make the last
+# place exactly 1: `.clamp(max=T - 1)` before you add 1 cures it.
 #
 # </details>
 #
-# For the poor model above, $\ell(t)$ is known exactly, and both equations can be tested on 4,000 batches of 50.
+# For the poor model above $\ell(t)$ is known exactly, so both equations can be tested.
 
 # %% tags=["nbval-check-output"]
 exact, B = loss_at_t.double(), 50  # (1000,): 50 stretches of 20 steps each
@@ -277,9 +272,9 @@ verify("7.3", samples=(exact[spread - 1].mean(1) - exact.mean()) ** 2, expected=
 print(f"the variance is more than {variance / (variance - between) // 1000 * 1000:,.0f} times smaller")
 
 # %% [markdown]
-# A striking number, but of a model whose loss depends on nothing but $t$. Now the real thing: the network of the plain
-# loop, real images and noise. The optimizer does not see the loss, it sees the gradient, so we measure how much *that*
-# scatters, too. Guess before you run: how much does each gain?
+# That was a model whose loss depends on nothing but $t$. Now the network of the plain loop. The optimizer does not see
+# the loss, it sees the gradient, so we measure how much *that* scatters, too. Guess before you run: how much does each
+# gain?
 
 # %%
 def scatter(net, objective, choose, tries):
@@ -307,16 +302,16 @@ for name, choose in ways.items():
     print(f"{name:12} loss scatters by {loss_scatter:.4f}, gradient by {gradient_scatter:.3f}")
 
 # %% [markdown]
-# *In a full run the loss scatters less than half as much, and the gradient a seventh less. Most of the gradient's scatter
-# comes from the images and the noise: it is there even where the steps stay the same. So do not expect stratified steps
-# to train much faster. They make the curve that you watch calmer, at no cost: you see sooner whether a change helps.*
+# *In a full run the loss scatters less than half as much, and the gradient a seventh less: most of the gradient's
+# scatter comes from the images and the noise. So do not expect stratified steps to train much faster. They make the
+# curve that you watch calmer, at no cost.*
 #
 # ## Lever 4: average the weights
 #
 # With a constant learning rate the weights never settle. Each step follows one batch, and they jitter around a good
-# place. The average of many positions is closer to that place than the last position is. An **exponential moving
-# average** (EMA; Ho et al. 2020 use one with a decay of 0.9999) needs one copy of the weights. With a **decay** $d$ a
-# little below 1, after each step
+# place; the average of many positions is closer to it than the last one is. An **exponential moving average** (EMA; Ho
+# et al. 2020 use one with a decay of 0.9999) needs one copy of the weights. With a **decay** $d$ a little below 1,
+# after each step
 #
 # $$\bar\theta_n = d\, \bar\theta_{n-1} + (1 - d)\, \theta_n \tag{7.4}$$
 #
@@ -335,19 +330,20 @@ ema_update = check(ema_update)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Which of the two must hardly change when `decay` is 0.999? That one has the weight 0.999.
+# Which of the two must hardly change when `decay` is 0.999?
 #
 # </details>
 #
-# What does the average remember? Put (7.4) into itself $n$ times: each older value has been multiplied by $d$ once more.
+# What does the average remember? Put (7.4) into itself $n$ times: each older value has been multiplied by $d$ once
+# more.
 #
 # $$\bar\theta_n = d^{\,n}\, \bar\theta_0 + (1 - d) \sum_{i=1}^{n} d^{\,n-i}\, \theta_i \tag{7.5}$$
 #
 # So the last $1/(1-d)$ values count, roughly: 1,000 of them for $d = 0.999$. If the $\theta_i$ jitter independently
-# with variance $v$ around a fixed place, the variance of the average is $v$ times the sum of the squares of their factors
-# in (7.5). For large $n$ that is a geometric series, and $1 - d^2 = (1 - d)(1 + d)$:
+# with variance $v$ around a fixed place, the variance of the average is $v$ times the sum of the squares of their
+# factors in (7.5). For large $n$ that is a geometric series, and $1 - d^2 = (1 - d)(1 + d)$:
 #
-# $$\operatorname{Var}[\bar\theta_n] = (1 - d)^2 \sum_{k=0}^{\infty} d^{\,2k}\; v = \frac{(1 - d)^2}{1 - d^2}\; v = \frac{1 - d}{1 + d}\; v \tag{7.6}$$
+# $$\mathrm{Var}[\bar\theta_n] = (1 - d)^2 \sum_{k=0}^{\infty} d^{\,2k}\; v = \frac{(1 - d)^2}{1 - d^2}\; v = \frac{1 - d}{1 + d}\; v \tag{7.6}$$
 
 # %% tags=["nbval-check-output"]
 start, value = few[0].double(), few[1].double()
@@ -363,22 +359,21 @@ verify("7.6", samples=average**2, expected=(1 - d) / (1 + d))
 
 # %% [markdown]
 # At $d = 0.999$ that is 2,000 times less variance. Real jitter is not independent from step to step, so the gain is
-# smaller, and there is a price: while the weights still travel, their average lags behind by about $1/(1-d)$ steps.
-# Early in a run it would consist of weights from a time when the network knew nothing. So in its step $n$, counted from
-# 0, the trainer uses the decay $(1 + n)/(10 + n)$, which remembers about the last ninth of the run so far, until that
-# would exceed 0.999 (after 8,990 steps; a run of 3,000 never gets there). What all this is worth, the real run below
-# measures on images that it does not train on.
+# smaller, and there is a price: while the weights still travel, their average lags behind by about $1/(1-d)$ steps, and
+# early in a run it would consist of weights that knew nothing. So in its step $n$, counted from 0, the trainer uses the
+# decay $(1 + n)/(10 + n)$, which remembers about the last ninth of the run so far, until that would exceed 0.999 (never
+# in a run of 3,000).
 #
 # ## Lever 5: the learning rate, and a limit on the gradient
 #
-# The learning rate $\eta$ need not be one number. At the start Adam knows nothing about the size of the gradients:
-# **warm-up** over $w$ steps keeps the first ones small. At the end the jitter should die down: over the last quarter of
-# the $N$ steps the rate falls to zero. For step $i = 0, \dots, N - 1$:
+# At the start Adam knows nothing about the size of the gradients: **warm-up** of the learning rate $\eta$ over $w$
+# steps keeps the first steps small. At the end the jitter should die down: over the last quarter of the $N$ steps the
+# rate falls to zero. For step $i = 0, \dots, N - 1$:
 #
 # $$\eta_i = \eta \cdot \min\Big(\frac{i + 1}{w},\; 1,\; \frac{N - i}{N / 4}\Big) \tag{7.7}$$
 #
-# And a batch that is unlike the others may have a gradient $g$ that is many times as long as usual. **Clipping**
-# (Pascanu et al. 2013) shortens it to a largest norm $c$, and keeps its direction:
+# And one odd batch may have a gradient $g$ that is many times as long as usual. **Clipping** (Pascanu et al. 2013)
+# shortens it to a largest norm $c$, and keeps its direction:
 #
 # $$g \;\to\; g \cdot \min\Big(1,\; \frac{c}{\lVert g \rVert}\Big) \tag{7.8}$$
 
@@ -400,11 +395,11 @@ print(f"norm of the gradient, plain loop: first step {sizes[0]:.2f}, largest {si
 print(f"steps above the limit of 1: {(sizes > 1).sum()} of {len(sizes)}")
 
 # %% [markdown]
-# *In the plain loop the gradient is rarely longer than 1, and never by much. So clipping does next to nothing there: it
-# is an insurance against the one batch whose gradient is far longer, and it costs next to nothing, too.*
+# *In the plain loop the gradient is rarely longer than 1, and never by much. Clipping does next to nothing there: it is
+# an insurance.*
 #
-# Warm-up can be measured in short runs: the first steps of `Trainer`, which you will meet in a moment, with and without it. We
-# do that at the learning rate 0.002 and at ten times as much. Guess before you run: what does leaving it out cost?
+# Warm-up can be measured in the first steps of `Trainer`, the subject of the next section, with and without it, at the
+# learning rate 0.002 and at ten times as much. Guess before you run: what does leaving it out cost?
 
 # %%
 def first_losses(rate, warmup):
@@ -425,24 +420,19 @@ curves = {name: (5 * torch.arange(1, len(values) + 1), values) for name, values 
 viz.plot_curves(curves, xlabel="training step", ylabel="loss", alt="First losses of four runs; one of them stays near 1")
 
 # %% [markdown]
-# *In a full run: at the rate 0.002 warm-up costs. The run with it (orange) learns later, and by step 120 the two are
-# about equal. At 0.02 the run without it (green) jumps above 1 and then stays near 1: within a few steps its weights
-# are so far off that it knows nothing and learns nothing. With warm-up (pink) the very same rate works, and ends about
-# as low as 0.002 does. Note that the gradient was clipped in all four runs. That did not help, because Adam divides by
-# the size of the gradients it has seen: the first steps are as long as the learning rate says, whatever the gradient.
-# The course takes 0.002 and warm-up, and pays the small price: a rate that works for this network for 120 steps need
-# not be safe in a long run, or for a network of yours.*
+# *In a full run: at the rate 0.002 the run with warm-up (orange) learns later, and by step 120 the two are about equal.
+# At 0.02 the run without it (green) jumps above 1 and then stays near 1: its weights are so far off that it learns
+# nothing. With warm-up (pink) the very same rate works. Clipping the gradient, as all four runs do, did not help: Adam
+# divides by the size of the gradients it has seen, so its first steps are as long as the learning rate says, whatever
+# the gradient.*
 #
 # ## The real run
 #
-# `Trainer` is the plain loop with the five levers. (Two details differ besides: it goes through the images in shuffled
-# passes, and its optimizer is AdamW, which is Adam with a slight pull of all weights towards 0; Loshchilov & Hutter
-# 2019.) It uses `ddpm_loss`, `stratified_steps` and `ema_update` as you know them, and holds all that the run consists
-# of: network, average, optimizer, and a step counter. `run()` is a generator that trains; it hands you the loss after
-# each complete step, and you may draw, log or stop. We look at it in six rounds. `sample` makes the noise of image $i$
-# from a seed and $i$ alone, so each round starts from the same twelve, with the averaged weights (`trainer.ema`) and
-# with the raw ones (`trainer.model`). And we measure the loss of both on 256 test images, always with the same steps
-# and the same noise.
+# `Trainer` is the plain loop with the five levers. (Besides, it goes through the images in shuffled passes, and its
+# optimizer is AdamW, which is Adam with a slight pull of all weights towards 0; Loshchilov & Hutter 2019.) `run()` is a
+# generator: it hands you the loss after each complete step, and you may draw, log or stop. We look at it in six rounds,
+# with the averaged weights (`trainer.ema`) and with the raw ones (`trainer.model`): twelve samples, always from the
+# same noise, and the loss on 256 test images, always with the same steps and the same noise.
 
 # %%
 test = to_float(load_images("mnist", train=False).images[:256]).to(device)
@@ -468,18 +458,16 @@ for loss in trainer.run():
         losses["raw"].append(held_out(trainer.model))
 
 # %% [markdown]
-# *This is what `LiveLoss` shows while a run goes on: the loss (means of 50 steps in a full run, logarithmic axis),
-# samples of the averaged network, and a progress bar. The loss falls steeply for a few hundred steps and then creeps,
-# with one more bend where the learning rate begins to fall. From the curve alone you would stop early.*
+# *The loss (means of 50 steps, logarithmic axis) falls steeply for a few hundred steps and then creeps, with one more
+# bend where the learning rate begins to fall. From the curve alone you would stop early.*
 
 # %% tags=["figure-07_rounds"]
 viz.image_rows(averaged, alt="Samples of the averaged network after each of six rounds, from the same noise")
 
 # %% [markdown]
-# *In a full run on a CPU, look down the columns. The rough outline is settled in the first row, since all rows start
-# from the same noise. Then the grain vanishes from the ground, and strokes get smooth edges and even width. Some
-# columns change their mind on the way, and some end as strokes that are no digit: 3,000 steps of 64 images are about
-# three passes through the data, and a network this small needs more of them.*
+# *In a full run on a CPU the outline is settled in the first row. Then the grain vanishes from the ground, and strokes
+# get smooth edges. Some columns change their mind on the way, and some end as strokes that are no digit: 3,000 steps of
+# 64 images are about three passes through the data, and this network needs more of them.*
 
 # %%
 viz.plot_curves({name: (torch.arange(1, 7) * rounds, torch.tensor(values)) for name, values in losses.items()},
@@ -492,19 +480,16 @@ middle = list(averaged)[2]
 viz.image_rows({"raw": raw[middle], "averaged": averaged[middle]}, alt="Samples at half time, raw against averaged weights")
 
 # %% [markdown]
-# *In a full run on a CPU the average is ahead of the raw weights in every round but the last: what it has after 1,500
-# steps, the raw weights reach only at about 2,500. In the last round the learning rate falls to zero, the jitter dies
-# down, and raw weights catch up: both levers remove the same jitter, so their gains do not add up. At half time the
-# same noise gives different samples. Those of the raw weights have thinner strokes, as a jitter of the weights in that
-# moment would have it, and in the next moment they may be thicker. The average makes it possible to look at samples at
-# any time, and not only at the end.*
+# *The average is ahead of the raw weights in every round but the last: what it has after 1,500 steps, the raw weights
+# reach only at about 2,500. In the last round the learning rate falls to zero and the raw weights catch up: both levers
+# remove the same jitter, so their gains do not add up. At half time the strokes of the raw weights are thinner here,
+# and a moment later they may be thicker. With the average you may look at samples at any time.*
 #
 # ## Where is the error?
 #
 # The loss is a mean over $t$. Take it apart: the same test images, all at one step, for one step after the other. On
-# the right, the same errors in other units. A wrong noise is a wrong clean image: by [(4.21)](04_bound_to_noise.ipynb) of
-# [notebook 04](04_bound_to_noise.ipynb) the squared error of $\hat x_0$ is that of $\hat\epsilon$, divided by the
-# signal-to-noise ratio.
+# the right the same errors in other units: by [(4.21)](04_bound_to_noise.ipynb) the squared error of $\hat x_0$ is that
+# of $\hat\epsilon$, divided by the signal-to-noise ratio.
 
 # %%
 places = torch.tensor([1, 2, 5, 10, 20, 50, 100, 150, *range(200, 1000, 100), 950])
@@ -543,23 +528,20 @@ print(f"the first tenth of the steps makes up {first:.0%} of the loss, the last 
 
 # %% [markdown]
 # *Left: at small $t$ there is hardly any noise in the image, and it is hard to see. At $t = 1$ the plain loop (blue) is
-# barely better than the thin line, which is the answer 0, and the real run (orange) still makes a large part of that
-# error. At large $t$ the image is nearly all noise, and repeating it is nearly right. Right: the same errors, as errors
-# of the clean image. Now it is the other way round, over orders of magnitude: at large $t$ a tiny error of the noise is
-# a large one of the image.*
+# barely better than the thin line, the answer 0, and the real run (orange) still makes a large part of that error. At
+# large $t$ the image is nearly all noise, and repeating it is nearly right. Right: as errors of the clean image it is
+# the other way round, over orders of magnitude.*
 #
 # In a full run on a CPU the first tenth of the steps makes up a third of the mean, although the clean image is hardly
 # off there: at $t = 100$ by about 0.05, the root of the squared error printed above, where black is -1 and white is 1.
-# The last half, where it is decided which digit it will be, makes up a fifth. The mean loss looks at the grain, and
-# samples are decided elsewhere.
+# The last half, where the digit is decided, makes up a fifth. The mean loss looks at the grain.
 #
 # ### A low loss and bad samples
 #
-# So a mean loss can be low while what matters is wrong. Here is a controlled case. Take the trained network and add a
-# constant 0.1 to its answers: once at the late steps only ($t > 500$, where sampling begins), once at the early ones
-# only. Both faults add $0.1^2 = 0.01$ to the squared error of half of the steps (and 0.2 times the network's mean
-# error, which is close to 0), so both raise the mean loss by about 0.005. Guess before you run: which row will you be
-# able to tell from the healthy one?
+# A controlled case: add a constant 0.1 to the answers of the trained network, once at the late steps only ($t > 500$,
+# where sampling begins), once at the early ones only. Both faults add $0.1^2 = 0.01$ to the squared error of half of
+# the steps (and 0.2 times the network's mean error, which is close to 0), so both raise the mean loss by about 0.005.
+# Guess before you run: which row will you be able to tell from the sound one?
 
 # %%
 def faulty(low, high):
@@ -570,23 +552,21 @@ rows = {f"{name}, {held_out(model):.4f}": sample(model, schedule, 12, steps=25) 
 viz.image_rows(rows, alt="Samples of the sound network, of one that is wrong early, of one that is wrong late")
 
 # %% [markdown]
-# *Beside each row stands its loss on the test images. Both faults cost the same. In a full run on a CPU the row that is
-# wrong early can hardly be told from the sound one. In the row that is wrong late, strokes get thin, break, or vanish,
-# and several digits have become other ones or none. A shift of 0.1 in the noise is a darker guess of the image, by
-# $0.1\, \sigma_t / \sqrt{\bar\alpha_t}$, and where there is little signal that is a lot; the next steps build on it. So
-# when the loss is low and the samples are bad, look at the loss of the late steps, and at the mean brightness of your
-# samples, before you train longer. (A network can be asked for something else than the noise, and steps can be given
-# other weights: [notebook 16](16_targets_and_weights.ipynb).)*
+# *By the losses, beside the rows, both faults cost the same. In a full run on a CPU the row that is wrong early can
+# hardly be told from the sound one. In the row that is wrong late, strokes get thin, break, or vanish, and several
+# digits have become other ones or none. A shift of 0.1 in the noise is a darker guess of the image, by $0.1\, \sigma_t
+# / \sqrt{\bar\alpha_t}$, and where there is little signal that is a lot; the next steps build on it. So when the loss
+# is low and the samples are bad, look at the loss of the late steps, and at the mean brightness of your samples, before
+# you train longer. (Other weights and targets: [notebook 16](16_targets_and_weights.ipynb).)*
 #
 # ## Kill it
 #
-# Notebooks lose their kernel, Colab disconnects, laptops fall asleep. A run that takes longer than you can watch has to
-# survive that. `trainer.fit(path)` trains as `run()` does, shows the live picture, and saves to `path` once a minute,
-# at the end, and when it is stopped. If the file is there already, it goes on from it.
+# Notebooks lose their kernel, Colab disconnects, laptops fall asleep. `trainer.fit(path)` trains as `run()` does, and
+# saves to `path` once a minute, at the end, and when it is stopped. If the file is there already, it goes on from it.
 #
 # Let us put that to the test, on a small run whose recipe is a piece of text, so that another process can have it, too.
-# (All of this section is on the CPU. A GPU adds up numbers in an order that may change from run to run, so there you
-# get the same run up to rounding, not to the last bit.)
+# (All of this is on the CPU. A GPU may add up numbers in another order from run to run, so there you get the same run
+# up to rounding.)
 
 # %%
 recipe = """
@@ -610,9 +590,9 @@ print(f"not interrupted: step {whole.step}, loss {whole.losses[-1]:.5f}")
 # %% [markdown]
 # ### The stop button
 #
-# Jupyter's stop button sends the kernel the signal SIGINT, as Ctrl-C does in a terminal. We send it ourselves, at the
-# worst moment, while the network computes step 38. A **hook** is a function that PyTorch calls after each forward pass;
-# ours presses the button.
+# Jupyter's stop button sends the kernel the signal SIGINT, as Ctrl-C does in a terminal. We send it ourselves, while
+# the network computes step 38: a **hook** is a function that PyTorch calls after each forward pass; ours ignores its
+# arguments (`*_`) and presses the button.
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -626,18 +606,17 @@ except KeyboardInterrupt:
 half = files.read(path)
 
 # %% [markdown]
-# *The signal came in the middle of a step. `fit` noted it, finished the step (half a step is no state worth saving),
-# wrote the file, and only then stopped the cell. Pressing the button a second time stops at once.*
+# *`fit` noted the signal, finished the step, wrote the file, and only then stopped the cell. Pressing the button a
+# second time stops at once.*
 #
-# Now the kernel restarts: nothing is left but the file. A fresh trainer, the same `fit(path)`:
+# Now the kernel restarts: nothing is left but the file.
 
 # %%
 resumed = fresh()
 model = resumed.fit(path)
 
 # %% [markdown]
-# *(Eighty steps of a tiny network draw nothing but noise. For this test that is enough.)* Is this the run that was
-# never stopped, to the last bit?
+# *(Eighty steps of a tiny network draw nothing but noise.)* Is this the run that was never stopped?
 
 # %% tags=["nbval-check-output"]
 def everything(trainer):
@@ -652,8 +631,8 @@ print("weights, averages and all losses equal to the bit:", same(whole, resumed)
 # ### Kill -9
 #
 # The stop button asks. SIGKILL does not: the process is gone between two instructions, perhaps in the middle of writing
-# its file. Here another process trains by the same recipe and saves after every step, so that there is a lot of writing
-# to hit. We kill it half a second after its first file; at which step that is depends on your machine.
+# its file. Here another process trains by the same recipe and saves after every step. We kill it half a second after
+# its first file.
 
 # %%
 path = Path(folder.name) / "killed.safetensors"
@@ -667,10 +646,9 @@ child.kill()
 print(f"ended with {child.wait()}; the file holds step {files.read(path)['step']}")
 
 # %% [markdown]
-# *A process that a signal ended reports the signal's number with a minus; SIGKILL has the number 9. (Windows has
-# no such signal, and reports 1.) The file is whole.
-# (If yours ended with 0, it made its 80 steps in half a second, and nothing was left to kill.) A fresh trainer goes on
-# from the file, as before:*
+# *A process that a signal ended reports the signal's number with a minus; SIGKILL has the number 9. (Windows has no
+# such signal, and reports 1. If yours ended with 0, it was done before the kill.) The file is whole, and a fresh
+# trainer goes on from it:*
 
 # %%
 revived = fresh()
@@ -691,22 +669,22 @@ for name, value in half.items():
     print(f"{name:14}", numbers(value) if isinstance(value, (dict, torch.Tensor)) else value)
 
 # %% [markdown]
-# *Of tensors, how many numbers they hold; the rest are plain values. What each is for:*
+# *What each is for:*
 #
 # | entry | for |
 # |---|---|
 # | `model`, `ema` | the weights and their average |
-# | `optimizer` | Adam keeps two moving averages for each weight, of its gradient and of the square: twice as many numbers as weights, and one count of steps for each tensor |
-# | `step` | the place in the learning rate, in the data, and in the random numbers: each step takes its images from an order that the pair (seed, pass) fixes, its $t$ and its noise from generators that are seeded with (what is drawn, seed, step) |
+# | `optimizer` | Adam's two moving averages for each weight, of its gradient and of the square |
+# | `step` | the place in the learning rate, in the data and in the random numbers, which all follow from it and the seed |
 # | `steps` to `weighted` | the `TrainConfig`; with the next four, to refuse the file of another run |
-# | `objective`, `schedule`, `images`, `labels` | of the objective (the loss that is minimised) its name, of the others a checksum |
+# | `objective` to `labels` | of the objective (the loss that is minimised) its name, of the others a checksum |
 # | `losses` | so that the curve goes on, too |
 #
 # The file is a **safetensors** file: numbers and text, and nothing that could run when it is read. One checksum covers
 # all of it, so a file with a single wrong bit is refused.
 #
-# The entry that is most often forgotten is the optimizer. What does that cost? The weights, the average and the step of the
-# stopped run, with a fresh Adam:
+# The entry that is most often forgotten is the optimizer. What does that cost? The stopped run again, with a fresh
+# Adam:
 
 # %%
 lazy = fresh()
@@ -722,14 +700,11 @@ for later in (0, 1, 2, 10, 41):
 
 # %% [markdown]
 # *The first loss is the same, because the weights are. Then the two runs part, and the one without the optimizer ends
-# higher. A fresh Adam divides the first gradients by their own size, so its first steps are as long as the learning
-# rate says, whatever the gradient is. That is what warm-up is for, but a run that goes on is usually past it. (This
-# small one is in the midst of its 100 steps of warm-up, so the damage is small.) No message appears; at most there is a
-# bump in the curve. Forgetting the average is worse: it then starts from the fresh network's random weights, and with
-# the decay of a late step, so it keeps them for long.*
+# higher: a fresh Adam's first steps are as long as the learning rate says, and a run that goes on is usually past its
+# warm-up. (This small one is still in it, so the damage is small.) No message appears. Forgetting the average is worse:
+# it then starts from random weights, with the decay of a late step, and keeps them for long.*
 #
-# One more thing about the file: `save` never writes into the old one. What would a kill half-way leave, if it did? We
-# cut a good file in two:
+# What would a kill half-way leave, if `save` wrote into the old file? We cut a good one in two:
 
 # %%
 def attempt(action):
@@ -744,15 +719,15 @@ torn.write_bytes(content[: len(content) // 2])
 attempt(lambda: fresh().resume(torn))
 
 # %% [markdown]
-# *Had the last save begun by emptying the good file, this would be all that is left of the run. So the new one is written under
-# another name in the same folder, pushed to the disk, and then renamed over the old one. Renaming is one operation of the file
-# system: at any moment the good name stands for the whole old file or for the whole new one.*
+# *So the new file is written under another name in the same folder, pushed to the disk, and then renamed over the old
+# one. Renaming is one operation of the file system: at any moment the good name stands for a whole file, the old or the
+# new one.*
 #
 # ## What goes wrong
 #
 # A file of another network must not be half loaded. And a loss that is no longer a number must stop the run: every
-# weight is NaN one step later, and then every save would be worthless. Here is a learning rate that is five hundred
-# million times too large. The last line is the way out: the good file from before, gone on from with a smaller rate.
+# weight is NaN one step later, and every save after that worthless. Here is a learning rate five hundred million times
+# too large. The last line is the way out: go on from the good file with a smaller rate.
 
 # %%
 def another(config, base=8):
@@ -767,16 +742,15 @@ attempt(lambda: another(tame).resume(path))
 folder.cleanup()
 
 # %% [markdown]
-# *Both errors say what to do. In practice a NaN comes from a learning rate that is too large for the network, or from a
-# division by 0 in a network of your own. (In a loop of your own look at the images, too: floats can hold one, and the
-# bytes that `Trainer` takes cannot.) The last file from before it stays on the disk. It accepts another `steps`,
-# `batch_size`, `learning_rate`, `warmup` and `clip_norm`: how long and how fast the run learns. What has changed is
-# printed, but for `steps`. All else has to be as it was.*
+# *Both errors say what to do. In practice a NaN comes from a learning rate that is too large, from a division by 0 in a
+# network of your own, or, in a loop of your own, from the images. The last file from before it accepts another `steps`,
+# `batch_size`, `learning_rate`, `warmup` and `clip_norm`: how long and how fast the run learns. All else has to be as
+# it was.*
 #
 # ## A run of your own
 #
-# Name a folder that outlives the machine, and train longer. In Colab that is one in your Drive, once it is mounted. Run
-# this in a cell of its own (without it, the folder lies on the machine that Colab takes back):
+# Name a folder that outlives the machine, and train longer. In Colab that is one in your Drive, mounted in a cell of
+# its own:
 #
 # ```python
 # from google.colab import drive
@@ -784,7 +758,7 @@ folder.cleanup()
 # ```
 #
 # After a disconnect, mount the Drive again, run the set-up cell, the cell with the data, and this one, with the same
-# folder. It goes on from the last minute that was saved. To train longer than planned, raise `steps`.
+# folder. It goes on from the last save.
 
 # %%
 KEEP = None  # a folder: "runs", or in Colab "/content/drive/MyDrive/ddpm"; None trains nothing
@@ -796,44 +770,36 @@ if KEEP:
     viz.image_grid(sample(model, schedule, 32, steps=50), alt="Samples of your own run")
 
 # %% [markdown]
-# `default_device` picks the device, and the trainer fits itself to it:
-#
-# | device | when | numbers | memory layout |
-# |---|---|---|---|
-# | CUDA | there is an NVIDIA GPU | bfloat16 since Ampere (A100, L4, RTX 30); float32 on older ones, such as Colab's T4 | channels_last |
-# | MPS | Apple silicon | float32 | as it is |
-# | CPU | else | bfloat16 where AVX-512 BF16 or AMX is built in, else float32 | channels_last for networks without GroupNorm |
-#
-# The same training runs from a terminal, and on several GPUs or processes with torchrun, PyTorch's launcher for them.
-# Processes share each batch, so that together they make the run that one process would make:
+# The trainer takes the best device it finds: a CUDA GPU, an Apple GPU (MPS, in float32), or the CPU. The same training
+# runs from a terminal, and with torchrun, PyTorch's launcher for several processes, on several GPUs: they share each
+# batch, and together make the run that one process would make.
 #
 # ```
 # python -m ddpm_helpers.cli --steps 20000 --checkpoint runs/mnist.safetensors --samples runs/mnist.png
 # torchrun --nproc-per-node 2 -m ddpm_helpers.cli --steps 20000 --checkpoint runs/mnist.safetensors
 # ```
 #
-# After an interruption, type the same line again. `--data` names other images, and `--help` lists the rest.
+# After an interruption, type the same line again. `--help` lists the rest.
 #
 # ## What to remember, and what broke
 #
 # - Training a DDPM is five lines. A network that knows nothing has the loss 1.
-# - The first tenth of the steps makes up a third of the mean loss, and samples are decided at large $t$. Look at the loss by step, and look at
-#   samples, always from the same noise.
-# - Average the weights, let the learning rate end at zero, and sample with the average. (Both calm the end of a run;
-#   [notebook 10](10_libraries.ipynb) takes them away, one at a time.)
+# - Here the first tenth of the steps made up a third of the mean loss, and an error there hardly showed in the samples;
+#   one at large $t$ did. Look at the loss by step, and at samples, always from the same noise.
+# - Average the weights, let the learning rate end at zero, and sample with the average. ([Notebook
+#   10](10_libraries.ipynb) takes both away, one at a time.)
 # - A run that can be resumed needs weights, average, optimizer, and the place in its random numbers; and a file that is
 #   replaced, never overwritten.
 #
-# **What broke:** we have a network that predicts noise, and nothing here said how its predictions become an image. The
-# samples came from a function that took 25 steps. The derivation of [notebook 04](04_bound_to_noise.ipynb) speaks of
-# $T = 1000$ steps, each of them a pass through the network and each but the last with fresh noise: 40 times slower than what we did.
-# Does skipping 39 of 40 steps cost anything? And `sample` adds no fresh noise in its 25 steps: why may it leave that
-# out? [Notebook 08](08_sampling.ipynb) takes a step apart, and finds out how few are enough.
+# **What broke:** nothing here said how a predicted noise becomes an image. The samples came from a function that took
+# 25 steps. [Notebook 04](04_bound_to_noise.ipynb) speaks of $T = 1000$ steps, each but the last with fresh noise. Does
+# skipping 39 of 40 steps cost anything? And why may `sample` leave out the fresh noise? [Notebook
+# 08](08_sampling.ipynb) takes a step apart.
 #
 # ### Experiments to try
 #
-# - Set `ema_decay=0` in the real run, and look at the rows of the first rounds again. What did the average do there?
-# - Train on `load_images("fashion")`. Is the loss higher or lower than for digits, and are the samples better or worse?
+# - Set `ema_decay=0` in the real run, and look at the first rounds again. What did the average do there?
+# - Train on `load_images("fashion")`. Is the loss lower than for digits, and are the samples better?
 # - Put the constant of `faulty` into a narrow window, such as $t$ from 900 to 1000. How narrow can it be before you no
 #   longer see it?
 # - In `faulty`, add 0.1 times fresh noise instead of a constant. The loss rises by as much. Do the samples suffer as

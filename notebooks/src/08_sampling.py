@@ -3,13 +3,13 @@
 #
 # ![Thirty-two squares of noise turn into handwritten digits, over and over](../figures/08_reverse.gif)
 #
-# *A thousand steps of Algorithm 2, run by the code of this notebook; 19 moments are shown. Watch one square: when do you
-# first know which digit it will be? The network knows earlier.*
+# *A thousand steps of Algorithm 2, run by the code of this notebook; 19 moments are shown. Watch one square: when do
+# you first know which digit it will be? The network knows earlier.*
 #
-# **You will** turn a trained network into images with 1000 random steps, then derive a second way down that needs 50 and no
-# randomness, and use it to blend digits and to run images backwards into noise. **You need** the posterior from
-# [notebook 04](04_bound_to_noise.ipynb) or its result on trust; nothing is trained here. **Time** 55 minutes of reading; the
-# cells run in about 3 minutes on 2 CPU cores.
+# **You will** turn a trained network into images with 1000 random steps, then derive a second way down that needs 50
+# and no randomness, and use it to blend digits and to run images backwards into noise. **You need** the posterior from
+# [notebook 04](04_bound_to_noise.ipynb) or its result on trust; nothing is trained here. **Time** 70 minutes of
+# reading; the cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -37,11 +37,10 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## The network, and where it comes from
 #
-# [Notebook 07](07_train_ddpm.ipynb) trained networks that predict noise, and left it to a function to make images of
-# the predictions. This notebook opens that function. For the network, a U-Net ([notebook 06](06_unet.ipynb)) learned
-# to predict the noise, wider than there (`--base 48`), for 14,000 steps, and with weighted timestep sampling
-# ([(16.4)](16_targets_and_weights.ipynb)). Its weights lie beside the course's code. Weights without their recipe are a
-# riddle, so the file holds both.
+# [Notebook 07](07_train_ddpm.ipynb) left it to a function to make images of predictions. This notebook opens that
+# function. The network is shipped with the course: a U-Net ([notebook 06](06_unet.ipynb)), wider than those of notebook
+# 07, that learned to predict the noise in 14,000 steps, with weighted timestep sampling
+# ([(16.4)](16_targets_and_weights.ipynb)). Its file holds the recipe, too.
 
 # %%
 model, schedule, recipe = load_pretrained("mnist", device)
@@ -50,14 +49,13 @@ for name, value in recipe.items():
 print(schedule)
 
 # %% [markdown]
-# *The data, the number of steps, the loss it reached: the mean squared error per pixel of the velocity that belongs to
-# the predicted noise, [(16.1)](16_targets_and_weights.ipynb). The last line is the schedule
-# ([notebook 02](02_forward_process.ipynb)): sampling must use the one that the network was trained with. The command is
-# in the words of its day, when `weighted` was called `middle`; today `python -m ddpm_helpers.cli --weighted --steps 14000
-# --base 48 --export mine.safetensors`, typed into a terminal, trains such a network. The very last steps weigh so little
-# that this run never drew them: at $t = T$, where each sample begins, the network goes by what it learned below.*
+# *The loss is the mean squared error per pixel of the velocity that belongs to the predicted noise,
+# [(16.1)](16_targets_and_weights.ipynb). The last line is the schedule ([notebook 02](02_forward_process.ipynb)):
+# sampling must use the one that the network was trained with. Today the command is `python -m ddpm_helpers.cli
+# --weighted --steps 14000 --base 48 --export mine.safetensors`. The very last steps weigh so little that this run never
+# drew them: at $t = T$, where each sample begins, the network goes by what it learned below.*
 #
-# Does it work? Here are 16 images, with the method that the second half of this notebook derives.
+# Does it work? Here are 16 images, by the method that the second half of this notebook derives.
 
 # %%
 start = time.perf_counter()
@@ -66,14 +64,14 @@ print(f"16 digits in 50 steps: {time.perf_counter() - start:.1f} seconds on {dev
 viz.image_grid(grid, columns=4, alt="Sixteen sampled digits in a 4 x 4 grid")
 
 # %% [markdown]
-# *Every one of these started as noise. How many would you take for handwriting? Keep the number in mind. It is an
-# opinion; [notebook 09](09_evaluation.ipynb) measures.*
+# *How many would you take for handwriting? Keep the number in mind. It is an opinion; [notebook
+# 09](09_evaluation.ipynb) measures.*
 #
 # ### A promise about seeds
 #
-# A picture that cannot be made again cannot be discussed. In this course image number $i$ depends on the seed and on $i$,
-# and on nothing else: not on how many images you ask for, nor on the batch size. `image_noise` keeps the promise by giving
-# every image a random stream of its own.
+# A picture that cannot be made again cannot be discussed. In this course image number $i$ depends on the seed and on
+# $i$, and on nothing else. `image_noise` keeps the promise by giving every image a random stream of its own; it returns
+# a function, and each call of that function draws the next noise of these images.
 
 # %%
 shape = (1, 28, 28)
@@ -97,14 +95,14 @@ print(f"largest difference of the first 4 images, made 3 at a time: {(again - gr
 #
 # $${\color{#009E73}{\hat x_0}} = \frac{x_t - \sigma_t\, {\color{#009E73}{\hat\epsilon}}}{\sqrt{\bar\alpha_t}} \tag{8.1}$$
 #
-# **The posterior.** If the clean image were known, $x_{t-1}$ would be Gaussian [(4.3)](04_bound_to_noise.ipynb). Put the
-# guess in its place, and the mean is a mix of the guess and of where we are:
+# **The posterior.** If the clean image were known, $x_{t-1}$ would be Gaussian [(4.3)](04_bound_to_noise.ipynb). Put
+# the guess in its place, and the mean is a mix of the guess and of where we are:
 #
 # $${\color{#009E73}{\hat\mu}} = \frac{\sqrt{\bar\alpha_{t-1}}\; \beta_t}{\sigma_t^2}\, {\color{#009E73}{\hat x_0}}
 # + \frac{\sqrt{\alpha_t}\; \sigma_{t-1}^2}{\sigma_t^2}\, x_t \tag{8.2}$$
 #
-# Put (8.1) into (8.2) and $\hat x_0$ disappears, as in [(4.9)](04_bound_to_noise.ipynb). This is how the paper writes it
-# (Ho et al. 2020, equation 11):
+# Put (8.1) into (8.2) and $\hat x_0$ disappears, as in [(4.9)](04_bound_to_noise.ipynb). This is how the paper writes
+# it (Ho et al. 2020, equation 11):
 #
 # $${\color{#009E73}{\hat\mu}} = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sigma_t}\, {\color{#009E73}{\hat\epsilon}}\Big) \tag{8.3}$$
 #
@@ -129,8 +127,8 @@ verify("8.3", mean, (x_t - beta[t] / sigma[t] * noise) / alpha[t].sqrt(), tol=1e
 print(f"at t = {t} the guess has weight {of_guess:.4f}, the image at hand {of_x_t:.4f}")
 
 # %% [markdown]
-# *What (8.2) is compared with is computed from scratch, by multiplying two Gaussians. Look at the weights in the last line: a
-# single step moves towards the guess by less than one part in a hundred. The guess may be poor, because it will be made anew
+# *What (8.2) is compared with is computed from scratch, by multiplying two Gaussians. Look at the last line: a single
+# step moves towards the guess by less than one part in a hundred. The guess may be poor, because it will be made anew
 # 399 times.*
 #
 # **Fresh noise.** The posterior has a variance, so the step ends with a draw $z \sim \mathcal{N}(0, I)$. For its
@@ -138,14 +136,15 @@ print(f"at t = {t} the guess has weight {of_guess:.4f}, the image at hand {of_x_
 #
 # $$x_{t-1} = {\color{#009E73}{\hat\mu}} + {\color{#D55E00}{s_t\; z}}, \qquad s_t^2 = \beta_t, \qquad z = 0 \text{ at } t = 1 \tag{8.4}$$
 #
-# One thing is missing in the formulas. Images lie in [-1, 1], and the guess (8.1) may be far outside. So it is **clipped**
-# to [-1, 1] before (8.2). (The paper's code clips, too. Its formula (8.3) cannot: there is no guess left in it.)
+# One thing is missing in the formulas. Images lie in [-1, 1], and the guess (8.1) may be far outside. So it is
+# **clipped** to [-1, 1] before (8.2). (The paper's code clips, too. Its formula (8.3) cannot: there is no guess left in
+# it.)
 #
 # ### Exercise 8.1 - `ddpm_step`
 #
-# Write the step: guess, clip, mean, noise. All images of a batch are at the same step, so `t` is an integer and the tables
-# give plain numbers: `schedule.sigma[t]`, `schedule.sqrt_alpha_bar[t]`, `schedule.beta[t]`, `schedule.alpha[t]`. `eps` is
-# what the network answered, `noise` is $z$; all images have shape (B, C, H, W).
+# Write the step: guess, clip, mean, noise. All images of a batch are at the same step, so `t` is an integer and the
+# tables give plain numbers: `schedule.sigma[t]`, `schedule.sqrt_alpha_bar[t]`, `schedule.beta[t]`, `schedule.alpha[t]`.
+# `eps` is what the network answered, `noise` is $z$; all images have shape (B, C, H, W).
 
 # %% tags=["exercise", "nbval-check-output"]
 def ddpm_step(schedule, x_t, t, eps, noise):
@@ -177,7 +176,7 @@ moments = torch.stack([before, (before - mean) ** 2], 1).flatten(1)  # (n, 2)
 verify("8.4", samples=moments, expected=[mean.item(), beta[t].item()])
 
 # %% [markdown]
-# That is all of **Algorithm 2**. Line by line beside the loop below:
+# That is all of **Algorithm 2**, or **ancestral sampling**. Line by line beside the loop below:
 #
 # | Algorithm 2 (Ho et al. 2020) | the loop below |
 # |:--|:--|
@@ -187,8 +186,7 @@ verify("8.4", samples=moments, expected=[mean.item(), beta[t].item()])
 # | 4: $x_{t-1}$ from $x_t$, $\epsilon_\theta(x_t, t)$ and $z$ | `eps = model(x, at)`, then `ddpm_step` |
 # | 5, 6: end, return $x_0$ | `x`, after the loop |
 #
-# In addition we keep every $x$ and every guess, to look at them: a `Step` is a tuple with the names `t`, `x` and
-# `x0_hat`. (A quick run makes two images instead of 32.)
+# In addition we keep every $x$ and every guess: a `Step` is a tuple with the names `t`, `x` and `x0_hat`.
 
 # %%
 longest = budget(gpu=1000, cpu=1000, quick=100)  # the longest walk of the comparisons further down
@@ -219,15 +217,13 @@ for i in range(min(3, n)):
 viz.image_rows(rows, titles=[str(t) for t in ends], alt="Three images at twelve steps, each above the clean image guessed there")
 
 # %% [markdown]
-# *For each image: where it is at step $t$, and below it the clean image that the network guessed at $t + 1$, on the way
-# there. At 999 the guess is black and white, with no grey: (8.1) divides by almost nothing there, and clipping stops
-# the rest. Then it is a grey cloud, as in [notebook 01](01_corrupt_and_predict.ipynb), and for the same reason: much is
-# still open, and the answer is a mean. By the time that you find a digit in the upper row, the guess below has had it
-# for a hundred steps or more. What is decided late is the edge of the stroke. (A guess can be wrong: that of the
-# first image looked like a 7, then like a 5, before it became a 4.)*
+# *For each image: where it is at step $t$, and below it the clean image that the network guessed on the way there. At
+# 999 the guess is black and white, with no grey: (8.1) divides by almost nothing, and clipping stops the rest. Then it
+# is a grey cloud, as in [notebook 01](01_corrupt_and_predict.ipynb): much is still open, and the answer is a mean. By
+# the time that you find a digit in the upper row, the guess below has had it for a hundred steps or more. (A guess can
+# be wrong: that of the first image looked like a 7, then like a 5, before it became a 4.)*
 #
-# The walk once more, in one picture that moves, and in one that you move. (On a page that cannot run Python, the strip
-# above has to do.)
+# The walk once more, in one picture that moves, and in one that you move.
 
 # %% tags=["figure-08_reverse"]
 moments = (750, 620, *range(540, -1, -36))
@@ -239,16 +235,16 @@ eight = [Step(step.t, step.x[:8], step.x0_hat[:8]) for step in path]
 viz.explore(show.trajectory_frames(eight))
 
 # %% [markdown]
-# *Push the slider slowly from the left, or press Play. Above the images, below the guesses. In which column does the guess change its mind,
-# and at which step is that over?*
+# *Push the slider slowly from the left, or press Play. In which column does the guess change its mind, and at which
+# step is that over?*
 #
 # ## Four details that decide
 #
-# Algorithm 2 is short, and in each of its lines a small mistake can hide. We now change one thing at a time. The starts and
-# the noise stay those of the first images above, so each column of the pictures shows what one change did. Three of the
-# changes need a whole walk, so we let them go side by side, with one call of the network per step for all; what is changed
-# stands in the three lines of `walks`. The course's own step takes the noise as an argument and has a switch for each of the
-# other two, `clip` and `variance`; its `ddpm_trajectory`, our loop around it, passes them on.
+# Algorithm 2 is short, and in each of its lines a small mistake can hide. We change one thing at a time. The starts and
+# the noise stay those of the first images above, so each column shows what one change did. Three of the changes need a
+# whole walk; they go side by side, with one call of the network per step for all (`chunk(3)` cuts its answer in three).
+# What is changed stands in the three lines of `walks`: the course's own step has a switch for `clip` and one for
+# `variance`.
 
 # %%
 step, few = ddpm_helpers.ddpm_step, min(8, n)
@@ -267,7 +263,7 @@ for t in range(schedule.T, 0, -1):
     }
 
 # %% [markdown]
-# *Nothing to see yet. Take the four one after the other, and guess each time.*
+# *Nothing to see yet. Guess each time.*
 #
 # ### No noise at the last step
 #
@@ -281,14 +277,14 @@ rows = {"no noise": clean, "our beta": clean + beta[1].sqrt().item() * z, "50 st
 viz.image_rows(rows, alt="The same digits without noise at the last step, with a little, and with more")
 
 # %% [markdown]
-# *The top row ends without noise, as it should. With our schedule the eye cannot tell: less than one grey level. A mistake
-# that nobody sees lives long, until somebody takes the code to another schedule. The last row has the $\beta_1 = 0.002$ of a
-# linear schedule with 50 steps: look closely at the black, it is not black any more.*
+# *With our schedule the eye cannot tell: less than one grey level. Such a mistake lives until somebody takes the code
+# to another schedule. The last row has the $\beta_1 = 0.002$ of a linear schedule with 50 steps: its black is not black
+# any more.*
 #
 # ### Noise at all the other steps
 #
-# Then why add any? Guess before you run: with $z = 0$ at *all* steps, do the digits come out cleaner, blurred, or not at
-# all?
+# Then why add any? Guess before you run: with $z = 0$ at *all* steps, do the digits come out cleaner, blurred, or not
+# at all?
 
 # %%
 def spread(images):
@@ -300,12 +296,12 @@ print(f"mean distance between two images: {spread(clean):.1f} with noise, {sprea
 viz.image_rows({"with noise": clean, "without": walks["no noise"]}, alt="Eight different digits; below, almost the same stroke eight times")
 
 # %% [markdown]
-# *Clean, and all the same: whatever the start, the walk ends at the same thin stroke. A mean forgets where it came
-# from. For data that are $\mathcal{N}(0, 1)$ we can see it in the formula: $x_t$ has variance 1, the share $\sigma_t^2$
-# of it is noise, so the best guess of $\sigma_t\, \epsilon$ is $\sigma_t^2\, x_t$, and (8.3) becomes
-# $\sqrt{\alpha_t}\, x_t$. Without noise $T$ such steps leave $\sqrt{\bar\alpha_T}\, x_T$, which is almost 0 for every
-# start. The noise of each step puts back the variance that the mean takes away. So leaving out the noise is not a way
-# to a deterministic sampler. Remember this when you meet one below.*
+# *Clean, and all the same: whatever the start, the walk ends at the same thin stroke. For data that are $\mathcal{N}(0,
+# 1)$ the formula shows why: $x_t$ has variance 1, the share $\sigma_t^2$ of it is noise, so the best guess of
+# $\sigma_t\, \epsilon$ is $\sigma_t^2\, x_t$, and (8.3) becomes $\sqrt{\alpha_t}\, x_t$. Without noise $T$ such steps
+# leave $\sqrt{\bar\alpha_T}\, x_T$, almost 0 for every start. The noise of each step puts back the variance that the
+# mean takes away. So leaving out the noise is not a way to a deterministic sampler. Remember this when you meet one
+# below.*
 #
 # ### Clipping
 #
@@ -323,24 +319,22 @@ rows |= {"50, clipped": grid[:few], "50, not": sample(model, schedule, few, step
 viz.image_rows(rows, alt="The same starts with and without clipping: without it, some digits and much dirt in 1000 steps, and ruins in 50")
 
 # %% [markdown]
-# *First the upper two rows; the second is the bare formula (8.3). In the first of 1000 steps the guess has the
-# weight 0.0016 in (8.2). For a guess beyond two thousand that makes at most 3.4, beside noise of size 1. That looks like little, and three images got over it, two
-# of them as other digits than above. In the other five the network met pixels such as no training image has, answered
-# them wrongly, and the next steps built on it. (How much a network repairs is hard to foresee: one from the same
-# command with `--steps 10000` got over nearly all of it.) Now the lower two rows: eight images of the grid from the
-# top, and their twins without clipping. (The starts are those of the upper rows; the method, derived below, leads
-# elsewhere.) The first of 50 steps goes down to 980 and takes the guess with the weight $\sqrt{\bar\alpha_{980}}$,
-# about 0.03. That is little for a guess within [-1, 1], but 0.03 times two thousand, more than 60 beside noise of size
-# 1, is not repaired any more. All pictures are on one scale, and what lies outside is black or white; a picture
-# rescaled by its own extremes would hide such an error. Clipping uses a fact that the network does not
-# have to learn: pixels stay between -1 and 1. But it makes another model of it, whose steps are no longer those of
-# (8.2), and it hides how far off a network is.*
+# *The upper two rows take 1000 steps; the second is the bare formula (8.3). In the first step a guess beyond two
+# thousand, with the weight 0.0016, moves the image by at most 3.4, beside noise of size 1. Three images got over it,
+# two of them as other digits than above. In the other five the network met pixels such as no training image has,
+# answered them wrongly, and the next steps built on it.*
+#
+# *The lower two rows take 50 steps of the method derived below. The first goes down to 980, where the guess weighs
+# about 0.03; times two thousand that is more than 60, and is not repaired any more. All pictures are on one scale:
+# rescaled by its own extremes a picture would hide such an error. Clipping uses a fact that the network need not learn:
+# pixels stay between -1 and 1. But it makes another model, whose steps are no longer those of (8.2), and it hides how
+# far off a network is.*
 #
 # ### Which variance?
 #
-# (8.4) used $s_t^2 = \beta_t$. [Notebook 04](04_bound_to_noise.ipynb) found that the posterior has a smaller one,
-# $\tilde\beta_t$ [(4.2)](04_bound_to_noise.ipynb). Ho et al. (2020, section 3.2) tried both: $\beta_t$ is right for data
-# that are noise already, $\tilde\beta_t$ for data that are one single image; the truth is in between. Their ratio:
+# (8.4) used $s_t^2 = \beta_t$. The posterior has a smaller variance, $\tilde\beta_t$ [(4.2)](04_bound_to_noise.ipynb).
+# Ho et al. (2020, section 3.2) tried both: $\beta_t$ is right for data that are noise already, $\tilde\beta_t$ for data
+# that are one single image; the truth is in between. Their ratio:
 #
 # $$\frac{\tilde\beta_t}{\beta_t} = \frac{\sigma_{t-1}^2}{\sigma_t^2} = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \tag{8.5}$$
 
@@ -361,29 +355,28 @@ print(f"mean difference of a pixel: {127.5 * (walks['posterior'] - clean).abs().
 viz.image_rows({"beta": clean, "posterior": walks["posterior"]}, alt="Digits sampled with either variance: the rows look alike")
 
 # %% [markdown]
-# *Note the logarithmic axis. The two differ in the last few steps only, the very steps that add next to no noise. So
-# the two rows agree, digit by digit. The choice matters for the likelihood ([notebook 09](09_evaluation.ipynb)), where
-# a variance that is too small or too large is paid for, and it matters when there are few steps: a long step changes
-# $\sigma$ so much that the ratio is well below 1 at many of them, not only at the last.*
+# *The two differ in the last few steps only, the very steps that add next to no noise. So the two rows agree, digit by
+# digit. The choice matters for the likelihood ([notebook 09](09_evaluation.ipynb)), where a wrong variance is paid for,
+# and when there are few steps: a long step changes $\sigma$ so much that the ratio is well below 1 at many of them.*
 #
 # ## Another way down
 #
 # A thousand calls of the network for a batch of images. Can we leave some out? Algorithm 2 says no: it undoes the steps
-# of a Markov chain, and there are $T$ of them. But look at what the network has learned from. Its loss contains
-# $q(x_t \mid x_0)$, the closed form, one $t$ at a time, and nothing else. These distributions are the **marginals** of
-# the process, and two neighbours of one walk are never in the loss. So any other process with the same marginals would
-# have led to the same network, and we may undo that one (Song, Meng & Ermon 2021).
+# of a Markov chain, and there are $T$ of them. But look at what the network has learned from. Its loss contains the
+# closed form, $q(x_t \mid x_0)$, one $t$ at a time, and nothing else. These distributions are the **marginals** of the
+# process; two neighbours of one walk are never in the loss. So any other process with the same marginals would have led
+# to the same network, and we may undo that one (Song, Meng & Ermon 2021).
 #
-# Let us build such a process. We want $x_s$ for some $s < t$, any $s$, given $x_t$ and $x_0$. Both together tell the noise
-# in $x_t$, which is $\epsilon = (x_t - \sqrt{\bar\alpha_t}\, x_0) / \sigma_t$. Keep some of it, and add some fresh noise $z$
-# with a standard deviation $\varphi$ between 0 and $\sigma_s$:
+# Let us build such a process. We want $x_s$ for any $s < t$, given $x_t$ and $x_0$. Both together tell the noise in
+# $x_t$: $\epsilon = (x_t - \sqrt{\bar\alpha_t}\, x_0) / \sigma_t$. Keep some of it, and add some fresh noise $z$ with a
+# standard deviation $\varphi$ between 0 and $\sigma_s$:
 #
 # $$x_s = {\color{#0072B2}{\sqrt{\bar\alpha_s}\; x_0}} + {\color{#D55E00}{\sqrt{\sigma_s^2 - \varphi^2}\; \epsilon + \varphi\, z}} \tag{8.6}$$
 #
 # Given $x_0$ alone, $\epsilon$ and $z$ are independent standard Gaussians, so the orange part has the variance
-# $(\sigma_s^2 - \varphi^2) + \varphi^2 = \sigma_s^2$. That is the closed form at $s$, exactly, **for every $\varphi$ and
-# every $s$**. Run it: draw $x_{600}$ in closed form, go to $s = 200$ by (8.6) with three different $\varphi$, and ask for
-# the moments of the closed form there.
+# $(\sigma_s^2 - \varphi^2) + \varphi^2 = \sigma_s^2$. That is the closed form at $s$, exactly, **for every $\varphi$
+# and every $s$**. Run it: draw $x_{600}$ in closed form, go to $s = 200$ by (8.6) with three different $\varphi$, and
+# ask for the moments of the closed form there.
 
 # %% tags=["nbval-check-output"]
 t, s, n_draws = 600, 200, 200_000
@@ -402,9 +395,9 @@ for phi in (0.0, 0.1, sigma[s].item()):
 #
 # $$\varphi = \eta\; \frac{\sigma_s}{\sigma_t} \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}} \tag{8.7}$$
 #
-# Why this? Take $\eta = 1$ and $s = t - 1$. Then $\bar\alpha_t / \bar\alpha_s = \alpha_t$, the root is $\sqrt{\beta_t}$, and
-# $\varphi^2 = \beta_t\, \sigma_{t-1}^2 / \sigma_t^2$ is the variance of the posterior. The whole step is then the step of
-# Algorithm 2 with that variance. Both claims are run, the second with the course's own two functions.
+# Why this? Take $\eta = 1$ and $s = t - 1$. Then $\bar\alpha_t / \bar\alpha_s = \alpha_t$, the root is
+# $\sqrt{\beta_t}$, and $\varphi^2 = \beta_t\, \sigma_{t-1}^2 / \sigma_t^2$ is the variance of the posterior. The whole
+# step is then the step of Algorithm 2 with that variance. Both claims are run.
 
 # %% tags=["nbval-check-output"]
 a_bar, eta = exact.alpha_bar, 1.0
@@ -424,16 +417,17 @@ for t in (2, 100, 1000):
 #
 # $$x_s = \sqrt{\bar\alpha_s}\; {\color{#009E73}{\hat x_0}} + \sigma_s\, {\color{#009E73}{\hat\epsilon}} \tag{8.8}$$
 #
-# Compare with the walk that collapsed above. That one took the mean and dropped the noise, so its variance shrank. Here
-# the weights are those of the closed form, so an $x_s$ looks as noisy as step $s$ should.
+# The walk that collapsed above took the mean and dropped the noise, so its variance shrank. Here the weights are those
+# of the closed form, so an $x_s$ looks as noisy as step $s$ should.
 #
 # One trap, and it is about clipping again. After $\hat x_0$ is clipped, $\hat\epsilon$ no longer fits:
-# $\sqrt{\bar\alpha_t}\,\hat x_0 + \sigma_t \hat\epsilon$ would not be $x_t$. So the noise is computed once more from $x_t$
-# and the clipped $\hat x_0$.
+# $\sqrt{\bar\alpha_t}\,\hat x_0 + \sigma_t \hat\epsilon$ would not be $x_t$. So the noise is computed once more from
+# $x_t$ and the clipped $\hat x_0$.
 #
 # ### Exercise 8.2 - `ddim_step`
 #
-# Write (8.8): from step `t` down to step `s`, both integers, with clipping and with the noise that fits the clipped guess.
+# Write (8.8): from step `t` down to step `s`, both integers, with clipping and with the noise that fits the clipped
+# guess.
 
 # %% tags=["exercise", "nbval-check-output"]
 def ddim_step(schedule, x_t, t, s, eps):
@@ -448,9 +442,8 @@ ddim_step = check(ddim_step)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The second line is the closed form solved for the noise:
-# `(x_t - schedule.sqrt_alpha_bar[t] * x0_hat) / schedule.sigma[t]`. The tables are read at `t` in the first two lines,
-# and at `s` in the third.
+# The second line is the closed form solved for the noise: `(x_t - schedule.sqrt_alpha_bar[t] * x0_hat) /
+# schedule.sigma[t]`. The tables are read at `t` in the first two lines, and at `s` in the third.
 #
 # </details>
 #
@@ -466,13 +459,13 @@ verify("8.8", ddim_step(exact, x_700, 700, 200, true_noise), x_200, tol=1e-9)
 # %% [markdown]
 # ### Which steps?
 #
-# With $n$ steps, spread them evenly over $T$. The first one must be $T$: the start is pure noise, so the network must be
-# asked at $T$. The last one ends at 0. For $T = 1000$ and $n = 4$: from 1000 to 750, to 500, to 250, to 0.
+# With $n$ steps, spread them evenly over $T$. The first one must be $T$, since the start is pure noise. The last one
+# ends at 0.
 #
 # ### Exercise 8.3 - `ddim_steps`
 #
-# `steps` is the number $n$. Return a list of the $n$ steps at which the network is asked, largest first, 0 left out. The
-# $i$-th from the end is $T\, i / n$, rounded down. `ddim_steps(1000, 4)` is `[1000, 750, 500, 250]`.
+# `steps` is the number $n$. Return a list of the $n$ steps at which the network is asked, largest first, 0 left out.
+# The $i$-th from the end is $T\, i / n$, rounded down. `ddim_steps(1000, 4)` is `[1000, 750, 500, 250]`.
 
 # %% tags=["exercise", "nbval-check-output"]
 def ddim_steps(T, steps):
@@ -504,8 +497,8 @@ print(f"16 images in 50 steps: {time.perf_counter() - start:.1f} seconds")
 print(f"largest difference from the grid at the top: {(x - grid).abs().max():.1g}")
 
 # %% [markdown]
-# *These are the sixteen digits of the first picture. `sample(..., steps=50)` runs this loop, and `ddim_trajectory` yields
-# its steps one by one, as `ddpm_trajectory` does.*
+# *These are the sixteen digits of the first picture: `sample(..., steps=50)` runs this loop. `ddim_trajectory` yields
+# its steps one by one; `*_, last = ...` keeps the last.*
 #
 # ## How few are enough?
 #
@@ -522,10 +515,10 @@ for count in counts:
 viz.image_rows({f"{c} steps": x for c, x in ends.items()}, alt="The same starts sampled by DDIM with fewer and fewer steps")
 
 # %% [markdown]
-# *Read the columns from top to bottom. But for the last column, the first four rows can hardly be told apart, so most
-# of the thousand calls bought nothing that you can see. The last column is the surprise: an 8, at 100 steps a 9, at 50
-# an 8 again. That start lies where two digits meet, and a small error tips it over. Further down strokes change, and
-# whole digits do: long steps trust a guess that is still a cloud.*
+# *But for the last column, the first four rows can hardly be told apart, so most of the thousand calls bought nothing
+# that you can see. The last column is the surprise: an 8, at 100 steps a 9, at 50 an 8 again. That start lies where two
+# digits meet, and a small error tips it over. Further down strokes change, and whole digits do: long steps trust a
+# guess that is still a cloud.*
 #
 # How far apart are the rows?
 
@@ -550,18 +543,17 @@ axis.legend(frameon=False)
 viz.show(figure, alt="Distance from the longest run against the number of steps, both axes logarithmic: it falls")
 
 # %% [markdown]
-# *The time falls in proportion to the steps, because it is all spent in the network. The plot says how the result
-# approaches that of many steps: the measured line is on the whole about as steep as the dashed one, which starts at the
-# same point by choice; (8.9) will explain why. It is not smooth (100 steps come no closer than 50): the median of a
-# dozen images is a rough measure. But mind what is measured: the distance to another run, and a digit that differs from
-# it may be as good a digit. It is no measure of quality.*
+# *The time falls in proportion to the steps, because it is all spent in the network. The measured line is on the whole
+# about as steep as the dashed one, which starts at the same point by choice; (8.9) will explain why. It is not smooth
+# (100 steps come no closer than 50): the median of a dozen images is a rough measure. And it measures the distance to
+# another run, not quality: a digit that differs may be as good a digit.*
 #
 # ### The first step is the dirtiest
 #
-# At $t = T$ the guess is dirt, as the first column of the guesses showed. With 1000 steps that does no harm: the next step
-# is at 999, where a guess weighs next to nothing. With five steps the next one is at 800, where it weighs
-# $\sqrt{\bar\alpha_{800}}$. Should the network not rather be asked a little lower, at 950? A start of pure noise is then a
-# small lie, since a true $x_{950}$ would hold some image.
+# At $t = T$ the guess is dirt. With 1000 steps that does no harm: the next step is at 999, where a guess weighs next to
+# nothing. With five steps the next one is at 800, where it weighs $\sqrt{\bar\alpha_{800}}$. Should the network rather
+# be asked a little lower, at 950? A start of pure noise is then a small lie, since a true $x_{950}$ would hold some
+# image.
 
 # %%
 steps = [950, 760, 570, 380, 190]
@@ -574,11 +566,11 @@ rows = {f"{counts[0]} steps": ends[counts[0]], "5 from 1000": ends[5], "5 from 9
 viz.image_rows(rows, alt="The same starts with many steps, with five steps from 1000, and with five from 950")
 
 # %% [markdown]
-# *Compare the second row and the third with the first. The median says that the five steps from 950 stay closer: their
-# strokes are as bright and as thick as those of the first row. In columns 5 and 6 they keep a digit that the five from
-# 1000 lose. But look at columns 4, 7, 8, 9 and 12, where they leave loops and specks that the others do not. The small
-# lie at the start has its price, too. It matters where the steps lie, not only how many there are. Libraries differ in
-# that, which is one reason why two of them give different images from the same weights.*
+# *The median says that the five steps from 950 stay closer to the first row: their strokes are as bright and as thick.
+# In columns 5 and 6 they keep a digit that the five from 1000 lose. But in columns 4, 7, 8, 9 and 12 they leave loops
+# and specks that the others do not: the small lie at the start has its price, too. Where the steps lie matters, not
+# only how many there are. Libraries differ in that, which is one reason why two of them give different images from the
+# same weights.*
 #
 # ### With some noise
 #
@@ -593,10 +585,9 @@ for eta in (0.0, 0.5, 1.0):
 viz.image_rows(rows, alt="Twelve starts in ten steps with three shares of fresh noise: the rows show different digits")
 
 # %% [markdown]
-# *The starts are equal in all rows, most digits are not: with fresh noise the start does not decide alone any more.
-# Which row is best? Song, Meng & Ermon (2021, table 1) found $\eta = 0$ ahead when steps are few, on other data and
-# with a measure of quality. Twelve digits, looked at, are none. [Notebook 09](09_evaluation.ipynb) has one, and with it, at
-# fifty steps, a surprise.*
+# *With fresh noise the start does not decide alone any more. Which row is best? Song, Meng & Ermon (2021, table 1)
+# found $\eta = 0$ ahead when steps are few, on other data. [Notebook 09](09_evaluation.ipynb) measures, and finds a
+# surprise at fifty steps.*
 #
 # ## Why few steps are enough: it is a path
 #
@@ -606,10 +597,11 @@ viz.image_rows(rows, alt="Twelve starts in ten steps with three shares of fresh 
 # $$\frac{x_s}{\sqrt{\bar\alpha_s}} = \frac{x_t}{\sqrt{\bar\alpha_t}} + (\rho_s - \rho_t)\, {\color{#009E73}{\hat\epsilon}} \tag{8.9}$$
 #
 # This is [notebook 01](01_corrupt_and_predict.ipynb) again: **Euler's method**. The image, scaled, moves along a path
-# whose slope with respect to $\rho$ is $\hat\epsilon$, and a DDIM step follows the tangent for a while. A path that
-# bends little can be followed in few straight pieces, and an Euler path with half the step has about half the error,
-# once the steps are short. This is the slope of the dashed line, as far as clipping and the first, very long step
-# allow. Algorithm 2 has no such path: fresh noise kicks it off at every step.
+# whose slope with respect to $\rho$ is $\hat\epsilon$, and a DDIM step follows the tangent for a while. (A field's name
+# for it is probability flow, [notebook 15](15_solvers.ipynb).) A path that bends little can be followed in few straight
+# pieces, and an Euler path with half the step has about half the error, once the steps are short. This is the slope of
+# the dashed line, as far as clipping and the first, very long step allow. Algorithm 2 has no such path: fresh noise
+# kicks it off at every step.
 
 # %% tags=["nbval-check-output"]
 rho = sigma / signal
@@ -621,17 +613,19 @@ verify("8.9", left, x_700 / signal[700] + (rho[200] - rho[700]) * true_noise, to
 #
 # ## Between two digits
 #
-# Take two starts $x$ and $y$, and go from one to the other. The straight line $(1-a)\,x + a\,y$ (**lerp**) has a flaw. Both
-# ends are independent noise, and so variances add up:
+# Take two starts $x$ and $y$, and go from one to the other. The straight line $(1-a)\,x + a\,y$ (**lerp**) has a flaw.
+# Both ends are independent noise, and so variances add up:
 #
-# $$\operatorname{Var}[(1-a)\,x + a\,y] = (1-a)^2 + a^2 \tag{8.10}$$
+# $$\mathrm{Var}[(1-a)\,x + a\,y] = (1-a)^2 + a^2 \tag{8.10}$$
 #
 # In the middle that is 1/2. The network was never shown noise that weak at $t = T$. In 784 dimensions this is no matter
 # of luck: all noise images have a length close to $\sqrt{784} = 28$, and the straight line cuts through where there are
 # none. The way around is an arc. With $\theta$ for the angle between $x$ and $y$ (**slerp**, Shoemake 1985):
 #
-# $$\mathrm{slerp}(x, y, a) = \frac{\sin((1-a)\,\theta)}{\sin\theta}\, x + \frac{\sin(a\,\theta)}{\sin\theta}\, y, \qquad
-# \cos\theta = \frac{x \cdot y}{\lVert x \rVert\, \lVert y \rVert} \tag{8.11}$$
+# $$\begin{aligned}
+# \mathrm{slerp}(x, y, a) &= \frac{\sin((1-a)\,\theta)}{\sin\theta}\, x + \frac{\sin(a\,\theta)}{\sin\theta}\, y, \\
+# \cos\theta &= \frac{x \cdot y}{\lVert x \rVert\, \lVert y \rVert}
+# \end{aligned} \tag{8.11}$$
 #
 # ### Exercise 8.4 - `slerp`
 #
@@ -655,7 +649,8 @@ slerp = check(slerp)
 #
 # </details>
 #
-# The check of (8.11) builds the arc in another way: it turns $x$ towards $y$ by the angle $a\,\theta$.
+# The check of (8.11) builds the arc in another way: it turns $x$ towards $y$ by the angle $a\,\theta$. Then two pairs
+# of starts, nine places on the way each (`expand` repeats a start nine times, and copies nothing).
 
 # %% tags=["nbval-check-output"]
 x, y = torch.randn(2, 200_000, generator=generator, dtype=torch.float64)
@@ -691,21 +686,20 @@ for name, begin in {
     print(f"{name:18}: standard deviation {begin.std():.2f}, mean distance between two images {spread(last.x):.1f}")
 
 # %% [markdown]
-# *In the rows "arc" and "line" every column is an image of its own, made by 50 steps from a start between two others; in the
-# rows "pixels" two finished images fade into each other, and the middle is two digits at once. Arc and line are both made of
-# strokes all the way. So what is wrong with the line? Two rows hardly show it, an average over many pairs does: images from
-# the middles of lines lie closer to each other. Starts with too little noise lead to plainer and more uniform digits. From
-# the middles of arcs you get nearly the variety of fresh noise.*
+# *In the rows "arc" and "line" every column is an image of its own, made by 50 steps from a start between two others;
+# in the rows "pixels" two finished images fade into each other. Arc and line are both made of strokes all the way. So
+# what is wrong with the line? Two rows hardly show it, an average over many pairs does: images from the middles of
+# lines lie closer to each other. Starts with too little noise lead to more uniform digits. From the middles of arcs you
+# get nearly the variety of fresh noise.*
 #
 # ## Backwards: which noise makes this image?
 #
-# (8.9) can be read in the other direction. Start at a clean image and take the steps *up*, $\rho$ growing, with the noise
-# that the network sees at each place. The end should be a start from which DDIM comes back to the image. That is
-# **inversion**, and `ddim_invert` does it. We try it on real digits that the network was not trained on.
+# Start at a clean image and take the steps (8.9) *up*, $\rho$ growing, with the noise that the network sees at each
+# place. The end should be a start from which DDIM comes back to the image. That is **inversion**, and `ddim_invert`
+# does it. We try it on real test digits.
 #
-# Two remarks first. There is no clipping: a clipped value cannot be recovered. And we turn around at $t = 950$, where an
-# error of the noise is multiplied by 13 in the guess. At $t = T$ it would be the 20,000 from above, with nothing to clip
-# the guess.
+# There is no clipping: a clipped value cannot be recovered. And we turn around at $t = 950$, where an error of the
+# noise is multiplied by 13 in the guess, not by the 20,000 of $t = T$.
 
 # %%
 test = load_images("mnist", train=False)
@@ -722,15 +716,14 @@ for count in counts:
 viz.image_rows(rows, alt="Real digits, the noise found for each, and what the way back makes of it, with few and with many steps")
 
 # %% [markdown]
-# *The number after each name is the count of steps. With 10 steps the way back misses: the tangent taken at the lower end of
-# a step is not the one at its upper end. With more steps both ends agree better, and the error falls: twice the steps, half
-# the error, as Euler's method promises.*
+# *The number after each name is the count of steps. With 10 steps the way back misses: the tangent taken at the lower
+# end of a step is not the one at its upper end. Twice the steps, half the error, as Euler's method promises.*
 #
-# *Now the surprise: look at the noise that was found. It is no draw from $\mathcal{N}(0, I)$: its standard deviation is too
-# small (it grows with the steps, but slowly), you can see where the digit was, and a regular pattern lies around it. The way
-# down turns every background, whatever noise it came from, into the same flat black. A flat black then does not tell which
-# noise it came from, and on the way up there is nothing to make it from. Inversion finds **a** start that leads to the image,
-# not one that anybody would have drawn.*
+# *Now the surprise: the noise that was found is no draw from $\mathcal{N}(0, I)$. Its standard deviation is too small,
+# you can see where the digit was, and a regular pattern lies around it. The way down turns every background, whatever
+# noise it came from, into the same flat black. A flat black then does not tell which noise it came from, and on the way
+# up there is nothing to make it from. Inversion finds **a** start that leads to the image, not one that anybody would
+# have drawn.*
 #
 # Now both tools together: find the noise of two real digits, walk along the arc, and come down, again without clipping.
 
@@ -743,27 +736,27 @@ for i in (0, 2):  # with the noise and the steps found last
 viz.image_rows(rows, titles=[f"{a:.2f}" for a in amount], alt="One real digit becomes another in nine images")
 
 # %% [markdown]
-# *The two outer columns are real digits, sent up and back down; between them lies what the network puts there. What changes is
-# strokes, though nobody defined for it what a stroke is. It need not be gradual: look for a place where one digit tips over into
+# *The two outer columns are real digits, sent up and back down; between them lies what the network puts there. What
+# changes is strokes, though nobody defined for it what a stroke is. Look for a place where one digit tips over into
 # another between two columns.*
 #
 # ## What to remember, and what broke
 #
-# - A step is a guess at the clean image, a mix of it with where you are, and fresh noise. No noise at the last step; all the
-#   noise at the others; the guess clipped.
-# - The network learned from $q(x_t \mid x_0)$ alone. Every process with those marginals can be undone with it: Algorithm 2
-#   with 1000 steps, or DDIM with 50 and no dice.
-# - DDIM follows a path. Therefore the start decides, starts can be blended along arcs, and images can be led back to noise.
+# - A step is a guess at the clean image, a mix of it with where you are, and fresh noise. No noise at the last step;
+#   all the noise at the others; the guess clipped.
+# - The network learned from $q(x_t \mid x_0)$ alone. Every process with those marginals can be undone with it:
+#   Algorithm 2 with 1000 steps, or DDIM with 50 and no dice.
+# - DDIM follows a path. Therefore the start decides, starts can be blended along arcs, and images can be led back to
+#   noise.
 #
-# **What broke:** nothing failed, and that is the trouble. We said that 50 steps look like 1000, that both variances
-# look alike, that five steps stay closer from 950, and that arcs keep variety. All that was measured is how far images
-# lie from each other, and that is not quality. Are the samples *good*? Are they *varied*, or is one digit missing? Are
-# they *new*, or copies of training images? Looking is not measuring. [Notebook 09](09_evaluation.ipynb) measures.
+# **What broke:** nothing failed, and that is the trouble. All that was measured is how far images lie from each other.
+# Are the samples *good*? Are they *varied*, or is one digit missing? Are they *new*, or copies of training images?
+# [Notebook 09](09_evaluation.ipynb) measures.
 #
 # ### Experiments to try
 #
 # - `load_pretrained("fashion")` at the top, and `load_images("fashion", train=False)` for the inversion. Which of the
-#   four details matters more for clothing, and which pictures change character?
+#   four details matters more for clothing?
 # - Give `ddim_trajectory` ten steps from 950 down that are not even: dense at the noisy end, or dense near 0. Which end
 #   deserves them? ([Notebook 10](10_libraries.ipynb) shows one answer.)
 # - Turn around at $t = 999$ instead of 950 when inverting. Then clip on the way down.

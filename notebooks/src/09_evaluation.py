@@ -6,10 +6,10 @@
 # *Eight sets of images, ranked by the number that this notebook builds; smaller is better. The top row wins. It is a
 # thief, and of all other numbers only one tells. And would you have put the blurred digits below the broken ones?*
 #
-# **You will** judge a generative model honestly: examine a feature network, compute a distance between sets of images and
-# find its floor and its bias, look for copies, and measure likelihood in bits. **You need** Gaussians, and the eigenvalues of a
-# matrix; [notebook 04](04_bound_to_noise.ipynb) for the last part. **Time** 65 minutes of reading; the cells run in about
-# 4 minutes on 2 CPU cores.
+# **You will** judge a generative model honestly: examine a feature network, compute a distance between sets of images
+# and find its floor and its bias, look for copies, and measure likelihood in bits. **You need** Gaussians, and the
+# eigenvalues of a matrix; [notebook 04](04_bound_to_noise.ipynb) for the last part. **Time** 65 minutes of reading; the
+# cells run in about 4 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -40,10 +40,9 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## Three pictures of one model
 #
-# [Notebook 08](08_sampling.ipynb) made images in many ways, and could say how far apart they are but not which are
-# better. Here we learn to measure that. We take the shipped model of MNIST and draw samples with 50, with 10 and with 5
-# DDIM steps from the same starts, and with 50 once more, with fresh noise in each step: $\eta = 1$ in
-# [(8.7)](08_sampling.ipynb). This is the slow cell of the notebook.
+# [Notebook 08](08_sampling.ipynb) made images in many ways, and could not say which are better. Here we learn to
+# measure that. The shipped model of MNIST draws samples with 50, with 10 and with 5 DDIM steps from the same starts,
+# and with 50 once more, with fresh noise in each step: $\eta = 1$ in [(8.7)](08_sampling.ipynb).
 
 # %%
 model, schedule, _ = load_pretrained("mnist", device)
@@ -59,8 +58,8 @@ print(train.source, test.source, sep="\n")
 net = load_feature_net(device)
 
 # %% [markdown]
-# Below are three rows of twelve, and three models that might be worth publishing. Guess before you read on: how much better
-# is the first model than the third?
+# Below are three rows of twelve, from three models that might be worth publishing. Guess before you read on: how much
+# better is the first model than the third?
 
 # %%
 with torch.no_grad():
@@ -74,8 +73,7 @@ viz.image_rows(rows, alt="Three rows of twelve digits: clear ones, mixed ones, a
 # classifier is surest of, row C the twelve that it is least sure of. Whoever shows you row A need not lie: "samples of
 # our model" is true of it. This is **cherry-picking**, and it works in both directions.*
 #
-# A picture also hides two things that no honest choice of twelve can show: whether a kind of digit is missing among
-# thousands, and whether the digits are copies of training images. So we ask three questions, and find a number for each:
+# So we ask three questions, and find a number for each:
 #
 # - Are the samples **good**: does each of them look like a digit?
 # - Are they **varied**: do all kinds of digits come, as often as they should?
@@ -83,8 +81,8 @@ viz.image_rows(rows, alt="Three rows of twelve digits: clear ones, mixed ones, a
 #
 # ## A feature network
 #
-# The classifier above shall be the judge of our samples. It is a small convolutional network that reads digits;
-# `python tests/benchmarks/train_feature_net.py` trains it, and the weights are shipped. A judge must be examined first.
+# The classifier above is a small convolutional network that reads digits; its weights are shipped (`python
+# tests/benchmarks/train_feature_net.py` trains it). It shall judge our samples, so it must be examined first.
 
 # %%
 kept = 10 * n  # real images that we look at
@@ -95,13 +93,12 @@ right = (answers == test.labels[:kept]).float().mean()
 print(f"{count_parameters(net):,} parameters; reads {right:.2%} of {kept:,} test images")
 
 # %% [markdown]
-# *On real MNIST it errs on about one digit in 200. (It was trained on real MNIST; on the drawn digits that stand in where
-# there are no data it does worse.)*
+#
 #
 # The answer is only the last layer. One layer before it the network has turned an image into 64 numbers from which the
-# answer can be read off; they are its **features**, and for their sake it is called a **feature network** from here on.
-# Images that look different and mean the same lie close together there. 64 axes cannot be drawn, so we draw the two
-# directions along which the features of real images vary most.
+# answer can be read off; they are its **features**, and for their sake it is called a **feature network**. Images that
+# look different and mean the same lie close together there. We draw the two directions along which the features of real
+# images vary most.
 
 # %% tags=["figure-09_features"]
 made = {steps: evaluate(net, images) for steps, images in samples.items()}
@@ -116,22 +113,20 @@ alt = "Features of real images and of samples in two directions, coloured by the
 show.plot_points(panels, alt=alt, xlabel="first direction", ylabel="second direction")
 
 # %% [markdown]
-# *Each dot is an image, its colour is the class that the network predicts, and the large figures mark the same places in
-# both panels. Ten clouds, drawn on paper so that some overlap. Now compare the panels: the samples fill the same clouds, but look at
-# the spaces between the clouds. Real digits are rare there; samples are not. An image between two clouds is something between
+# *Each dot is an image, its colour the class that the network predicts. The samples fill the same clouds, but look at
+# the spaces between them. Real digits are rare there; samples are not. An image between two clouds is something between
 # two digits.*
 #
 # ## Good and varied, first attempt
 #
 # With such a network, two of the questions look easy. **Good**: the share of images of whose class it is at least 95 %
-# sure; call it **recognisable**. **Varied**: the histogram of the classes, or in one number its **entropy**. If class $k$ has the
-# share $p_k$,
+# sure; call it **recognisable**. **Varied**: the histogram of the classes, or in one number its **entropy**. If class
+# $k$ has the share $p_k$,
 #
 # $$H = -\sum_k p_k \log p_k \tag{9.1}$$
 #
-# It is the mean surprise $-\log p_k$ of a reader who is told one class after another. If all ten come equally often
-# it is $\log 10 = 2.303$; if one class is all there is, it is 0. Run it: a small example whose four shares are halves of
-# halves, and the ten equal ones.
+# It is the mean surprise $-\log p_k$ of a reader who is told one class after another: $\log 10 = 2.303$ if all ten come
+# equally often, 0 if one class is all there is.
 
 # %% tags=["nbval-check-output"]
 p = torch.tensor([1 / 2, 1 / 4, 1 / 8, 1 / 8], dtype=torch.float64)
@@ -140,8 +135,8 @@ verify("9.1", samples=-p[classes].log(), expected=(0.5 * 1 + 0.25 * 2 + 0.125 * 
 verify("9.1", torch.special.entr(torch.full((10,), 0.1, dtype=torch.float64)).sum(), math.log(10))
 
 # %% [markdown]
-# Now five sets of images: real ones, our samples, Gaussian noise clipped to [-1, 1], black images, and one real digit
-# a thousand times. Guess before you run: what share of the *noise* will be recognisable? And of the *black* images?
+# Now five sets of images: real ones, our samples, Gaussian noise clipped to [-1, 1], black images, and one real digit a
+# thousand times. Guess before you run: what share of the *noise* will be recognisable? And of the *black* images?
 
 # %%
 noise = torch.randn(n, 1, 28, 28, generator=generator).clamp(-1, 1)
@@ -156,17 +151,16 @@ alt = "Eight images of each of five sets: real digits, samples, noise, black, an
 viz.image_rows({name: images[:8] for name, images in sets.items()}, alt=alt)
 
 # %% [markdown]
-# *The network is almost certain that noise is an eight, and quite certain that black is a one. It has seen digits
-# and nothing else, and it has to answer with a digit; nobody taught it to say "none of these". So "recognisable" means
-# something only where you know already that the images are more or less digits. The entropy saves us here: noise, black and
-# the one digit all have entropy 0. But a set of ten good digits, each copied a hundred times, would have top marks in both
-# columns. An opinion on one image at a time is not enough. We need to compare sets with sets.*
+# *The network is almost certain that noise is an eight, and that black is a one: it has to answer with a digit, and
+# nobody taught it to say "none of these". So "recognisable" means something only where you know already that the images
+# are more or less digits. The entropy finds them out. But ten good digits, each copied a hundred times, would have top
+# marks in both columns. We need to compare sets with sets.*
 #
 # ## The distance between two sets
 #
-# Take the features of the real images and those of the samples: two clouds in 64 dimensions. How far apart are two clouds?
-# Begin with one dimension and sand: $a$ and $b$ are two heaps. Moving a grain by $d$ costs $d^2$. What does it cost per
-# grain, at the least, to turn heap $a$ into heap $b$?
+# The features of real images and of samples are two clouds in 64 dimensions. How far apart are they? Begin with one
+# dimension and sand: $a$ and $b$ are two heaps. Moving a grain by $d$ costs $d^2$. What does it cost per grain, at the
+# least, to turn heap $a$ into heap $b$?
 
 # %%
 u = torch.randn(12, generator=generator).sort().values
@@ -183,9 +177,9 @@ for axis, (title, goal) in zip(axes, {"in order": v, "at random": shuffled}.item
 viz.show(figure, alt="Twelve grains of one heap are joined with twelve of another: left in order, right with crossing lines")
 
 # %% [markdown]
-# *Left and right end in the same heap, but crossing lines waste effort: uncross any two and you save. So the cheapest way
-# keeps the order: the leftmost grain goes to the leftmost place.* For two Gaussians, keeping the order is
-# $y = \mu_b + \frac{\sigma_b}{\sigma_a}(x - \mu_a)$, and the mean of $(x - y)^2$ is
+# *Crossing lines waste effort: uncross any two and you save. So the cheapest way keeps the order: the leftmost grain
+# goes to the leftmost place.* For two Gaussians, keeping the order is $y = \mu_b + \frac{\sigma_b}{\sigma_a}(x -
+# \mu_a)$, and the mean of $(x - y)^2$ is
 #
 # $$d^2 = (\mu_a - \mu_b)^2 + (\sigma_a - \sigma_b)^2 \tag{9.2}$$
 #
@@ -199,20 +193,18 @@ verify("9.2", cost, (1.0 - 2.5) ** 2 + (2.0 - 0.5) ** 2, tol=5e-3)
 # %% [markdown]
 # In 64 dimensions a Gaussian has a mean $\mu$ (64 numbers) and a **covariance**, a 64 x 64 matrix: entry $(i, j)$ is
 # the mean product of the deviations of features $i$ and $j$ from their means. Call the two matrices $A$ and $B$. In
-# place of $\sigma_b / \sigma_a$ stands a matrix $M$. It must change the cloud $A$ into the cloud $B$; as $M x$ has the
+# place of $\sigma_b / \sigma_a$ stands a matrix $M$ that changes the cloud $A$ into the cloud $B$; as $M x$ has the
 # covariance $M A M^\top$, that means $M A M^\top = B$. Many matrices do, since one may rotate the cloud on the way. The
-# cheapest one is the one without a rotation, which means symmetric and without negative eigenvalues (Dowson & Landau
-# 1982):
+# cheapest is the one without a rotation: symmetric and without negative eigenvalues (Dowson & Landau 1982):
 #
 # $$M = A^{-1/2} \big(A^{1/2} B A^{1/2}\big)^{1/2} A^{-1/2}, \qquad M A M = B \tag{9.3}$$
 #
-# $A^{1/2}$ is the **root** of $A$, the symmetric matrix without negative eigenvalues whose product with itself is $A$.
-# To take the root of a symmetric matrix, keep its eigenvectors and take the roots of its eigenvalues. For one dimension (9.3) says
-# $M = \sigma_b / \sigma_a$. And the cost of $y = \mu_b + M(x - \mu_a)$? $x - y$ has the covariance $A + B - M A - A M$.
-# The mean of a squared length is the squared length of the mean plus the sum of the variances, the diagonal of the
-# covariance: that sum is its **trace**, tr. In a trace factors may go round,
-# $\mathrm{tr}(P Q) = \mathrm{tr}(Q P)$, so $M A$ and $A M$ both have the trace of the middle root of (9.3), and the mean
-# cost is
+# $A^{1/2}$ is the **root** of $A$, the symmetric matrix without negative eigenvalues whose product with itself is $A$:
+# keep the eigenvectors of $A$ and take the roots of its eigenvalues. In one dimension (9.3) says $M = \sigma_b /
+# \sigma_a$. And the cost of $y = \mu_b + M(x - \mu_a)$? $x - y$ has the covariance $A + B - M A - A M$. The mean of a
+# squared length is the squared length of the mean plus the sum of the variances, the diagonal of the covariance: that
+# sum is its **trace**, tr. In a trace factors may go round, $\mathrm{tr}(P Q) = \mathrm{tr}(Q P)$, so $M A$ and $A M$
+# both have the trace of the middle root of (9.3), and the mean cost is
 #
 # $$d^2 = \lVert \mu_a - \mu_b \rVert^2 + \mathrm{tr}\Big(A + B - 2 \big(A^{1/2} B A^{1/2}\big)^{1/2}\Big) \tag{9.4}$$
 #
@@ -237,13 +229,13 @@ squared_distance = apart.square().sum() + (A + B - 2 * root(root(A) @ B @ root(A
 verify("9.4", samples=(x - moved).square().sum(1), expected=squared_distance)
 
 # %% [markdown]
-# In papers you will find the root of $A B$ instead. Only its trace matters, and the two traces agree: $A^{1/2} B A^{1/2}$ has
-# the same eigenvalues $\lambda_i$ as $A B$.
+# In papers you will find the root of $A B$ instead. Only its trace matters, and the two traces agree: $A^{1/2} B
+# A^{1/2}$ has the same eigenvalues $\lambda_i$ as $A B$.
 #
 # $$\mathrm{tr}\, \big(A^{1/2} B A^{1/2}\big)^{1/2} = \sum_i \sqrt{\lambda_i(A B)} \tag{9.5}$$
 #
-# To check it we take the root on the left side in another way, by an iteration that knows no eigenvalues (Denman & Beavers
-# 1976): start with $Y$ the matrix and $Z = I$, and replace both by $(Y + Z^{-1})/2$ and $(Z + Y^{-1})/2$ until nothing moves.
+# To check it we take the root on the left side by an iteration that knows no eigenvalues (Denman & Beavers 1976): start
+# with $Y$ the matrix and $Z = I$, and replace both by $(Y + Z^{-1})/2$ and $(Z + Y^{-1})/2$ until nothing moves.
 
 # %% tags=["nbval-check-output"]
 Y, Z = root(A) @ B @ root(A), torch.eye(4, dtype=torch.float64)
@@ -253,8 +245,8 @@ verify("9.5", Y.trace(), torch.linalg.eigvals(A @ B).real.sqrt().sum(), tol=1e-9
 
 # %% [markdown]
 # Then why the longer form? $A B$ is not symmetric. Its eigenvalues are not negative in theory; let us see in practice,
-# for covariances of 40 real images each. (40 images fill at most 39 of the 64 dimensions, since their mean is taken
-# off, so at least 25 eigenvalues are 0.)
+# for covariances of 40 real images each. (They fill at most 39 of the 64 dimensions, since their mean is taken off, so
+# at least 25 eigenvalues are 0.)
 
 # %%
 few_a, few_b = (seen.features[i : i + 40].T.cov() for i in (0, 40))  # (64, 64) each, float32 as usual
@@ -266,13 +258,13 @@ for bits, (a, b) in {32: (few_a, few_b), 64: (few_a.double(), few_b.double())}.i
 
 # %% [markdown]
 # *Rounding turns zeros into small numbers of either sign, and pairs of them into complex ones; the roots are then not
-# numbers. Some programs add a small constant and try again, others throw the imaginary part away. The symmetric form has real
-# eigenvalues always, and those that rounding made negative are set to 0, where they belong.*
+# numbers. Some programs throw the imaginary part away. The symmetric form has real eigenvalues always, and those that
+# rounding made negative are set to 0, where they belong.*
 #
 # ### Exercise 9.1 - `frechet_distance`
 #
-# `a` has shape (N, D), `b` has shape (M, D): features. Return (9.4) for their means and covariances (those that divide by
-# N - 1), a number. Compute in 64 bits: the distance of two similar sets is a small difference of large numbers.
+# `a` has shape (N, D), `b` has shape (M, D): features. Return (9.4) for their means and covariances (those that divide
+# by N - 1), a number. Compute in 64 bits: the distance of two similar sets is a small difference of large numbers.
 
 # %% tags=["exercise", "nbval-check-output"]
 def frechet_distance(a, b):
@@ -301,7 +293,7 @@ a, b = white * torch.tensor([1.0, 3.0]), white * torch.tensor([2.0, 3.0]) + torc
 print(f"frechet_distance {frechet_distance(a, b):.6f}, axis by axis {(1 - 2) ** 2 + (3 - 3) ** 2 + 4**2}")
 
 # %% [markdown]
-# And the first real number: samples against as many real images, and real images against other real images.
+# And the first real number:
 
 # %%
 one, other = seen.features[torch.randperm(kept, generator=generator)[: 2 * n]].chunk(2)
@@ -309,13 +301,13 @@ print(f"samples against real: {frechet_distance(made[50].features, one):.1f}")
 print(f"real against real:    {frechet_distance(other, one):.1f}")
 
 # %% [markdown]
-# *Two things to notice. The distance of real to real is not 0; we come to that. And the numbers have no unit: they depend on
-# the feature network.* That is why **this is not FID**. The Frechet inception distance (Heusel et al. 2017) is (9.4) with the 2048
-# features of one particular network, Inception, trained on photographs. Other features, other numbers: ours can be compared
-# with ours, and with nothing in any paper. Calling it FID would invite exactly that.
+# *The distance of real to real is not 0; we come to that. And the numbers have no unit: they depend on the feature
+# network.* That is why **this is not FID**. The Frechet inception distance (Heusel et al. 2017) is (9.4) with the 2048
+# features of one particular network, Inception, trained on photographs. Ours can be compared with ours, and with
+# nothing in any paper.
 #
-# Nor does the distance work without a cloud. Of the sets that fooled the network, noise is found out, and a set that does
-# not vary is refused:
+# Nor does the distance work without a cloud. Of the sets that fooled the network, noise is found out, and a set that
+# does not vary is refused:
 
 # %%
 print(f"noise: {frechet_distance(evaluate(net, noise).features, one):,.0f}")
@@ -327,9 +319,9 @@ except ValueError as error:
 # %% [markdown]
 # ## What it sees
 #
-# A measure is worth what it notices. We damage real images in four ways, more and more, and watch the distance. The base is a
-# random set of training images, so that nothing is compared with itself. Guess before you run: which of the four will it punish
-# hardest? And how much for one digit missing altogether?
+# A measure is worth what it notices. We damage real images in four ways, more and more, and watch the distance. (The
+# base is training images, so that nothing is compared with itself.) Guess before you run: which of the four will it
+# punish hardest? And how much for one digit missing altogether?
 
 # %%
 def blur(x, width):
@@ -382,17 +374,12 @@ for name, (strengths, act) in damage.items():
 viz.image_rows(rows, titles=["0", *"1234"], alt="One digit under growing blur, noise, brightness and shift")
 
 # %% [markdown]
-# *Same order in both pictures, strength growing to the right; blur and move in pixels, the other two on the scale from
-# -1 to 1. The two dotted lines are a set of real digits without any five (orange) and our
-# samples (green). On real MNIST, the third blur, which leaves the digit easy to read, costs more than a missing class;
-# the third noise, which you notice at once, costs less. The network has learned from crisp strokes, some of them with
-# rough edges. This is its preference, and every feature network has some: Inception has its own. So a
-# distance orders sets well if they have the same kind of fault, and poorly if one is blurred and the other is noisy.
-# And being moved by a pixel costs little, because the network was trained on digits moved by up to two. Two pixels, which
-# hardly anyone would notice, already cost about 60.*
-#
-# *Now we can read our own number: on real MNIST the samples are not as far away as real digits of which one class is
-# missing, and about as far as digits moved by almost three pixels.*
+# *Strength grows to the right; blur and move in pixels, the other two on the scale from -1 to 1. The dotted lines are
+# real digits without any five (orange) and our samples (green). On real MNIST, the third blur, which leaves the digit
+# easy to read, costs more than a missing class; the third noise, which you notice at once, costs less. Every feature
+# network has such preferences. So a distance orders sets well if they have the same kind of fault, and poorly if one is
+# blurred and the other is noisy. Being moved by a pixel costs little, because the network was trained on digits moved
+# by up to two. Our samples are not as far away as real digits of which one class is missing.*
 #
 # ## The floor, and a trap with n
 #
@@ -402,10 +389,9 @@ viz.image_rows(rows, titles=["0", *"1234"], alt="One digit under growing blur, n
 #
 # $$\mathbb{E}\, \lVert m_a - m_b \rVert^2 = \frac{2\, \mathrm{tr}\, A}{n} \tag{9.6}$$
 #
-# where $m_a, m_b$ are the means of the two sets and $A$ the covariance of all. The covariances add about
-# twice as much on top. Here the true distance is 0 and no estimate is below it, so their mean is above it: estimates are **biased**.
-# (For samples, too: the first term gains $\mathrm{tr}\, A / n + \mathrm{tr}\, B / n$, whatever the true distance.) We
-# run (9.6) with 1,000 random pairs of sets of 50.
+# where $m_a, m_b$ are the means of the two sets and $A$ the covariance of all. The covariances add about twice as much.
+# Here the true distance is 0 and no estimate is below it, so their mean is above it: estimates are **biased**. (For
+# samples, too: the first term gains $\mathrm{tr}\, A / n + \mathrm{tr}\, B / n$, whatever the true distance.)
 
 # %% tags=["nbval-check-output"]
 features = seen.features.double()
@@ -416,8 +402,8 @@ for i in range(1000):
 verify("9.6", samples=gaps, expected=2 * features.T.cov().trace() / 50)
 
 # %% [markdown]
-# So each distance needs its **floor**: real against real at the same $n$. `frechet_floor` splits real images at random and
-# computes it. Here it is for growing $n$, with the samples beside it; the mean of ten random draws each.
+# So each distance needs its **floor**: real against real at the same $n$. `frechet_floor` splits real images at random
+# and computes it.
 
 # %%
 sizes = [k for k in (100, 200, 500, 1000, 2000, 5000) if 2 * k <= kept]
@@ -431,15 +417,15 @@ for k in sizes:
     print(f", samples {ours[k].mean():6.1f}" if k in ours else "")
 
 # %% [markdown]
-# *Two lessons. The same model gets one number at $n = 100$ and a much better one at $n = 1000$: **numbers of different
-# $n$ must never be compared**. And the range in brackets is wide: at $n = 1000$ two single distances that are ten or
-# twenty units apart may belong to equally good models. So we take the mean over ten sets of real images. (The one set
-# of samples has its own chance in it all the same.)*
+# *The same model gets one number at $n = 100$ and a much better one at $n = 1000$: **numbers of different $n$ must
+# never be compared**. And the range in brackets is wide: at $n = 1000$ two single distances that are ten or twenty
+# units apart may belong to equally good models. So we take the mean over ten sets of real images. (The one set of
+# samples keeps its own chance.)*
 #
 # If the bias is $a / n$, then the distance $d(n) \approx d_\infty + a / n$ is a straight line over $1/n$, and where it
-# meets the axis we can read off the distance of infinitely many samples (Chong & Forsyth 2020, for FID). Multiplied by
-# $n$ it is $n\, d(n) \approx d_\infty\, n + a$. The scatter of $d(n)$ falls about like $1/n$, as the brackets above
-# show, so that of $n\, d(n)$ is about the same for all $n$, as a least-squares line wants it.
+# meets the axis we read off the distance of infinitely many samples (Chong & Forsyth 2020, for FID). The code fits $n\,
+# d(n) \approx d_\infty\, n + a$: the scatter of $d(n)$ falls about like $1/n$, so that of $n\, d(n)$ is about the same
+# for all $n$, as a least-squares line wants it.
 
 # %%
 def extrapolate(found):
@@ -466,12 +452,10 @@ alt = "Distance against 1/n for real images and for samples: two rising lines"
 viz.show(figure, f"{alt}; one starts near 0, the other well above it")
 
 # %% [markdown]
-# *Read it from right to left, which is towards more images. The line of the real images runs into 0, as it must: a
-# check on the whole method. The line of the samples rises, too, and ends well above. That height is what is wrong with
-# the model; the slopes are what is wrong with small samples.*
+# *The line of the real images runs into 0, as it must. The line of the samples ends well above. That height is what is
+# wrong with the model; the slopes are what is wrong with small samples.*
 #
-# One more trap. "Two sets of real images" sounds safe. Take the first half of the images, in the order of the file, and the
-# second half:
+# "Two sets of real images" sounds safe. Take the first half of the file and the second:
 
 # %%
 half = kept // 2
@@ -480,14 +464,14 @@ print(f"first half against second half: {frechet_distance(seen.features[:half], 
 print(f"random halves: {random_halves.mean():.1f} ({random_halves.min():.1f} to {random_halves.max():.1f})")
 
 # %% [markdown]
-# *On real MNIST the halves of the test set differ by many times the floor: its first half was written by other people than its
-# second half (the data set's own page says so, and calls the first half easier). Shuffle before you split.*
+# *On real MNIST the halves of the test set differ by many times the floor: other people wrote the first half (the data
+# set's own page says so). Shuffle before you split.*
 #
 # ## New, or copied?
 #
-# A model could learn its training images by heart and show them one after the other. Its distance would be the floor itself. So
-# for some samples we look for the **nearest** training image: the smallest root of the mean squared difference of pixels.
-# All pairs at once are cheap by an old trick:
+# A model could learn its training images by heart. Its distance would be the floor itself. So for some samples we look
+# for the **nearest** training image: the smallest root of the mean squared difference of pixels. All pairs at once are
+# cheap:
 #
 # $$\mathrm{mean}\, (x - y)^2 = \mathrm{mean}\, x^2 + \mathrm{mean}\, y^2 - 2\, \mathrm{mean}\, (x\, y) \tag{9.7}$$
 #
@@ -519,14 +503,14 @@ nearest_images = check(nearest_images)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `torch.cdist(a, b)` wants (N, D) and (M, D): `.flatten(1)`. It takes the root of a sum over D values; you want the root of
-# their mean. `.min(1)` returns values and indices, in this order. If you take (9.7) instead: in 32 bits a copy can come
-# out a little below 0, so `.clamp(min=0)` before the root.
+# `torch.cdist(a, b)` wants (N, D) and (M, D): `.flatten(1)`. It takes the root of a sum over D values; you want the
+# root of their mean. `.min(1)` returns values and indices, in this order. If you take (9.7) instead: in 32 bits a copy
+# can come out a little below 0, so `.clamp(min=0)` before the root.
 #
 # </details>
 #
-# Below ten samples and, under each, the training image that is nearest to it of all. (The cell also asks for as many
-# `held-out` images, random test images; we need them next.)
+# Below ten samples and, under each, the training image that is nearest to it of all. (The cell also asks for `held-out`
+# images, random test images, for later.)
 
 # %%
 library, k = to_float(train.images), n // 5
@@ -540,9 +524,7 @@ viz.image_rows(rows, titles=titles, alt="Ten samples, and below each the nearest
 
 # %% [markdown]
 # *The numbers are the distances. The pairs resemble each other, and none is the same image twice: look at slants, loops
-# and ends of strokes.* But is 0.3 near? A number needs a yardstick, and there is a perfect one: real digits that the
-# model was not trained on. They are certainly no copies, so a sample that is as far from the training images as they
-# are is as new as a new digit.
+# and ends of strokes.* But is 0.3 near? There is a perfect yardstick: real digits that the model was not trained on.
 
 # %%
 figure, axis = viz.subplots(size=(7, 2.8))
@@ -562,29 +544,27 @@ for name, (_, far) in near.items():
 # %% [markdown]
 # *Neither histogram reaches 0, and the samples lie, if anything, farther away from the training images than unseen
 # handwriting does. So none of these 200 samples is a copy, pixel for pixel. Farther is not better, though: a broken
-# stroke is far from every digit. What is the small hump at the left? Ones, mostly: a plain stroke has a neighbour close
-# by. And a warning: the distance is one of pixels. A training digit moved by two pixels would look new to it, and a
-# blurred image looks closer than it is.*
+# stroke is far from every digit. And the distance is one of pixels: a training digit moved by two would look new to
+# it.*
 #
 # ## Likelihood, in bits
 #
-# There is a fourth question, and it needs no feature network: how probable does the model find *real* images that it has not
-# seen? With it, this course began its derivation ([notebook 03](03_likelihood_bound.ipynb)). A probability $p$ is a **code
-# length**: a good code spends $-\log_2 p$ bits on what has probability $p$. Divided by the number of pixels (and
-# channels) it is the **bits per dimension**. An image file without any compression takes 8.
+# A fourth question needs no feature network: how probable does the model find *real* images that it has not seen
+# ([notebook 03](03_likelihood_bound.ipynb))? A probability $p$ is a **code length**: a good code spends $-\log_2 p$
+# bits on what has probability $p$. Divided by the number of pixels (and channels) it is the **bits per dimension**. An
+# image file without any compression takes 8.
 #
-# The likelihood itself is out of reach, so we compute the bound, as in section 9 of notebook 04, now for a trained
-# network (Ho et al. 2020, equation 5). Per dimension of $D$, in bits:
+# The likelihood itself is out of reach, so we compute the bound, as in [notebook 04](04_bound_to_noise.ipynb), now for
+# a trained network (Ho et al. 2020, equation 5). Per dimension of $D$, in bits:
 #
 # $$-\frac{\log_2 p_\theta(x_0)}{D} \le \frac{1}{D \log 2} \Big(L_T + \sum_{t=2}^{T} L_{t-1} + L_0\Big) \tag{9.8}$$
 #
-# In (9.8) each $L$ belongs to a whole image; below we write them per pixel, already divided by $D$.
-#
-# The **prior** term $L_T$ says how far $x_T$ is from $\mathcal{N}(0, I)$. Each **step** term $L_{t-1}$ says how far the
-# model's step is from the true one, and the **decoder** term $L_0$ what it costs to name the exact grey level at the
-# end. The sum must be what we had before anything was rearranged, the mean of
-# $\log q(x_1, \dots, x_T \mid x_0) - \log p_\theta(x_0, \dots, x_T)$ over walks. We run that on images of one pixel,
-# with 50 steps and an ideal model for data $\mathcal{N}(0, 1/4)$.
+# In (9.8) each $L$ belongs to a whole image; below we write them per pixel, already divided by $D$. The **prior** term
+# $L_T$ says how far $x_T$ is from $\mathcal{N}(0, I)$. Each **step** term $L_{t-1}$ says how far the model's step is
+# from the true one, and the **decoder** term $L_0$ what it costs to name the exact grey level at the end. The sum must
+# be what we had before anything was rearranged, the mean of $\log q(x_1, \dots, x_T \mid x_0) - \log p_\theta(x_0,
+# \dots, x_T)$ over walks. We run that on images of one pixel, with 50 steps and an ideal model for data $\mathcal{N}(0,
+# 1/4)$.
 
 # %%
 toy = linear_schedule(50)
@@ -654,16 +634,18 @@ for name, s in {"ours": schedule, "T = 300, betas not rescaled": short}.items():
 
 # %% [markdown]
 # *For our schedule the prior costs nothing. The second line is the trap of [notebook 02](02_forward_process.ipynb), a
-# schedule that ends before the image is gone. Now you see what it costs: $x_T$ still says something about $x_0$, and
-# the sampler, which starts from $\mathcal{N}(0, I)$, does not have it.*
+# schedule that ends before the image is gone: $x_T$ still says something about $x_0$, and the sampler, which starts
+# from $\mathcal{N}(0, I)$, does not have it.*
 #
 # ### The steps
 #
 # With the variance $s_t^2 = \beta_t$ of the model's step, the step term is a fixed price $C_t$ for the wrong variance,
 # and a weighted squared error. This is [(4.11)](04_bound_to_noise.ipynb), per pixel and in nats:
 #
-# $$L_{t-1} = C_t + w_t\, (\epsilon - {\color{#009E73}{\hat\epsilon}})^2, \quad C_t = \tfrac{1}{2}(r_t - 1 - \log r_t), \quad
-# w_t = \frac{\beta_t}{2\, \alpha_t\, \sigma_t^2}, \quad r_t = \frac{\sigma_{t-1}^2}{\sigma_t^2} \tag{9.10}$$
+# $$\begin{aligned}
+# L_{t-1} &= C_t + w_t\, (\epsilon - {\color{#009E73}{\hat\epsilon}})^2, & C_t &= \tfrac{1}{2}(r_t - 1 - \log r_t), \\
+# w_t &= \frac{\beta_t}{2\, \alpha_t\, \sigma_t^2}, & r_t &= \frac{\sigma_{t-1}^2}{\sigma_t^2}
+# \end{aligned} \tag{9.10}$$
 
 # %% tags=["nbval-check-output"]
 exact, t = double(schedule), torch.tensor([2, 300, 990])
@@ -701,11 +683,10 @@ verify("9.11", log_p.double().exp().sum(), 1.0)
 # ### The bill
 #
 # Four sets of images: test digits; the same with 0 or 1 grey level of 255 added to each pixel by the throw of a coin
-# (white, 255, is first lowered to 254), a change that no eye sees; our samples; and black images. Guess before you run:
-# which set does the model find most probable, and by how much does the coin change the price? `steps=count` computes at
-# most that many of the 999 step terms, each for a stretch of steps, short ones where $t$ is small: an estimate of the
-# whole bound, not the bound of a walk with fewer steps. Beside it stands what zlib, the method inside PNG and ZIP
-# files, needs for the same bytes.
+# (white, 255, is first lowered to 254); our samples; and black images. Guess before you run: which set does the model
+# find most probable, and by how much does the coin change the price? `steps=count` computes at most that many of the
+# 999 step terms, each for a stretch of steps: an estimate of the whole bound, not the bound of a walk with fewer steps.
+# zlib is the method inside PNG and ZIP files.
 
 # %%
 few, count = (64, 50) if n == 1000 else (16, 20)
@@ -725,10 +706,9 @@ viz.image_rows({name: images[:10] for name, images in bill.items()}, alt=alt)
 # %% [markdown]
 # *On real MNIST there are four surprises. A model that invents digits packs them worse than zlib, which has never seen
 # one. Coins that nobody can see cost more than a third of a bit per pixel, because they are real information: bits are
-# about every grey level, eyes are not. (A coin holds a whole bit. The model pays only a part of it on top, since it was
-# paying for uncertain grey levels already, as the next cell shows. zlib, which lives on pixels that are exactly equal,
-# pays more than the whole bit.) The model finds its own samples less probable than real digits, since their black is not quite black.
-# And black images, about which there is nothing to tell, still cost a bit and a half per pixel.*
+# about every grey level, eyes are not. The model finds its own samples less probable than real digits, since their
+# black is not quite black. And black images, about which there is nothing to tell, still cost a bit and a half per
+# pixel.*
 #
 # Where do the bits for black come from?
 
@@ -739,18 +719,16 @@ certain = discretised_log_likelihood(-torch.ones(1), -torch.ones(1), exact.beta[
 print(f"decoder, the mean exactly at black:        {-certain.item() / math.log(2):.3f} bits")
 
 # %% [markdown]
-# *Together they are more than half of the price of black, and they are part of every bill: of that for digits nearly a
-# third. It is the price of variances that were chosen beforehand: the steps' $C_t$, and a last Gaussian whose
-# standard deviation, 0.8 of a grey level, lets it spill over into the next ones. Sampling does not mind ([notebook
-# 08](08_sampling.ipynb): both variances give the same digits). Nichol & Dhariwal (2021) learn the variances, for this
-# reason. The rest is what our network gets wrong where the noise is faintest.*
+# *Together they are more than half of the price of black, and they are part of every bill. It is the price of variances
+# that were chosen beforehand: the steps' $C_t$, and a last Gaussian whose standard deviation, 0.8 of a grey level, lets
+# it spill over into the next ones. Sampling does not mind ([notebook 08](08_sampling.ipynb)). Nichol & Dhariwal (2021)
+# learn the variances, for this reason. The rest is what our network gets wrong where the noise is faintest.*
 #
 # ### Where the bits are, and where the loss looks
 #
 # Now the steps one by one. The paper's loss is $L_{simple}$: (9.10) with $w_t$ replaced by 1. So each step has two
-# shares, one in the bound and one in that loss. Both leave out $t = 1$, the decoder. (`b.steps` are the steps that were
-# computed, `b.per_step` their terms, and `b.width` says how many steps each of them stands for; `b.middle` is the
-# estimate of the sum of all.)
+# shares, one in the bound and one in that loss. Both leave out $t = 1$, the decoder. (`b.width` says how many steps
+# each of the terms `b.per_step` stands for; `b.middle` is the estimate of their sum.)
 
 # %%
 b = bounds["test digits"]
@@ -765,19 +743,17 @@ alt = "Share of each step in the bound and in the simple loss, logarithmic axes"
 viz.plot_curves(curves, log="xy", ylabel="share of one step", alt=f"{alt}: the bound falls steeply")
 
 # %% [markdown]
-# *Both axes are logarithmic. In the bound ten steps outweigh the other 990: most of the bits are spent where the noise
-# is fainter than a few grey levels, on details that cannot be seen. The shapes of the digits are decided at $t$ in the
-# hundreds (notebook 08), and there the bound hardly looks. $L_{simple}$ moves the attention there, and weighted timestep
-# sampling, by which our network was trained ([notebook 16](16_targets_and_weights.ipynb)), moves it further. This is the
-# **trade-off**: a network trained on the bound itself gets better bits and worse-looking samples (Ho et al. 2020, table 1), and the
-# other way round. Bits and looks are two questions; a model can win one and lose the other. In bits ours lost: trained
-# with $L_{simple}$, in 8,000 steps, the same network gets 2.0 (the first experiment below repeats that). The samples of
-# that network, in 50 steps, have the distance 155. Those of ours had 139 after 10,000 steps, and after 14,000 they have
-# the distance in the next table. So a good part of the gain comes from longer training.*
+# *In the bound ten steps outweigh the other 990: most of the bits are spent where the noise is fainter than a few grey
+# levels, on details that cannot be seen. The shapes of the digits are decided at $t$ in the hundreds (notebook 08), and
+# there the bound hardly looks. $L_{simple}$ moves the attention there, and weighted timestep sampling, by which our
+# network was trained ([notebook 16](16_targets_and_weights.ipynb)), moves it further. This is the **trade-off**: a
+# network trained on the bound itself gets better bits and worse-looking samples (Ho et al. 2020, table 1), and the
+# other way round.*
 #
 # ## All together
 #
-# Eight sets, every number. "Nearest" is the median distance to the nearest training image. Guess the order before you run.
+# Eight sets, every number. "Nearest" is the median distance to the nearest training image. Guess the order before you
+# run.
 
 # %%
 contest = {
@@ -806,17 +782,15 @@ alt = "Ten images of each of the eight sets, sorted by their distance, which sta
 viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
-# *Sorted by distance. On real MNIST there are four things to take from it. The winner copies: it is at the floor,
-# recognisable and varied, and only the last column of the table, where it has 0, gives it away. Noisy real digits are
-# farther than our best samples, blurred real digits farther than the samples of 5 steps, many of which you would send
-# back: the distance has its taste. The steps: [notebook 08](08_sampling.ipynb) could not say by eye whether 10
-# steps are worse than 50. They are. And the fresh noise, which should surprise: the same network in the same 50 steps
-# is much better with $\eta = 1$.*
+# *The winner copies: it is at the floor, recognisable and varied, and only the last column of the table, where it has
+# 0, gives it away. Noisy real digits are farther than our best samples, blurred real digits farther than the samples of
+# 5 steps, many of which you would send back: the distance has its taste. On real MNIST this network is worse in 10
+# steps than in 50. And a surprise: in the same 50 steps it is much better with fresh noise.*
 #
 # *Song, Meng & Ermon (2021, table 1) found the opposite, for a network that was trained for far longer. A likely
-# reason: a network makes errors, and without fresh noise each of them stays in the image, and all later steps build on
-# it. Fresh noise covers a part of what is there, right or wrong, and the network has to look again. Where few errors
-# are left to mend, the fresh noise does more harm than good (Karras et al. 2022, section 4). Measure on which side you are.*
+# reason: without fresh noise each error of the network stays in the image, and all later steps build on it. Fresh noise
+# covers a part of what is there, right or wrong, and the network has to look again. Where few errors are left to mend,
+# it does more harm than good (Karras et al. 2022, section 4).*
 #
 # *So report, always: the distance with its floor and its $n$, which feature network it is of, a number for variety, the
 # nearest training images, and a grid of samples that nobody picked.*
@@ -825,23 +799,20 @@ viz.image_rows(rows, alt=alt)
 #
 # - Three questions: good, varied, new. One number answers at most two of them, and each number can be fooled: know how.
 # - A Frechet distance compares two clouds of features, each taken for a Gaussian. It depends on the feature network and
-#   on $n$. Its floor is real against real at the same $n$, split at random; over $1/n$ it is a line that can be extended to 0.
+#   on $n$. Its floor is real against real at the same $n$, split at random; over $1/n$ it is a line that can be
+#   extended to 0.
 # - Copies are found by nearest training images, with unseen real images as the yardstick.
 # - Bits per dimension say how well real images are predicted, to the last grey level; looks are another question.
 #
-# **What broke:** we have a measure and only one model to measure. Is a distance of this size good for so small a network?
-# Would the libraries' networks and schedulers, or the recipes in circulation, do better in the same time? And is our
-# code the same thing as theirs in the first place? [Notebook 10](10_libraries.ipynb) puts them side by side, and measures
-# them as here.
+# **What broke:** we have a measure and only one model to measure. Would the libraries' networks and schedulers, or the
+# recipes in circulation, do better in the same time? And is our code the same thing as theirs in the first place?
+# [Notebook 10](10_libraries.ipynb) puts them side by side.
 #
 # ### Experiments to try
 #
-# - The trade-off: `python -m ddpm_helpers.cli --data mnist --steps 8000 --base 48 --export plain.safetensors`
-#   trains such a network with $L_{simple}$, in about an hour or less. `--steps 14000` trains it for as many steps as the
-#   shipped one; `--weighted --steps 10000` makes the network with the distance 139. Put
-#   `load_pretrained("plain.safetensors", device)` at the top, and compare bits and distances.
-# - Draw the samples with `steps=None` (all 1000, with fresh noise) instead of DDIM with 50: about half
-#   an hour for 1000 images on a CPU; if you take 200, compare them with 200 of the others. Which question does it help?
+# - The trade-off: `python -m ddpm_helpers.cli --data mnist --steps 14000 --base 48 --export plain.safetensors` trains a
+#   network like the shipped one with $L_{simple}$. Put `load_pretrained("plain.safetensors", device)` at the top, and
+#   compare bits and distances.
 # - Replace the features by the 784 pixels. Which of the four damages does the distance then see, and which not?
 # - Build a set that beats our samples in all columns of the last table and that you would not call a model. Which
 #   measurement finds you out?

@@ -3,15 +3,14 @@
 #
 # ![Nine dots, one for each design: the distance of its samples from real digits](../figures/10_ladder.png)
 #
-# *Nine designs that tutorials and libraries teach, trained on the same digits by the same
-# trainer for the same time, and evaluated with the same feature network. Further left is
-# better, and the axis is logarithmic. Parameters and speed stand beside each dot: do they
-# explain the order?*
+# *Nine designs that tutorials and libraries teach, trained on the same digits by the same trainer for the same time.
+# Further left is better, and the axis is logarithmic. Parameters and speed stand beside each dot: do they explain the
+# order?*
 #
 # **You will** find out that this course and the libraries compute the same numbers, train their networks in our
-# trainer, and read a comparison of nine designs without being fooled by it. **You need** the samplers of
-# [notebook 08](08_sampling.ipynb) and, for the last part, the Frechet distance of [notebook 09](09_evaluation.ipynb).
-# **Time** 60 minutes of reading; the cells run in about a minute on 2 CPU cores.
+# trainer, and read a comparison of nine designs without being fooled by it. **You need** the samplers of [notebook
+# 08](08_sampling.ipynb) and, for the last part, the Frechet distance of [notebook 09](09_evaluation.ipynb). **Time** 40
+# minutes of reading; the cells run in about a minute on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -40,12 +39,9 @@ device = default_device()
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# Notebook 09 built measures for samples, and had one model to measure. Here come others, and
-# first the question whether their code and ours are the same thing. Two libraries are compared:
-# **diffusers** (networks and samplers for diffusion models) and **deepinv** (inverse problems
-# such as deblurring, which uses diffusion models as its knowledge of images). Both are
-# optional. Where one is missing, the next cell says how to get it, and the cells that need it
-# do nothing.
+# Two libraries are compared with this course: **diffusers** (networks and samplers for diffusion models) and
+# **deepinv** (inverse problems such as deblurring, which uses diffusion models as its knowledge of images). Both are
+# optional. Where one is missing, the next cell says how to get it, and the cells that need it do nothing.
 
 # %%
 diffusers, deepinv = find_library("diffusers"), find_library("deepinv")
@@ -84,8 +80,7 @@ if diffusers:
         verify("10.1", theirs.alphas_cumprod, ours.alpha_bar[1:], tol=1e-6)
 
 # %% [markdown]
-# Next the closed form [(2.13)](02_forward_process.ipynb), which leads from $x_0$ to $x_t$ at
-# once, for all thousand steps. Each gets an image and a noise of its own.
+# Next the closed form [(2.13)](02_forward_process.ipynb), for all thousand steps.
 
 # %% tags=["nbval-check-output"]
 x0, noise = torch.randn(2, 1000, 1, 2, 3, generator=generator)
@@ -97,8 +92,8 @@ if diffusers:
         print(f"{name}: equal to 1e-5 at every t: {bool(apart.abs().max() < 1e-5)}")
 
 # %% [markdown]
-# And the step down, for each $t$ from 1 to 1000, with a guess of the noise that is a little wrong, as that of a network is.
-# Their step draws its noise inside; we repeat the draw with the same seed.
+# And the step down, for each $t$, with a guess of the noise that is a little wrong, as that of a network is. Their step
+# draws its noise inside; we repeat the draw with the same seed.
 
 # %%
 def step_apart(ours, theirs, t):
@@ -129,13 +124,13 @@ if diffusers:
     viz.plot_curves(curves, log="xy", ylabel="relative difference", alt=alt)
 
 # %% [markdown]
-# *Both axes are logarithmic; each point is the worst of a stretch of steps, and exact agreement would be drawn at 1e-8. At most
-# steps the two agree to six or seven digits, about all that 32 bits hold. In about the first ten (linear) or twenty
-# (cosine) they agree to four or five only: the surprise is on the left.*
+# *Each point is the worst of a stretch of steps; exact agreement would be drawn at 1e-8. At most steps the two agree to
+# six or seven digits, about all that 32 bits hold. In the first ten (linear) or twenty (cosine) they agree to four or
+# five only.*
 #
 # *It is no error in a formula but a loss of digits. Near $t = 1$ the table $\bar\alpha_t$ is almost 1. Stored in 32
-# bits it is rounded to steps of 6e-8, and $1 - \bar\alpha_t$, which begins at 1e-4 (linear) or 4e-5 (cosine), inherits that
-# rounding as an error in its fourth digit. With their table recomputed in 64 bits the gap closes. This is why our schedule computes every
+# bits it is rounded to steps of 6e-8, and $1 - \bar\alpha_t$, which begins at 1e-4 (linear), inherits that as an error
+# in its fourth digit. With their table recomputed in 64 bits the gap closes. This is why our schedule computes every
 # table in 64 bits and stores* $\sqrt{1 - \bar\alpha_t}$ *in a table of its own.*
 
 # %% tags=["nbval-check-output"]
@@ -144,8 +139,8 @@ if diffusers:
     print(f"1 - alpha_bar_1 is {schedules['linear'].beta[1]:.6e}; from their table it is {1 - theirs.alphas_cumprod[0]:.6e}")
 
 # %% [markdown]
-# You would not see this in a picture. But if you ever compare two implementations, and they differ by 1e-4 at $t = 3$ only, you
-# now know where to look.
+# You would not see this in a picture. But if two implementations differ by 1e-4 at $t = 3$ only, you now know where to
+# look.
 #
 # ### DDIM, and which steps it takes
 #
@@ -165,9 +160,8 @@ for name, ours in schedules.items() if diffusers else ():
 
 # %% [markdown]
 # So the steps agree. The *choice* of steps is another matter. `"trailing"` is ours where $n$ divides $T$: from $T$
-# down. (Elsewhere we round down, and they round to the nearest.) Unless told otherwise, their `DDPMScheduler` and
-# `DDIMScheduler` count from the other end: `"leading"` takes the $n$ timesteps $0, k, 2k, \dots, (n - 1)\, k$ with
-# $k = \lfloor T / n \rfloor$, the largest first. (Several of their other samplers have a third way, `"linspace"`.)
+# down. Unless told otherwise, their `DDPMScheduler` and `DDIMScheduler` count from the other end: `"leading"` takes the
+# $n$ timesteps $0, k, 2k, \dots, (n - 1)\, k$ with $k = \lfloor T / n \rfloor$, the largest first.
 #
 # ### Exercise 10.1 - `leading_steps`
 #
@@ -189,8 +183,7 @@ leading_steps = check(leading_steps)
 #
 # </details>
 #
-# Now a whole run: the network shipped with this course, once in our loop and once in theirs, from the same starts, with
-# ten steps.
+# Now a whole run in ten steps: our network, once in our loop and once in theirs, from the same starts.
 
 # %%
 model, schedule, recipe = load_pretrained("mnist", device)
@@ -219,16 +212,16 @@ alt = "Twelve starts sampled in ten steps by our loop and by diffusers', with tw
 viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
-# *Rows two and three are the same run in two loops, ours and theirs. Compare rows one and two: the same starts and the
-# same network, and some columns show another digit. Row one asks at 1000, 900, ..., 100, row two at 901, 801, ..., 1.
-# Leading tells the network that pure noise is an image at $t = 901$, a small lie, and in return puts its last question
-# at $t = 1$. The last row is what diffusers does unless told otherwise: where a guess was clipped it keeps the noise
-# that no longer fits it, a difference that is printed but can hardly be seen. Nothing here is wrong. But the same
-# weights give different images in two libraries, and now you can say why.*
+# *Rows two and three are the same run in two loops, ours and theirs. Rows one and two have the same starts and the same
+# network, and some columns show another digit. Leading tells the network that pure noise is an image at $t = 901$, a
+# small lie, and in return puts its last question at $t = 1$. The last row is what diffusers does unless told otherwise:
+# where a guess was clipped it keeps the noise that no longer fits it, a difference that can hardly be seen. Nothing
+# here is wrong. But the same weights give different images in two libraries, and now you can say why.*
 #
 # ## Their network, our trainer
 #
-# `UNet2DModel` is diffusers' U-Net. It counts from 0, and it answers with an object whose attribute `sample` is the tensor.
+# `UNet2DModel` is diffusers' U-Net. It counts from 0, and it answers with an object whose attribute `sample` is the
+# tensor.
 #
 # ### Exercise 10.2 - `ask_diffusers`
 #
@@ -249,17 +242,15 @@ ask_diffusers = check(ask_diffusers)
 #
 # </details>
 #
-# This line is the whole adapter, `DiffusersUNet`: its `forward(x, t)` calls it. Everything of this course then works
-# with their network.
+# This line is the whole adapter, `DiffusersUNet`: its `forward(x, t)` calls it.
 #
 # ### What the minus one is worth
 #
-# Suppose that you forget it. Nothing stops: the network is conditioned on $t + 1$ instead of
-# $t$. We measure the damage on two networks of the course, both trained with the right $t$:
-# that of [notebook 12](12_guidance.ipynb), asked without a label, which saw all steps equally
-# often, and the one from above, whose weighted timestep sampling
-# ([(16.4)](16_targets_and_weights.ipynb)) drew mostly steps in the middle. Guess before you
-# run: at which $t$ does it matter?
+# Suppose that you forget it. Nothing stops: the network is conditioned on $t + 1$ instead of $t$. We measure the damage
+# on two networks of the course, both trained with the right $t$: that of [notebook 12](12_guidance.ipynb), asked
+# without a label, which saw all steps equally often, and the one from above, whose weighted timestep sampling
+# ([(16.4)](16_targets_and_weights.ipynb)) hardly ever drew the first ones. Guess before you run: at which $t$ does it
+# matter?
 
 # %%
 test = load_images("mnist", train=False)
@@ -283,17 +274,13 @@ for t in (1, 2, 3, 5, 10, 30, 100, 300, 900):
         print(f"t = {t:3}, {name:14}: loss {right:.4f}, with t + 1 {times:.3f} times that")
 
 # %% [markdown]
-# *Each network has its loss at $t$, and the factor by which that grows where it is conditioned
-# on $t + 1$. From $t = 100$ on the factor is 1.00: one step in a thousand changes the noise by
-# very little, and no loss curve will ever show you the mistake. At the first few steps the
-# noise level changes by a large share from one step to the next (look up `schedule.sigma[1]`
-# and `schedule.sigma[2]`), and there the loss of the first network grows, by a tenth at most.
-# The second does not even notice: it hardly ever saw those steps, and is so much worse there
-# that a wrong step makes no difference. An error that you cannot see in the loss is best kept
-# out by a test. Ours gives `ask_diffusers` a network that notes each timestep it gets.*
+# *From $t = 100$ on the factor is 1.000: no loss curve will ever show you the mistake. At the first few steps the noise
+# level changes by a large share from one step to the next, and there the loss of the first network grows, by a tenth at
+# most. The second is so much worse there that a wrong step makes no difference. An error that you cannot see in the
+# loss is best kept out by a test. Ours gives `ask_diffusers` a network that notes each timestep it gets.*
 #
-# The other direction is worse. $t - 1$ for the clean image, $t = 0$, is timestep -1, and in Python the index -1 is the *last*
-# entry:
+# The other direction is worse. $t - 1$ for the clean image, $t = 0$, is timestep -1, and in Python the index -1 is the
+# *last* entry:
 
 # %% tags=["nbval-check-output"]
 if diffusers:
@@ -309,13 +296,13 @@ if diffusers:
 #
 # - It takes a timestep only if asked: `net(x, t - 1, type_t="timestep")` predicts noise. Without `type_t` the second
 #   argument is a **noise level**, and the answer a clean image.
-# - Height and width must divide by 32. If they do not, it pads them itself, *circularly*: what leaves at the right
-#   comes in at the left. For digits we pad to 32x32 with black ourselves, and cut the border off afterwards.
+# - Height and width must divide by 32. If they do not, it pads them *circularly*: what leaves at the right comes in at
+#   the left. For digits we pad to 32x32 with black ourselves, and cut the border off afterwards.
 # - For colour it answers with six channels, three of them variances (as in Nichol & Dhariwal 2021). Our adapter,
 #   `DeepinvUNet`, drops those.
 #
-# It is large. A training keeps five numbers for each weight (the weight, its gradient, two running means of AdamW, our
-# average), so to stay within a laptop's memory we let only its last two blocks learn. The ladder trained all of it.
+# A training keeps five numbers for each weight (the weight, its gradient, two running means of AdamW, our average), so
+# to stay within a laptop's memory we let only its last two blocks learn.
 
 # %%
 data = load_images("mnist")
@@ -359,11 +346,9 @@ if deepinv:
 # %% [markdown]
 # ### Saved, loaded, sampled again
 #
-# A checkpoint, a file of `Trainer.save`, holds everything that is needed to go on training. To
-# *use* a network its weights are enough, and half precision is enough for them. We round the
-# weights before we sample, so that the file holds exactly what was used; then we load the file
-# into a network made from nothing. (Rounded with them is the table in which this network looks
-# up noise levels. Timesteps need no table.)
+# A **checkpoint**, a file of `Trainer.save`, holds all that is needed to go on training. To *use* a network its weights
+# are enough, in half precision. We round them before we sample, so that the file holds exactly what was used; then we
+# load the file into a network made from nothing.
 
 # %%
 import tempfile
@@ -394,10 +379,9 @@ folder.cleanup()
 # %% [markdown]
 # ## Two trainings of one network
 #
-# Back to diffusers, with the classic small settings of `UNet2DModel`: two blocks at each of three levels, 32, 64 and 64
-# channels, attention at the two lower levels. We train it twice for a few steps: to predict the clean image, as in
-# [notebook 01](01_corrupt_and_predict.ipynb), and to predict noise. Our `Trainer` takes the loss as its argument
-# `objective`. A step sees 16 digits, and `budget` says how many steps.
+# Back to diffusers, with the classic small settings of `UNet2DModel`. We train it twice for a few steps: to predict the
+# clean image, as in [notebook 01](01_corrupt_and_predict.ipynb), and to predict noise. Our `Trainer` takes the loss as
+# its argument `objective`.
 
 # %%
 def few_steps(make_net, schedule, images, steps, batch_size, objective=ddpm_loss):
@@ -417,16 +401,13 @@ if diffusers:
         few_steps(grey_unet2d, linear_schedule(), data.images, steps, 16, objective)
 
 # %% [markdown]
-# *One network, two questions, two losses. They differ in what is predicted, in its range and in its unit, so they
-# cannot be compared with each other. So few steps teach little; the finished trainings are two rows of the ladder
-# below.*
+# *One network, two targets, two losses, which cannot be compared: they differ in range and unit. The finished trainings
+# are two rows of the ladder below.*
 #
 # ### Colour
 #
-# The same class with 64, 64 and 128 channels for 32x32 images in colour. Data: digits in a random ink on a random
-# paper, which need no download. (Photographs are [notebook 11](11_colour_and_scale.ipynb)'s.) The schedule is
-# `squaredcos_cap_v2`, our `cosine_schedule`; it ends in noise for any $T$, so 50 steps will do here. Both samplers take
-# it as it is.
+# The same class for 32x32 images in colour: digits in a random ink on a random paper. The cosine schedule ends in noise
+# for any $T$, so 50 steps will do here.
 
 # %%
 ink, paper = torch.rand(2, 2000, 3, 1, 1, generator=generator)
@@ -434,7 +415,7 @@ painted = (255 * paper + (ink - paper) * grey32).to(torch.uint8)  # (2000, 3, 32
 viz.image_grid(painted[:12], columns=12, alt="Twelve digits, each in one random colour on another")
 
 # %% [markdown]
-# *Twelve of the 2,000 training images, 32x32 with three channels.*
+# *Twelve of the 2,000 training images.*
 
 # %%
 steps, short = budget(gpu=300, cpu=6, quick=2), cosine_schedule(50)
@@ -449,10 +430,8 @@ if diffusers:
 #
 # ## The ladder
 #
-# How do these designs compare if each gets the same chance? In a copy of the course
-# `python tests/benchmarks/ladder.py mine.json` trains them one after the other. That takes more
-# than an hour, so it was run beforehand, and the cells below draw what it wrote and nothing
-# else.
+# How do these designs compare if each gets the same chance? `python tests/benchmarks/ladder.py mine.json` trains them
+# one after the other. That takes more than an hour, so it was run beforehand, and the cells below draw what it wrote.
 
 # %%
 ladder = load_ladder()
@@ -460,76 +439,51 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
     print(f"{name:10} {ladder[name]}")
 
 # %% [markdown]
-# *`seconds` is the training time that each design's steps were counted for, `samples` how many
-# images were evaluated.*
+# Kept equal: the **wall time** (each design got as many steps as fit into `seconds`, by a speed measured in turns with
+# the others); the **trainer** of [notebook 07](07_train_ddpm.ipynb); and the feature network and number of samples of
+# the distance, beside the **floor** of real images ([notebook 09](09_evaluation.ipynb)).
 #
-# What was kept equal:
-#
-# - **Wall time.** The speeds were measured first, in turns, so that a slow minute of the machine hurts all alike; each
-#   design then got as many steps as fit into the time. A network that is twice as slow sees half as many images.
-# - **The trainer.** AdamW, warm-up, clipped gradients, averaged weights ([notebook 07](07_train_ddpm.ipynb)), for all.
-# - **The feature network,** and with it the Frechet distance of [notebook
-#   09](09_evaluation.ipynb), at the same number of samples, beside the **floor**: the distance
-#   of two sets of real images of that size.
-#
-# What was not equal: the learning rate and the batch size, 0.001 and 128 for most, 0.0001 and
-# 16 for `DiffUNet`, 0.002 and 64 for the course's recipe; the steps $t$ of training, weighted
-# timestep sampling in the recipe ([(16.4)](16_targets_and_weights.ipynb)), all equally often in
-# the others; the length of the warm-up, a tenth of the steps but at most 100; and the sampler
-# and its steps, in the table below. So training steps cannot be compared between designs, but
-# images can: a design saw 180 times its images/s.
+# Not equal: the learning rate and the batch size (0.001 and 128 for most, 0.0001 and 16 for `DiffUNet`, 0.002 and 64
+# for the recipe), the warm-up, weighted timestep sampling in the recipe alone, and the sampler. So training steps
+# cannot be compared between designs, but images can: a design saw 180 times its images/s.
 #
 # In the names *naive* means that the network predicts the clean image, *published* that network, data range, noise
 # schedule, target and sampler are as published, and *repaired* that the faults of that design are out.
 #
 # | name | the design | the sampler |
 # |---|---|---|
-# | `naive BasicUNet`, `naive UNet2DModel` | what [notebook 01](01_corrupt_and_predict.ipynb) does, with its network and with that of diffusers | that of notebook 01, 40 steps |
-# | `SimpleUNet, published` | the network of [notebook 05](05_time_conditioning.ipynb); its images lie in [0, 1], and its 300 steps do not end in noise | Algorithm 2, 300 steps, no clipping |
-# | `SimpleUNet, repaired` | the same without these two faults | Algorithm 2, 300 steps |
+# | `naive ...` | [notebook 01](01_corrupt_and_predict.ipynb), with its network and with that of diffusers | that of notebook 01, 40 steps |
+# | `SimpleUNet, published` | the network of [notebook 05](05_time_conditioning.ipynb); images in [0, 1], and 300 steps that do not end in noise | Algorithm 2, 300 steps, no clipping |
+# | `SimpleUNet, repaired` | without these two faults | Algorithm 2, 300 steps |
 # | `LayerNormUNet, published` | begins with a norm that hides the brightness ([notebook 06](06_unet.ipynb)) | Algorithm 2, 1000 steps |
-# | `LayerNormUNet, repaired` | the same without that norm | Algorithm 2, 1000 steps |
+# | `LayerNormUNet, repaired` | without that norm | Algorithm 2, 1000 steps |
 # | `UNet2DModel DDPM` | the network of diffusers predicts noise | DDIM, 50 steps |
 # | `DiffUNet` | the network of deepinv predicts noise | DDIM, 20 steps |
-# | `the course's recipe` | predicts the velocity; cosine schedule (the diffusion models above: linear) | DDIM with fresh noise ($\eta = 1$, [notebook 08](08_sampling.ipynb)), 50 steps, half of them above 700 |
+# | `the course's recipe` | predicts the velocity; cosine schedule (the diffusion models above: linear) | DDIM with $\eta = 1$, 50 steps, half of them above 700 |
 #
-# Even so some things are *not* as published: the trainer; bfloat16 where the machine has it; DDIM instead of 1000 steps
-# of Algorithm 2 for `UNet2DModel` and `DiffUNet`, which would otherwise sample for hours; and the border of black
-# around the images of `DiffUNet`. (Fresh noise, which the recipe has, does not help these two after so short a training:
-# 2,349 and 2,176 after the same steps, instead of the distances below.) And the last row is newer than the date
-# above, of the 30th of that month. The speed of the recipe was measured on that day, in turns with all the others, which were then
-# 2 to 17 % slower than the table says: if anything, it got too few steps.
+# Some things are *not* as published: the trainer, bfloat16, DDIM for the two large networks, and the black border for
+# `DiffUNet`. The last row was added nine days after the date above, with speeds measured anew.
 
 # %% tags=["figure-10_ladder"]
 show.plot_ladder(ladder)
 
 # %% [markdown]
-# *The best design is on top; the dashed line is the floor. Colours say what a network predicts,
-# and which designs keep a published fault. The course's recipe leads, ten times closer to real
-# digits than `UNet2DModel DDPM`, which is last; three minutes are little, and nobody is near
-# the floor. More parameters did not help. The largest network, with 93.6 million, found time
-# for 125 steps of 16 images and is last but one; the two leaders are the two fastest. In a day
-# the order may be another one.*
+# *The dashed line is the floor. The course's recipe leads, ten times closer to real digits than `UNet2DModel DDPM`,
+# which is last; nobody is near the floor. More parameters did not help: the largest network, with 93.6 million, found
+# time for 125 steps of 16 images and is last but one. In a day the order may be another one.*
 
 # %%
 print(ladder_table(ladder["systems"]))
 
 # %% [markdown]
-# *Mind the columns. "steps" is what fitted into the time. "recognis." is the share of samples
-# whose digit the feature network is at least 95 % sure of, and on its own it can be fooled: a
-# model that draws one perfect 1 for ever would score 100 %. Read it together with the entropy
-# (2.30 if all ten digits come equally often) and the distance. "s for 64" is the price of
-# sampling, which the distance does not know.*
-#
-# *Here share and distance give nearly the same order. The entropy adds something: `SimpleUNet, published` and
-# `LayerNormUNet, repaired` have the same share and almost the same distance, but the second makes fewer kinds of
-# digits. (The published count of `LayerNormUNet`, 606,852, includes a frozen table of 100,000 numbers. The column
-# counts what is trained; without its first norm the network has fewer.)*
+# *"recognis." is the share of samples whose digit the feature network is at least 95 % sure of; on its own it can be
+# fooled: a model that draws one perfect 1 for ever would score 100 %. So read it with the entropy (2.30 if all ten
+# digits come equally often) and the distance. "s for 64" is the price of sampling, which the distance does not know.*
 #
 # ### Which losses can be compared?
 #
-# Not those of different targets. One network, one image, one noise: the error of the predicted noise and the error of
-# the clean image that it implies are two numbers for the same answer, by [(4.21)](04_bound_to_noise.ipynb):
+# Not those of different targets. The error of the predicted noise and the error of the clean image that it implies are
+# two numbers for the same answer, by [(4.21)](04_bound_to_noise.ipynb):
 #
 # $$\lVert \epsilon - \hat\epsilon \rVert^2 = \frac{\bar\alpha_t}{1 - \bar\alpha_t}\, \lVert x_0 - \hat x_0 \rVert^2 \tag{10.3}$$
 #
@@ -548,18 +502,13 @@ for t in (10, 300, 800):
     verify("10.3", error, snr(schedule)[t].item() * image_error, tol=1e-5)
 
 # %% [markdown]
-# The course's recipe is such a case: it predicts the velocity, whose squared error is by
-# [(16.1)](16_targets_and_weights.ipynb) the larger number, averages it over the steps of
-# weighted timestep sampling, most of them in the middle, and has the largest loss in the
-# column. Its samples are the best.
+# The recipe predicts the velocity, whose squared error is by [(16.1)](16_targets_and_weights.ipynb) the larger number;
+# it has the largest loss of the column and the best samples. And among networks that predict noise `DiffUNet` has the
+# lowest loss, and next to the worst samples: a quarter of its 32x32 pixels are a border that is always black, where
+# noise is easy to see.
 #
-# And even among networks that predict noise a lower mean loss need not mean better samples: notebook 07 showed that the
-# first tenth of the steps makes up a third of the mean, while the samples are decided at large $t$. Look at the table again. Of all that
-# predict noise `DiffUNet` has the lowest loss, and next to the worst samples: a quarter of its 32x32 pixels are a
-# border that is always black, where noise is easy to see.
-#
-# Here is what the numbers stand for: the first samples of each run, not chosen ones. Guess before you run: which row will you
-# like best, and is it the one on top of the chart?
+# Here are the first samples of each run, not chosen ones. Guess before you run: which row will you like best, and is it
+# the one on top of the chart?
 
 # %%
 drawn = {name: images[:12] for name, images in ladder_samples().items()}
@@ -567,28 +516,23 @@ rows = {row["name"]: drawn[row["name"]] for row in ladder["systems"]}
 viz.image_rows(rows, alt="Twelve samples of each design of the ladder, one row for each")
 
 # %% [markdown]
-# *One row for each design, in the order of the table. The two naive rows are digits, some of
-# them broken. `SimpleUNet` draws strokes without a plan: each of its pixels sees a square of
-# 18x18, no more ([notebook 06](06_unet.ipynb)). Look at `LayerNormUNet, published`: its digits
-# have strokes, and each stands on a grey of its own, because this network cannot see brightness
-# and so the brightness walks. The repaired one sees it, has not yet learned to use it well, and
-# leaves noise; the distance puts it first of the two, and an eye may not. The brightness is one
-# number of 784 in the loss and is learned late: `UNet2DModel DDPM` and `DiffUNet`, with 68
-# steps of 128 images and 125 of 16 behind them, still return whole squares of grey or noise.*
+# *In the order of the table. The two naive rows are digits, some of them broken. `SimpleUNet` draws strokes without a
+# plan: each of its pixels sees a square of 18x18, no more ([notebook 06](06_unet.ipynb)). The digits of `LayerNormUNet,
+# published` stand each on a grey of its own, because this network cannot see brightness; the repaired one sees it and
+# leaves noise. Their distances, 1,241 and 1,146, are of one run each and no order. The brightness is one number of 784
+# in the loss and is learned late: `UNet2DModel DDPM` and `DiffUNet` still return whole squares of grey or noise.*
 #
 # ## What each fault costs
 #
-# Some recipes in circulation carry faults. Four of them, each put alone into the repaired `SimpleUNet`, with the same
-# number of steps:
+# Four faults of recipes in circulation, each put alone into the repaired `SimpleUNet`, with the same number of steps:
 #
 # - **The gradient times the loss.** `loss.backward(loss)` looks harmless. It computes the gradient of another function:
 #
 # $$L\, \nabla L = \nabla\, \frac{L^2}{2} \tag{10.4}$$
 #
-# - **Images in [0, 1].** The noise is made for data of variance about 1 around 0. (As published, nothing is clipped
-#   then.)
-# - **T too short for its betas.** $T = 300$ with betas from 0.0001 to 0.02 does not end in noise
-#   ([notebook 02](02_forward_process.ipynb)), and sampling starts there.
+# - **Images in [0, 1].** The noise is made for data of variance about 1 around 0.
+# - **T too short for its betas.** $T = 300$ with betas from 0.0001 to 0.02 does not end in noise ([notebook
+#   02](02_forward_process.ipynb)), and sampling starts there.
 # - **Noise at the last step.** It adds $\sqrt{\beta_1}\,z$ to the finished image.
 
 # %% tags=["nbval-check-output"]
@@ -601,8 +545,7 @@ print(f"T = 300: alpha_bar ends at {linear_schedule(300, rescale=False).alpha_ba
 print(f"noise at the last step: {255 / 2 * linear_schedule(300).beta[1].sqrt():.1f} grey levels of 255")
 
 # %% [markdown]
-# Guess before you run: order the four by what they cost. Which of them does AdamW, which divides each gradient by its
-# own running size, forgive?
+# Guess before you run: order the four by what they cost.
 
 # %%
 repaired = next(row for row in ladder["systems"] if row["name"] == "SimpleUNet, repaired")
@@ -614,32 +557,24 @@ rows = {row["name"]: drawn[row["name"]] for row in [repaired, *ladder["faults"]]
 viz.image_rows(rows, alt="Samples of the repaired network and of each fault alone")
 
 # %% [markdown]
-# *First the repaired network, then each fault alone; noise at the last step was added to the
-# repaired network's own samples, so it has no row of pictures. The surprise: only one of the
-# four costs much. The scaled gradient raises loss and distance by a fifth and more. Noise at
-# the last step costs next to nothing, two grey levels that neither the feature network nor an
-# eye notices. Images in [0, 1] make no difference that one run could show. And the short $T$ is
-# an advantage here: its samples are better than the repaired ones.*
+# *Noise at the last step was added to the repaired network's own samples, so it has no row of pictures. One run each: a
+# difference of a tenth says nothing. Only the scaled gradient costs: the loss that scales it is not constant, so late
+# steps are scaled by a smaller loss than those that AdamW remembers. And the surprise: with the short $T$ the distance
+# is smaller here.*
 #
 # *How can a fault help? Both recipes get 300 steps. The short one never goes far into the noise, so all its steps fall
-# where strokes are formed, and the repaired one spends many where all is noise. This network sees 18x18 pixels and
-# trained for three minutes; it fails at drawing digits long before it fails at their brightness or their statistics.
-# The fault of theory is there (notebook 02 computes it, [notebook 13](13_debugging_clinic.ipynb) shows what it does to
-# a perfect network), but it is not what limits this system. A repair is worth something once nothing else is worse:
-# measure before you believe.*
-#
-# *About the scaled gradient: AdamW divides each gradient by its own running size, so a constant factor would cancel.
-# What stays is that the loss is not constant: late in training each step is scaled by a smaller loss than those that
-# AdamW remembers, and batches with a large loss count more than others. All of this is one run each; another seed would
-# move each number, and a difference of a tenth says nothing.*
+# where strokes are formed, and the repaired one spends many where all is noise. This network fails at drawing digits
+# long before it fails at their brightness. The fault of theory is there ([notebook 13](13_debugging_clinic.ipynb) shows
+# what it does to a perfect network), but it is not what limits this system. A repair is worth something once nothing
+# else is worse.*
 #
 # ## What each part is worth
 #
-# The ladder's best design is a recipe of many parts. Which of them matter? There is one way to know: change one, keep
-# the rest, give it the same time, and measure. `python tests/benchmarks/bench_levers.py` does that, for more than three
-# hours; so it, too, was run beforehand. It starts from a plainer recipe, which trains on all steps equally often, with
-# the weights of [(16.3)](16_targets_and_weights.ipynb) in the loss, and draws in 50 evenly spaced steps. The recipe of the ladder
-# is among its rows: `weighted timestep sampling, near T`.
+# The ladder's best design is a recipe of many parts. Change one, keep the rest, give it the same time, and measure:
+# `python tests/benchmarks/bench_levers.py` does that, for more than three hours, and was run beforehand. It starts from
+# a plainer recipe, which trains on all steps equally often, with the weights of [(16.3)](16_targets_and_weights.ipynb)
+# in the loss, and draws in 50 evenly spaced steps. The recipe of the ladder is among its rows: `weighted timestep
+# sampling, near T`.
 
 # %%
 levers = load_ladder("levers_cpu")
@@ -653,20 +588,11 @@ for name in ("device", "date", "torch", "precision", "data", "seconds", "samples
 # |---|---|---|
 # | `weights of the noise`, `weights of the velocity` | the smaller error of [(16.3)](16_targets_and_weights.ipynb) | the error of the noise, of the velocity; the output stays the velocity |
 # | `noise as target` | the output stands for the velocity | for the noise; the weights stay |
-# | `noise and its weights` | velocity, and the smaller error | noise, and its plain error |
-# | `noise, its weights, linear schedule` | velocity, the smaller error, the cosine schedule | output, loss and schedule of the paper; the rest stays the recipe's |
-# | `weighted timestep sampling` | all steps equally often, the weights in the loss | weighted timestep sampling, [(16.4)](16_targets_and_weights.ipynb), and no weights in the loss |
-# | `weighted timestep sampling, small gradient` |  | the same, and the loss times the mean weight: on average the recipe's own loss |
-# | `more steps near T` | the 50 steps of the sampler are spaced evenly | they are $1000 \sqrt{i / 50}$, $i = 50, \dots, 1$: half of them above 700 |
-# | `weighted timestep sampling, near T` |  | weighted timestep sampling in training, and more steps near $T$ in sampling |
-# | `seed 1`, `seed 2` | seed 0: of the first weights, the images, the steps, the noise | another seed |
-# | `no patches; 16, 32, 64` | patches of 2x2 pixels (space-to-depth), two levels of 32 and 64 channels | no patches: 28x28 pixels, three levels |
-# | `base 24`, `base 48` | 32 and 64 channels | 24 and 48; 48 and 96 |
-# | `attention at 7 x 7 too` | attention in the middle alone, at 7x7 | in the level beside it too, of the same size, as in the shipped networks |
-# | `learning rate stays up` | it falls to 0 | it stays at 0.002 after the warm-up |
-# | `last weights, no average` | samples come from the averaged weights | from the last ones |
-# | `independent steps` | stratified $t$ ([notebook 07](07_train_ddpm.ipynb)) | each image's $t$ by itself |
-# | `channels_last` | the numbers of one channel lie together, which suits GroupNorm on a CPU | those of one pixel |
+# | `noise and its weights`, `..., linear schedule` | velocity, the smaller error, cosine | noise, its plain error; with the linear schedule that is the paper's |
+# | `weighted timestep sampling` | all steps equally often, the weights in the loss | [(16.4)](16_targets_and_weights.ipynb), and no weights in the loss |
+# | `..., small gradient` |  | the same, and the loss times the mean weight |
+# | `more steps near T` | 50 even steps in sampling | $1000 \sqrt{i / 50}$, $i = 50, \dots, 1$: half of them above 700 |
+# | `no patches; 16, 32, 64` | patches of 2x2 pixels, two levels of 32 and 64 channels | 28x28 pixels, three levels |
 # | `no fresh noise` | $\eta = 1$ ([notebook 08](08_sampling.ipynb)) | $\eta = 0$ |
 #
 # Guess before you run: of the learning rate, the average of the weights, the noise schedule, the weights in the loss
@@ -679,65 +605,43 @@ show.plot_levers(levers)
 print(ladder_table(sorted(levers["systems"], key=lambda row: row["frechet"])))
 
 # %% [markdown]
-# *Each dot is a training of three minutes, or another way to draw with what came out of one.
-# The recipe was trained from three seeds, and came out at 211, 224 and 234: the grey band.
-# (Real digits score 21. The ladder evaluated half as many samples, so its distances cannot be
-# compared with these.) Chance goes farther than three tries show: a dot less than a band's
-# width beside the band may still be chance, and that is true of most. For those the picture
-# cannot say whether they help or harm. Worse, from the worst on: what the paper does; the plain
-# error of the noise as loss, whether the output is noise or velocity; twice the learning rate,
-# while half of it costs nothing; noise as output together with the linear schedule; float32,
-# which leaves time for a third fewer steps; no fresh noise; and, barely, the linear schedule
-# alone and a wider network.*
+# *The recipe was trained from three seeds, and came out at 211, 224 and 234: the grey band. (Real digits score 21. The
+# ladder evaluated half as many samples, so its distances cannot be compared with these.) Chance goes farther than three
+# tries show: a dot less than a band's width beside the band may still be chance, and that is true of most. Three
+# findings are larger.*
 #
-# *Better: weighted timestep sampling, at 172, 191 and 195. That is less than the recipe from
-# the same seed each time, by 28 to 43, for the same work. (Without its weights the loss is
-# larger, and so is the gradient, which the limit on its length then cuts more often. Is it
-# that? No: with the loss of the old size, 164.) Better, too, is the network without patches, on
-# 28x28 pixels: 188, 196 and 203, again less than the recipe from the same seed, by 21 to 38,
-# although its slower steps left time for a third fewer of them; but to draw samples with it
-# takes longer. To draw in all 1000 steps instead of 50 helps as much, 180 instead of 211, at 20
-# times the price.*
+# - *Worse: what the paper does (351), and the plain error of the noise as loss, whether the output is noise or velocity
+#   (302 and 305). With the recipe's weights the output hardly matters.*
+# - *Better, from each of three seeds, and for the same work: weighted timestep sampling, by 28 to 43. So is the network
+#   without patches, by 21 to 38, which is not told apart from that; its samples take longer.*
+# - *More steps near $T$ cost nothing: with weighted timestep sampling 156, 174 and 178 instead of 172, 191 and 195.
+#   From what the paper does to this recipe the distance is halved, in the same three minutes.*
 #
-# *And which fifty? [Notebook 08](08_sampling.ipynb) asked which end deserves more of them. It
-# is the noisy one, and it costs nothing: 203 instead of 211, and with weighted timestep
-# sampling 156, 174 and 178 instead of 172, 191 and 195. That is the recipe of the ladder. From
-# what the paper does to it the distance is halved, in the same three minutes. (The README shows
-# it after 3, 6 and 12 minutes, and three other designs of the ladder beside it.)*
-#
-# *So of the three weights of [notebook 07](07_train_ddpm.ipynb) that of the noise is the worst, at 305, and the other
-# two, 232 and the band, cannot be told apart; nor can $\gamma = 5$, at 228. The output hardly matters: noise or velocity,
-# that is 229 or the band with these weights, and 302 or 305 with those of the noise. It may surprise what else does not
-# matter here. The average of the weights: the last weights are as good. (They come from the training that scored 211, as
-# do the average over 100 steps and the rows that draw in other ways: compare those with 211.)
-# The falling learning rate: without it nothing is lost. Beware: both calm the last part of a run, and where one was
-# removed, the other was still there. Changing one part at a time cannot see that. Spread steps, and images that lie on
-# the device: picture by picture costs a ninth of the steps on this CPU, and no more. `torch.compile` spends 53 of
-# the 180 seconds on compiling and is 7 % faster then. Three minutes are a short run. In an hour the
-# list may be another one; the command above tells.*
+# *It may surprise what cannot be seen to matter here: the average of the weights, and the falling learning rate.
+# Beware: both calm the last part of a run, and where one was removed, the other was still there. Changing one part at a
+# time cannot see that. And three minutes are a short run; in an hour the list may be another one.*
 #
 # ## What to remember, and what broke
 #
-# - The same tables, the same steps, the same network: libraries and papers differ in names, in where they count from,
-#   and in defaults. Know three of them by heart: $t$ or $t - 1$, which variance, which steps.
+# - Libraries and papers differ in names, in where they count from, and in defaults. Know three of them by heart: $t$ or
+#   $t - 1$, which variance, which steps.
 # - If two implementations agree to 1e-7 at most steps and to 1e-4 at a few, look for a difference of nearly equal
 #   numbers.
-# - A comparison is a promise about what was kept equal. Say the time, the data, the feature
-#   network, the number of samples, the floor, and what was not equal; never one column alone.
-# - To learn what a part is worth, change it alone and give it the same time; and train the unchanged recipe from several
-#   seeds, or you will explain chance.
+# - A comparison is a promise about what was kept equal. Say the time, the data, the feature network, the number of
+#   samples, the floor, and what was not equal; never one column alone.
+# - To learn what a part is worth, change it alone and give it the same time; and train the unchanged recipe from
+#   several seeds, or you will explain chance.
 #
-# **What broke:** everything on this ladder is grey, 28 pixels wide and made of strokes, and every design got minutes,
-# not hours. Which of the conclusions survive in colour, at 32x32 and above, on pictures of things, and with more time
-# on more than one processor? [Notebook 11](11_colour_and_scale.ipynb) is about what grows.
+# **What broke:** everything on this ladder is grey, 28 pixels wide and made of strokes, and every design got minutes.
+# Which of the conclusions survive in colour, on larger pictures of things, and with more time on more than one
+# processor? [Notebook 11](11_colour_and_scale.ipynb) is about what grows.
 #
 # ### Experiments to try
 #
-# - Run `python tests/benchmarks/ladder.py quick.json --seconds 20 --samples 200` on your
-#   machine. Does the order stay? Then think of what the order would be after a day.
+# - Run `python tests/benchmarks/ladder.py quick.json --seconds 20 --samples 200` on your machine. Does the order stay?
 # - In `their_loop`, use `diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", thresholding=True)`
-#   (Lu et al. 2022) instead, with 10 steps. It is the same path, followed by a better method than Euler's. Then leave
-#   `thresholding` out, which clips the guess: what does [notebook 11](11_colour_and_scale.ipynb) say about $t = T$?
+#   (Lu et al. 2022) instead, with 10 steps: the same path, followed by a better method than Euler's ([notebook
+#   15](15_solvers.ipynb)). Then leave `thresholding` out, which clips the guess.
 # - Ask `ask_diffusers` with `t` instead of `t - 1` *in training as well*. Is that a mistake at all?
 # - Feed `DeepinvUNet` 28x28 images, and look at its answer near the left and the right edge of a shirt from
 #   `load_images("fashion")`.

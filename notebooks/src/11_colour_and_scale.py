@@ -7,9 +7,9 @@
 # From across the room they could be photos. Come close: which of them can you give a name?*
 #
 # **You will** train on colour photos and on a folder of your own pictures, find out why the noise must grow with the
-# picture, share one training among several processes, and measure what grows how. **You need**
-# [notebook 07](07_train_ddpm.ipynb) for the trainer and [notebook 08](08_sampling.ipynb) for the samplers. **Time** 60
-# minutes of reading; the cells run in about 3 minutes on 2 CPU cores.
+# picture, share one training among several processes, and measure what grows how. **You need** [notebook
+# 07](07_train_ddpm.ipynb) for the trainer and [notebook 08](08_sampling.ipynb) for the samplers. **Time** 50 minutes of
+# reading; the cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -43,10 +43,9 @@ print(data.source)
 print(f"{tuple(data.images.shape)}, classes: {', '.join(data.classes)}")
 
 # %% [markdown]
-# Everything so far was grey, 28 pixels wide and made of strokes. CIFAR-10 (Krizhevsky 2009) is 50,000 photos of ten
-# kinds of things, 32x32 pixels each. They are the classic next step after digits, and still small enough for a CPU to
-# try. If the data cannot be had, painted digits stand in (the line above says so), everything below runs on them, and
-# remarks about photos do not apply: the run shown here is on CIFAR-10.
+# CIFAR-10 (Krizhevsky 2009) is 50,000 photos of ten kinds of things, 32x32 pixels each: the classic next step after
+# digits, and still small enough for a CPU to try. If the data cannot be had, painted digits stand in (the line above
+# says so), and remarks about photos do not apply.
 #
 # We take the photos in random order, because they may lie sorted by class.
 
@@ -56,18 +55,16 @@ photos = to_float(data.images[order[:2000]])  # (2000, 3, 32, 32) in [-1, 1]
 viz.image_grid(photos[:24], columns=12, alt="Twenty-four photos of 32 by 32 pixels: animals, cars, ships, planes")
 
 # %% [markdown]
-# *Even for you some of them are hard. No two share a pose, a background, or a light. All digits were white strokes on black: a
-# network that learned "black, with strokes" had learned most of it.*
+# *Even for you some of them are hard. No two share a pose, a background, or a light. All digits were white strokes on
+# black.*
 #
 # ## What changes for colour
 #
-# In the mathematics nothing: an image is a list of numbers, noise is added to each, and
-# $\epsilon$ has the shape of the image. In the network two layers: the first one reads $C = 3$
-# channels instead of one, the last one writes three. Both are 3x3 convolutions between the
-# channels (`patch` = $p$ makes one place with $C p^2$ channels of each patch of $p \times p$
-# pixels, which is called space-to-depth, [notebook 06](06_unet.ipynb)) and the `base` = $b$
-# features of the first level; the last one also adds a bias to each number that it writes. So
-# colour costs
+# In the mathematics nothing: an image is a list of numbers, noise is added to each, and $\epsilon$ has the shape of the
+# image. In the network two layers: the first one reads $C = 3$ channels instead of one, the last one writes three. Both
+# are 3x3 convolutions between the channels (`patch` = $p$ makes one place with $C p^2$ channels of each patch of $p
+# \times p$ pixels, [notebook 06](06_unet.ipynb)) and the `base` = $b$ features of the first level; the last one also
+# adds a bias to each number that it writes. So colour costs
 #
 # $$\text{parameters}(C) - \text{parameters}(1) = (C - 1)\, p^2\, (2 \cdot 3^2\, b + 1) \tag{11.1}$$
 
@@ -77,7 +74,7 @@ verify("11.1", count_parameters(colour) - count_parameters(grey), (3 - 1) * 2**2
 print(f"{count_parameters(grey):,} parameters for grey, {count_parameters(colour):,} for colour")
 
 # %% [markdown]
-# Less than one percent. Three times as many numbers in an image, the same network in between. What is in the three channels?
+# Less than one percent. What is in the three channels?
 
 # %%
 def correlation(a, b):
@@ -95,7 +92,7 @@ print("noise: ", agreement(torch.randn(photos.shape, generator=generator)))
 # %% [markdown]
 # *Channels of a photo say nearly the same thing three times, and so do neighbouring pixels. Noise agrees with nothing.
 # That is why it can be seen at all: what is the same in all channels and all around is picture, what differs everywhere
-# is noise. Remember this; the section after next is about nothing else.*
+# is noise.*
 #
 # ## Mirrored, and as good as new
 #
@@ -130,9 +127,9 @@ mirrored = {name: torch.cat([x, x.flip(-1)]) for name, x in rows.items()}
 viz.image_rows(mirrored, alt="Six digits and their mirror images, six photos and theirs")
 
 # %% [markdown]
-# *Left half: as they are. Right half: mirrored. Digits are told from their mirror images nearly always, and photos not
-# much better than by a coin. (Not quite by a coin: somebody holds the camera, lettering has a direction.) The rule:
-# flip if you could not tell. So never upside down, for the sky is above.*
+# *Digits are told from their mirror images nearly always, and photos not much better than by a coin. (Somebody holds
+# the camera, lettering has a direction.) The rule: flip if you could not tell. So never upside down, for the sky is
+# above.*
 #
 # ### Exercise 11.1 - `random_flip`
 #
@@ -154,15 +151,15 @@ random_flip = check(random_flip)
 #
 # </details>
 #
-# The trainer does this to each batch with `TrainConfig(flip=True)`; every epoch throws new coins. It helps once a
-# network sees each picture many times and begins to know it by heart; in a training as short as ours it is worth
-# little. Ho et al. (2020, appendix B) trained on CIFAR-10 with and without flips and saw a slight gain.
+# The trainer does this to each batch with `TrainConfig(flip=True)`. It helps once a network sees each picture many
+# times and begins to know it by heart. Ho et al. (2020, appendix B) trained on CIFAR-10 with and without flips and saw
+# a slight gain.
 #
 # ## A large picture is easier to see
 #
-# The same photos in four sizes: 8 and 16 are averaged down from 32, and 64 is enlarged (a photo taken at 64 would have
-# finer detail besides). All are noised to the same step of the same schedule, so every pixel has the same
-# signal-to-noise ratio. Guess before you run: in which size will you recognise them?
+# The same photos in four sizes: 8 and 16 are averaged down from 32, and 64 is enlarged. All are noised to the same step
+# of the same schedule, so every pixel has the same signal-to-noise ratio. Guess before you run: in which size will you
+# recognise them?
 
 # %%
 def in_size(x, side):
@@ -187,7 +184,7 @@ viz.image_rows(rows, alt="Seven photos in four sizes, all at step 500: the large
 # How much does averaging remove? The variances of independent numbers add up, and a division by $n$ divides the
 # variance by $n^2$. So the mean of $n$ numbers of variance 1 has variance $1/n$, and for a block of $d \times d$ pixels
 #
-# $$\operatorname{Var}\Big[\frac{1}{d^2} \sum_{i=1}^{d^2} \epsilon_i\Big] = \frac{1}{d^2} \tag{11.2}$$
+# $$\mathrm{Var}\Big[\frac{1}{d^2} \sum_{i=1}^{d^2} \epsilon_i\Big] = \frac{1}{d^2} \tag{11.2}$$
 #
 # The signal is hardly touched, because neighbours agree: the mean of a block is the pixel of a smaller photo. So a
 # picture, looked at $d$ times more coarsely, has $d^2$ times the signal-to-noise ratio,
@@ -206,10 +203,9 @@ for d in (2, 4, 8):
 
 # %% [markdown]
 # So "step 500" does not mean the same in two sizes. Here is a way to see what it means. Take 400 photos, noise one of
-# them, and ask an observer who knows all 400 which one it was. The best guess is the photo whose
-# $\sqrt{\bar\alpha_t}\, x_0$, the mean of all its noisy versions, lies closest to $x_t$. (The code multiplies out minus
-# half the squared distance, as in [(9.7)](09_evaluation.ipynb), without the square of $x_t$, which is the same for
-# all.) If the guess is right, the noisy picture still says which photo it is; if not, that has been lost.
+# them, and ask an observer who knows all 400 which one it was. The best guess is the photo whose $\sqrt{\bar\alpha_t}\,
+# x_0$, the mean of all its noisy versions, lies closest to $x_t$. (The code multiplies out minus half the squared
+# distance, as in [(9.7)](09_evaluation.ipynb), without the square of $x_t$, which is the same for all.)
 
 # %%
 def recognised(schedule, x, steps):
@@ -243,18 +239,16 @@ print(f"cosine: half of the photos are lost by t = {half} for 32x32, and so, by 
 # %% [markdown]
 # *Every doubling of the side moves the curve to the right. Read the curve of 32x32 (green) from right to left, as
 # sampling goes: at first nothing is decided, then, within a stretch, which picture it will be, and from there on only
-# detail. With the linear schedule the first part takes about 200 of the 1000 steps, and they are spent on pure noise;
-# with the cosine one it takes next to none, and many more steps are left for detail. Nichol & Dhariwal (2021) made the
-# cosine schedule for this reason. The linear one, they found, does well on large images and too much too early on those
-# of 32x32 and 64x64: a fifth of the way back could be left out with little harm. Look at 8x8 (blue): for it the linear
+# detail. With the linear schedule the first part takes about 200 of the 1000 steps, spent on pure noise; with the
+# cosine one next to none. Nichol & Dhariwal (2021) made the cosine schedule for this reason. For 8x8 (blue) the linear
 # schedule wastes about half of its steps.*
 #
 # The other way round, a large picture under the cosine schedule is decided right below $t = T$. At 256x256, says the
 # line below the curves, half of the photos are lost about ten steps before the end, and a sampler with 50 steps, 20
 # apart, jumps over all ten at once. The repair is (11.3), read backwards. A picture with $d$ times the side of one for
 # which the schedule was right needs $d^2$ times the noise variance for the same signal: subtract $2 \log d$ from the
-# log-SNR (Hoogeboom et al. 2023; Chen, 2023, does it by shrinking the pictures' range instead). With
-# $\mathrm{SNR} = \bar\alpha / (1 - \bar\alpha)$ that is
+# log-SNR (Hoogeboom et al. 2023; Chen, 2023, does it by shrinking the pictures' range instead). With $\mathrm{SNR} =
+# \bar\alpha / (1 - \bar\alpha)$ that is
 #
 # $$\bar\alpha'_t = \frac{\bar\alpha_t}{\bar\alpha_t + d^2\, (1 - \bar\alpha_t)} \tag{11.4}$$
 #
@@ -282,16 +276,14 @@ alt = "With shifted schedules the curves of all four sizes coincide"
 viz.plot_curves(panels, ylabel="share recognised", alt=alt)
 
 # %% [markdown]
-# *One curve each, instead of four. With the shift, step $t$ means the same in every size, and what you learned at 32x32
-# about which steps matter carries over to 64x64. (The loss does not: each single pixel is noisier now.) Only the curve
-# of 8x8 lies a little lower: averaging has cost it some of its contrast. (11.4) costs four lines, and any network can
-# be trained with it: hand `shifted(cosine_schedule(1000), 2)` to the trainer for pictures of 64x64.*
+# *One curve each, instead of four. With the shift, step $t$ means the same in every size. (The loss does not: each
+# single pixel is noisier now.) Only the curve of 8x8 lies a little lower: averaging has cost it some of its contrast.
+# For pictures of 64x64 hand `shifted(cosine_schedule(1000), 2)` to the trainer.*
 #
 # ## Training on colour
 #
 # The trainer of [notebook 07](07_train_ddpm.ipynb), with flips, twice: a network that predicts the noise, and the same
-# network, from the same weights, that predicts the velocity [(16.1)](16_targets_and_weights.ipynb). On a GPU it gets some
-# minutes; on a CPU 300 steps each, about a minute, enough to see that it works. (Painted digits are not flipped.)
+# network, from the same weights, that predicts the velocity [(16.1)](16_targets_and_weights.ipynb).
 
 # %%
 config = TrainConfig(steps=budget(gpu=10_000, cpu=300, quick=4), batch_size=32, flip="standing in" not in data.source)
@@ -312,15 +304,14 @@ for target, objective in {"noise": ddpm_loss, "velocity": velocity_loss}.items()
 #
 # ## Colour that runs away
 #
-# The sampler turns each predicted noise into a clean image ([notebook 08](08_sampling.ipynb)). From
-# $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sigma_t\, \epsilon$ it follows that
-# $\hat x_0 = (x_t - \sigma_t\, \hat\epsilon) / \sqrt{\bar\alpha_t}$, and $x_0$ is the same with the true $\epsilon$. So
-# an error in the one is an error in the other, times a factor, whose square stands in [(4.21)](04_bound_to_noise.ipynb):
+# The sampler turns each predicted noise into a clean image ([notebook 08](08_sampling.ipynb)): $\hat x_0 = (x_t -
+# \sigma_t\, \hat\epsilon) / \sqrt{\bar\alpha_t}$, and $x_0$ is the same with the true $\epsilon$. So an error in the
+# one is an error in the other, times a factor, whose square stands in [(4.21)](04_bound_to_noise.ipynb):
 #
 # $$\hat x_0 - x_0 = -\frac{\sigma_t}{\sqrt{\bar\alpha_t}}\; \big(\hat\epsilon - \epsilon\big) \tag{11.5}$$
 #
-# For a network that predicts the velocity, by [(4.19)](04_bound_to_noise.ipynb)
-# $\hat x_0 = \sqrt{\bar\alpha_t}\, x_t - \sigma_t\, \hat v$, and the factor is another one:
+# For a network that predicts the velocity, by [(4.19)](04_bound_to_noise.ipynb) $\hat x_0 = \sqrt{\bar\alpha_t}\, x_t -
+# \sigma_t\, \hat v$, and the factor is another one:
 #
 # $$\hat x_0 - x_0 = -\sigma_t\; \big(\hat v - v\big) \tag{11.6}$$
 
@@ -343,17 +334,15 @@ for name, schedule in {"linear": linear, "cosine": cosine}.items():
     print(f"{name}: sigma / sqrt(alpha_bar) at t = 100, 500, 900, 990, 1000:", [f"{factors[t]:,.1f}" for t in (100, 500, 900, 990, 1000)])
 
 # %% [markdown]
-# *The factor of (11.6) is never above 1. That of (11.5) goes from below one to 157 or, with the cosine schedule, to
-# twenty thousand. A prediction that is off by 0.01 at $t = T$ misses the clean image by 1.6 with the linear schedule
-# and by 200 with the cosine one, where the whole range is from -1 to 1. And what kind of error will it be? One that
-# differs from pixel to pixel is grain; one that many pixels share is a tint, or a wrong brightness. At the noisy end
-# all that can be seen of a photo is what survives averaging over much of it: light and dark, and large areas of colour.
-# So that is what a network still gets wrong there once it has learned about grain. Ours, after 300 steps, gets both
-# wrong.*
+# *The factor of (11.6) is never above 1. By (11.5) a prediction that is off by 0.01 at $t = T$ misses the clean image
+# by 1.6 with the linear schedule and by 200 with the cosine one, where the whole range is from -1 to 1. And what kind
+# of error will it be? One that differs from pixel to pixel is grain; one that many pixels share is a tint, or a wrong
+# brightness. At the noisy end all that can be seen of a photo is light and dark, and large areas of colour. So that is
+# what a network still gets wrong there once it has learned about grain.*
 #
-# Two remedies: our samplers clip each $\hat x_0$ to [-1, 1], unless you pass `clip=False`; and
-# there is the other target. Guess before you run: four rows of samples from the same starts,
-# two networks, with and without clipping. Which of them will you be able to look at?
+# Two remedies: our samplers clip each $\hat x_0$ to [-1, 1], unless you pass `clip=False`; and there is the other
+# target. Guess before you run: four rows of samples from the same starts, two networks, with and without clipping.
+# Which of them will you be able to look at?
 
 # %%
 shape, kinds = (3, 32, 32), {"photos": photos[:32]}
@@ -366,7 +355,7 @@ viz.image_rows({name: x[:10] for name, x in kinds.items()}, alt="Photos, and sam
 
 # %% [markdown]
 # *Each column below the photos is one start. In the two rows of the noise network colours glare, in the two of the
-# velocity network they are pale, and these two can hardly be told apart. Let us put numbers to that.*
+# velocity network they are pale.*
 
 # %%
 def tint(x):
@@ -382,18 +371,15 @@ for name, x in kinds.items():
     print(f"{' '.join(name.split()):21} tint {tint(x):7.3f}, {saturated(x):4.0%} of the values at an end or beyond, largest {x.abs().max():,.1f}")
 
 # %% [markdown]
-# *`tint` is how far the mean colour of a whole image is from grey; 0 would be grey, of any brightness. In a full run on
-# a CPU: the network that predicts noise, not clipped, ends at values of up to tens of thousands, where 1 is full
-# brightness, and the picture shows each as 0 or 255. Clipped it stays in range, and its mean colours are no stronger than those of photos, but many more
-# values than in a photo lie at an end, and that is what you see: pixels in glaring colours, black and white. With the
-# velocity it hardly matters whether we clip; mean colours are duller than in photos, not louder, and few values lie at
-# an end. Clipping is first aid; the other target, and the weight that comes with it (both changed here at once), is the
-# cure. (A noise network that is trained for long needs both less.
-# But in any colour model that is too tinted or too loud, look here first.)*
+# *In a full run on a CPU: the network that predicts noise, not clipped, ends at values of up to tens of thousands,
+# where 1 is full brightness. Clipped its mean colours are no stronger than those of photos, but many more values than
+# in a photo lie at an end: that is the glare. With the velocity it hardly matters whether we clip. The other target,
+# and the weight that comes with it (both changed here at once), did what clipping only covers. (A noise network that is
+# trained for long needs both less.)*
 #
 # None of the samples looks like a photo, after so short a training. The losses did not say so: they count how well
-# noise is told from picture, and in a photo, where neighbours agree, that is easy. To know what a dog looks like
-# lowers them by next to nothing.
+# noise is told from picture, and in a photo, where neighbours agree, that is easy. To know what a dog looks like lowers
+# them by next to nothing.
 #
 # ## With more time
 #
@@ -406,10 +392,8 @@ for name in ("data", "steps", "batch_size", "flip", "device", "loss", "date"):
     print(f"{name:12}{recipe[name]}")
 
 # %% [markdown]
-# *About as many parameters as ours, arranged in another way: `base` 48 and the multipliers (1, 2, 2) make 48, 96 and 96
-# features at the three levels. It was trained on a CPU, and not for long: 5,000 steps of 64 are about six passes
-# through the photos. For comparison, Ho et al. (2020) made 800,000 steps of 128 photos with a network of 35.7 million
-# parameters.*
+# *About as many parameters as ours. 5,000 steps of 64 are about six passes through the photos. For comparison, Ho et
+# al. (2020) made 800,000 steps of 128 photos with a network of 35.7 million parameters.*
 
 # %% tags=["figure-11_colour"]
 made = sample(model, schedule, 24 if count == 32 else 4, shape, steps=50).cpu()
@@ -421,13 +405,11 @@ for name, x in {"photos": photos[24:48], "samples": made}.items():
     print(f"{name}: {agreement(x)}; tint {tint(x):.3f}, {saturated(x):.0%} at an end")
 
 # %% [markdown]
-# *What a person sees: from a distance, photos. There is a ground and something that stands on it, light and shade,
-# colours that go together, at the left of the last row, in the run shown here, something dark on blue water. What a
-# person does not see from near: a thing with a name. Bodies have no heads, edges fray, and a car, if it is one, melts
-# into its street. The printed numbers notice next to nothing: neighbours, tint and ends are as in photos, or nearly,
-# and only the channels agree less, red and blue above all. What can be said about a pixel and those around it comes
-# first, and what a whole picture has to agree on comes last. (For digits it came within minutes: a stroke is all there
-# is to agree on.)*
+# *From a distance, photos: there is a ground and something that stands on it, light and shade, colours that go
+# together. What a person does not see from near: a thing with a name. Bodies have no heads, edges fray. The printed
+# numbers notice next to nothing; only the channels agree less, red and blue above all. What can be said about a pixel
+# and those around it comes first, and what a whole picture has to agree on comes last. (For digits it came within
+# minutes: a stroke is all there is to agree on.)*
 #
 # ## Your own pictures
 #
@@ -498,20 +480,13 @@ print(tuple(own.images.shape), own.classes, own.labels.tolist())
 viz.image_grid(own.images, columns=10, alt="The ten readable pictures of the folder, each cropped to a square")
 
 # %% [markdown]
-# *The first line says what was read, how many pictures each class has, and what was left out.
-# Read the warnings, too, before you look at the pictures. What cannot be read is named and left
-# out: half a photo would otherwise be half grey for ever. Enlarged pictures are blurred, and a
-# network would learn blur. Everything else needs no warning. The order is that of the names,
-# class by class: 16 bits scaled to 8 (cut off at 255 instead, the picture would be white),
-# small, tall, wide, grey with three equal channels, the first frame of the animation, the
-# cut-out on white, four printing inks, the sideways one upright, eight colours. The text file
-# is no picture, and is counted in the first line. And a file that claims to have more pixels
-# than Pillow's limit, about 90 million, is skipped as well: a few kilobytes can unpack to fill
-# the memory, on purpose.*
+# *Read the warnings before you look at the pictures. What cannot be read is named and left out: half a photo would
+# otherwise be half grey for ever. Enlarged pictures are blurred, and a network would learn blur. Everything else needs
+# no warning: 16 bits are scaled to 8, a cut-out is put on white, a sideways photo turned upright. A file that claims
+# more pixels than Pillow's limit, about 90 million, is skipped as well: a few kilobytes can unpack to fill the memory.*
 #
-# All cores read, and what took longer than a second is kept in a cache, so a large folder is read once. How many
-# pictures do you need? Ten teach nothing but themselves. A thousand of one kind (faces, flowers, one style) is a start,
-# with flips; variety needs more. Then, in a terminal:
+# How many pictures do you need? Ten teach nothing but themselves. A thousand of one kind (faces, flowers, one style) is
+# a start, with flips; variety needs more. Then, in a terminal:
 #
 # ```
 # python -m ddpm_helpers.cli --data my_pictures --size 32 --target velocity --flip --steps 20000 --checkpoint runs/mine.safetensors --samples runs/mine.png
@@ -519,9 +494,9 @@ viz.image_grid(own.images, columns=10, alt="The ten readable pictures of the fol
 #
 # ## Several processes
 #
-# One machine with several GPUs, or several machines, can share one training. The simplest way to do so: every process
-# has a copy of the network, takes a part of each batch, and after the backward pass all of them average their
-# gradients. With $W$ processes, equal shares $S_r$ of a batch of $B$ images, and $L_i$ the loss of image $i$
+# Several GPUs, or several machines, can share one training. The simplest way: every process has a copy of the network,
+# takes a part of each batch, and after the backward pass all of them average their gradients. With $W$ processes, equal
+# shares $S_r$ of a batch of $B$ images, and $L_i$ the loss of image $i$
 #
 # $$\nabla \frac{1}{B} \sum_{i=1}^{B} L_i = \frac{1}{W} \sum_{r=0}^{W-1} \nabla \Big( \frac{W}{B} \sum_{i \in S_r} L_i \Big) \tag{11.7}$$
 #
@@ -568,8 +543,8 @@ verify("11.7", gradient(x0, t, noise), torch.stack(shares).mean(0), tol=1e-9)
 # What they must share besides the gradients is luck. Each process of ours draws the random numbers of the *whole*
 # batch, from the same seed, and keeps its share. So the run does not depend on how many take part. Let us see: two
 # processes on this machine's CPU, and one process here with the same global batch, on the folder that we have made.
-# PyTorch's launcher is called **torchrun**, which is short for `python -m torch.distributed.run`. Where it cannot work
-# (some builds of PyTorch for Windows lack a part that it needs), the cell says so and the comparison is left out.
+# PyTorch's launcher is called **torchrun**, which is short for `python -m torch.distributed.run`. (Where it cannot
+# work, the cell says so and the comparison is left out.)
 
 # %%
 import os
@@ -616,15 +591,13 @@ if ran:
     print(f"weights: median difference {median:.0e}, largest {apart[worst].max():.0e}, in {worst}")
 
 # %% [markdown]
-# *(The loss that the program itself prints is a mean over its steps so far, at most the last 100: at step 12 it is that
-# of all twelve.) The first loss agrees to about seven digits, in bfloat16 too: each image is computed by itself, and
-# only the mean over the images, in float32, is added up in another order. The gradients are such sums, too, and what they
-# differ by grows slowly from step to step, because each step starts from the last one's weights. The weight that differs
-# most in the run shown here is a bias right in front of a GroupNorm that takes each channel by itself, and so takes every bias
-# away: its true gradient is 0, the computed one is rounding, and Adam, which divides by the gradient's own size, makes
-# a full step of it. It does no harm, for what it shifts is taken away. So it is the same run, but for rounding. Was it
-# faster? Not here: two processes share two cores that one process would also use, and starting them takes longer than
-# all of these steps. On a machine with several GPUs it is the same line, with their number:*
+# *The losses agree to about six digits: each image is computed by itself, and only the mean over the images is added up
+# in another order. The gradients are such sums, too, and what they differ by grows slowly from step to step. The weight
+# that differs most here is a bias right in front of a GroupNorm that takes each channel by itself, and so takes every
+# bias away: its true gradient is 0, the computed one is rounding, and Adam, which divides by the gradient's own size,
+# makes a full step of it. It does no harm. So it is the same run, but for rounding. Was it faster? Not here: two
+# processes share two cores that one process would also use. On a machine with several GPUs it is the same line, with
+# their number:*
 #
 # ```
 # torchrun --nproc-per-node 4 -m ddpm_helpers.cli --data cifar10 --target velocity --flip --batch-size 256 --steps 100000 --checkpoint runs/colour.safetensors
@@ -633,33 +606,30 @@ if ran:
 # `--batch-size` counts over all processes. Keep it, and you get the same run, sooner. Raise it with the number of GPUs,
 # and you get another run, with less noise in its gradients; its learning rate may have to be found again.
 #
-# Beyond one machine the same command is started on each, with the address of one of them, where they meet. For two
-# machines with eight GPUs each:
+# Beyond one machine the same command is started on each. For two machines with eight GPUs each:
 #
 # ```
 # torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST:29400 --rdzv-id 7 -m ddpm_helpers.cli --data cifar10 --target velocity --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.safetensors
 # ```
 #
-# FIRST is the name or address of the first machine, which must be reachable from the other at that port; 7 is any
-# number, the same on both. The data has to lie on both. Only process 0 writes the file, and all of them read it when
-# the run goes on, so `runs` has to be a folder that both machines see. Hugging Face's **accelerate** starts the same
-# program, and the numbers of machine and processes have to be given by hand (`--machine_rank 1` on the second one):
+# FIRST is the name or address of the first machine; 7 is any number, the same on both. The data has to lie on both, and
+# `runs` has to be a folder that both machines see. Hugging Face's **accelerate** starts the same program (with
+# `--machine_rank 1` on the second machine; `--num_processes` counts over all machines):
 #
 # ```
 # accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip FIRST --main_process_port 29400 -m ddpm_helpers.cli --data cifar10 --target velocity --flip --batch-size 1024 --steps 100000 --checkpoint runs/colour.safetensors
 # ```
 #
-# Note that `--num_processes` counts over all machines and `--nproc-per-node` on each. All of this copies the network to
-# every GPU. A network that does not fit on one has to be cut up, which is another art (fully sharded data parallel,
-# pipelines), and none that this course builds comes near.
+# All of this copies the network to every GPU. A network that does not fit on one has to be cut up (fully sharded data
+# parallel, pipelines); none that this course builds comes near.
 #
 # ## What grows how
 #
 # What would it cost to go from here to pictures of 256x256? Guess before you run. When the side doubles: how much
 # longer does a training step take, and how much more memory? And when the width `base` doubles?
 #
-# For memory we count, and do not measure. What the backward pass needs of the forward pass has to be kept meanwhile
-# (the **activations**), and PyTorch lets us see everything that it keeps:
+# For memory we count. What the backward pass needs of the forward pass has to be kept meanwhile (the **activations**),
+# and PyTorch lets us see everything that it keeps:
 
 # %%
 def activations(net, *inputs):
@@ -737,13 +707,11 @@ for name, (x, curves, _) in panels.items():
 
 # %% [markdown]
 # *On logarithmic axes a power is a straight line, and its exponent the slope; all curves begin at 1. Left: everything
-# is computed for every pixel, so work and memory grow in proportion to the pixels, four times for twice the side. The
-# time (green) does not follow at first: a step for a small picture is mostly overhead. Only the last stretch, whose
-# slope is printed, comes near. (Attention, where every place looks at every other, is work of slope 2; in this network
-# it sits where the side is eight times smaller, so it hardly shows. Its matrices are not kept: PyTorch's fast kernel
-# computes them again on the way back.) Middle: each of twice as many features is computed from twice as many. Work and
-# parameters grow with the square, activations only in proportion, and the time, again, is late. Right: a sampling step
-# is one pass through the network, so the time is proportional to their number.*
+# is computed for every pixel, so work and memory grow in proportion to the pixels. The time (green) does not follow at
+# first: a step for a small picture is mostly overhead. (Attention is work of slope 2; in this network it sits where the
+# side is eight times smaller, so it hardly shows.) Middle: each of twice as many features is computed from twice as
+# many. Work grows with the square, activations only in proportion. Right: a sampling step is one pass through the
+# network.*
 #
 # What that means for a real training, by these rules, from what is counted at 64x64:
 
@@ -756,12 +724,10 @@ for side, base in ((32, 32), (64, 64), (256, 128)):
     print(f"{side}x{side}, base {base}: {state / 1e9:.2f} GB for weights and optimizer, {64 * per_picture / 1e9:.1f} GB for a batch of 64")
 
 # %% [markdown]
-# *In 32 bits; bfloat16 halves the second number. For each weight five numbers are kept: the weight, its gradient,
-# Adam's two averages and the EMA. A picture of 256x256 costs as much
-# as 64 of 32x32, before the network is any wider. That is why large pictures are made in two ways that avoid it: a
-# small picture first and networks that enlarge it (cascades, Ho et al. 2022), or diffusion in a space of fewer numbers,
-# into which another network has packed the picture (latent diffusion, Rombach et al. 2022). Our `patch` is the simplest
-# of such packings: it trades four pixels for four times the channels, and its networks are about four times as fast.*
+# *In 32 bits; bfloat16 halves the second number. A picture of 256x256 costs as much as 64 of 32x32, before the network
+# is any wider. Large pictures are made in two ways that avoid it: a small picture first and networks that enlarge it
+# (cascades, Ho et al. 2022), or diffusion in a space of fewer numbers, into which another network has packed the
+# picture (latent diffusion, Rombach et al. 2022). Our `patch` is the simplest of such packings.*
 
 # %%
 folder.cleanup()
@@ -771,18 +737,16 @@ folder.cleanup()
 #
 # - Colour is three channels, and under one percent more parameters. What is hard is not colour but photos.
 # - Flip what you could not tell from its mirror image.
-# - The noise has to grow with the picture: twice the side, four times the noise variance for the same signal. One step
-#   of one schedule means different things in two sizes.
+# - The noise has to grow with the picture: twice the side, four times the noise variance for the same signal.
 # - Saturated and tinted samples come from the noisy end, where a small error of the noise is a large one of the
 #   picture. Clip, predict the velocity, train longer.
 # - Several processes are one process, if the batch, the random numbers and the norm layers are right. Measure it.
 # - Work and memory grow with the pixels, work with the square of the width, sampling with the steps.
 #
-# **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`,
-# and we never used it. One sample may have been a ship. You cannot ask for another, because no
-# input of the network stands for one. And it pays for that itself: at the noisy end, where it
-# could be anything, its best guess is the mean of ships, horses and frogs. [Notebook
-# 12](12_guidance.ipynb) conditions the network on the label, and then exaggerates that.
+# **What broke:** the network draws what it likes. Every photo came with a label, `data.labels`, and we never used it.
+# One sample may have been a ship; you cannot ask for another. And at the noisy end, where it could be anything, the
+# network's best guess is the mean of ships, horses and frogs. [Notebook 12](12_guidance.ipynb) conditions the network
+# on the label, and then exaggerates that.
 #
 # ### Experiments to try
 #

@@ -7,11 +7,10 @@
 # columns. What changes from left to right is one number, the scale. In the first column nobody listens. Where would you
 # stop, and why not go further?*
 #
-# **You will** condition a network on a label, to tell it what to draw, derive the step that
-# makes it listen, find out what that step is *not*, and measure what it costs. **You need** the
-# samplers of [notebook 08](08_sampling.ipynb), the score at the end of [notebook
-# 04](04_bound_to_noise.ipynb), and the feature network of [notebook 09](09_evaluation.ipynb).
-# **Time** 45 minutes of reading; the cells run in about 3 minutes on 2 CPU cores.
+# **You will** condition a network on a label, to tell it what to draw, derive the step that makes it listen, find out
+# what that step is *not*, and measure what it costs. **You need** the samplers of [notebook 08](08_sampling.ipynb), the
+# score at the end of [notebook 04](04_bound_to_noise.ipynb), and the feature network of [notebook
+# 09](09_evaluation.ipynb). **Time** 50 minutes of reading; the cells run in about 3 minutes on 2 CPU cores.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -37,22 +36,18 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## Telling the network
 #
-# [Notebook 11](11_colour_and_scale.ipynb) went to colour and to larger pictures, and the model
-# still drew what it liked. Whoever wanted a seven from the model of [notebook
-# 08](08_sampling.ipynb) had to draw about ten samples and throw nine away. But the training
-# images come with labels, so the network can be told. To predict with such a hint is called
-# **conditioning**: the network is conditioned on the label. How is that done?
+# Whoever wanted a seven from the model of [notebook 08](08_sampling.ipynb) had to draw about ten samples and throw nine
+# away. But the training images come with labels, and to predict with such a hint is called **conditioning**: the
+# network is conditioned on the label. How is that done?
 #
-# It is already conditioned on one thing beside the image, the time: a vector, here $\tau(t)$,
-# that scales and shifts the features in every block (the FiLM of [notebook
-# 05](05_time_conditioning.ipynb)). The label goes the same way. A table with one row of numbers
-# per class is learned with the rest, a learned **embedding**, and the row $e_y$ of the label
-# $y$ is added:
+# It is already conditioned on the time: a vector, here $\tau(t)$, scales and shifts the features in every block (the
+# FiLM of [notebook 05](05_time_conditioning.ipynb)). The label goes the same way. A table with one row of numbers per
+# class is learned with the rest, a learned **embedding**, and the row $e_y$ of the label $y$ is added:
 #
 # $$c(t, y) = \tau(t) + e_y \tag{12.1}$$
 #
 # The table has one row more than there are classes: row 10 says **no label**, written $\varnothing$. We load a network
-# with such a table. Its shape is that of the other digit models of this course, and the labels cost it 11 rows.
+# with such a table.
 
 # %% tags=["nbval-check-output"]
 model, schedule, recipe = load_pretrained("mnist_labels", device)
@@ -106,15 +101,14 @@ print(f"share of 'no label': {(kept == none).float().mean():.3f}")
 print(f"share of sevens that keep their label: {(kept[labels == 7] == 7).float().mean():.3f}")
 
 # %% [markdown]
-# What does a network learn that is asked with row 10? The same as ever, the mean of all noises that may be in $x_t$. And
-# that mean can be written with the answers of the classes: first ask which class it may be, then take each class's answer
+# What does a network learn that is asked with row 10? The same as ever, the mean of all noises that may be in $x_t$.
+# And that mean can be written with the answers of the classes: ask which class it may be, then take each class's answer
 # with that weight.
 #
 # $$\mathbb{E}[{\color{#D55E00}{\epsilon}} \mid x_t] = \sum_k p(k \mid x_t)\; \mathbb{E}[{\color{#D55E00}{\epsilon}} \mid x_t, k] \tag{12.2}$$
 #
-# We check it in a world where every answer is exact: one pixel, as in [notebook 03](03_likelihood_bound.ipynb). Class 0 is
-# one peak at $-1$. Class 1 comes in two styles, at $0.5$ and at $1.5$. Keep them in mind: the style at $0.5$ is the one
-# that resembles the other class.
+# We check it in a world where every answer is exact: one pixel, as in [notebook 03](03_likelihood_bound.ipynb). Class 0
+# is one peak at $-1$. Class 1 comes in two styles, at $0.5$ and at $1.5$; the one at $0.5$ resembles the other class.
 
 # %% tags=["nbval-check-output"]
 def peaks(weights, means, stds):
@@ -147,17 +141,15 @@ for at in (50, 200, 400, 600, 800, 950):
     print(f"{at:4}  " + "  ".join(f"{loss[name]:{len(name)}.4f}" for name in questions))
 
 # %% [markdown]
-# *In a full run the label is worth almost nothing at $t = 50$, where the digit stands there for
-# all to see, and most at about $t = 800$: there the network without a label errs by about a
-# third more, and with the wrong label it errs twice as much as with the right one. That is
-# where it is decided which digit it will be; [notebook 08](08_sampling.ipynb) watched it in the
-# guesses.*
+# *In a full run the label is worth almost nothing at $t = 50$, where the digit stands there for all to see, and most at
+# about $t = 800$: there the network without a label errs by about a third more, and with the wrong label twice as much
+# as with the right one. That is where it is decided which digit it will be.*
 #
 # ## Guidance, derived
 #
-# We could now sample with a label and be done. For our digits that goes well, as you will see; but a label as learned
-# can be too weak a word. With a thousand classes, or a sentence in place of a label, samples too often ignore half of
-# what was asked. How could it be said louder?
+# We could now sample with a label and be done. For our digits that goes well, as you will see; but with a thousand
+# classes, or a sentence in place of a label, samples too often ignore half of what was asked. How could it be said
+# louder?
 #
 # Begin with Bayes: $p(x_t \mid y) = p(x_t)\, p(y \mid x_t) / p(y)$. Take logarithms and slopes with respect to $x_t$;
 # $p(y)$ does not depend on it and disappears.
@@ -165,19 +157,22 @@ for at in (50, 200, 400, 600, 800, 950):
 # $$\nabla \log p(y \mid x_t) = \nabla \log p(x_t \mid y) - \nabla \log p(x_t) \tag{12.3}$$
 #
 # On the left stands a **classifier** of noisy images, and the slope says: in which direction would $x_t$ look more like
-# a $y$? On the right stand two scores, and scores we have: [(4.20)](04_bound_to_noise.ipynb) says that the ideal noise is
-# $-\sigma_t$ times the score. To push $s$ times as hard towards $y$ as the label alone would, start at the score
-# without a label and add $s$ times the classifier's slope. Times $-\sigma_t$ this is noise, with
-# $\hat\epsilon_\varnothing$ for the prediction without a label and $\hat\epsilon_y$ for that with it:
+# a $y$? On the right stand two scores, and [(4.20)](04_bound_to_noise.ipynb) says that the ideal noise is $-\sigma_t$
+# times the score. To push $s$ times as hard towards $y$ as the label alone would, start at the score without a label
+# and add $s$ times the classifier's slope. Times $-\sigma_t$ this is noise, with $\hat\epsilon_\varnothing$ for the
+# prediction without a label and $\hat\epsilon_y$ for that with it:
 #
-# $${\color{#009E73}{\hat\epsilon}} = {\color{#009E73}{\hat\epsilon_\varnothing}} - s\, \sigma_t \nabla \log p(y \mid x_t)
-# = {\color{#009E73}{\hat\epsilon_\varnothing}} + s\, \big({\color{#009E73}{\hat\epsilon_y}} - {\color{#009E73}{\hat\epsilon_\varnothing}}\big) \tag{12.4}$$
+# $$\begin{aligned}
+# {\color{#009E73}{\hat\epsilon}} &= {\color{#009E73}{\hat\epsilon_\varnothing}} - s\, \sigma_t \nabla \log p(y \mid x_t) \\
+# &= {\color{#009E73}{\hat\epsilon_\varnothing}} + s\, \big({\color{#009E73}{\hat\epsilon_y}} - {\color{#009E73}{\hat\epsilon_\varnothing}}\big)
+# \end{aligned} \tag{12.4}$$
 #
 # The classifier has left the formula; hence the name **classifier-free guidance** (Ho & Salimans 2022). $s$ is the
 # **scale** (and not, in this notebook, a step): at 0 the label does not count, at 1 the network is taken at its word,
 # above 1 what the label changed is exaggerated.
 #
-# In the one-pixel world the classifier can be written down. We take its slope by autograd and compare.
+# In the one-pixel world the classifier can be written down. We take its slope by **autograd**, PyTorch's record of what
+# was computed, and compare.
 
 # %% tags=["nbval-check-output"]
 at, y = 400, 1
@@ -228,27 +223,23 @@ w = 2.0
 verify("12.5", guided_eps(eps, eps_y, 3.0), (1 + w) * eps_y - w * eps, tol=1e-9)
 
 # %% [markdown]
-# **With a classifier.** Dhariwal & Nichol (2021) used the middle of (12.4) for DDIM (their
-# algorithm 2); for steps with fresh noise they moved the mean, by nearly as much (algorithm 1).
-# That takes a model trained without labels (or with them, which went even better), a classifier
-# trained on *noisy* images, and its gradient in every step. The advantage is that the diffusion
-# model can do without labels, and a new classifier makes it answer new questions. The price is
-# a second network that must read images at every noise level (the feature network of [notebook
-# 09](09_evaluation.ipynb), which knows clean digits only, will not do), and a backward pass per
-# step. Classifier-free guidance costs two forward passes per step, or one with a batch of twice
-# the size, which is what `guide` does.
+# **With a classifier.** Dhariwal & Nichol (2021) used the first line of (12.4) for DDIM (their algorithm 2); for steps
+# with fresh noise they moved the mean, by nearly as much (algorithm 1). That takes a classifier trained on *noisy*
+# images, and its gradient in every step. The advantage is that the diffusion model can do without labels, and a new
+# classifier makes it answer new questions. Classifier-free guidance costs two forward passes per step, or one with a
+# batch of twice the size, which is what `guide` does.
 #
 # ## What guidance is not
 #
-# (12.4) says: push $s$ times as hard. It is tempting to read this as a distribution. At scale 1 it is one:
-# $p(x)\, p(y \mid x)$ is, up to a constant, the class $y$ itself. And at any scale the guided score at the clean end,
-# $t = 0$, is the score of
+# (12.4) says: push $s$ times as hard. It is tempting to read this as a distribution. At scale 1 it is one: $p(x)\, p(y
+# \mid x)$ is, up to a constant, the class $y$ itself. And at any scale the guided score at the clean end, $t = 0$, is
+# the score of
 #
 # $$p_s(x) \propto p(x)\, p(y \mid x)^s \propto p(x)^{1-s}\, p(x \mid y)^s \tag{12.6}$$
 #
 # ($\propto$: equal but for a constant factor), which is a sensible thing to ask for: the data, reweighted by how surely
-# each point is a $y$. Is that what the sampler draws? In the one-pixel world we can see. First the formula, on a fine
-# grid. The two ways of writing it must agree.
+# each point is a $y$. Is that what the sampler draws? First the formula, on a fine grid. The two ways of writing it
+# must agree.
 
 # %% tags=["nbval-check-output"]
 grid = torch.linspace(-5, 6, 11_001, dtype=torch.float64)
@@ -298,8 +289,8 @@ viz.show(figure, alt + "histogram loses its left peak and moves to the right, pa
 # %% [markdown]
 # *At scale 1 the histogram follows the line: that is the class as it is. At 2 the left style is no more than a
 # shoulder, and at 4 it is gone, though the formula (the black line) keeps it at every scale. The right style is not
-# safe either: at 4 and 8 the samples pile up on its far side, in a heap that gets narrower, and at 8 most of them lie
-# where there are hardly any data (dotted). Guidance runs away from the other class, and further than the data go.*
+# safe either: at 8 most samples lie on its far side, where there are hardly any data (dotted). Guidance runs away from
+# the other class, and further than the data go.*
 #
 # *So the guided sampler does not draw from (12.6). The reason is the noise. At step $t$ the scores in (12.4) belong to
 # noised data, and mixing two of them is not the same as mixing first and noising afterwards. At large $t$, where
@@ -308,17 +299,17 @@ viz.show(figure, alt + "histogram loses its left peak and moves to the right, pa
 #
 # For Gaussians it can be worked out (Bradley & Nakkiran 2024 treat such a pair). Let all data be $\mathcal{N}(0, 1)$
 # and those of a class $\mathcal{N}(m, v)$ with $v < 1$. In (12.6) the exponents add up: $-x^2 / 2$ counts $1 - s$
-# times, and $-(x - m)^2 / (2 v)$ counts $s$ times. So it is a Gaussian again, and its variance is one over
-# $(1 - s) + s / v$:
+# times, and $-(x - m)^2 / (2 v)$ counts $s$ times. So it is a Gaussian again, and its variance is one over $(1 - s) + s
+# / v$:
 #
 # $$v_{\text{formula}} = \frac{v}{s + (1 - s)\, v} \tag{12.7}$$
 #
 # For the sampler, use the form [(8.9)](08_sampling.ipynb): the image divided by $\sqrt{\bar\alpha}$ moves with slope
 # $\hat\epsilon$ as $\rho = \sigma / \sqrt{\bar\alpha}$ shrinks. Take two starts that differ by 1 and watch the
 # difference $\Delta$ of their scaled images. Of the variance $v + \rho^2$ of a scaled image of the class, $\rho^2$ is
-# noise. The best guess calls that share of a deviation noise, as in [(4.15)](04_bound_to_noise.ipynb), and the noise there
-# is $\rho\, \hat\epsilon$. So between the two the ideal noise of the class differs by $\rho\, \Delta / (v + \rho^2)$,
-# that of all data by $\rho\, \Delta / (1 + \rho^2)$, so
+# noise. The best guess calls that share of a deviation noise, as in [(4.15)](04_bound_to_noise.ipynb), and the noise
+# there is $\rho\, \hat\epsilon$. So between the two the ideal noise of the class differs by $\rho\, \Delta / (v +
+# \rho^2)$, that of all data by $\rho\, \Delta / (1 + \rho^2)$, so
 #
 # | line | because |
 # |:--|:--|
@@ -331,9 +322,8 @@ viz.show(figure, alt + "histogram loses its left peak and moves to the right, pa
 #
 # $$v_{\text{sampler}} = v^s \tag{12.8}$$
 #
-# Every further unit of scale multiplies the variance by $v$ once more. For $v = 1/2$ and $s = 5$ that is 1/32, where
-# the formula has 1/6. We run both: (12.7) on the grid, (12.8) with two starts, which is enough for a slope. (Euler's
-# method in 1000 steps is not exact; 2 % are allowed.)
+# For $v = 1/2$ and $s = 5$ that is 1/32, where the formula has 1/6. We run both: (12.7) on the grid, (12.8) with two
+# starts, which is enough for a slope. (Euler's method in 1000 steps is not exact; 2 % are allowed.)
 
 # %% tags=["nbval-check-output"]
 everything, one = peaks([1.0], [0.0], [1.0]), peaks([1.0], [1.0], [0.5**0.5])  # v = 1/2, m = 1
@@ -354,7 +344,6 @@ for scale in (1, 2, 5):
 # ## On digits
 #
 # Seven scales, and at each of them the same starts and the same wishes: image $i$ is asked for the digit $i$ modulo 10.
-# This is the slow cell of the notebook: two predictions for each of 25 DDIM steps. (A quick run takes 8 steps.)
 
 # %%
 scales, steps = (0, 0.5, 1, 2, 3, 5, 8), 25 if n == 300 else 8
@@ -372,21 +361,15 @@ viz.image_rows(rows, titles=titles, alt=alt + "at 2 the digit asked for, at 8 bo
 # %% [markdown]
 # *Read along a row: one noise, one wish, seven scales. At 0 the wish does not count, and many of these images are no
 # digit at all. At 1 it does, and nearly all are what was asked for. Compare the column 1 with the columns 5 and 8:
-# where is the handwriting, and where is the felt pen? In a full run look at the row of the 4: a slanted, open four from
-# scale 1 to 3, and another, commoner one from 5 on. (These are the second images of each digit, not chosen further. A
-# digit that is right at scale 0, such as the 9 if you take it for one, is right by chance.)*
+# where is the handwriting, and where is the felt pen? (These are the second images of each digit, not chosen further.)*
 #
 # ### What it gains and what it costs
 #
-# Three measurements, with the feature network of [notebook 09](09_evaluation.ipynb),
-# `evaluate`. (The last column of the table, the share of white pixels, says how much ink there
-# is.)
+# Three measurements, with the feature network of [notebook 09](09_evaluation.ipynb):
 #
-# - **Accuracy**: the share of images that the feature network reads as the digit that was asked
-#   for.
-# - **Variety**: the mean distance of two images that are read as the same digit, in its
-#   features, divided by the same number for real digits. 1 is the variety of handwriting; a
-#   model that draws one perfect seven has none.
+# - **Accuracy**: the share of images that the feature network reads as the digit that was asked for.
+# - **Variety**: the mean distance of two images that are read as the same digit, in its features, divided by the same
+#   number for real digits. 1 is the variety of handwriting; a model that draws one perfect seven has none.
 # - **Distance**: the Frechet distance to as many real images, with its floor, the distance of two sets of real ones.
 #
 # Guess before you run: which scale has the best accuracy, and has it the best distance, too?
@@ -433,24 +416,17 @@ alt = "Left: accuracy rises with the scale, variety falls. Right: the distance f
 viz.show(figure, alt=alt)
 
 # %% [markdown]
-# *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost
-# all are, and the distance is at its floor: for these data and this network the label as
-# learned is enough. From 2 on the feature network finds no mistake, or hardly one; it reads
-# these samples better than real digits. That is all that was left to gain, and it is paid for.
-# A quarter of the variety is gone at 2, a third at 3 and 5; the distance is well over twice the
-# floor at 2 and more than seven times at 8. The white pixels say what you saw: strokes get
-# bolder, because a bold seven is surer to be a seven. So the best accuracy and the best
-# distance are at different scales. Ho & Salimans (2022) found that for ImageNet, too: the
-# distance is best a little above 1, and the network that reads the images gets surer and surer
-# beyond it.*
+# *In a full run: at 0 one image in ten is right, as it must be if nobody listens. At 1 almost all are, and the distance
+# is at its floor: for these data and this network the label as learned is enough. From 2 on the feature network finds
+# hardly a mistake. That is all that was left to gain, and it is paid for: a quarter of the variety is gone at 2, a
+# third at 3 and 5, and the distance is well over twice the floor. The white pixels say what you saw: strokes get
+# bolder, because a bold seven is surer to be a seven. So the best accuracy and the best distance are at different
+# scales. Ho & Salimans (2022) found that for ImageNet, too.*
 #
-# *Two more things. At 0 and 0.5 the variety is above 1. That is no success: broken digits
-# differ more from each other than whole ones. A number for variety means something only where
-# the images are good. And look how poor scale 0 is, from a network that reaches the floor when
-# it is given a label. Without one it was asked one time in ten, and for the harder question.
-# That weak answer is what guidance steps away from, and part of the gain may be that its
-# mistakes are left behind. Karras et al. (2024) make a method of it: they guide a network away
-# from a worse version of itself.*
+# *At 0 and 0.5 the variety is above 1. That is no success: broken digits differ more from each other than whole ones.
+# And look how poor scale 0 is. Without a label the network was asked one time in ten, and for the harder question. That
+# weak answer is what guidance steps away from, and part of the gain may be that its mistakes are left behind. Karras et
+# al. (2024) make a method of it: they guide a network away from a worse version of itself.*
 #
 # ### Far too much
 #
@@ -474,16 +450,13 @@ for scale in (0, 1, 5, 20, 100):
     print(f"scale {scale:3}: {share:6.1%} of the pixels of the first guess are clipped")
 
 # %% [markdown]
-# *In a full run: at 20 some digits lose their shape, the 0 fills up and the 8 opens; at 100 strokes fray, specks are
-# everywhere, and still you can read most of the digits. The
-# second cell says how. It hands the network pure noise at $t = 900$, where a noisy image is hardly anything else, and
-# looks at its guess at the clean image: $s$ times a small difference is a large one, and clipping cuts it at black and
-# white. From then on the walk is in places where no noisy digit has ever been, and the network has to answer about
-# images that it was never shown.*
+# *In a full run: at 20 some digits lose their shape; at 100 strokes fray, specks are everywhere, and still you can read
+# most of the digits. The second cell says how. It hands the network pure noise at $t = 900$ and looks at its guess at
+# the clean image: $s$ times a small difference is a large one, and clipping cuts it at black and white. From then on
+# the network has to answer about images that it was never shown.*
 #
-# A scale below 0 would be the opposite wish, away from the digit. The formula (12.4) would not object, but what it
-# leads to is "not a seven" in the sense of the histograms above: away from the digit, and on beyond the data. This
-# course's `guide` refuses it, and says so:
+# A scale below 0 would be the opposite wish: away from the digit, and on beyond the data. This course's `guide` refuses
+# it:
 
 # %%
 for scale in (-1, float("nan"), 1e6):
@@ -511,17 +484,19 @@ alt = "Seven threes and seven eights from the same starts, one row for each of s
 viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
-# *What to look for: an unusual digit at scale 1, thin or slanted or open. Follow it to larger scales. Is it drawn more
-# clearly, or does it turn into another one, bolder and more like its neighbours? Compare the row of scale 1 with that
-# of 8: seven hands there, one hand here. It is what happened to the left style in the one-pixel world.*
+# *Look for an unusual digit at scale 1, thin or slanted or open. Follow it to larger scales. Is it drawn more clearly,
+# or does it turn into another one, bolder and more like its neighbours? It is what happened to the left style in the
+# one-pixel world.*
 #
 # ## Asking for what it never saw
 #
 # Between "four" and "nine" there is no label. But there are two predictions, and their mean is a prediction, too. What
 # does it ask for? By (12.4), half of one classifier's slope and half of the other's:
 #
-# $${\color{#009E73}{\hat\epsilon_\varnothing}} + s \Big( \frac{{\color{#009E73}{\hat\epsilon_a}} + {\color{#009E73}{\hat\epsilon_b}}}{2} - {\color{#009E73}{\hat\epsilon_\varnothing}} \Big)
-# = {\color{#009E73}{\hat\epsilon_\varnothing}} - \frac{s}{2}\, \sigma_t \nabla \log \big[ p(a \mid x_t)\, p(b \mid x_t) \big] \tag{12.9}$$
+# $$\begin{aligned}
+# &{\color{#009E73}{\hat\epsilon_\varnothing}} + s \Big( \frac{{\color{#009E73}{\hat\epsilon_a}} + {\color{#009E73}{\hat\epsilon_b}}}{2} - {\color{#009E73}{\hat\epsilon_\varnothing}} \Big) \\
+# &\quad = {\color{#009E73}{\hat\epsilon_\varnothing}} - \frac{s}{2}\, \sigma_t \nabla \log \big[ p(a \mid x_t)\, p(b \mid x_t) \big]
+# \end{aligned} \tag{12.9}$$
 #
 # A product: a picture that is *both*, as far as possible, rather than one or the other. (The mean of two densities
 # would be "one or the other", and its score is another mean, with the weights of (12.2).)
@@ -549,28 +524,23 @@ for a, b in ((4, 9), (1, 7), (3, 5), (0, 1)):
 viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1 and 7, 3 and 5, 0 and 1")
 
 # %% [markdown]
-# *In a full run the feature network reads the first three rows as one of the two, now the one
-# and now the other, and so may you: a 4 that is closed at the top, a 1 with a flag, a 3 with
-# the roof of a 5. There is something between these digits, and the product finds it, though not
-# every time: one or the other image of 1 and 7 falls to pieces. Between 0 and 1 there is
-# nothing. What comes is a ring with a stroke in it, broken and fading: both, as was asked, and
-# no digit. (The feature network names a digit for each of them; it has no other answers.)*
+# *In a full run the feature network reads the first three rows as one of the two, now the one and now the other: a 4
+# that is closed at the top, a 1 with a flag, a 3 with the roof of a 5. There is something between these digits, and the
+# product finds it, though not every time. Between 0 and 1 there is nothing. What comes is a ring with a stroke in it:
+# both, as was asked, and no digit.*
 #
 # ## What to remember, and what broke
 #
-# - A label is one more thing to condition the network on: a row of a table, added to that of
-#   the time. One row says "no label", and hiding some labels in training makes one network
-#   answer with and without.
+# - A label is one more thing to condition the network on: a row of a table, added to that of the time. One row says "no
+#   label", and hiding some labels in training makes one network answer with and without.
 # - Guidance goes past the label: $\hat\epsilon_\varnothing + s\,(\hat\epsilon_y - \hat\epsilon_\varnothing)$. That is
-#   Bayes' rule for the direction. It is not a distribution that is drawn from: the sampler does not draw from
-#   $p(x)\, p(y \mid x)^s$.
+#   Bayes' rule for the direction. The sampler does not draw from $p(x)\, p(y \mid x)^s$.
 # - The scale buys obedience with variety. Look at both numbers before you choose it, and say which convention you count
 #   in.
 #
-# **What broke:** nothing that you can see. The samples look right, the digits are those asked for. But you had a
-# trained network, a tested sampler and a known schedule, and every number came out as it should. What do you do on the
-# day when it does not: when the loss is low and the pictures are mud? [Notebook 13](13_debugging_clinic.ipynb) opens a
-# clinic for such models.
+# **What broke:** nothing that you can see. But you had a trained network, a tested sampler and a known schedule, and
+# every number came out as it should. What do you do when the loss is low and the pictures are mud? [Notebook
+# 13](13_debugging_clinic.ipynb) opens a clinic for such models.
 #
 # ### Experiments to try
 #
@@ -581,8 +551,5 @@ viz.image_rows(rows, alt="Four rows of eight digits: half-way between 4 and 9, 1
 # - In the one-pixel world, take `ddpm_trajectory` (from `ddpm_helpers`) in place of DDIM. Does fresh noise in every
 #   step bring the samples closer to the formula?
 # - `sample(guide(model, 5), ..., clip=False)`: how much of what guidance does to the digits is held back by clipping?
-# - Ask for ten sevens at scale 8 and for a hundred at scale 1, and keep the ten of which the
-#   feature network is surest. Which ten would you rather have?
-# - Train your own:
-#   `python -m ddpm_helpers.cli --data fashion --labels --target velocity --base 48 --steps 8000 --export fashion_labels.safetensors`,
-#   and ask for shoes.
+# - Train your own: `python -m ddpm_helpers.cli --data fashion --labels --target velocity --base 48 --steps 8000
+#   --export fashion_labels.safetensors`, and ask for shoes.

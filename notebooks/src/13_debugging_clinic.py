@@ -9,7 +9,7 @@
 #
 # **You will** look at sixteen broken systems, decide what is wrong with each before you are told, and leave with a list
 # of measurements for your own model. **You need** the loss from [notebook 04](04_bound_to_noise.ipynb) and the samplers
-# from [notebook 08](08_sampling.ipynb). **Time** 65 minutes of reading; the cells run in about half a minute on 2 CPU
+# from [notebook 08](08_sampling.ipynb). **Time** 45 minutes of reading; the cells run in about half a minute on 2 CPU
 # cores.
 
 # %% tags=["setup"]
@@ -36,15 +36,13 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## What the loss does not see
 #
-# In [notebook 12](12_guidance.ipynb) every number came out as it should. The usual state of a diffusion model that does
-# not work is this: the loss is low, and the samples are bad. There are two reasons.
-#
-# The loss is measured by the training loop, *with the process of the training loop*. If that mixes image and noise in a
-# wrong way, the network learns to undo the wrong way, and is good at it. And the loss knows nothing of the sampler:
-# what it starts from, what it adds, how often it asks, and what happens to the samples until somebody sees them.
+# The usual state of a diffusion model that does not work is this: the loss is low, and the samples are bad. There are
+# two reasons. The loss is measured *with the process of the training loop*. If that mixes image and noise in a wrong
+# way, the network learns to undo the wrong way, and is good at it. And the loss knows nothing of the sampler: what it
+# starts from, what it adds, how often it asks, and what happens to the samples until somebody sees them.
 #
 # So a number from the log does not find the mistake. A picture seldom does, because many mistakes look alike. What
-# finds it is a measurement that only one mistake can fail. This notebook is about those.
+# finds it is a measurement that only one mistake can fail.
 
 # %% tags=["figure-13_cases"]
 data = load_images("mnist")
@@ -53,20 +51,23 @@ images = to_float(data.images[:64])  # (64, 1, 28, 28) in [-1, 1]
 show.show_cases(quiz.CASES, images)
 
 # %% [markdown]
-# *What the sixteen return. At the left, 8 looks as it should; at the right, 14 and 15 do, and
-# 10 and 11 if you do not count. The framed white squares of 7 are pictures, and 16 is shown
-# brighter than it is.*
+# *At the left, 8 looks as it should; at the right, 14 and 15 do, and 10 and 11 if you do not count. The framed white
+# squares of 7 are pictures, and 16 is shown brighter than it is.*
 #
 # ## A patient that falls ill in a second
 #
-# To see what one mistake does, everything else must be right, and a trained network never is. So we take a data set so
-# small that the perfect network can be written down: 64 digits, each as likely as the others. Given $x_t$, image
-# $x^{(i)}$ explains it if the noise that is then left is likely. Bayes' rule turns that into a weight, and the best
-# guess at the clean image, for the squared error, is the mean with these weights (Karras et al. 2022, appendix B.3):
+# To see what one mistake does, everything else must be right, and a trained network never is. So we take data for which
+# the perfect network can be written down: 64 digits, each as likely as the others. Given $x_t$, image $x^{(i)}$
+# explains it if the noise that is then left is likely. Bayes' rule turns that into a weight, and the best guess at the
+# clean image, for the squared error, is the mean with these weights (Karras et al. 2022, appendix B.3):
 #
-# $${\color{#009E73}{\hat x_0}} = \sum_{i=1}^{N} w_i\, x^{(i)}, \qquad w = \mathrm{softmax}_i \left( -\frac{\lVert x_t - \sqrt{\bar\alpha_t}\; x^{(i)} \rVert^2}{2\, \sigma_t^2} \right) \tag{13.1}$$
+# $$\begin{aligned}
+# {\color{#009E73}{\hat x_0}} &= \sum_{i=1}^{N} w_i\, x^{(i)}, \\
+# w &= \mathrm{softmax}_i \left( -\frac{\lVert x_t - \sqrt{\bar\alpha_t}\; x^{(i)} \rVert^2}{2\, \sigma_t^2} \right)
+# \end{aligned} \tag{13.1}$$
 #
-# Here $\sigma_t^2 = 1 - \bar\alpha_t$. A network that predicts noise would answer
+# Here $\sigma_t^2 = 1 - \bar\alpha_t$. (Softmax: the exponentials, divided by their sum; the exponent is the log
+# density of that noise, up to a constant.) A network that predicts noise would answer
 #
 # $${\color{#009E73}{\hat\epsilon}} = \frac{x_t - \sqrt{\bar\alpha_t}\; {\color{#009E73}{\hat x_0}}}{\sigma_t} = -\sigma_t\, \nabla_{x_t} \log q(x_t) \tag{13.2}$$
 #
@@ -96,9 +97,9 @@ ideal_x0 = check(ideal_x0)
 #
 # </details>
 #
-# Two checks that know nothing of each other. For data of two points, $-1$ and $1$, the mean is
-# $\tanh(\sqrt{\bar\alpha_t}\, x_t / \sigma_t^2)$. And the right side of (13.2) is a gradient, which autograd finds from
-# the density alone.
+# Two checks that know nothing of each other. For data of two points, $-1$ and $1$, the weights are a sigmoid of $2
+# \sqrt{\bar\alpha_t}\, x_t / \sigma_t^2$, and the mean is $\tanh(\sqrt{\bar\alpha_t}\, x_t / \sigma_t^2)$. And the
+# right side of (13.2) is a gradient, which autograd finds from the density alone.
 
 # %% tags=["nbval-check-output"]
 schedule = linear_schedule(100)
@@ -116,9 +117,9 @@ score = torch.autograd.grad(log_q.sum(), x_t)[0]
 verify("13.2", ideal(x_t.detach(), t), -sigma[t - 1].reshape(4, 1, 1, 1) * score, tol=1e-5)
 
 # %% [markdown]
-# `IdealDenoiser` is (13.2) as a module, with no parameter and nothing to train. Where a mistake lies in training, the
-# clinic answers as a network would that was trained with it. Guess before you run: what does the sampler make of a
-# perfect network?
+# The **ideal denoiser**, `IdealDenoiser`, is (13.2) as a module, with nothing to train. Where a mistake lies in
+# training, the clinic answers as a network would that was trained with it. Guess before you run: what does the sampler
+# make of a perfect network?
 
 # %%
 good = clinic.healthy(images)
@@ -128,25 +129,23 @@ print(f"for comparison, between two of the images:            median {torch.pdis
 viz.image_grid(good.samples[:16], alt="Sixteen samples of the ideal denoiser: clean handwritten digits")
 
 # %% [markdown]
-# *The samples are the data. The best possible network copies: what we like about diffusion models, new images, comes
-# from networks that fall short of the optimum. For us it is a gift: whatever differs from these digits is the fault of
-# the code.*
+# *The samples are the data. The best possible network copies: new images come from networks that fall short of the
+# optimum. For us it is a gift: whatever differs from these digits is the fault of the code.*
 #
 # ## The one curve to draw
 #
 # A single loss hides where it is bad. Measure it at each $t$ by itself. And compare it with something: the number 0.03
 # is bad at $t = T$, where $x_t$ *is* the noise, and excellent at $t = 1$. The simplest competitor guesses the noise in
-# each pixel from that pixel alone, as a straight line $a\, x_t + b$. If the pixel has the variance $v$ over the data,
-# the share $h = \sigma_t^2 / (\bar\alpha_t v + \sigma_t^2)$ of the variance of $x_t$ is noise, and the best line calls
-# that share of a deviation noise. By [(4.15)](04_bound_to_noise.ipynb), with $v$ for the mean of $d^2$, it leaves
+# each pixel from that pixel alone, as a **straight line** $a\, x_t + b$. If the pixel has the variance $v$ over the
+# data, the share $h = \sigma_t^2 / (\bar\alpha_t v + \sigma_t^2)$ of the variance of $x_t$ is noise, and the best line
+# calls that share of a deviation noise. By [(4.15)](04_bound_to_noise.ipynb), with $v$ for the mean of $d^2$, it leaves
 # $(1 - h)^2 + \frac{\bar\alpha_t}{\sigma_t^2}\, h^2 v = 1 - h$, the share of the signal:
 #
 # $$\min_{a, b}\; \mathbb{E} \big( \epsilon - a\, x_t - b \big)^2 = \frac{\bar\alpha_t\, v}{\bar\alpha_t\, v + \sigma_t^2} \tag{13.3}$$
 #
-# A network that does clearly worse than that at some $t$ is ill, whatever its mean loss, or was
-# not meant to be good there. (Clearly: above 1.1 times the line plus 0.0005. Close to $T$ the
-# line itself goes to 0, and a healthy network that predicts the noise stays a hair above it, by
-# about 0.0004.)
+# A network that does clearly worse than that at some $t$ is ill, whatever its mean loss, or was not meant to be good
+# there. (Clearly: above 1.1 times the line plus 0.0005. Close to $T$ the line itself goes to 0, and a healthy network
+# stays a hair above it.)
 #
 # ### Exercise 13.2 - `straight_line_loss`
 #
@@ -196,18 +195,16 @@ viz.plot_curves(curves, ylabel="loss", alt=alt)
 #
 # A cell shows eight samples of the repaired system, below them eight of the broken one from the same starts, and beside
 # them the loss **as its author measures it**, with the straight line for comparison. Then there are four diagnoses.
-#
-# Decide before you go on: the text and the cells after it name the fault. Choose by the radio buttons, or, where there
-# are none, by a line of code: `quiz.answer(1, "a")`. A wrong choice tells you what you would see if it were that.
-#
-# What settles the case, and the repair in code, are folded away below the picture. The cases go from the visible to the hidden.
+# Decide before you go on: the cells after it name the fault. Choose by the buttons, or by a line of code:
+# `quiz.answer(1, "a")`. A wrong choice tells you what you would see if it were that. What settles the case, and the
+# repair, are folded away.
 
 # %% [markdown]
 # ## Noise where a digit should be
 #
 # ### Case 1: the loss came down to 1, and stays
 #
-# The author has waited for a day. The log says 1, give or take a little, and every batch agrees.
+# The log says 1, give or take a little, for a day.
 
 # %%
 case = quiz.case(1)
@@ -215,13 +212,12 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *The loss is level: no $t$ is easier than another. Nothing of the task has been learned, not even at $t = T$. Decide
-# before you go on.*
+# *The loss is level: no $t$ is easier than another. Nothing of the task has been learned, not even at $t = T$.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
 # Print the shape of `prediction - noise`. It has four axes and one of them is too long. Then the best prediction is the
-# mean of all the noises of the batch, as far as it is known, and the known part is $1/B$ of one's own:
+# mean of all noises of the batch, of which $1/B$ of one's own is known:
 #
 # $$\mathbb{E}\Big[ \frac{1}{B} \sum_{j=1}^{B} \epsilon_j \,\Big|\, \epsilon_i \Big] = \frac{\epsilon_i}{B} \tag{13.4}$$
 #
@@ -243,13 +239,13 @@ verify("13.4", samples=eps.mean(1) * eps[:, 0], expected=1 / 16)  # the slope of
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *(13.4) is checked as a slope: the mean of all times one's own noise is $1/16$. After the repair the loss lies at 0.
-# Before it, measured with the right shapes, at $(1 - 1/16)^2 \approx 0.88$.*
+# *(13.4) is checked as a slope: the mean of all times one's own noise is $1/16$. After the repair the loss lies at 0;
+# before it, measured with the right shapes, at $(1 - 1/16)^2 \approx 0.88$.*
 
 # %% [markdown]
 # ### Case 2: grey digits
 #
-# Digits are there, but under a veil. The mean loss is a quarter, and the author, who once had 1, calls that progress.
+# Digits are there, but under a veil. The mean loss is a quarter.
 
 # %%
 case = quiz.case(2)
@@ -257,10 +253,10 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *Read the curve from the right. It is a little too high at large $t$, dips below the straight line around the middle,
-# and leaves the picture at small $t$. Decide before you go on.*
+# *The curve is a little too high at large $t$, dips below the straight line around the middle, and leaves the picture
+# at small $t$.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
 # Ask the network about the same picture at two steps. The answers must differ, and do not: `t` never arrives.
 #
@@ -282,13 +278,13 @@ show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The stand-in always believes $t = 50$, and there its curve is as good as the healthy one. A network that is trained
-# without $t$ finds a compromise over all steps, so its curve is flatter; but the difference between the two answers is
-# 0 there, too. ([Notebook 05](05_time_conditioning.ipynb) trains such a network.)*
+# without $t$ finds a compromise over all steps, so its curve is flatter ([notebook 05](05_time_conditioning.ipynb)
+# trains one); but the difference between the two answers is 0 there, too.*
 
 # %% [markdown]
 # ### Case 3: a perfect loss, and noise
 #
-# The loss is almost 0. The author trained for 1000 steps, because that was enough.
+# The loss is almost 0. The author trained for 1000 steps.
 
 # %%
 case = quiz.case(3)
@@ -296,12 +292,12 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *The curve lies on the axis. Whatever was measured there, it was not what made the samples. Decide before you go on.*
+# *The curve lies on the axis: what was measured there did not make the samples.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
-# Measure the loss of the very module that the sampler calls. The average started at the network's first weights, whose
-# last layer is 0, and after 1000 steps with decay 0.9999 nine tenths of it are still that.
+# Measure the loss of the very module that the sampler calls. After 1000 steps with decay 0.9999 nine tenths of the
+# average are still the network's first weights, whose last layer is 0.
 #
 # ```python
 # # before
@@ -321,15 +317,13 @@ print(f"share of the start after 1000 steps: {0.9999**1000:.2f}")
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The curves are those of the last weights, so nothing changes in them: the orange curve lies under the green one. The
-# number to look at is printed above the picture. (In a network the weights are averaged, not the answers; for a last
-# layer that starts at 0 the effect is much the same. The repair is what the trainer of
-# [notebook 07](07_train_ddpm.ipynb) does.)*
+# *The curves are those of the last weights, so nothing changes in them. (The repair is what the trainer of [notebook
+# 07](07_train_ddpm.ipynb) does.)*
 
 # %% [markdown]
 # ### Case 4: a perfect loss, and dirt
 #
-# The loss is almost 0, and this time the sampler uses the last weights.
+# This time the sampler uses the last weights.
 
 # %%
 case = quiz.case(4)
@@ -337,13 +331,12 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *Digits, not always the same as above, with dirt inside and outside of the strokes. The curve lies on the axis. Decide
-# before you go on.*
+# *Digits, not always the same as above, with dirt inside and outside of the strokes. The curve lies on the axis.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
 # The variances of the two parts must add up to 1: $\bar\alpha_t + \sigma_t^2 = 1$. Measure that with the training
-# loop's own factors. Or draw the loss by $t$ with `q_sample` in place of the loop's line: the picture below does.
+# loop's own factors. Or draw the loss by $t$ with `q_sample` in place of the loop's line, as below.
 #
 # ```python
 # # before
@@ -369,7 +362,7 @@ show.show_case(case, images, answered=True)
 # %% [markdown]
 # ### Case 5: finished digits in a snowstorm
 #
-# The samples are saved as PNG files. The loss is almost 0.
+# The samples are saved as PNG files.
 
 # %%
 case = quiz.case(5)
@@ -378,12 +371,12 @@ show.ask(case)
 
 # %% [markdown]
 # *The strokes are smooth and the digits are those of the healthy row. Only single pixels are wrong, and those by as
-# much as can be. Decide before you go on.*
+# much as can be.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
-# Look at the values before they become bytes: some lie below -1, by a hundredth or more. Such a value becomes the grey level
-# -1, and as a byte -1 is 255.
+# Look at the values before they become bytes: some lie below -1, by a hundredth or more. Such a value becomes the grey
+# level -1, and as a byte -1 is 255.
 #
 # ```python
 # # before
@@ -411,7 +404,7 @@ show.show_case(case, images, answered=True)
 #
 # ### Case 6: white on grey
 #
-# Everything converged. The author likes the look.
+# Everything converged.
 
 # %%
 case = quiz.case(6)
@@ -420,9 +413,9 @@ show.ask(case)
 
 # %% [markdown]
 # *The digits are perfect; every ground is the same grey. The dashed curve is lower than in the other cases, and that is
-# a hint. Decide before you go on.*
+# a hint.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
 # Print the smallest and the largest value of what the training loop hands to `q_sample`. (The straight line is lower
 # because half the range has a quarter of the variance.)
@@ -444,15 +437,13 @@ for name, x in (("images in training", broken.images), ("samples", broken.sample
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The samples have the range of the training images, as they should. But all that is made for $[-1, 1]$ is off now: the
-# display, the clipping, which cuts nothing at the dark end, the noise, which is twice as strong for such images
-# ([notebook 02](02_forward_process.ipynb)), and every comparison with the numbers of others.*
+# *All that is made for $[-1, 1]$ is off now: the display, the clipping, the noise, which is twice as strong for such
+# images ([notebook 02](02_forward_process.ipynb)), and every comparison with the numbers of others.*
 
 # %% [markdown]
 # ### Case 7: nights and days
 #
-# The sampler follows the formulas and does not clip. The loss has one bad place, at the smallest $t$, and the author
-# blames the numbers there.
+# The sampler follows the formulas and does not clip. The loss has one bad place, at the smallest $t$.
 
 # %%
 case = quiz.case(7)
@@ -460,10 +451,9 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *Some squares are white, which the frame shows, some black. Where a digit can be seen, its
-# shape is right. Decide before you go on.*
+# *Some squares are white, which the frame shows, some black. Where a digit can be seen, its shape is right.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
 # Add 1 to every pixel of the input. The noise in it is now another one, so the answer must change; a network that
 # begins with a norm over the whole image gives the same answer. ([Notebook 06](06_unet.ipynb) derives how the
@@ -509,9 +499,9 @@ print(f"distance to the nearest image: median {near.median():.0f}")
 show.ask(case)
 
 # %% [markdown]
-# *The lower row could be shown to anyone. The numbers are of another world. Decide before you go on.*
+# *The numbers are of another world.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
 # Print the smallest and the largest value of the samples *before* they are shown. Plotting functions stretch by
 # default: `plt.imshow(x)` without `vmin` and `vmax` does.
@@ -534,15 +524,14 @@ for i in range(4):
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The brightness of case 7 walks here, too. A display that adapts to what it shows removes the evidence. In this course
-# no picture is stretched by its own extremes, except this one.*
+# *The brightness of case 7 walks here, too. A display that adapts removes the evidence.*
 
 # %% [markdown]
 # ## Digits, but not these
 #
 # ### Case 9: the same again
 #
-# The loss is almost 0 and the pictures are sharp. The author writes of mode collapse.
+# The pictures are sharp. The author writes of mode collapse.
 
 # %%
 case = quiz.case(9)
@@ -550,9 +539,9 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *Many squares, few different digits, all with much ink. They are true training images. Decide before you go on.*
+# *Many squares, few different digits, all with much ink.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
 # Look at the noise, not at the network: `start.mean()` must be near 0 and `start.std()` near 1.
 #
@@ -573,13 +562,12 @@ for name, draw in {"torch.rand": torch.rand, "torch.randn": torch.randn}.items()
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *One letter. An image that is bright everywhere and hardly noisy is nearest to the digits with the most ink, and those
-# are what you got.*
+# *One letter. An image that is bright everywhere and hardly noisy is nearest to the digits with the most ink.*
 
 # %% [markdown]
 # ### Case 10: too many zeros
 #
-# Sharp, clean, varied: but somebody counts, and finds too many zeros and broad strokes. The schedule ends as it should.
+# Somebody counts, and finds too many zeros and broad strokes. The schedule ends as it should.
 
 # %%
 case = quiz.case(10)
@@ -588,10 +576,9 @@ print(f"alpha_bar[T] = {case.fault(images).schedule.alpha_bar[-1]:.0e}")
 show.ask(case)
 
 # %% [markdown]
-# *Compare the columns: some agree, in others a thin digit was replaced by a broad one. The loss lies on the axis.
-# Decide before you go on.*
+# *In some columns the rows agree, in others a thin digit was replaced by a broad one. The loss lies on the axis.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
 # How much of the image does the training loop leave at $t = T$? Take the loop's own factor. It should be nearly 0.
 #
@@ -613,12 +600,12 @@ show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *As in case 4: low with the author's process, far too high with the sampler's. At small $t$ the two processes are
-# still close, and so are the curves: the network has seen faint noise, and faint noise only.*
+# still close, and so are the curves.*
 
 # %% [markdown]
 # ### Case 11: bold
 #
-# The author has little time, and made it 50 steps instead of 1000. The betas are those of the paper.
+# 50 steps instead of 1000, with the betas of the paper.
 
 # %%
 case = quiz.case(11)
@@ -627,15 +614,13 @@ show.ask(case)
 
 # %% [markdown]
 # *The digits are clean, but bolder than those above, and of fewer kinds. The loss lies on the axis. One thing about the
-# axis is new. Decide before you go on.*
+# axis is new.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
-# Print `schedule.alpha_bar[-1]`. The share of the image that is left at the end is its square
-# root. Is that too much? A mean over all pixels averages the noise away. So take the mean pixel
-# of $x_T$ by [(2.17)](02_forward_process.ipynb), $\sqrt{\bar\alpha_T}$ times that of the image,
-# and divide it by the standard deviation that it has for pure noise, $1 / \sqrt{784}$: it
-# should be off by less than 1.
+# Print `schedule.alpha_bar[-1]`. The share of the image that is left at the end is its square root. Is that too much?
+# Take the mean pixel of $x_T$ by [(2.17)](02_forward_process.ipynb), $\sqrt{\bar\alpha_T}$ times that of the image, and
+# divide it by the standard deviation that it has for pure noise, $1 / \sqrt{784}$: it should be off by less than 1.
 #
 # ```python
 # # before
@@ -658,8 +643,7 @@ show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *The straight line was a hint as well: at the last step it is still far from 0, so finding the noise is still a task
-# there. At the end of a good schedule it is none. (The repaired system has 100 steps.
-# [Notebook 02](02_forward_process.ipynb) calls this a trap, and shows how to measure it without a network.)*
+# there. At the end of a good schedule it is none.*
 
 # %% [markdown]
 # ### Case 12: large pixels
@@ -672,11 +656,12 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *True digits, in most columns the one above, made of blocks of 2 x 2 pixels. Decide before you go on.*
+# *True digits, made of blocks of 2 x 2 pixels.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
-# Measure the differences inside each 2 x 2 block of the samples. They are 0: what is finer has no way from input to output.
+# Measure the differences inside each 2 x 2 block of the samples. They are 0: what is finer has no way from input to
+# output.
 #
 # ```python
 # # before
@@ -696,10 +681,9 @@ for name, x in {"healthy": good.samples, "broken": case.fault(images).samples}.i
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *The straight line, which looks at one pixel at a time, beats this network at small $t$. The stand-in makes its guess
-# of the *clean* image through the bottleneck. A network that must send its answer, the noise, through the same
-# bottleneck does worse, and at every $t$: noise is fine-grained everywhere. ([Notebook 06](06_unet.ipynb) cuts this
-# skip in such a network.)*
+# *The straight line beats this network at small $t$. The stand-in makes its guess of the *clean* image through the
+# bottleneck. A network that must send the noise through it does worse, and at every $t$: noise is fine-grained
+# everywhere. ([Notebook 06](06_unet.ipynb) cuts this skip in such a network.)*
 
 # %% [markdown]
 # ## Nothing to see
@@ -715,10 +699,10 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *No eye tells the rows apart, and neither is good: a straight line makes no digits. The curve keeps a small distance
-# from the best straight line, and does so at large $t$, too. Decide before you go on.*
+# *Neither row is good: a straight line makes no digits. The curve keeps a small distance from the best straight line,
+# and does so at large $t$, too.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
 # Compute one gradient by hand. The argument of `backward` multiplies it.
 #
@@ -742,8 +726,8 @@ show.show_case(case, images, answered=True)
 
 # %% [markdown]
 # *At a loss of 0.09 the step is a tenth of what it should be. Adam, which divides by the size of past gradients, hides
-# most of this; plain gradient descent does not. The sign was in the curve: at large $t$ the best straight line has a
-# loss of 0, and this one does not get there. (It is the gradient of another function, by [(10.4)](10_libraries.ipynb).)*
+# most of this; plain gradient descent does not. The sign was in the curve at large $t$, where the best straight line
+# has a loss of 0. (The gradient is that of another function, by [(10.4)](10_libraries.ipynb).)*
 
 # %% [markdown]
 # ### Case 14: twice the same, and not
@@ -756,9 +740,9 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *Some columns differ, and both are digits. The loss is level at about a tenth, for all $t$ alike. Decide before you go on.*
+# *Some columns differ, and both are digits. The loss is level at about a tenth, for all $t$ alike.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
 # Print `model.training`. Or call the model twice with the same input: in eval mode the answers are equal.
 #
@@ -782,14 +766,12 @@ for train in (True, False):
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *Dropout is the harmless half of train mode. With BatchNorm in the network each image would also depend on the others
-# of its batch.*
+# *Dropout is the harmless half of train mode. With BatchNorm each image would also depend on the others of its batch.*
 
 # %% [markdown]
 # ### Case 15: a spike
 #
-# The log of the training loop says almost 0. The author measures again, with calls copied from the sampler, and gets
-# this curve.
+# The log says almost 0. The author measures again, with calls copied from the sampler.
 
 # %%
 case = quiz.case(15)
@@ -797,12 +779,12 @@ show.show_case(case, images)
 show.ask(case)
 
 # %% [markdown]
-# *The rows are equal. The curve has a spike at the smallest steps. Decide before you go on.*
+# *The rows are equal. The curve has a spike at the smallest steps.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
-# Condition the model on one step more, and on one step fewer, than you believe is right. The
-# offset with the lowest loss is the right one, and it should be 0.
+# Condition the model on one step more, and on one step fewer, than you believe is right. The offset with the lowest
+# loss is the right one, and it should be 0.
 #
 # ```python
 # # before
@@ -812,9 +794,8 @@ show.ask(case)
 # for t in range(T, 0, -1):
 # ```
 #
-# (The ideal denoiser that stands for a network here has no answer for 0, so at $t = 1$ it gets
-# 1, and is right there. A trained network is not so lucky: [notebook 10](10_libraries.ipynb)
-# conditions one on $t + 1$, and $t = 1$ suffers most.)
+# (The ideal denoiser that stands for a network here has no answer for 0, so at $t = 1$ it gets 1, and is right there. A
+# trained network is not so lucky: [notebook 10](10_libraries.ipynb) conditions one on $t + 1$.)
 #
 # </details>
 
@@ -826,16 +807,14 @@ for offset in (-1, 0, 1):
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *Conditioned on one more than the sampler says, the model is perfect. With 64 images the
-# pictures do not change: the nearest image is the nearest, with a little less noise or a little
-# more. Where images lie less far apart, it may well show. Both ways to count are in use
-# ([notebook 10](10_libraries.ipynb)); only mixing them is wrong.*
+# *With 64 images the pictures do not change: the nearest image is the nearest, with a little less noise or a little
+# more. Where images lie less far apart, it may well show. Both ways to count are in use ([notebook
+# 10](10_libraries.ipynb)); only mixing them is wrong.*
 
 # %% [markdown]
 # ### Case 16: a good loss, a good picture
 #
-# The pictures look right. They are shown eight times as bright here, because the author's colleague did that, and
-# stopped smiling.
+# The pictures look right. They are shown eight times as bright here.
 
 # %%
 case = quiz.case(16)
@@ -844,9 +823,9 @@ show.ask(case)
 
 # %% [markdown]
 # *Brightened like this, greys come out white in both rows. The black of the lower row has a grain, that of the upper
-# row has none. Decide before you go on.*
+# row has none.*
 #
-# <details><summary>What settles it, and the repair</summary>
+# <details><summary>What settles it</summary>
 #
 # Take the difference from a sample without the last noise, or the standard deviation of a part that should be black. It
 # is $\sqrt{\beta_1}$.
@@ -868,14 +847,13 @@ print(f"sqrt(beta_1) = {schedule.beta[1].sqrt():.4f}")
 show.show_case(case, images, answered=True)
 
 # %% [markdown]
-# *With 1000 steps it would be a third of that, and no eye would find it ([notebook 08](08_sampling.ipynb)). A metric
-# that looks at fine texture may.*
+# *With 1000 steps it would be a third of that, and no eye would find it ([notebook 08](08_sampling.ipynb)).*
 
 # %% [markdown]
 # ## All measurements at once
 #
-# `diagnose(model, schedule, images, samples, average)` makes the measurements of this notebook and says in plain words
-# what it finds. Here it examines all sixteen.
+# `diagnose(model, schedule, images, samples, average)` makes the measurements of this notebook and says what it finds.
+# Here it examines all sixteen.
 
 # %%
 def examine(system):
@@ -888,10 +866,10 @@ alt = "Table of marks: sixteen faults, each with at least one check that finds i
 show.mark_table({"healthy": examine(good), **found}, alt=alt)
 
 # %% [markdown]
-# *Rows: the healthy system, which has no mark, and the sixteen cases in order, by the names of their functions in
-# `clinic`. Columns: the checks. Each fault is found by at least one check. Many have several marks, and some share all
-# of them: a mark says where to look, not what is wrong. "Loss by t" has the most marks, since it is measured with the
-# process of the schedule and not with the author's.*
+# *Rows: the healthy system, which has no mark, and the sixteen cases in order. Columns: the checks. Each fault is found
+# by at least one check. Many have several marks, and some share all of them: a mark says where to look, not what is
+# wrong. "Loss by t" has the most marks, since it is measured with the process of the schedule and not with the
+# author's.*
 #
 # For one system, in words:
 
@@ -912,13 +890,12 @@ print("mirrored: ", end="")
 found = diagnose(good.model, schedule, images, good.samples.flip(3))
 
 # %% [markdown]
-# *Nothing found, twice. It measures range, brightness, grain and variety of the samples, and no more. It cannot read
-# digits: it does not see copies, mirrored or swapped classes, a rare class that is missing, a learning rate that is
-# poor, or a model that could be better. And it trusts you on two points: that `images` are what the training loop has,
-# and that `samples` are what the sampler returned before anything was done to them. An empty list is no proof.*
+# *It measures range, brightness, grain and variety of the samples, and no more. It cannot read digits: it does not see
+# copies, mirrored or swapped classes, a rare class that is missing, or a model that could be better. And it trusts you
+# that `images` are what the training loop has, and `samples` what the sampler returned. An empty list is no proof.*
 #
-# Last, a patient that was trained: the network that comes with this course, whose samples you saw in
-# [notebook 08](08_sampling.ipynb). Guess before you run: is it well?
+# Last, a patient that was trained: the network that comes with this course, whose samples you saw in [notebook
+# 08](08_sampling.ipynb). Guess before you run: is it well?
 
 # %%
 model, schedule_1000, _ = load_pretrained("mnist", device)
@@ -928,22 +905,16 @@ samples = sample(model, schedule_1000, n, steps=steps)
 found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), samples.to(device))
 
 # %% [markdown]
-# *In a full run on MNIST it finds one thing, at both ends: the network is worse than a straight
-# line at $t = 1$ and at $t = 1000$. Both are true. It learned with weighted timestep sampling
-# ([notebook 16](16_targets_and_weights.ipynb)), whose weights are tiny at the ends: of the
-# 896,000 steps that were drawn in its training they give $t = 1$ a fifth of one, and $t = 1000$
-# far less. (As first built, that sampling could not draw the last two at all: it added the
-# weights up in 32 bits, where such small ones vanish. Now it takes 64.) The samples above
-# cannot show what is wrong at $t = 1$: their last step goes from $t = 50$ to 0 (on a GPU from
-# 20), so the network was never asked there. Notebook 09 charges it in bits, and finds the
-# samples closer to real digits all the same. So a finding is a question: did you mean that? (On
-# the drawn digits that stand in where MNIST is not at hand, it may rightly find more: the
-# network has never seen those.)*
+# *In a full run on MNIST it finds that the network is worse than a straight line at $t = 1$ and at $t = 1000$. Both are
+# true. It learned with weighted timestep sampling ([notebook 16](16_targets_and_weights.ipynb)), whose weights are tiny
+# at the ends: of the 896,000 steps that were drawn in its training they give $t = 1$ a fifth of one, and $t = 1000$ far
+# less. The samples above cannot show what is wrong at $t = 1$: their last step goes from $t = 50$ to 0 (on a GPU from
+# 20), so the network was never asked there. So a finding is a question: did you mean that?*
 #
 # ## The checklist for your own model
 #
-# What is cheap to look at comes first. `diagnose` does all but the last four; for single lines,
-# `from ddpm_helpers.lessons.diagnosis import loss_by_t, straight_line_loss`.
+# What is cheap to look at comes first. `diagnose` does all but the last four; for single lines, `from
+# ddpm_helpers.lessons.diagnosis import loss_by_t, straight_line_loss`.
 #
 # | look at | the line | what it should say |
 # |:--|:--|:--|
@@ -962,32 +933,20 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # | the start | `start.mean(), start.std()` | 0 and 1 |
 # | the sampler | `IdealDenoiser(images, schedule)` in place of your network | its samples are the images, all of them, about equally often |
 #
-# The last line narrows the search. If the sampler does not turn the ideal denoiser of a few of your images into those
-# images, each about as often as the others, the mistake is in the sampler or its schedule. If it does, look at training
-# and the network first. But a few images that lie far apart forgive much: case 15, a step miscounted, passes, and so
-# does case 9 for those who do not count which images come.
+# The last line narrows the search. If it fails, the mistake is in the sampler or its schedule. If not, look at training
+# and the network first. But a few images that lie far apart forgive much: case 15, a step miscounted, passes.
 
 # %% [markdown]
 # ## Where the field went from here
 #
-# The samplers of Part I are those of Ho et al. (2020) and of Song, Meng & Ermon (2021). Part II goes on, by the same rule:
-# whatever has a number is run. [Notebook 14](14_flow_matching.ipynb) returns to the straight line of notebook 01, now
-# with a proof: **flow matching** (Lipman et al. 2023). [Notebook 15](15_solvers.ipynb) takes the number of steps to
-# infinity: the **score SDE** (Song, Sohl-Dickstein et al. 2021), faster solvers (Lu et al. 2022), likelihoods without a bound.
-# [Notebook 16](16_targets_and_weights.ipynb) asks what a network should predict, and which steps deserve the training. Three ways that we do not walk:
-#
-# **Learned variances** (Nichol & Dhariwal 2021). We chose $s_t^2 = \beta_t$ in [(8.4)](08_sampling.ipynb); the posterior
-# variance $\tilde\beta_t$ is another choice, and the best one lies between. So let the network say where, with a second
-# output for each pixel, and add a small multiple of the bound of [notebook 03](03_likelihood_bound.ipynb) to the loss, since the squared error
-# does not see variances.
-#
-# **Latent diffusion** (Rombach et al. 2022). Most of the numbers in a large picture describe fine detail. Train an
-# autoencoder first, $z_0 = E(x_0)$ and $x_0 \approx D(z_0)$, with $z_0$ smaller than $x_0$ in height and width, and run
-# everything in this course on $z_0$. Text enters through attention between the features of the U-Net and those of the words.
-#
-# **Consistency models** (Song, Dhariwal et al. 2023). The path of the noise-free sampler leads each $x_t$ to one $x_0$.
-# Train a network $f(x_t, t)$ to name that end at once: two points of one path must have the same end, and at the smallest $t$ it is $x$ itself. Sampling
-# is one call, or a few with fresh noise between.
+# Part II goes on by the same rule: whatever has a number is run. [Notebook 14](14_flow_matching.ipynb) returns to the
+# straight line of notebook 01, now with a proof: **flow matching** (Lipman et al. 2023). [Notebook
+# 15](15_solvers.ipynb) takes the number of steps to infinity (Song, Sohl-Dickstein et al. 2021; Lu et al. 2022).
+# [Notebook 16](16_targets_and_weights.ipynb) asks what a network should predict, and which steps deserve the training.
+# Three more names: **learned variances** (Nichol & Dhariwal 2021) let the network say where between $\beta_t$ and
+# $\tilde\beta_t$ the variance lies; **latent diffusion** (Rombach et al. 2022) runs everything in this course on the
+# fewer numbers that an autoencoder makes of an image; **consistency models** (Song, Dhariwal et al. 2023) learn to name
+# the end of a sampler's path at once.
 #
 # ## What to remember, and what broke
 #
@@ -995,20 +954,18 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 # - Compare every number with one that you can compute: the straight line, the ideal denoiser, 0 where two answers must
 #   be equal.
 # - Put an ideal denoiser in place of the network, and the sampler is tested by itself.
-# - Look at samples as they are, in a fixed range. Pictures find less than you think: five of the sixteen showed clean,
-#   varied digits.
+# - Look at samples as they are, in a fixed range. Pictures find less than you think: five of the sixteen rows pass for
+#   digits at a glance.
 #
-# **What broke:** nothing in this notebook that was not meant to. What the course leaves broken is larger: pictures a few
-# dozen pixels wide, networks that know no words, and a clinic that cannot tell a copy from an original. You have the
-# pieces to go on from, and [notebook 99](99_glossary.ipynb) has the words, the symbols, and what to read next.
+# **What broke:** nothing in this notebook that was not meant to. What Part I leaves broken is larger: pictures a few
+# dozen pixels wide, networks that know no words, and a clinic that cannot tell a copy from an original. [Notebook
+# 99](99_glossary.ipynb) has the words, the symbols, and what to read next.
 #
 # ### Experiments to try
 #
-# - Replace `images` at the top by 64 of one digit, or by `load_images("fashion")`. Which symptoms change so much that
-#   you would choose another diagnosis?
-# - Show the cases with 2 images: `show.show_case(quiz.case(4), images[:2])`. For which faults
-#   are the samples still wrong?
+# - Replace `images` at the top by 64 of one digit, or by `load_images("fashion")`. Which symptoms change?
+# - Show the cases with 2 images: `show.show_case(quiz.case(4), images[:2])`. For which faults are the samples still
+#   wrong?
 # - Break two things at once: `clinic.off_by_one` asks with the wrong step, `clinic.unit_range` has the wrong images.
 #   Does `diagnose` report both?
-# - Write a seventeenth case: a fault that you have made. Which check finds it? If none does, what would a check have to
-#   measure?
+# - Write a seventeenth case: a fault that you have made. Which check finds it?
