@@ -257,9 +257,9 @@ def test_solved_notebook(setup, cell):
 
 
 def test_one_sitting_each():
-    """Ceilings of what was reached, to be lowered only; the aim is 3,500 words, 38,000 for Part I, and 90 minutes."""
-    notebooks = {path.stem[:2]: read(path) for path in NOTEBOOKS}
+    """3,500 words and 90 minutes; what is looked up, and not read, may be longer. The aim for Part I is 38,000 words."""
+    notebooks = {path.stem[:2]: read(path) for path in NOTEBOOKS if path.stem[:2] != "99"}
     words = {number: reading.words(notebook) for number, notebook in notebooks.items()}
-    assert max(words.values()) <= 4400, words
-    assert sum(words[f"{number:02}"] for number in range(14)) <= 48_000
-    assert max(map(reading.minutes, notebooks.values())) <= 95
+    assert max(words.values()) <= 3500, words
+    assert sum(words[f"{number:02}"] for number in range(14)) <= 40_000
+    assert max(map(reading.minutes, notebooks.values())) <= 90
