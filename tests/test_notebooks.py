@@ -257,7 +257,7 @@ def test_solved_notebook(setup, cell):
 
 
 def test_one_sitting_each():
-    """3,500 words and 90 minutes; what is looked up, and not read, may be longer. The aim for Part I is 38,000 words."""
+    """3,500 words and 90 minutes; what is looked up, and not read, may be longer. Part I: aim at 38,000."""
     notebooks = {path.stem[:2]: read(path) for path in NOTEBOOKS if path.stem[:2] != "99"}
     words = {number: reading.words(notebook) for number, notebook in notebooks.items()}
     assert max(words.values()) <= 3500, words
