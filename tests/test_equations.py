@@ -105,14 +105,14 @@ BREAKS["07_train_ddpm"] = {
 }
 
 BREAKS["16_targets_and_weights"] = {
-    "16.1": [("(b - a * rho) ** 2", "(b + a * rho) ** 2"), ("(b - a * rho) ** 2", "(b - a * rho).abs()")],
+    "16.1": [("(b - a * rho) ** 2", "(b + a * rho) ** 2"), ("(b - a * rho) ** 2", "(b - a * rho).abs() ** 1.5")],
     "16.2": [("(noise_error + clean", "(noise_error - clean"), ("velocity_loss(*batch), (", "ddpm_loss(*batch), (")],
     "16.3": [("torch.minimum(noise", "torch.maximum(noise"), ("min_snr_loss(*batch)", "velocity_loss(*batch)")],
     "16.4": [("samples=weight.mean() * exact", "samples=exact"), ("expected=(weight * exact)", "expected=exact")],
     "16.5": [
         ("(1 - u) * weight", "weight * 0"),
-        ("p = u / 1000", "p = 0.3 * u / 1000"),
-        ("(mixed >=", "(by_weight >="),
+        ("p = u / 1000", "p = u**2 / 1000"),
+        ("(mixed[", "(by_weight["),
     ],
     "16.6": [("(c_in * x) ** 2", "(c_in * x).abs()"), ("(c_in * x) ** 2", "(c_in**2 * x) ** 2")],
     "16.7": [

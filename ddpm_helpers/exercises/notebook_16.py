@@ -145,14 +145,18 @@ Exercise(
         (step_weight(cosine_schedule(40)), 36, 0.1),
         (torch.tensor([1.0, 5.0, 2.0, 3.0]), 3, 0.3),
         (step_weight(linear_schedule(60)).double(), 59, 0.01),
+        (torch.tensor([1.0, 1.0, 1.0, 5.0, 4.0]), 4, 0.3),
     ],
     table="""
 even = (len(weight) - first + 1) / len(weight)
 alone = weight[first - 1 :].sum() / weight.sum()
-return ((wanted - alone) / (even - alone)).clamp(min=0)
+return torch.where(alone < wanted, (wanted - alone) / (even - alone), 0.0)
 
 (wanted - alone) / (even - alone)
-  ! Nearly. Where the weight alone is enough, the answer is 0, and yours is below it.
+  ! Nearly. Where the weight alone is enough, the answer is 0, and yours is another number.
+((wanted - alone) / (even - alone)).clamp(min=0)
+  ! Nearly. A weight may favour the last steps, so that they come more often than with uniform draws. Then it is enough
+  alone, and the answer is 0; yours is above 0, for both differences are negative.
 even = (len(weight) - first) / len(weight)
   a step is missing: from `first` to T there are T - first + 1, the first one included.
 alone = weight[first:].sum() / weight.sum()
@@ -161,13 +165,13 @@ even = (len(weight) - first) / len(weight) ; alone = weight[first:].sum() / weig
   step `first` itself is left out, twice.
 alone = weight[first - 1 :].sum()
   the weights need not add up to 1: divide by their sum.
-((wanted - alone) / even).clamp(min=0)
+torch.where(alone < wanted, (wanted - alone) / even, 0.0)
   uniform draws are added to the weighted ones. They take the place of a share of them: (1 - u) times `alone` is left.
 torch.tensor(wanted / even).to(weight)
   the weighted draws are not counted, though some of them fall on the last steps, too.
-1 - ((wanted - alone) / (even - alone)).clamp(min=0)
+1 - torch.where(alone < wanted, (wanted - alone) / (even - alone), 0.0)
   this is the share of weighted draws, as TrainConfig has it. The uniform share is wanted.
-((even - wanted) / (even - alone)).clamp(min=0)
+torch.where(alone < wanted, (even - wanted) / (even - alone), 0.0)
   even and alone have changed places: where `wanted` is `alone`, no uniform draws are needed.
 alone = weight[: first - 1].sum() / weight.sum()
   the weights of the steps before `first` are added up.
