@@ -348,7 +348,8 @@ viz.image_rows(rows, alt="Samples of three networks: noise, velocity, velocity o
 #
 # Which target is best asked for at which noise level? Karras et al. (2022; EDM) derive it from what networks like: inputs
 # and targets of one size at every noise level, and errors that are not blown up afterwards. They leave the image
-# unshrunk, $x = x_0 + \rho\, \epsilon$, and put three numbers for each noise level around a network $F$:
+# unshrunk, $x = x_0 + \rho\, \epsilon$, and put three numbers for each noise level around a network $F$, its
+# **preconditioning**:
 #
 # $${\color{#009E73}{\hat x_0}} = c_{skip}\, x + c_{out}\, {\color{#009E73}{F(c_{in}\, x)}}$$
 
@@ -445,8 +446,7 @@ verify("16.9", (test - c_skip * x) / c_out, -velocity, tol=1e-3)
 verify("16.9", c_in * x, x_t, tol=1e-4)
 
 # %% [markdown]
-# So the velocity was a good choice for a reason that Salimans & Ho did not give: it is the target that amplifies errors
-# least, for images of size 1. Each of the four targets is a choice of $c_{skip}$: 1 for the noise, 0 for the clean image,
+# So for images of size 1 the velocity is the target that amplifies errors least. Each of the four targets is a choice of $c_{skip}$: 1 for the noise, 0 for the clean image,
 # $1 / (1 + \rho^2)$ for the velocity. (16.7) says what an answer that is off by 1 % of its own size costs the image, here
 # for $s = 0.5$, EDM's number for photos:
 
