@@ -73,6 +73,9 @@ def results(**distances):
 def test_chance_pools_the_spread_of_seeds_and_not_single_runs():
     found = results(recipe=[100.0, 110.0, 120.0], lever=[50.0, 50.0, 50.0], two=[500.0])
     middle, limit = targets.chance(found)
+    assert targets.of_seeds(load_ladder("levers_cpu"), "no patches; 16, 32, 64")[1:] == pytest.approx(
+        [195.8, 202.7], abs=0.1
+    )
     assert middle == 110
     assert limit == pytest.approx(2.31 * math.sqrt(50 * 4 / 3))
     gain, half = targets.paired(found, "a lever")
@@ -84,11 +87,10 @@ def test_the_table_has_every_design_once_and_judges_against_chance():
     levers = load_ladder("levers_cpu")
     named = {name for rows in targets.LEVERS.values() for name in rows.values()}
     assert named <= {row["name"] for row in levers["systems"]}
-    _, limit = targets.chance(levers)
     lines = targets.levers_table(levers).splitlines()
     assert len(lines) == 1 + len(targets.LEVERS) + len(named)
     for line in lines[1:]:
         if not line.startswith("--"):
-            change = float(line[52:61])
+            change, limit = float(line[52:61]), targets.chance(levers, 3 if "seeds" in line else 1)[1]
             verdict = "-" if abs(change) < limit - 0.5 else "better" if change < 0 else "worse"
             assert abs(abs(change) - limit) < 0.5 or line.endswith(verdict), line

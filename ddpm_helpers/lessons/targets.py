@@ -10,7 +10,7 @@ from ..schedule import posterior
 from .toy import ReverseModel, gaussian_kl, log_closed_form, log_forward
 
 # What notebook 16 makes of the rows of `load_ladder("levers_cpu")`: group -> what was changed -> names of the rows.
-RECIPE, SEEDS = "the recipe", ("", ", seed 1", ", seed 2")
+RECIPE = "the recipe"
 LEVERS = {
     "target, weights, draws": {
         "weighted timestep sampling": "weighted timestep sampling",
@@ -99,39 +99,40 @@ def entropy(variance: Tensor) -> Tensor:
     return 0.5 * torch.log(2 * math.pi * math.e * variance)
 
 
-def chance(results: dict) -> tuple[float, float]:
-    """The recipe's mean distance over its seeds, and how far one run of something no better or worse may lie from it
-    (95 %): 2.31 standard deviations of such a difference, pooled over the four designs with three seeds."""
-    found = {row["name"]: row["frechet"] for row in results["systems"]}
-    groups = [[found.get(name + seed) for seed in SEEDS] for name in found]
-    groups = [group for group in groups if None not in group]
+def chance(results: dict, runs: int = 1) -> tuple[float, float]:
+    """The recipe's mean distance over its seeds, and how far the mean of some runs of something no better or worse may
+    lie from it (95 %): 2.31 standard deviations of such a difference, pooled over the four designs with three seeds."""
+    groups = [group for row in results["systems"] if len(group := of_seeds(results, row["name"])) == 3]
     pooled = statistics.mean(statistics.variance(group) for group in groups)
-    recipe = [found[RECIPE + seed] for seed in SEEDS]
-    return statistics.mean(recipe), 2.31 * math.sqrt(pooled * (1 + 1 / len(recipe)))  # t with 4 x 2 degrees of freedom
+    spread = math.sqrt(pooled * (1 / runs + 1 / 3))
+    return statistics.mean(of_seeds(results, RECIPE)), 2.31 * spread  # t with 4 x 2 degrees of freedom
+
+
+def of_seeds(results: dict, name: str) -> list[float]:
+    """The distances of a row and of those of its other seeds, seed 0 first ("no patches; 16, 32, 64" has "no patches,
+    seed 1")."""
+    found, short = {row["name"]: row["frechet"] for row in results["systems"]}, name.partition(";")[0]
+    return [found[key] for key in (name, f"{short}, seed 1", f"{short}, seed 2") if key in found]
 
 
 def paired(results: dict, name: str) -> tuple[float, float]:
     """How much closer to real images a lever comes than the recipe of the same seed: mean over three seeds, and half
     the width of its 95 % interval (t with 2 degrees of freedom)."""
-    found = {row["name"]: row["frechet"] for row in results["systems"]}
-    gains = [found[RECIPE + seed] - found[name + seed] for seed in SEEDS]
+    both = zip(of_seeds(results, RECIPE), of_seeds(results, name), strict=True)
+    gains = [before - after for before, after in both]
     return statistics.mean(gains), 4.30 * statistics.stdev(gains) / math.sqrt(len(gains))
 
 
 def levers_table(results: dict) -> str:
     """`LEVERS` as text, the closest to real images first in each group: distance, its difference to the recipe's mean,
     and whether that is more than chance may do."""
-    found, (middle, limit) = {row["name"]: row["frechet"] for row in results["systems"]}, chance(results)
     lines = [f"{'changed in the recipe':44}distance   change   more than chance?"]
     for group, rows in LEVERS.items():
         lines.append(f"-- {group}")
-        for words, name in sorted(rows.items(), key=lambda row: _mean(found, row[1])):
-            seeds = sum(name + seed in found for seed in SEEDS)
-            value, words = _mean(found, name), words + f" ({seeds} seeds)" * (seeds > 1)
+        found = {words: of_seeds(results, name) for words, name in rows.items()}
+        for words, values in sorted(found.items(), key=lambda item: statistics.mean(item[1])):
+            middle, limit = chance(results, len(values))
+            value, words = statistics.mean(values), words + f" ({len(values)} seeds)" * (len(values) > 1)
             verdict = ("better" if value < middle else "worse") if abs(value - middle) > limit else "-"
             lines.append(f"{words:44}{value:8.0f}{value - middle:+9.0f}   {verdict}")
     return "\n".join(lines)
-
-
-def _mean(found: dict[str, float], name: str) -> float:
-    return statistics.mean(found[name + seed] for seed in SEEDS if name + seed in found)

@@ -96,7 +96,7 @@ for a, b in family.values():
 # targets, each with its own plain error. Guess before you run: which one is better late, and is it worse early?
 
 # %%
-steps, stages = budget(gpu=3000, cpu=400, quick=10), {}
+steps, stages = budget(gpu=3000, cpu=250, quick=10), {}
 
 def short_run(loss, velocity=True, weighted=0.0):
     torch.manual_seed(0)
