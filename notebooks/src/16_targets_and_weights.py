@@ -10,8 +10,8 @@
 # **You will** see all targets of a network as one family, derive the one that amplifies its errors least, learn how a
 # weight of each step can be drawn instead of multiplied, measure which noise levels deserve training, and find out when a
 # weighted loss is still a bound. **You need** [notebook 07](07_train_ddpm.ipynb) for the training loop, and
-# [notebook 04](04_bound_to_noise.ipynb) for the bound and for (4.21). **Time** 75 minutes of reading; the cells ran in
-# TIME.
+# [notebook 04](04_bound_to_noise.ipynb) for the bound and for (4.21). **Time** 75 minutes of reading; the cells took
+# about 3 minutes of one slow CPU core.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -344,7 +344,9 @@ rows = {f"the {name}": sample(net, schedule, 12, steps=25) for name, net in nets
 viz.image_rows(rows, alt="Samples of three networks: noise, velocity, velocity on weighted steps")
 
 # %% [markdown]
-# *CAPTION_ROWS*
+# *The noise network's samples drown in grain: after so short a training its errors are still large, and late they are multiplied
+# by $\rho$. The rows of the velocity show mostly the same figures. Whether the third is better than the second, one run each and
+# twelve samples cannot say; the table of levers below has seeds.*
 
 # %% [markdown]
 # ## Unit variance in, unit variance out
@@ -516,7 +518,13 @@ for name, gain in gains.items():
     line(name, gain.mean(1)[1:-1:2].clamp(min=0))
 
 # %% [markdown]
-# *CAPTION_LEVELS*
+# *Bars: two standard errors over the images; one seed. The first half of the short run lowers the error most around log-SNR -1, and
+# nearly as much wherever there is more noise: to know the mean image is a gain there. The second half wins most around 4, and what
+# the shipped network is ahead by lies around 6. So there is no one hill: as training goes on, it moves to less noise. Karras et
+# al. 2022 draw their levels from a bell curve around log-SNR 2.4; the logit-normal amounts of
+# [notebook 14](14_flow_matching.ipynb) are another. Our weights put most draws around 0, where the outline of a digit is
+# settled. At 6 an error of $F$ is an error of the image divided by about 20, which is hard to see; a likelihood would see it. (A
+# network that rises far above 1 at the left edge was trained by weight alone: the last steps never came.)*
 #
 # ## When is a weighted loss still a bound?
 #
