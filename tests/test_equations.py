@@ -106,10 +106,34 @@ BREAKS["07_train_ddpm"] = {
 }
 
 BREAKS["16_targets_and_weights"] = {
-    "16.1": [("sigma * test - guess", "sigma * test + guess"), ("root * test_noise -", "root * test_noise +")],
-    "16.2": [("(noise_error + image", "(noise_error - image"), ("test_t, eps_hat)", "test_t, -eps_hat)")],
+    "16.1": [("(b - a * rho) ** 2", "(b + a * rho) ** 2"), ("(b - a * rho) ** 2", "(b - a * rho).abs() ** 1.5")],
+    "16.2": [("(noise_error + clean", "(noise_error - clean"), ("velocity_loss(*batch), (", "ddpm_loss(*batch), (")],
     "16.3": [("torch.minimum(noise", "torch.maximum(noise"), ("min_snr_loss(*batch)", "velocity_loss(*batch)")],
     "16.4": [("samples=weight.mean() * exact", "samples=exact"), ("expected=(weight * exact)", "expected=exact")],
+    "16.5": [
+        ("(1 - u) * weight", "weight * 0"),
+        ("p = u / 1000", "p = u**2 / 1000"),
+        ("(mixed[", "(by_weight["),
+    ],
+    "16.6": [("(c_in * x) ** 2", "(c_in * x).abs()"), ("(c_in * x) ** 2", "(c_in**2 * x) ** 2")],
+    "16.7": [
+        ("c_skip**2 * r**2", "c_skip * r**2"),
+        ("(1 - c_skip) ** 2", "(1 + c_skip) ** 2"),
+        ("s**2 - 2 *", "s**2 - "),
+    ],
+    "16.8": [("tried.min().sqrt()", "tried.min()"), ("choices**2 * r**2", "choices * r**2")],
+    "16.9": [
+        ("/ c_out, -velocity", "/ c_out, velocity"),
+        ("c_in * x, x_t", "x, x_t"),
+        (".flatten(), 1.0)", ".flatten(), 0.9)"),
+    ],
+    "16.10": [
+        ("K[:-1] - K[1:]", "K[1:] - K[:-1]"),
+        ("sigma[1:] ** 2) - b", "sigma[1:]) - b"),
+        ("- bounds[1:]", "- bounds[:-1]"),
+    ],
+    "16.11": [("omega.diff()", "-omega.diff()"), ("-omega[-1:]", "omega[-1:]"), ("omega[:1],", "0 * omega[:1],")],
+    "16.12": [("lam[500]) / 2", "lam[500])"), ('omegas["velocity"]', 'omegas["noise"]')],
 }
 
 BREAKS["05_time_conditioning"] = {

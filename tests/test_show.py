@@ -98,6 +98,8 @@ def test_heat_maps_and_points(drawn):
     points = torch.tensor([[0.0, 0.0], [1.0, 2.0], [1.0, 2.0]])
     show.plot_points({"a": (points, labels), "b": (100 * points, labels)}, alt="two classes")
     assert alts(drawn) == ["two tables", "two classes"]
+    show.draw_preconditioning()
+    assert r"$\times\, c_{skip}$" in [text.get_text() for text in drawn["figures"][2].axes[0].texts]
     left, right = drawn["figures"][1].axes
     assert (left.get_xlim(), left.get_ylim()) == (right.get_xlim(), right.get_ylim())
     assert [(text.get_text(), text.get_position()) for text in right.texts] == [("3", (0, 0)), ("7", (1, 2))]

@@ -1,7 +1,8 @@
-"""Exercises of notebook 16: weights of steps, in the loss and in the draw."""
+"""Exercises of notebook 16: weights of steps, in the loss and in the draw; a share of uniform draws; EDM's numbers."""
 
 import torch
 
+from ..lessons.targets import preconditioning, uniform_share
 from ..losses import min_snr_loss, step_weight, weighted_steps
 from ..marking import Exercise
 from ..schedule import cosine_schedule, linear_schedule
@@ -133,5 +134,89 @@ ends, places -> places, ends ; owners + 1
   the two arguments of searchsorted changed places: first the ends, then the places.
 places
   the places themselves were returned: return the steps that own them.
+""",
+)
+
+Exercise(
+    tag="16.3",
+    reference=uniform_share,
+    cases=lambda: [
+        (torch.tensor([4.0, 3.0, 2.0, 0.5, 0.1, 0.2]), 5, 0.2),
+        (step_weight(cosine_schedule(40)), 36, 0.1),
+        (torch.tensor([1.0, 5.0, 2.0, 3.0]), 3, 0.3),
+        (step_weight(linear_schedule(60)).double(), 59, 0.01),
+        (torch.tensor([1.0, 1.0, 1.0, 5.0, 4.0]), 4, 0.3),
+    ],
+    table="""
+even = (len(weight) - first + 1) / len(weight)
+alone = weight[first - 1 :].sum() / weight.sum()
+return torch.where(alone < wanted, (wanted - alone) / (even - alone), 0.0)
+
+(wanted - alone) / (even - alone)
+  ! Nearly. Where the weight alone is enough, the answer is 0, and yours is another number.
+((wanted - alone) / (even - alone)).clamp(min=0)
+  ! Nearly. A weight may favour the last steps, so that they come more often than with uniform draws. Then it is enough
+  alone, and the answer is 0; yours is above 0, for both differences are negative.
+even = (len(weight) - first) / len(weight)
+  a step is missing: from `first` to T there are T - first + 1, the first one included.
+alone = weight[first:].sum() / weight.sum()
+  the weights of the steps after `first` are added up: weight[0] belongs to step 1, so begin at first - 1.
+even = (len(weight) - first) / len(weight) ; alone = weight[first:].sum() / weight.sum()
+  step `first` itself is left out, twice.
+alone = weight[first - 1 :].sum()
+  the weights need not add up to 1: divide by their sum.
+torch.where(alone < wanted, (wanted - alone) / even, 0.0)
+  uniform draws are added to the weighted ones. They take the place of a share of them: (1 - u) times `alone` is left.
+torch.tensor(wanted / even).to(weight)
+  the weighted draws are not counted, though some of them fall on the last steps, too.
+1 - torch.where(alone < wanted, (wanted - alone) / (even - alone), 0.0)
+  this is the share of weighted draws, as TrainConfig has it. The uniform share is wanted.
+torch.where(alone < wanted, (even - wanted) / (even - alone), 0.0)
+  even and alone have changed places: where `wanted` is `alone`, no uniform draws are needed.
+alone = weight[: first - 1].sum() / weight.sum()
+  the weights of the steps before `first` are added up.
+""",
+)
+
+Exercise(
+    tag="16.4",
+    reference=preconditioning,
+    cases=lambda: [
+        (torch.tensor([0.02, 0.5, 3.0, 80.0]), 0.5),
+        (torch.tensor([0.0, 0.3, 1.7]), 0.9),
+        (torch.tensor([0.1, 2.0]).double(), 1.3),
+    ],
+    table="""
+c_in = 1 / (s**2 + rho**2).sqrt()
+c_skip = s**2 / (s**2 + rho**2)
+c_out = rho * s / (s**2 + rho**2).sqrt()
+return c_in, c_skip, c_out
+
+c_in = 1 / (s**2 + rho**2)
+  c_in is not the root: c_in squared is 1 / (s^2 + rho^2).
+c_in = 1 / (s + rho)
+  the standard deviations are added in c_in. Of independent parts the squares add up.
+c_in = (s**2 + rho**2).sqrt()
+  c_in makes the input larger: divide by its size.
+c_skip = rho**2 / (s**2 + rho**2)
+  c_skip is the noise's share. The signal's is wanted: with no noise x is the image, and c_skip is 1.
+c_skip = s / (s + rho)
+  c_skip is the share of the standard deviations. It is that of the squares.
+c_skip = s / (s**2 + rho**2).sqrt()
+  c_skip is the root of what makes (16.7) smallest.
+c_out = rho * s / (s**2 + rho**2)
+  c_out has no root below the line: (16.7) becomes rho^2 s^2 / (s^2 + rho^2), and c_out is the root of all of it.
+c_out = rho**2 * s**2 / (s**2 + rho**2)
+  c_out is not the root: this is its square.
+c_out = rho / (s**2 + rho**2).sqrt()
+  s is missing in c_out: with much noise it comes to s, the size of the image.
+c_skip, c_in, c_out
+  the numbers are right, and in another order: first c_in, then c_skip, then c_out.
+c_skip = torch.ones_like(rho) ; c_out = rho + 0 * rho
+  c_skip is 1: so F would be asked for the noise. Choose the one that makes c_out smallest.
+c_skip = torch.zeros_like(rho) ; c_out = s + 0 * rho
+  c_skip is 0: so F would be asked for the clean image. Choose the one that makes c_out smallest.
+c_skip = 1 / (1 + rho**2) ; c_out = rho / (1 + rho**2).sqrt()
+  c_skip and c_out are those of images with s = 1, of the velocity.
 """,
 )

@@ -184,6 +184,31 @@ def plot_growth(panels: dict[str, tuple[list, dict[str, list], float]], *, alt: 
     viz.show(figure, alt)
 
 
+def draw_preconditioning() -> None:
+    """Draw a network with c_in before it, c_out behind it, and c_skip around it (Karras et al. 2022)."""
+    figure, axis = viz.subplots(size=(8, 2.2))
+    axis.set(xlim=(0, 8), ylim=(0, 2.2))
+    axis.axis("off")
+    box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "black"}
+    for (x, y), text in {
+        (2, 0.6): r"$\times\, c_{in}$",
+        (4, 0.6): "network F",
+        (5.6, 0.6): r"$\times\, c_{out}$",
+        (4, 1.8): r"$\times\, c_{skip}$",
+        (6.8, 0.6): "+",
+    }.items():
+        axis.text(x, y, text, ha="center", va="center", bbox=box, zorder=3)
+    axis.text(0.9, 0.6, r"$x = x_0 + \rho\, \epsilon$", ha="right", va="center")
+    axis.text(7.4, 0.6, r"$\hat x_0$", va="center")
+    for x, text in ((2.85, "size 1"), (4.9, "size 1")):
+        axis.text(x, 0.7, text, ha="center", fontsize=9, color=COLOURS[2])
+    line = {"color": "0.4", "zorder": 1}
+    axis.annotate("", (7.35, 0.6), (0.95, 0.6), arrowprops={"arrowstyle": "->", "color": "0.4"}, zorder=1)
+    axis.plot([1.2, 1.2, 6.8], [0.6, 1.8, 1.8], **line)
+    axis.annotate("", (6.8, 0.85), (6.8, 1.8), arrowprops={"arrowstyle": "->", "color": "0.4", "shrinkA": 0})
+    viz.show(figure, "A noisy image goes through c_in, the network and c_out; past them, through c_skip, it is added")
+
+
 def guidance_frames(scales: list[float], images: Tensor) -> dict:
     """For `viz.explore`: images (S, K, N, C, H, W), N of each of K classes at each of S scales; a series a class."""
     return {

@@ -84,6 +84,8 @@ from ddpm_helpers import cosine_schedule, linear_schedule, snr
 # | $\bar\theta_n$, $d$ | average of the weights after $n$ training steps, and its decay; in (5.5) and (6.6) $d$ is a length | `trainer.ema` | [(7.4)](07_train_ddpm.ipynb) |
 # | $\min(1, 1 / \mathrm{SNR}_t)$ | the weight of the smaller of two errors, noise and clean image | `min_snr_loss` | [(16.3)](16_targets_and_weights.ipynb) |
 # | $w_t$, $p_t$ | in notebook 16 the weight of step $t$ in a loss, and its probability in weighted timestep sampling | `step_weight`, `weighted_steps` | [(16.4)](16_targets_and_weights.ipynb) |
+# | $c_{in}$, $c_{skip}$, $c_{out}$, $F$ | numbers around a network $F$, for images of mean square $s^2$ and noise $\rho$ | `preconditioning` | [(16.6)](16_targets_and_weights.ipynb) |
+# | $K_s$, $\omega_t$ | in notebook 16 the bound of an image with the noise of step $s$; the weight of a loss, relative to the bound's | `noised_bounds` | [(16.10)](16_targets_and_weights.ipynb) |
 # | $\eta$ | in notebook 07 the learning rate | `learning_rate` | [(7.7)](07_train_ddpm.ipynb) |
 # | $\eta$, $\varphi$ | in notebook 08 the share of fresh noise in a step of DDIM, and its standard deviation | `eta` | [(8.7)](08_sampling.ipynb) |
 # | $z$ | fresh noise in a step of a sampler | `noise` | [(8.4)](08_sampling.ipynb) |
@@ -224,6 +226,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | patch | A square of $p \times p$ pixels that becomes one place with $C p^2$ channels, `patch` = $p$. | [06](06_unet.ipynb) |
 # | path | All $x_0, \dots, x_T$ of one walk; without fresh noise, the line that DDIM follows. | [03](03_likelihood_bound.ipynb) |
 # | posterior | $q(x_{t-1} \mid x_t, x_0)$: the step down of somebody who knows the clean image. | [04](04_bound_to_noise.ipynb) |
+# | preconditioning | Numbers before, behind and around a network that give its input and its target one size at every noise level. | [16](16_targets_and_weights.ipynb) |
 # | prior | The density that sampling starts from, $p(x_T)$, and not one of $x_0$; also the first term of the bound. | [03](03_likelihood_bound.ipynb) |
 # | probability-flow ODE | The smooth path whose density at each time is that of the noising walk. | [15](15_solvers.ipynb) |
 # | published | In notebook 10: with network, data range, noise schedule, target and sampler as published. | [10](10_libraries.ipynb) |
@@ -326,6 +329,8 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #   train models.
 # - **Hang et al. 2023**, *Efficient diffusion training via min-SNR weighting strategy*, arXiv
 #   [2303.09556](https://arxiv.org/abs/2303.09556). A weight for each step, set by hand, and why.
+# - **Kingma & Gao 2023**, *Understanding diffusion objectives as the ELBO with simple data augmentation*, arXiv
+#   [2303.00848](https://arxiv.org/abs/2303.00848). Which weights are likelihoods; [(16.11)](16_targets_and_weights.ipynb).
 # - **Sun et al. 2025**, *Is noise conditioning necessary for denoising generative models?*, arXiv
 #   [2502.13129](https://arxiv.org/abs/2502.13129). [Notebook 05](05_time_conditioning.ipynb) for large networks.
 #
