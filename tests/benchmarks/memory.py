@@ -1,10 +1,10 @@
 """What notebook 20 reads: when small networks copy, how their loss falls with size, and two other families beside them.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py memory    # 64 to 10,000 images, up to 8,000 steps
+    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py memory    # 64 to 10,000 images, up to 4,000 steps
     OMP_NUM_THREADS=1 python tests/benchmarks/memory.py scaling   # five widths, three budgets, three seeds
     OMP_NUM_THREADS=1 python tests/benchmarks/memory.py families  # VAE, autoregression, diffusion: equal CPU time
 
-About 10 minutes each of one thread; ddpm_helpers/results/memory.json has a part for each. Digits are 14x14.
+Five to eight minutes each of one thread; ddpm_helpers/results/memory.json has a part for each. Digits are 14x14.
 """
 
 import copy
@@ -38,9 +38,9 @@ from ddpm_helpers.lessons.memory import RESULTS, TinyNet, load_memory, nearest_s
 from ddpm_helpers.losses import stratified_steps
 
 SCHEDULE, CALLS = cosine_schedule(1000), 50
-SIZES, CHECKPOINTS, DRAWN = (64, 250, 1000, 10_000), (125, 250, 500, 1000, 2000, 4000, 8000), 300
-WIDTHS, BUDGETS, SEEDS = (16, 32, 64, 128, 256), (400, 1600, 6400), 3
-SECONDS, JUDGED, LEVELS = 60, 1000, 4  # of CPU time for each family; images for the feature network; grey levels
+SIZES, CHECKPOINTS, DRAWN = (64, 1000, 10_000, 250), (125, 250, 500, 1000, 2000, 4000), 300
+WIDTHS, BUDGETS, SEEDS = (16, 32, 64, 128, 256), (250, 1000, 4000), 3
+SECONDS, JUDGED, LEVELS = 30, 500, 4  # of CPU time for each family; images for the feature network; grey levels
 
 
 def loss_on(net: nn.Module, images: Tensor) -> float:
@@ -58,7 +58,7 @@ def trained(width: int, images: Tensor, seed: int, stops: tuple[int, ...]):
     """Yields (steps, averaged net) at each of the stops; the learning rate stays at its plateau until the last."""
     torch.manual_seed(seed)
     net = VelocityNet(TinyNet(width), SCHEDULE)
-    config = TrainConfig(2 * stops[-1], seed=seed, learning_rate=1e-3)
+    config = TrainConfig(2 * stops[-1], seed=seed)
     trainer = Trainer(net, SCHEDULE, images, config, objective=velocity_loss)
     for _ in trainer.run():
         if trainer.step in stops:
@@ -205,12 +205,12 @@ def fitted(model: nn.Module, images: Tensor, seed: int) -> tuple[nn.Module, int]
     """The average of the weights after SECONDS of CPU time, and the steps made; over the last quarter of the time the
     learning rate falls to 0."""
     average, generator = copy.deepcopy(model).requires_grad_(False), torch.Generator().manual_seed(seed)
-    optimizer, start = torch.optim.AdamW(model.parameters(), lr=1e-3), time.process_time()
+    optimizer, start = torch.optim.AdamW(model.parameters(), lr=2e-3), time.process_time()
     for step in count():
         left = 1 - (time.process_time() - start) / SECONDS
         if left <= 0:
             return average, step
-        optimizer.param_groups[0]["lr"] = 1e-3 * min(1, 4 * left, (step + 1) / 100)
+        optimizer.param_groups[0]["lr"] = 2e-3 * min(1, 4 * left, (step + 1) / 100)
         batch = images[torch.randint(len(images), (64,), generator=generator)]
         optimizer.zero_grad()
         model.loss(batch, generator).backward()
