@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..checks import check_counts, check_image_batch, check_step_batch
 from ..files import WEIGHTS
+from ..losses import stratified_steps, min_snr_loss
 from ..nets import sinusoidal_embedding
-from ..schedule import NoiseSchedule, snr
+from ..schedule import NoiseSchedule, predict_eps, snr
 
 RESULTS = WEIGHTS.parent / "results" / "memory.json"
 
@@ -34,12 +35,14 @@ def split(images: Tensor, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 class TinyNet(nn.Module):
-    """(B, 1, 14, 14), steps (B,) -> (B, 1, 14, 14): fully connected, two residual blocks that the step scales and
-    shifts. It knows nothing of neighbouring pixels; 397,764 parameters for width 256."""
+    """(B, 1, 14, 14), steps (B,) -> predicted noise (B, 1, 14, 14): fully connected, two residual blocks that the step
+    scales and shifts. It guesses the clean image, and returns the noise that fits. It knows nothing of neighbouring
+    pixels; 397,764 parameters for width 256."""
 
-    def __init__(self, width: int = 256, blocks: int = 2):
+    def __init__(self, schedule: NoiseSchedule, width: int = 256, blocks: int = 2):
         super().__init__()
         check_counts("TinyNet", width=width, blocks=blocks)
+        self.schedule = schedule
         self.first, self.last = nn.Linear(196, width), nn.Linear(width, 196)
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(blocks))
         self.film = nn.ModuleList(nn.Linear(32, 2 * width) for _ in range(blocks))
@@ -48,12 +51,22 @@ class TinyNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         check_image_batch(x, channels=1, multiple=14, net="TinyNet", weight=self.last.weight)
-        check_step_batch(t, x, T=None, net="TinyNet")
+        check_step_batch(t, x, T=self.schedule.T, net="TinyNet")
         h, time = self.first(x.flatten(1)), sinusoidal_embedding(t, 32)
         for norm, film, inner, outer in zip(self.norms, self.film, self.inner, self.outer, strict=True):
             scale, shift = film(time).chunk(2, 1)
             h = h + outer(F.silu(inner(norm(h) * (1 + scale) + shift)))
-        return self.last(F.silu(h)).reshape(x.shape)
+        return predict_eps(self.schedule, x, t, self.last(F.silu(h)).reshape(x.shape))
+
+
+@torch.no_grad()
+def loss_on(net: nn.Module, schedule: NoiseSchedule, images: Tensor, count: int = 2000) -> float:
+    """The loss `min_snr_loss` on `count` images, some of them several times, with the same steps and noise for each net."""
+    generator = torch.Generator().manual_seed(0)
+    t = stratified_steps(torch.rand(count, generator=generator), schedule.T)
+    t = t[torch.randperm(count, generator=generator)]
+    noise = torch.randn((count, *images.shape[1:]), generator=generator)
+    return min_snr_loss(net, schedule, images[torch.arange(count) % len(images)], t, noise).item()
 
 
 def weights_of(images: Tensor, x_t: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """What notebook 20 reads: when small networks copy, how their loss falls with size, and two other families beside them.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py memory    # 64 to 10,000 images, up to 4,000 steps
+    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py memory    # 64 to 10,000 images, up to 2,000 steps
     OMP_NUM_THREADS=1 python tests/benchmarks/memory.py scaling   # five widths, three budgets, three seeds
     OMP_NUM_THREADS=1 python tests/benchmarks/memory.py families  # VAE, autoregression, diffusion: equal CPU time
 
-Five to eight minutes each of one thread; ddpm_helpers/results/memory.json has a part for each. Digits are 14x14.
+Three to four minutes each of one thread; ddpm_helpers/results/memory.json has a part for each. Digits are 14x14.
 """
 
 import copy
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from ddpm_helpers import (
     TrainConfig,
     Trainer,
-    VelocityNet,
     cosine_schedule,
     count_parameters,
     ema_update,
@@ -28,38 +27,35 @@ from ddpm_helpers import (
     frechet_distance,
     load_feature_net,
     load_images,
+    min_snr_loss,
     nearest_images,
     sample,
     to_float,
     to_uint8,
-    velocity_loss,
 )
-from ddpm_helpers.lessons.memory import RESULTS, TinyNet, load_memory, nearest_share, null_error, small_digits, split
+from ddpm_helpers.lessons.memory import (
+    RESULTS,
+    TinyNet,
+    load_memory,
+    loss_on,
+    nearest_share,
+    null_error,
+    small_digits,
+    split,
+)
 from ddpm_helpers.losses import stratified_steps
 
-SCHEDULE, CALLS = cosine_schedule(1000), 50
-SIZES, CHECKPOINTS, DRAWN = (64, 1000, 10_000, 250), (125, 250, 500, 1000, 2000, 4000), 300
-WIDTHS, BUDGETS, SEEDS = (16, 32, 64, 128, 256), (250, 1000, 4000), 3
-SECONDS, JUDGED, LEVELS = 30, 500, 4  # of CPU time for each family; images for the feature network; grey levels
-
-
-def loss_on(net: nn.Module, images: Tensor) -> float:
-    """The velocity loss on images (N, 1, 14, 14), with the same steps and noise for each net."""
-    generator = torch.Generator().manual_seed(0)
-    images = images[:2000].repeat(-(-2000 // len(images)), 1, 1, 1)[:2000]
-    t = stratified_steps(torch.rand(2000, generator=generator), SCHEDULE.T)
-    t = t[torch.randperm(2000, generator=generator)]
-    noise = torch.randn(images.shape, generator=generator)
-    with torch.no_grad():
-        return velocity_loss(net, SCHEDULE, images, t, noise).item()
+SCHEDULE, CALLS = cosine_schedule(1000), 30
+SIZES, CHECKPOINTS, DRAWN = (64, 250, 1000, 10_000), (125, 250, 500, 1000, 2000), 200
+WIDTHS, BUDGETS, SEEDS = (16, 32, 64, 128, 256), (125, 500, 2000), 3
+SECONDS, JUDGED, LEVELS = 20, 500, 4  # of CPU time for each family; images for the feature network; grey levels
 
 
 def trained(width: int, images: Tensor, seed: int, stops: tuple[int, ...]):
     """Yields (steps, averaged net) at each of the stops; the learning rate stays at its plateau until the last."""
     torch.manual_seed(seed)
-    net = VelocityNet(TinyNet(width), SCHEDULE)
     config = TrainConfig(2 * stops[-1], seed=seed)
-    trainer = Trainer(net, SCHEDULE, images, config, objective=velocity_loss)
+    trainer = Trainer(TinyNet(SCHEDULE, width), SCHEDULE, images, config, objective=min_snr_loss)
     for _ in trainer.run():
         if trainer.step in stops:
             yield trainer.step, trainer.ema
@@ -89,7 +85,10 @@ def memory(images: Tensor):
         seen, unseen = to_float(train), to_float(held)
         for steps, net in trained(256, train, 0, CHECKPOINTS):
             samples = draw(net, DRAWN)
-            losses = {"seen": loss_on(net, seen), "unseen": loss_on(net, to_float(split(images, 2000)[1]))}
+            losses = {
+                "seen": loss_on(net, SCHEDULE, seen),
+                "unseen": loss_on(net, SCHEDULE, to_float(split(images, 2000)[1])),
+            }
             row = {"n": n, "steps": steps, **losses, **copying(samples, seen, unseen)}
             yield row | ({"samples": shown(samples)} if steps == CHECKPOINTS[-1] else {})
 
@@ -100,8 +99,8 @@ def scaling(images: Tensor):
     for seed in range(SEEDS):
         for width in WIDTHS:
             for steps, net in trained(width, train, seed, BUDGETS):
-                row = {"width": width, "parameters": count_parameters(TinyNet(width)), "steps": steps, "seed": seed}
-                row["unseen"] = loss_on(net, to_float(held))
+                parameters, unseen = count_parameters(TinyNet(SCHEDULE, width)), loss_on(net, SCHEDULE, to_float(held))
+                row = {"width": width, "parameters": parameters, "steps": steps, "seed": seed, "unseen": unseen}
                 yield row | ({"distance": judge(draw(net, JUDGED))["distance"]} if steps == BUDGETS[-1] else {})
 
 
@@ -188,11 +187,11 @@ class Diffusion(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = VelocityNet(TinyNet(256), SCHEDULE)
+        self.net = TinyNet(SCHEDULE)
 
     def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
         t = stratified_steps(torch.rand(len(x), generator=generator), SCHEDULE.T)
-        return velocity_loss(self.net, SCHEDULE, x, t, torch.randn(x.shape, generator=generator))
+        return min_snr_loss(self.net, SCHEDULE, x, t, torch.randn(x.shape, generator=generator))
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         return draw(self.net, n)
