@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..checks import check_counts, check_image_batch, check_step_batch
 from ..files import WEIGHTS
-from ..losses import stratified_steps, min_snr_loss
+from ..losses import min_snr_loss, stratified_steps
 from ..nets import sinusoidal_embedding
 from ..schedule import NoiseSchedule, predict_eps, snr
 
@@ -61,7 +61,7 @@ class TinyNet(nn.Module):
 
 @torch.no_grad()
 def loss_on(net: nn.Module, schedule: NoiseSchedule, images: Tensor, count: int = 2000) -> float:
-    """The loss `min_snr_loss` on `count` images, some of them several times, with the same steps and noise for each net."""
+    """`min_snr_loss` on `count` images, some of them several times, with the same steps and noise for each net."""
     generator = torch.Generator().manual_seed(0)
     t = stratified_steps(torch.rand(count, generator=generator), schedule.T)
     t = t[torch.randperm(count, generator=generator)]

@@ -1,16 +1,17 @@
 """What notebook 20 reads: when small networks copy, how their loss falls with size, and two other families beside them.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py memory    # 64 to 10,000 images, up to 2,000 steps
-    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py scaling   # five widths, three budgets, three seeds
-    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py families  # VAE, autoregression, diffusion: equal CPU time
+    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py memory 0      # 64 to 10,000 images, 1,000 steps
+    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py scaling 0 1   # four widths, three budgets
+    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py families 0 1  # VAE, autoregression, diffusion: equal CPU time
 
-Three to four minutes each of one thread; ddpm_helpers/results/memory.json has a part for each. Digits are 14x14.
+The numbers are seeds. A minute or two each of one thread; ddpm_helpers/results/memory.json has a part for each, where
+other seeds stay. Digits are 14x14.
 """
 
 import copy
 import sys
 import time
-from itertools import count
+from itertools import count, product
 
 import torch
 import torch.nn.functional as F
@@ -46,9 +47,9 @@ from ddpm_helpers.lessons.memory import (
 from ddpm_helpers.losses import stratified_steps
 
 SCHEDULE, CALLS = cosine_schedule(1000), 30
-SIZES, CHECKPOINTS, DRAWN = (64, 250, 1000, 10_000), (125, 250, 500, 1000, 2000), 200
-WIDTHS, BUDGETS, SEEDS = (16, 32, 64, 128, 256), (125, 500, 2000), 3
-SECONDS, JUDGED, LEVELS = 20, 500, 4  # of CPU time for each family; images for the feature network; grey levels
+SIZES, CHECKPOINTS, DRAWN = (64, 10_000, 1000, 250), (60, 125, 250, 500, 1000), 200
+WIDTHS, BUDGETS = (16, 32, 64, 128), (100, 300, 900)
+SECONDS, JUDGED, LEVELS = 12, 500, 4  # of CPU time for each family; images for the feature network; grey levels
 
 
 def trained(width: int, images: Tensor, seed: int, stops: tuple[int, ...]):
@@ -79,29 +80,24 @@ def copying(samples: Tensor, train: Tensor, held: Tensor) -> dict:
     }
 
 
-def memory(images: Tensor):
-    for n in SIZES:
+def memory(images: Tensor, seeds: list[int]):
+    other = to_float(split(images, 2000)[1])
+    for seed, n in product(seeds, SIZES):
         train, held = split(images, n)
         seen, unseen = to_float(train), to_float(held)
-        for steps, net in trained(256, train, 0, CHECKPOINTS):
+        for steps, net in trained(256, train, seed, CHECKPOINTS):
             samples = draw(net, DRAWN)
-            losses = {
-                "seen": loss_on(net, SCHEDULE, seen),
-                "unseen": loss_on(net, SCHEDULE, to_float(split(images, 2000)[1])),
-            }
-            row = {"n": n, "steps": steps, **losses, **copying(samples, seen, unseen)}
+            losses = {"seen": loss_on(net, SCHEDULE, seen), "unseen": loss_on(net, SCHEDULE, other)}
+            row = {"n": n, "steps": steps, "seed": seed, **losses, **copying(samples, seen, unseen)}
             yield row | ({"samples": shown(samples)} if steps == CHECKPOINTS[-1] else {})
 
 
-def scaling(images: Tensor):
+def scaling(images: Tensor, seeds: list[int]):
     train, held = split(images, len(images) // 2)
-    judge = Judge(held)
-    for seed in range(SEEDS):
-        for width in WIDTHS:
-            for steps, net in trained(width, train, seed, BUDGETS):
-                parameters, unseen = count_parameters(TinyNet(SCHEDULE, width)), loss_on(net, SCHEDULE, to_float(held))
-                row = {"width": width, "parameters": parameters, "steps": steps, "seed": seed, "unseen": unseen}
-                yield row | ({"distance": judge(draw(net, JUDGED))["distance"]} if steps == BUDGETS[-1] else {})
+    for seed, width in product(seeds, WIDTHS):
+        for steps, net in trained(width, train, seed, BUDGETS):
+            parameters, unseen = count_parameters(TinyNet(SCHEDULE, width)), loss_on(net, SCHEDULE, to_float(held))
+            yield {"width": width, "parameters": parameters, "steps": steps, "seed": seed, "unseen": unseen}
 
 
 class Judge:
@@ -155,11 +151,12 @@ class Autoregressive(nn.Module):
         self.register_buffer("tells", (unit < pixel[:, None]).float().repeat_interleave(LEVELS, 0))
         self.register_buffer("before", (pixel < pixel[:, None]).float().repeat_interleave(LEVELS, 0))
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Grey levels as floats (B, 196) -> (B, 196, LEVELS)."""
+    def logits(self, x: Tensor, pixels: slice = slice(0, 196)) -> Tensor:
+        """Grey levels as floats (B, 196) -> (B, P, LEVELS) for P pixels."""
         h = F.silu(F.linear(x, self.first.weight * self.sees, self.first.bias))
-        told = F.linear(h, self.last.weight * self.tells, self.last.bias)
-        return (told + F.linear(x, self.short.weight * self.before)).reshape(len(x), 196, LEVELS)
+        rows = slice(pixels.start * LEVELS, pixels.stop * LEVELS)
+        told = F.linear(h, self.last.weight[rows] * self.tells[rows], self.last.bias[rows])
+        return (told + F.linear(x, self.short.weight[rows] * self.before[rows])).reshape(len(x), -1, LEVELS)
 
     def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Minus the log-likelihood of the grey levels, in nats per pixel."""
@@ -169,7 +166,7 @@ class Autoregressive(nn.Module):
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         level = torch.zeros(n, 196, dtype=torch.int64)
         for pixel in range(196):
-            chance = self.logits(grey(level))[:, pixel].softmax(1)
+            chance = self.logits(grey(level), slice(pixel, pixel + 1))[:, 0].softmax(1)
             level[:, pixel] = torch.multinomial(chance, 1, generator=generator)[:, 0]
         return grey(level).reshape(n, 1, 14, 14)
 
@@ -220,25 +217,24 @@ def fitted(model: nn.Module, images: Tensor, seed: int) -> tuple[nn.Module, int]
                 a.copy_(ema_update(a, p, min(0.999, (1 + step) / (10 + step))))
 
 
-def families(images: Tensor):
+def families(images: Tensor, seeds: list[int]):
     train, held = split(images, 10_000)
     judge, seen, unseen = Judge(split(images, 30_000)[1][-JUDGED:]), to_float(train), to_float(held)
+    others = to_float(split(images, 20_000)[1][10_000:])  # where the held-out digits themselves are judged
     unmade = {
-        "real, held out": unseen,
-        f"real, in {LEVELS} greys": grey(levels_of(unseen)),
-        "64 training images, repeated": seen[torch.arange(JUDGED) % 64],
+        "real, held out": (unseen, others),
+        f"real, in {LEVELS} greys": (grey(levels_of(unseen)), others),
+        "64 training images, repeated": (seen[torch.arange(JUDGED) % 64], unseen),
     }
-    for name, samples in unmade.items():
-        others = (seen, unseen) if "real" not in name else (seen, to_float(split(images, 20_000)[1][10_000:]))
-        yield {"name": name, **judge(samples[:JUDGED]), **copying(samples[:JUDGED], *others)}
-    for seed in range(SEEDS):
-        for name, (family, calls) in FAMILIES.items():
-            torch.manual_seed(seed)
-            model, steps = fitted(family(), seen, seed)
-            with torch.no_grad():
-                samples = model.draw(JUDGED, torch.Generator().manual_seed(seed))
-            row = {"name": name, "seed": seed, "parameters": count_parameters(family()), "steps": steps, "calls": calls}
-            yield row | judge(samples) | copying(samples, seen, unseen) | {"samples": shown(samples)}
+    for name, (samples, yardstick) in unmade.items() if 0 in seeds else ():
+        yield {"name": name, "seed": 0, **judge(samples[:JUDGED]), **copying(samples[:JUDGED], seen, yardstick)}
+    for seed, (name, (family, calls)) in product(seeds, FAMILIES.items()):
+        torch.manual_seed(seed)
+        model, steps = fitted(family(), seen, seed)
+        with torch.no_grad():
+            samples = model.draw(JUDGED, torch.Generator().manual_seed(seed))
+        row = {"name": name, "seed": seed, "parameters": count_parameters(family()), "steps": steps, "calls": calls}
+        yield row | judge(samples) | copying(samples, seen, unseen) | {"samples": shown(samples)}
 
 
 def shown(samples: Tensor) -> str:
@@ -250,17 +246,21 @@ PARTS = {"memory": memory, "scaling": scaling, "families": families}
 
 
 def main() -> None:
-    part = sys.argv[1] if sys.argv[1:] and sys.argv[1] in PARTS else sys.exit(f"name one of {', '.join(PARTS)}")
+    part, *seeds = sys.argv[1:] or [""]
+    if part not in PARTS or not seeds or not all(seed.isdecimal() for seed in seeds):
+        sys.exit(f"name one of {', '.join(PARTS)}, then seeds: memory 0")
     torch.set_num_threads(1)
-    data, start, rows = load_images("mnist", strict=True), time.process_time(), []
-    about = {"command": f"python tests/benchmarks/memory.py {part}", "data": data.source, **machine()}
-    about |= {"samples": DRAWN if part == "memory" else JUDGED, "calls": CALLS}
-    for row in PARTS[part](small_digits(data.images)):
-        rows.append(row)
+    seeds, start, own = [int(seed) for seed in seeds], time.process_time(), []
+    data = load_images("mnist", strict=True)
+    about = {"command": f"python tests/benchmarks/memory.py {part} SEED", "data": data.source, **machine()}
+    about |= {"samples": DRAWN if part == "memory" else JUDGED, "calls": CALLS, "seconds": SECONDS}
+    for row in PARTS[part](small_digits(data.images), seeds):
+        own.append(row)
         print({key: value for key, value in row.items() if key != "samples"}, flush=True)
-        about["cpu_seconds"] = round(time.process_time() - start)
-        results = load_memory() if RESULTS.exists() else {}  # anew: another part may have written meanwhile
-        write(RESULTS, {**results, part: {"about": about, "rows": rows}})
+        results = load_memory() if RESULTS.exists() else {}  # anew: another process may have written meanwhile
+        others = [row for row in results.get(part, {"rows": []})["rows"] if row["seed"] not in seeds]
+        write(RESULTS, {**results, part: {"about": about, "rows": others + own}})
+    print(f"{time.process_time() - start:.0f} seconds of CPU time")
 
 
 if __name__ == "__main__":
