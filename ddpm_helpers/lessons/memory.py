@@ -130,3 +130,8 @@ def load_memory() -> dict:
     """What `tests/benchmarks/memory.py` measured: the parts "memory", "scaling", "families", each
     with "about" and "rows"."""
     return json.loads(RESULTS.read_text(encoding="utf-8"))
+
+
+def drawn(row: dict) -> Tensor:
+    """The first ten samples of a row of results: (10, 1, 14, 14) uint8."""
+    return torch.frombuffer(bytearray.fromhex(row["samples"]), dtype=torch.uint8).reshape(10, 1, 14, 14)

@@ -36,7 +36,7 @@ train, held = (to_float(images) for images in memory.split(digits, 64))
 # %% [markdown]
 # ## The optimum copies
 #
-# Does a model that draws so well copy? From its loss it should. Training shows $N$ images, each as likely as the others, and asks for the
+# The last model of notebook 19 saw 200 pictures. How much of what it draws is theirs? By its loss, all of it should be. Training shows $N$ images, each as likely as the others, and asks for the
 # clean image $x_0$ behind $x_t$. The best answer is the **ideal denoiser** $\hat x_0^*$, the mean of the $N$ images with the
 # weights of [(13.1)](13_debugging_clinic.ipynb), and like each squared error the loss of any other answer $f$ splits:
 #
@@ -149,7 +149,7 @@ images_in_play = check(images_in_play)
 two, x = torch.tensor([-1.0, 1.0]).double().reshape(2, 1, 1, 1), torch.linspace(-2, 2, 99).double()
 signal, sigma = torch.full((99,), 0.6).double(), torch.full((99,), 0.8).double()
 h = torch.tanh(0.6 * x / 0.8**2)
-verify("20.4", images_in_play(two, x.reshape(99, 1, 1, 1), signal, sigma), 2 / (1 + h**2), tol=1e-9)
+verify("20.4", images_in_play(two, x.reshape(99, 1, 1, 1), signal, sigma), 2 / (1 + h**2), tol=1e-6)
 
 # %% [markdown]
 # Now predict the step. The true image explains $x_t$ with the density $q(x_t \mid x_0)$. The other $N - 1$ images together explain it about as well
@@ -211,7 +211,7 @@ def decided(images, t, count):
     return (w[torch.arange(count), own] > 0.5).double().mean().item()
 
 # %%
-count, steps, curves = budget(gpu=1000, cpu=1000, quick=100, unit="noisy images"), range(300, 1000, 25), {}
+count, steps, curves = budget(gpu=1000, cpu=400, quick=100, unit="noisy images"), range(300, 1000, 25), {}
 for n in (64, 1000):
     images = to_float(memory.split(digits, n)[0])
     shares = [decided(images, t, count) for t in steps]
@@ -225,8 +225,9 @@ alt = "Share of noisy images that are decided, against the step: both curves fal
 viz.plot_curves(curves, ylabel="share decided", level=0.5, alt=alt)
 
 # %% [markdown]
-# *Predicted from the covariance of the digits alone. With 64 digits the copy is certain before a third of the steps is done; what follows only sharpens it.
-# Sixteen times as many images delay that by less than a hundred steps.*
+# *The predictions know nothing of the digits but their covariance, and the measured curves cross one half close to them. From the noise, at 1000, with 64 digits the copy is
+# decided before a third of the steps is done; the rest only sharpens it. Sixteen times as many images delay that by about a hundred steps. More images of the
+# same kind are no cure for the ideal denoiser.*
 #
 # ## Why trained networks do not
 #
@@ -257,20 +258,20 @@ def patch_denoiser(images, side):
 
     return eps
 
-thousand, others = (to_float(images) for images in memory.split(digits, 1000))
-rows, steps = {}, budget(gpu=30, cpu=30, quick=4)
-for side in (27, 9, 7, 5):
-    x = sample(patch_denoiser(thousand, side), schedule, 10, (1, 14, 14), steps=steps).clamp(-1, 1)
-    near, away = nearest_images(x, thousand)[1].median(), nearest_images(x, others)[1].median()
-    print(f"square of {side:2}: median distance to the nearest of the 1,000 {near:.2f}, of 1,000 others {away:.2f}")
+library, others = (to_float(images) for images in memory.split(digits, 500))
+rows, steps = {}, budget(gpu=15, cpu=12, quick=2, unit="steps of the sampler")
+for side in (27, 7, 5):
+    x = sample(patch_denoiser(library, side), schedule, 10, (1, 14, 14), steps=steps).clamp(-1, 1)
+    near, away = nearest_images(x, library)[1].median(), nearest_images(x, others)[1].median()
+    print(f"square of {side:2}: median distance to the nearest of the 500 {near:.2f}, of 500 others {away:.2f}")
     rows[f"square of {side}"] = x
 
 # %%
-alt = "Ten samples for squares of 27, 9, 7 and 5 pixels: copies, then new digits, then broken ones"
+alt = "Ten samples for squares of 27, 7 and 5 pixels: copies, then new digits, then broken ones"
 viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
-# *Nothing is trained here. The first row is copied whole; with squares of 7 or 9 most digits are in no data set, put together from pieces of many; with 5 they fall apart.
+# *Nothing is trained here. The first row is copied whole. With squares of 7 pixels most are digits that stand in no data set, put together from pieces of many; with 5 they begin to fall apart.
 # An **inductive bias**, what a network takes for granted, makes the new out of the old. For convolutional networks Kadkhodaie et al. 2024 show
 # that two of them, trained on different halves of enough pictures, draw nearly the same samples from the same noise: what they draw comes from the bias and the distribution, not from the pictures.*
 #
@@ -293,7 +294,8 @@ verify("20.8", samples=error.mean(1), expected=(1 - eta * B / N) ** k)
 # %% [markdown]
 # ## A test with an error
 #
-# "It looks new" is no test. Hold back as many images as you train on, drawn from the same pile, and ask for each sample which is nearer, a training image or
+# Large networks copy now and then: Carlini et al. 2023 drew about a hundred training pictures out of Stable Diffusion, nearly all of them pictures that stood in the data many times, and
+# Somepalli et al. 2023 found parts of pictures copied. "It looks new" is no test. Hold back as many images as you train on, drawn from the same pile, and ask for each sample which is nearer, a training image or
 # a held-out one. A model that never looked at either cannot prefer one; with $n$ and $m$ of them
 #
 # $$P(\text{the nearest image is a training image}) = \frac{n}{n + m} \tag{20.9}$$
@@ -390,14 +392,14 @@ print(f"samples as if independent: {0.5 / counts.sum() ** 0.5:.3f}, by (20.11): 
 # does not, and the share.
 
 # %%
-steps = budget(gpu=1500, cpu=1500, quick=20)
+steps = budget(gpu=600, cpu=500, quick=20)
 config = TrainConfig(2 * steps)  # twice as long, so that the learning rate stays where it is
 trainer = Trainer(memory.TinyNet(schedule), schedule, memory.split(digits, 64)[0], config, "cpu", min_snr_loss)
 print("step   loss seen   unseen   share nearer to a training image")
 
 # %%
 for _ in trainer.run():
-    if trainer.step in (steps // 15, steps // 5, steps):
+    if trainer.step in (steps // 10, steps // 4, steps):
         x = sample(trainer.ema, schedule, 100, (1, 14, 14), steps=20, seed=1).clamp(-1, 1)
         nearest, _ = nearest_images(x, torch.cat([train, held]))
         share, error = nearest_share(x, train, held), null_error(torch.bincount(nearest, minlength=128))
@@ -407,27 +409,28 @@ for _ in trainer.run():
         break
 
 # %% [markdown]
-# *A hundred samples. TEXT1*
+# *A hundred samples. The two losses part early, while the loss on unseen digits still falls or stands; then the share goes to one. What was learned last was
+# not digits, but these digits.*
 #
-# Longer runs, with more images, take more patience than a lesson has. `python tests/benchmarks/memory.py memory` made them, in MINUTES, with
-# the same network, batch and learning rate, 300 samples at each point, and one seed.
+# More images take more patience than a lesson has. `python tests/benchmarks/memory.py memory 0` trained the same network for as many steps on 64, 250,
+# 1,000 and 10,000 digits: 200 samples at each point, one seed. "Copies" are samples at least twice as near to a training image as to any of as many others.
 
 # %%
 results = memory.load_memory()
-rows = results["memory"]["rows"]
+rows = sorted(results["memory"]["rows"], key=lambda row: (row["n"], row["steps"]))
 sizes = sorted({row["n"] for row in rows})
 of = {n: [row for row in rows if row["n"] == n] for n in sizes}
-for name in ("share", "copies", "seen", "unseen"):
+for name, digits_after in {"share": 2, "copies": 2, "seen": 3, "unseen": 3}.items():
     print(f"{name:8}" + "".join(f"{row['steps']:>8,}" for row in of[64]))
     for n in sizes:
-        print(f"{n:7,} " + "".join(f"{row[name]:8.2f}" for row in of[n]))
+        print(f"{n:7,} " + "".join(f"{row[name]:8.{digits_after}f}" for row in of[n]))
 
 # %%
 curves = {f"{n:,}": ([row["steps"] for row in of[n]], [row["share"] for row in of[n]]) for n in sizes}
 alt = "Share of samples nearer to a training image, against training steps, for four sizes of the training set"
 viz.plot_curves(curves, xlabel="training steps", ylabel="share", log="x", level=0.5, alt=alt)
-wide = max(row["null_error"] for row in rows if row["n"] > 64)
-print(f"by chance: 0.5, with a standard deviation of at most {wide:.2f} (64 images: {max(r['null_error'] for r in of[64]):.2f})")
+for n in sizes:
+    print(f"{n:6,} images: by chance 0.5 +- {of[n][-1]['null_error']:.2f}, found {of[n][-1]['share']:.2f}")
 
 # %%
 curves = {f"{n:,} images": {name: ([row["steps"] for row in of[n]], [row[name] for row in of[n]])
@@ -438,11 +441,9 @@ viz.plot_curves(curves, xlabel="training steps", ylabel="loss", log="x", alt=alt
 # %% tags=["figure-20_nearest"]
 rows = {}
 for n in sizes:
-    drawn = bytes.fromhex(of[n][-1]["samples"])
-    drawn = torch.frombuffer(bytearray(drawn), dtype=torch.uint8).reshape(10, 1, 14, 14)
-    library = to_float(memory.split(digits, n)[0])
-    rows[f"{n:,} images"] = to_float(drawn)
-    rows["nearest " + " " * n.bit_length()] = library[nearest_images(to_float(drawn), library)[0]]
+    drawn, library = to_float(memory.drawn(of[n][-1])), to_float(memory.split(digits, n)[0])
+    rows[f"{n:,} images"] = drawn
+    rows[f"nearest of {n:,}"] = library[nearest_images(drawn, library)[0]]
 viz.image_rows(rows, alt="Ten samples of each of four networks, and below each the nearest training image")
 
 # %% [markdown]
@@ -495,7 +496,7 @@ viz.plot_curves(curves, xlabel="parameters", ylabel="loss, unseen", log="xy", al
 #
 # ## Why diffusion
 #
-# The same digits, 10,000 of them, the same number of seconds, networks of about the same size, three seeds. A **variational autoencoder** (Kingma & Welling 2014) learns 16 hidden numbers and
+# The same digits, 10,000 of them, the same number of seconds, networks of about the same size, two seeds (`python tests/benchmarks/memory.py families 0 1`). A **variational autoencoder** (Kingma & Welling 2014) learns 16 hidden numbers and
 # draws in one call. An **autoregressive** model draws pixel by pixel, each from a distribution over four grey levels given all before it (here as a masked network, Germain et al. 2015). Both
 # maximise a likelihood or a bound of one. The feature network of [notebook 09](09_evaluation.ipynb) judges, with the digits blown up to its size.
 
@@ -505,21 +506,24 @@ names = list(dict.fromkeys(row["name"] for row in part["rows"]))
 print(f"{'':29} calls  distance  recognis.  entropy  share  copies")
 for name in names:
     of_it = [row for row in part["rows"] if row["name"] == name]
-    columns = {key: torch.tensor([row[key] for row in of_it]).double() for key in ("distance", "recognisable", "entropy", "share", "copies")}
-    spread = f"+-{columns['distance'].std() / len(of_it) ** 0.5:4.1f}" if len(of_it) > 1 else " " * 6
-    d, r, e, s, c = (column.mean() for column in columns.values())
-    print(f"{name:29} {of_it[0].get('calls', ''):>5} {d:6.1f}{spread}  {r:6.0%}  {e:8.2f}  {s:6.2f}  {c:5.0%}")
+    keys = ("distance", "recognisable", "entropy", "share", "copies")
+    d, r, e, s, c = torch.tensor([[row[key] for row in of_it] for key in keys]).double().T.mean(0)
+    spread = f"+-{abs(of_it[0]['distance'] - d):.0f}" if len(of_it) > 1 else ""
+    print(f"{name:29} {of_it[0].get('calls', ''):>5} {d:6.0f}{spread:5} {r:7.0%}  {e:8.2f}  {s:6.2f}  {c:5.0%}")
 
 # %%
-rows = {}
-for row in part["rows"]:
-    if row.get("seed") == 0:
-        drawn = torch.frombuffer(bytearray.fromhex(row["samples"]), dtype=torch.uint8)
-        rows[row["name"]] = to_float(drawn.reshape(10, 1, 14, 14))
-viz.image_rows(rows, alt="Ten samples of a VAE, an autoregressive model and a diffusion model")
+drawn = {row["name"]: memory.drawn(row) for row in part["rows"] if "samples" in row and row["seed"] == 0}
+viz.image_rows(drawn, alt="Ten samples of a VAE, an autoregressive model and a diffusion model")
 
 # %% [markdown]
 # *TEXT4*
+#
+# ## Where you are now
+#
+# You began with a picture full of noise and a network that was told nothing. You can now derive the loss, train with it, sample in a thousand steps or in few, measure what comes
+# out, take the model apart when it is ill, guide it, mend pictures with it, and ask whether it copies, with a standard error. The papers of [the list](99_glossary.ipynb) are
+# open to you. Three next steps: Karras et al. 2022 with [notebook 16](16_targets_and_weights.ipynb) beside it; Lai et al. 2025 for the theory in one piece; and a data set of your
+# own, with [notebook 13](13_debugging_clinic.ipynb) open.
 #
 # ## What to remember, and what broke
 #
@@ -529,7 +533,9 @@ viz.image_rows(rows, alt="Ten samples of a VAE, an autoregressive model and a di
 # - Memorising takes a time that grows with the number of images; what all share is learned before.
 # - Loss on unseen images is the number to watch; a good distance is no sign that nothing was copied.
 #
-# **What broke:** TEXT5
+# **What broke:** what is still open. A distance between pixels does not see a copy that is shifted, mirrored or recoloured, and with ten thousand images chance makes near ones. Our sizes are
+# tiny, our seeds few, and a law over one decade is a hint. Nobody can yet say beforehand how much of its data a given network will have learned by heart, and the
+# optimum that we minimise towards is one that we do not want. There is no next notebook. That sentence is yours to repair.
 #
 # ### Experiments to try
 #
