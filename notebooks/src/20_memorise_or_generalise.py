@@ -3,13 +3,14 @@
 #
 # ![Samples of networks trained on 64, 250, 1,000 and 10,000 digits, and under each the training image nearest to it](../figures/20_nearest.png)
 #
-# *Four networks, alike in all but the number of digits that they were trained on. Under each sample stands the training image that is nearest
-# to it. Which rows are new digits, and from which number of images on would you say so?*
+# *Four networks, alike in all but the number of digits that they were trained on. Under each sample stands the
+# training image that is nearest to it. Which rows are new digits, and from which number of images on would you say
+# so?*
 #
-# **You will** see why the best possible network copies, compute when a copy becomes certain, build a test for copies whose
-# error you can state, watch a network learn its images by heart, and put diffusion beside two other families in a table. **You need**
-# the ideal denoiser of [notebook 13](13_debugging_clinic.ipynb), and standard errors. **Time** 75 minutes of
-# reading; the cells ran in 2 minutes on one slow CPU core.
+# **You will** see why the best possible network copies, compute when a copy becomes certain, build a test for copies
+# whose error you can state, watch a network learn its images by heart, and put diffusion beside two other families in
+# a table. **You need** the ideal denoiser of [notebook 13](13_debugging_clinic.ipynb), and standard errors. **Time**
+# 75 minutes of reading; the cells ran in 2 minutes on one slow CPU core.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -36,9 +37,10 @@ train, held = (to_float(images) for images in memory.split(digits, 64))
 # %% [markdown]
 # ## The optimum copies
 #
-# The last model of notebook 19 saw 200 pictures. How much of what it draws is theirs? By its loss, all of it should be. Training shows $N$ images, each as likely as the others, and asks for the
-# clean image $x_0$ behind $x_t$. The best answer is the **ideal denoiser** $\hat x_0^*$, the mean of the $N$ images with the
-# weights of [(13.1)](13_debugging_clinic.ipynb), and like each squared error the loss of any other answer $f$ splits:
+# The last model of notebook 19 saw 200 pictures. How much of what it draws is theirs? By its loss, all of it should
+# be. Training shows $N$ images, each as likely as the others, and asks for the clean image $x_0$ behind $x_t$. The
+# best answer is the **ideal denoiser** $\hat x_0^*$, the mean of the $N$ images with the weights of
+# [(13.1)](13_debugging_clinic.ipynb), and like each squared error the loss of any other answer $f$ splits:
 #
 # $$\mathbb{E}\, \lVert x_0 - f(x_t) \rVert^2 = \mathbb{E}\, \lVert x_0 - {\color{#0072B2}{\hat x_0^*}} \rVert^2 + \mathbb{E}\, \lVert f(x_t) - {\color{#0072B2}{\hat x_0^*}} \rVert^2 \tag{20.1}$$
 #
@@ -73,15 +75,17 @@ alt = "The ideal denoiser of five points at three noise levels: a smooth slope, 
 viz.plot_curves(panels, xlabel=r"$x_t / \sqrt{\bar\alpha_t}$", ylabel="best guess", alt=alt)
 
 # %% [markdown]
-# *How copying works. In much noise (left) the best guess mixes all five points. In little noise (right) it is a staircase: whatever you
-# show it, it answers with one of the five. A sampler walks from left to right, and somewhere between it has been decided which.*
+# *How copying works. In much noise (left) the best guess mixes all five points. In little noise (right) it is a
+# staircase: whatever you show it, it answers with one of the five. A sampler walks from left to right, and somewhere
+# between it has been decided which.*
 #
-# How much loss is left to the copier? Integrated over the signal-to-noise ratio, a clean sum remains (Guo, Shamai & Verdú 2005):
+# How much loss is left to the copier? Integrated over the signal-to-noise ratio, a clean sum remains (Guo, Shamai &
+# Verdú 2005):
 #
 # $$\int_0^\infty \mathbb{E}\, \lVert x_0 - {\color{#0072B2}{\hat x_0^*}} \rVert^2\; d\,\mathrm{SNR} = 2 \log N \tag{20.2}$$
 #
-# That is twice the information, in nats, in "it was image number 17". The images themselves, their strokes and edges, cost the ideal denoiser nothing: it has them
-# by heart.
+# That is twice the information, in nats, in "it was image number 17". The images themselves, their strokes and edges,
+# cost the ideal denoiser nothing: it has them by heart.
 
 # %% tags=["nbval-check-output"]
 logs = torch.linspace(math.log(1e-6), math.log(2000), 600).double()
@@ -92,12 +96,13 @@ for ratio in logs.exp().tolist():
 verify("20.2", torch.trapezoid(torch.stack(mean_errors) * logs.exp(), logs), 2 * math.log(5), tol=1e-4)
 
 # %% [markdown]
-# On images it has *not* seen, learning by heart is a bad bargain. The smallest example: a model of one number, the mean of
-# $n$ images, where a pixel has the variance $v$. The mean leans towards the images it was made from, so
+# On images it has *not* seen, learning by heart is a bad bargain. The smallest example: a model of one number, the
+# mean of $n$ images, where a pixel has the variance $v$. The mean leans towards the images it was made from, so
 #
 # $$\text{loss on seen} = v\, \Big( 1 - \frac{1}{n} \Big), \qquad \text{loss on unseen} = v\, \Big( 1 + \frac{1}{n} \Big) \tag{20.3}$$
 #
-# The gap is $2v/n$ for one parameter, and grows with their number. Both losses are easy to measure, and only the second one says anything about new images.
+# The gap is $2v/n$ for one parameter, and grows with their number. Both losses are easy to measure, and only the
+# second one says anything about new images.
 
 # %% tags=["nbval-check-output"]
 n, v = 5, 0.7
@@ -113,19 +118,20 @@ print(f"ideal denoiser of 64 digits: largest distance to the nearest of them {ap
 print(f"held-out digits: median distance to the nearest of the 64 {nearest_images(held, train)[1].median():.2f}")
 
 # %% [markdown]
-# *The root of the mean squared difference, in a range from -1 to 1. From here on digits have 14x14 pixels, means of squares of four: small
-# enough to train on while you read.*
+# *The root of the mean squared difference, in a range from -1 to 1. From here on digits have 14x14 pixels, means of
+# squares of four: small enough to train on while you read.*
 #
 # ## When a copy becomes certain
 #
-# Where on the way is it decided? Ask the weights $w_i$ of the ideal denoiser how many images take part. With $k$ equal weights the sum of the
-# squares is $1/k$, so a fair count is
+# Where on the way is it decided? Ask the weights $w_i$ of the ideal denoiser how many images take part. With $k$
+# equal weights the sum of the squares is $1/k$, so a fair count is
 #
 # $$N_{\text{eff}} = \frac{1}{\sum_i w_i^2}, \qquad w = \mathrm{softmax}_i \left( -\frac{\lVert x_t - \sqrt{\bar\alpha_t}\; x^{(i)} \rVert^2}{2\, \sigma_t^2} \right) \tag{20.4}$$
 #
 # ### Exercise 20.1 - `images_in_play`
 #
-# `images` (N, C, H, W), `x_t` (B, C, H, W), `signal` and `sigma` (B,). Return $N_{\text{eff}}$ of each $x_t$, shape (B,).
+# `images` (N, C, H, W), `x_t` (B, C, H, W), `signal` and `sigma` (B,). Return $N_{\text{eff}}$ of each $x_t$, shape
+# (B,).
 
 # %% tags=["exercise", "nbval-check-output"]
 def images_in_play(images, x_t, signal, sigma):
@@ -139,11 +145,13 @@ images_in_play = check(images_in_play)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `x_t[:, None] - signal[:, None, None, None, None] * images` has shape (B, N, C, H, W); `.flatten(2)` makes it (B, N, D).
+# `x_t[:, None] - signal[:, None, None, None, None] * images` has shape (B, N, C, H, W); `.flatten(2)` makes it (B, N,
+# D).
 #
 # </details>
 #
-# For two points, $-1$ and $1$, the weights are $(1 \pm h) / 2$ with $h = \tanh(\sqrt{\bar\alpha_t}\, x_t / \sigma_t^2)$, so $N_{\text{eff}} = 2 / (1 + h^2)$.
+# For two points, $-1$ and $1$, the weights are $(1 \pm h) / 2$ with
+# $h = \tanh(\sqrt{\bar\alpha_t}\, x_t / \sigma_t^2)$, so $N_{\text{eff}} = 2 / (1 + h^2)$.
 
 # %% tags=["nbval-check-output"]
 two, x = torch.tensor([-1.0, 1.0]).double().reshape(2, 1, 1, 1), torch.linspace(-2, 2, 99).double()
@@ -152,14 +160,15 @@ h = torch.tanh(0.6 * x / 0.8**2)
 verify("20.4", images_in_play(two, x.reshape(99, 1, 1, 1), signal, sigma), 2 / (1 + h**2), tol=1e-6)
 
 # %% [markdown]
-# Now predict the step. The true image explains $x_t$ with the density $q(x_t \mid x_0)$. The other $N - 1$ images together explain it about as well
-# as $N$ random images of their kind: $N q(x_t)$. So the true one wins when $\log q(x_t \mid x_0) - \log q(x_t)$ exceeds $\log N$. The mean of the left side
-# is the **mutual information** of image and noisy image. For Gaussian data with variances $\lambda_k$ along its axes it is known (Shannon 1948):
+# Now predict the step. The true image explains $x_t$ with the density $q(x_t \mid x_0)$. The other $N - 1$ images
+# together explain it about as well as $N$ random images of their kind: $N q(x_t)$. So the true one wins when
+# $\log q(x_t \mid x_0) - \log q(x_t)$ exceeds $\log N$. The mean of the left side is the **mutual information** of
+# image and noisy image. For Gaussian data with variances $\lambda_k$ along its axes it is known (Shannon 1948):
 #
 # $$I = \mathbb{E} \left[ \log \frac{q(x_t \mid x_0)}{q(x_t)} \right] = \frac{1}{2} \sum_{k=1}^{D} \log \big( 1 + \lambda_k\, \mathrm{SNR}_t \big) \tag{20.5}$$
 #
-# A copy is certain once $x_t$ tells more than the $\log N$ nats that single out one of $N$. If all $\lambda_k = s^2$ this can be solved, and is the
-# **collapse** of Biroli et al. 2024:
+# A copy is certain once $x_t$ tells more than the $\log N$ nats that single out one of $N$. If all $\lambda_k = s^2$
+# this can be solved, and is the **collapse** of Biroli et al. 2024:
 #
 # $$I = \log N \quad \text{at} \quad \mathrm{SNR}_c = \frac{N^{2/D} - 1}{s^2} \tag{20.6}$$
 #
@@ -180,8 +189,9 @@ verify("20.6", memory.information(ratio_c, torch.full((D,), s**2)), math.log(n),
 # %% [markdown]
 # ### Exercise 20.2 - `collapse_step`
 #
-# Digits are no Gaussians and have unequal variances, but (20.5) takes any. Return the last step $t$, an integer, at which $I \ge \log N$; `snr(schedule)[t]` is $\mathrm{SNR}_t$.
-# Before you run the cell below: with 64 digits of 196 pixels, is it decided in the first half of the way from noise, or in the second? And with 1,000?
+# Digits are no Gaussians and have unequal variances, but (20.5) takes any. Return the last step $t$, an integer, at
+# which $I \ge \log N$; `snr(schedule)[t]` is $\mathrm{SNR}_t$. Before you run the cell below: with 64 digits of 196
+# pixels, is it decided in the first half of the way from noise, or in the second? And with 1,000?
 
 # %% tags=["exercise", "nbval-check-output"]
 def collapse_step(schedule, n, variances):
@@ -195,7 +205,8 @@ collapse_step = check(collapse_step)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `ratio[:, None] * variances` has shape (T, D). The information falls with $t$: count the steps at which it is large enough.
+# `ratio[:, None] * variances` has shape (T, D). The information falls with $t$: count the steps at which it is large
+# enough.
 #
 # </details>
 
@@ -225,20 +236,22 @@ alt = "Share of noisy images that are decided, against the step: both curves fal
 viz.plot_curves(curves, ylabel="share decided", level=0.5, alt=alt)
 
 # %% [markdown]
-# *The predictions know nothing of the digits but their covariance, and the measured curves cross one half close to them. From the noise, at 1000, with 64 digits the copy is
-# decided before a third of the steps is done; the rest only sharpens it. Sixteen times as many images delay that by about a hundred steps. More images of the
-# same kind are no cure for the ideal denoiser.*
+# *The predictions know nothing of the digits but their covariance, and the measured curves cross one half close to
+# them. From the noise, at 1000, with 64 digits the copy is decided before a third of the steps is done; the rest only
+# sharpens it. Sixteen times as many images delay that by about a hundred steps. More images of the same kind are no
+# cure for the ideal denoiser.*
 #
 # ## Why trained networks do not
 #
-# Yet networks draw new digits. They fall short of the optimum, in two ways. The first is what they *can* be. A convolution looks at a neighbourhood
-# and knows little of the rest. Take this to the extreme: a denoiser that, for each pixel $p$, sees only a square of $x_t$ around it, and weighs the images by what
-# they have in this square (Kamb & Ganguli 2025, in a simpler form):
+# Yet networks draw new digits. They fall short of the optimum, in two ways. The first is what they *can* be. A
+# convolution looks at a neighbourhood and knows little of the rest. Take this to the extreme: a denoiser that, for
+# each pixel $p$, sees only a square of $x_t$ around it, and weighs the images by what they have in this square (Kamb
+# & Ganguli 2025, in a simpler form):
 #
 # $$\hat x_0(p) = \sum_i w_i(p)\; x^{(i)}(p), \qquad w(p) = \mathrm{softmax}_i \left( -\frac{\lVert x_t - \sqrt{\bar\alpha_t}\, x^{(i)} \rVert^2_{\text{square around } p}}{2\, \sigma_t^2} \right) \tag{20.7}$$
 #
-# Each pixel copies, but they need not copy from the same image. If the square covers everything this is the ideal denoiser again; if it is one pixel, each
-# pixel is an island.
+# Each pixel copies, but they need not copy from the same image. If the square covers everything this is the ideal
+# denoiser again; if it is one pixel, each pixel is an island.
 
 # %% tags=["nbval-check-output"]
 x_t = 0.6 * held[:4].double() + 0.8 * torch.randn(4, 1, 14, 14, generator=generator).double()
@@ -271,17 +284,21 @@ alt = "Ten samples for squares of 27, 7 and 5 pixels: copies, then new digits, t
 viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
-# *Nothing is trained here. The first row is copied whole. With squares of 7 pixels most are digits that stand in no data set, put together from pieces of many; with 5 they begin to fall apart.
-# An **inductive bias**, what a network takes for granted, makes the new out of the old. For convolutional networks Kadkhodaie et al. 2024 show
-# that two of them, trained on different halves of enough pictures, draw nearly the same samples from the same noise: what they draw comes from the bias and the distribution, not from the pictures.*
+# *Nothing is trained here. The first row is copied whole. With squares of 7 pixels most are digits that stand in no
+# data set, put together from pieces of many; with 5 they begin to fall apart. An **inductive bias**, what a network
+# takes for granted, makes the new out of the old. For convolutional networks Kadkhodaie et al. 2024 show that two of
+# them, trained on different halves of enough pictures, draw nearly the same samples from the same noise: what they
+# draw comes from the bias and the distribution, not from the pictures.*
 #
-# The second way is time. An image makes up $1/N$ of the loss, so what belongs to it alone is learned at $1/N$ of the speed. In the
-# extreme case, a table with a row for each image, a batch of $B$ finds a row with the probability $B/N$, and each find removes a share $\eta$ of its error:
+# The second way is time. An image makes up $1/N$ of the loss, so what belongs to it alone is learned at $1/N$ of the
+# speed. In the extreme case, a table with a row for each image, a batch of $B$ finds a row with the probability
+# $B/N$, and each find removes a share $\eta$ of its error:
 #
 # $$\mathbb{E}[\text{error after } k \text{ steps}] = \Big( 1 - \eta\, \frac{B}{N} \Big)^k \approx e^{-\eta k B / N} \tag{20.8}$$
 #
-# What all images share is seen in each batch, and learned in a time that does not depend on $N$. Between the two lies a window in which a network knows
-# what digits are and not yet which ones it saw. Bonnaire et al. 2025 measure this in networks: the time until they memorise grows in proportion to $N$.
+# What all images share is seen in each batch, and learned in a time that does not depend on $N$. Between the two lies
+# a window in which a network knows what digits are and not yet which ones it saw. Bonnaire et al. 2025 measure this
+# in networks: the time until they memorise grows in proportion to $N$.
 
 # %% tags=["nbval-check-output"]
 B, N, eta, k = 16, 200, 0.3, 30
@@ -294,9 +311,11 @@ verify("20.8", samples=error.mean(1), expected=(1 - eta * B / N) ** k)
 # %% [markdown]
 # ## A test with an error
 #
-# Large networks copy now and then: Carlini et al. 2023 drew about a hundred training pictures out of Stable Diffusion, nearly all of them pictures that stood in the data many times, and
-# Somepalli et al. 2023 found parts of pictures copied. "It looks new" is no test. Hold back as many images as you train on, drawn from the same pile, and ask for each sample which is nearer, a training image or
-# a held-out one. A model that never looked at either cannot prefer one; with $n$ and $m$ of them
+# Large networks copy now and then: Carlini et al. 2023 drew about a hundred training pictures out of Stable
+# Diffusion, nearly all of them pictures that stood in the data many times, and Somepalli et al. 2023 found parts of
+# pictures copied. "It looks new" is no test. Hold back as many images as you train on, drawn from the same pile, and
+# ask for each sample which is nearer, a training image or a held-out one. A model that never looked at either cannot
+# prefer one; with $n$ and $m$ of them
 #
 # $$P(\text{the nearest image is a training image}) = \frac{n}{n + m} \tag{20.9}$$
 #
@@ -312,8 +331,8 @@ verify("20.9", samples=first.double(), expected=n / (n + m))
 # %% [markdown]
 # ### Exercise 20.3 - `nearest_share`
 #
-# Find the bugs. A colleague has measured 1,000 samples against 64 training images and 10,000 held-out ones, and reports a share of 0.00: "no copies". The samples
-# are training images with a little noise.
+# Find the bugs. A colleague has measured 1,000 samples against 64 training images and 10,000 held-out ones, and
+# reports a share of 0.00: "no copies". The samples are training images with a little noise.
 #
 # ```python
 # def nearest_share(samples, train, held):
@@ -322,7 +341,8 @@ verify("20.9", samples=first.double(), expected=n / (n + m))
 #     return (a < b).double().mean()
 # ```
 #
-# Two things are wrong, and a third where an image is in both sets: a tie should count one half. `held` may be longer than `train`, never shorter.
+# Two things are wrong, and a third where an image is in both sets: a tie should count one half. `held` may be longer
+# than `train`, never shorter.
 
 # %% tags=["exercise", "nbval-check-output"]
 def nearest_share(samples, train, held):
@@ -336,16 +356,19 @@ nearest_share = check(nearest_share)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# By (20.9), what would a model that copies nothing get from 64 and 10,000 images? And for which of the images is a copy near?
+# By (20.9), what would a model that copies nothing get from 64 and 10,000 images? And for which of the images is a
+# copy near?
 #
 # </details>
 #
-# How near is suspicious? Close to a sample, images lie about as if strewn at random in $d$ dimensions, so the number in a ball of radius $\rho$ is Poisson with
-# a mean proportional to $\rho^d$, and $\rho^d$ of the nearest one is exponentially distributed. The ratio $r$ of two such distances has
+# How near is suspicious? Close to a sample, images lie about as if strewn at random in $d$ dimensions, so the number
+# in a ball of radius $\rho$ is Poisson with a mean proportional to $\rho^d$, and $\rho^d$ of the nearest one is
+# exponentially distributed. The ratio $r$ of two such distances has
 #
 # $$P(r \le u) = \frac{u^d}{1 + u^d}, \qquad r = \frac{\text{distance to the nearest training image}}{\text{distance to the nearest held-out image}} \tag{20.10}$$
 #
-# In a plane every fifth honest sample is twice as near to a training image. In ten dimensions it is one in a thousand.
+# In a plane every fifth honest sample is twice as near to a training image. In ten dimensions it is one in a
+# thousand.
 
 # %% tags=["nbval-check-output"]
 d, u = 2, torch.tensor([0.5, 0.8, 1.25])
@@ -353,8 +376,10 @@ a, b = (torch.rand(20_000, 500, d, generator=generator).sub(0.5).norm(dim=2).ami
 verify("20.10", samples=((a / b)[:, None] <= u).double(), expected=u.double() ** d / (1 + u.double() ** d))
 
 # %% [markdown]
-# And the error of a share? Not $1 / (2 \sqrt M)$ for $M$ samples: they look at the same few images, and one image in the middle of the pile can be nearest to many of
-# them. But if nothing was copied, the $2N$ images are alike, and which $N$ of them we call "training" is a coin's business. Let $c_j$ of the samples be nearest to image $j$. Over all such choices
+# And the error of a share? Not $1 / (2 \sqrt M)$ for $M$ samples: they look at the same few images, and one image in
+# the middle of the pile can be nearest to many of them. But if nothing was copied, the $2N$ images are alike, and
+# which $N$ of them we call "training" is a coin's business. Let $c_j$ of the samples be nearest to image $j$. Over
+# all such choices
 #
 # $$\operatorname{Var}[\text{share}] = \frac{1}{4 M^2}\; \frac{2N}{2N - 1} \left( \sum_j c_j^2 - \frac{M^2}{2N} \right) \tag{20.11}$$
 #
@@ -388,8 +413,8 @@ print(f"samples as if independent: {0.5 / counts.sum() ** 0.5:.3f}, by (20.11): 
 # %% [markdown]
 # ## A network learns by heart
 #
-# A small network of fully connected layers that guesses the clean image, 64 digits, half a minute. It is tested on the way: the loss on the digits it sees, on as many it
-# does not, and the share.
+# A small network of fully connected layers that guesses the clean image, 64 digits, half a minute. It is tested on
+# the way: the loss on the digits it sees, on as many it does not, and the share.
 
 # %%
 steps = budget(gpu=600, cpu=500, quick=20)
@@ -409,11 +434,12 @@ for _ in trainer.run():
         break
 
 # %% [markdown]
-# *A hundred samples. The two losses part early, while the loss on unseen digits still falls or stands; then the share goes to one. What was learned last was
-# not digits, but these digits.*
+# *A hundred samples. The two losses part early, while the loss on unseen digits still falls or stands; then the share
+# goes to one. What was learned last was not digits, but these digits.*
 #
-# More images take more patience than a lesson has. `python tests/benchmarks/memory.py memory 0` trained the same network for as many steps on 64, 250,
-# 1,000 and 10,000 digits: 200 samples at each point, one seed. "Copies" are samples at least twice as near to a training image as to any of as many others.
+# More images take more patience than a lesson has. `python tests/benchmarks/memory.py memory 0` trained the same
+# network for as many steps on 64, 250, 1,000 and 10,000 digits: 200 samples at each point, one seed. "Copies" are
+# samples at least twice as near to a training image as to any of as many others.
 
 # %%
 results = memory.load_memory()
@@ -451,13 +477,15 @@ viz.image_rows(rows, alt="Ten samples of each of four networks, and below each t
 #
 # ## A scaling curve of one's own
 #
-# How much better does a larger network get? A **scaling law** says that the loss on unseen images falls as a power of the number $P$ of parameters, or of
-# the training budget (Kaplan et al. 2020), towards a floor that no model can pass, for the noise hides the image:
+# How much better does a larger network get? A **scaling law** says that the loss on unseen images falls as a power of
+# the number $P$ of parameters, or of the training budget (Kaplan et al. 2020), towards a floor that no model can
+# pass, for the noise hides the image:
 #
 # $$L(P) = L_\infty + c\, P^{-a}, \qquad -\frac{d \log L}{d \log P} = a\, \Big( 1 - \frac{L_\infty}{L} \Big) \tag{20.12}$$
 #
-# The right side is a warning. In a plot with two logarithmic axes a power law with a floor is no line; the slope one reads there is smaller than $a$, and shrinks
-# towards the floor. Straightness over a short range proves nothing. So we print the slopes between neighbours, and see whether they stay the same.
+# The right side is a warning. In a plot with two logarithmic axes a power law with a floor is no line; the slope one
+# reads there is smaller than $a$, and shrinks towards the floor. Straightness over a short range proves nothing. So
+# we print the slopes between neighbours, and see whether they stay the same.
 
 # %% tags=["nbval-check-output"]
 floor, c, a = 0.2, 3.0, 0.4
@@ -487,6 +515,13 @@ for b, mean, se in zip(budgets, slopes.mean(0), slopes.std(0) / len(seeds) ** 0.
     print(f"{b:5,} steps" + "".join(f"  {m:.3f}+-{2 * e:.3f}" for m, e in zip(mean, se, strict=True)))
 
 # %%
+A = torch.stack([torch.ones(4), parameters.log()], 1).double()
+line = torch.linalg.lstsq(A[:3], losses.mean(0).log().T[:3]).solution  # through the three smaller nets, a column a budget
+print("the largest net, from a line through the others:")
+for b, guess, found in zip(budgets, (A[3] @ line).exp(), losses.mean(0)[:, 3], strict=True):
+    print(f"{b:5,} steps: predicted {guess:.4f}, found {found:.4f}")
+
+# %%
 curves = {f"{b:,} steps": (parameters, mean) for b, mean in zip(budgets, losses.mean(0), strict=True)}
 alt = "Loss on unseen digits against the number of parameters, both axes logarithmic, for three budgets"
 viz.plot_curves(curves, xlabel="parameters", ylabel="loss, unseen", log="xy", alt=alt)
@@ -496,9 +531,12 @@ viz.plot_curves(curves, xlabel="parameters", ylabel="loss, unseen", log="xy", al
 #
 # ## Why diffusion
 #
-# The same digits, 10,000 of them, the same number of seconds, networks of about the same size, two seeds (`python tests/benchmarks/memory.py families 0 1`). A **variational autoencoder** (Kingma & Welling 2014) learns 16 hidden numbers and
-# draws in one call. An **autoregressive** model draws pixel by pixel, each from a distribution over four grey levels given all before it (here as a masked network, Germain et al. 2015). Both
-# maximise a likelihood or a bound of one. The feature network of [notebook 09](09_evaluation.ipynb) judges, with the digits blown up to its size.
+# The same digits, 10,000 of them, the same number of seconds, networks of about the same size, two seeds (`python
+# tests/benchmarks/memory.py families 0 1`). A **variational autoencoder** (Kingma & Welling 2014) learns 16 hidden
+# numbers and draws in one call. An **autoregressive** model draws pixel by pixel, each from a distribution over four
+# grey levels given all before it (here as a masked network, Germain et al. 2015). Both maximise a likelihood or a
+# bound of one. The feature network of [notebook 09](09_evaluation.ipynb) judges, with the digits blown up to its
+# size.
 
 # %%
 part = results["families"]
@@ -520,25 +558,31 @@ viz.image_rows(drawn, alt="Ten samples of a VAE, an autoregressive model and a d
 #
 # ## Where you are now
 #
-# You began with a picture full of noise and a network that was told nothing. You can now derive the loss, train with it, sample in a thousand steps or in few, measure what comes
-# out, take the model apart when it is ill, guide it, mend pictures with it, and ask whether it copies, with a standard error. The papers of [the list](99_glossary.ipynb) are
-# open to you. Three next steps: Karras et al. 2022 with [notebook 16](16_targets_and_weights.ipynb) beside it; Lai et al. 2025 for the theory in one piece; and a data set of your
-# own, with [notebook 13](13_debugging_clinic.ipynb) open.
+# You began with a picture full of noise and a network that was told nothing. You can now derive the loss, train with
+# it, sample in a thousand steps or in few, measure what comes out, take the model apart when it is ill, guide it,
+# mend pictures with it, and ask whether it copies, with a standard error. The papers of [the list](99_glossary.ipynb)
+# are open to you. Three next steps: Karras et al. 2022 with [notebook 16](16_targets_and_weights.ipynb) beside it;
+# Lai et al. 2025 for the theory in one piece; and a data set of your own, with [notebook
+# 13](13_debugging_clinic.ipynb) open.
 #
 # ## What to remember, and what broke
 #
-# - The loss that we minimise has its optimum at a copier. That it draws new images is owed to what a network cannot do, and to when we stop.
+# - The loss that we minimise has its optimum at a copier. That it draws new images is owed to what a network cannot
+#   do, and to when we stop.
 # - A copy is certain as soon as the noisy image tells more than $\log N$ nats, and that is early.
 # - Hold back as many images as you train on. Then chance is one half, and its error is (20.11).
 # - Memorising takes a time that grows with the number of images; what all share is learned before.
 # - Loss on unseen images is the number to watch; a good distance is no sign that nothing was copied.
 #
-# **What broke:** what is still open. A distance between pixels does not see a copy that is shifted, mirrored or recoloured, and with ten thousand images chance makes near ones. Our sizes are
-# tiny, our seeds few, and a law over one decade is a hint. Nobody can yet say beforehand how much of its data a given network will have learned by heart, and the
-# optimum that we minimise towards is one that we do not want. There is no next notebook. That sentence is yours to repair.
+# **What broke:** what is still open. A distance between pixels does not see a copy that is shifted, mirrored or
+# recoloured, and with ten thousand images chance makes near ones. Our sizes are tiny, our seeds few, and a law over
+# one decade is a hint. Nobody can yet say beforehand how much of its data a given network will have learned by heart,
+# and the optimum that we minimise towards is one that we do not want. There is no next notebook. That sentence is
+# yours to repair.
 #
 # ### Experiments to try
 #
 # - Train on 64 digits of which one stands there 20 times. How often is it drawn?
-# - Put dropout into `TinyNet`, or halve its width. Which of the two delays the copies more, at equal loss on unseen digits?
+# - Put dropout into `TinyNet`, or halve its width. Which of the two delays the copies more, at equal loss on unseen
+#   digits?
 # - Give the test a model that copies one image in twenty. How many samples does it need to notice?
