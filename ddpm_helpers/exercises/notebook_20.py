@@ -95,7 +95,7 @@ int((told >= math.log(n)).sum()) - 1
 Exercise(
     tag="20.3",
     reference=nearest_share,
-    cases=lambda: [_sets(9, 6, 25), _sets(12, 10, 10)],
+    cases=lambda: [_sets(15, 4, 40), _sets(12, 10, 10)],
     table="""
 held = held[: len(train)]
 a = torch.cdist(samples.flatten(1), train.flatten(1)).amin(1)

@@ -59,11 +59,11 @@ def ideal_on_a_line(ratio, count=2001):
 
 # %% tags=["nbval-check-output"]
 x, joint, ideal = ideal_on_a_line(0.6)
-def loss(answer):
+def loss(joint, answer):
     return (joint * (points.reshape(5, 1) - answer) ** 2).sum()
 
 f = x.tanh()  # any other answer
-verify("20.1", loss(f), loss(ideal) + (joint.sum(0) * (f - ideal) ** 2).sum(), tol=1e-9)
+verify("20.1", loss(joint, f), loss(joint, ideal) + (joint.sum(0) * (f - ideal) ** 2).sum(), tol=1e-9)
 
 # %%
 panels = {}
@@ -92,7 +92,7 @@ logs = torch.linspace(math.log(1e-6), math.log(2000), 600).double()
 mean_errors = []
 for ratio in logs.exp().tolist():
     x, joint, ideal = ideal_on_a_line(ratio)
-    mean_errors.append(loss(ideal))
+    mean_errors.append(loss(joint, ideal))
 verify("20.2", torch.trapezoid(torch.stack(mean_errors) * logs.exp(), logs), 2 * math.log(5), tol=1e-4)
 
 # %% [markdown]
