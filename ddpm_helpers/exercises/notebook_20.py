@@ -18,7 +18,7 @@ def _noisy(images: int, count: int) -> tuple:
 
 def _sets(samples: int, train: int, held: int) -> tuple:
     found = _normal(samples, 1, 2, 3), _normal(train, 1, 2, 3, seed=20), _normal(held, 1, 2, 3, seed=40)
-    found[0][: samples // 2] = found[1][: samples // 2] + 0.1  # nearly copies
+    found[0][: train // 2] = found[1][: train // 2] + 0.1  # nearly copies
     found[0][-1] = found[1][-1] = found[2][0]  # an image in both sets, drawn
     return found
 

@@ -1,6 +1,6 @@
 """What notebook 20 reads: when small networks copy, how their loss falls with size, and two other families beside them.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py memory 0      # 64 to 10,000 images, 1,000 steps
+    OMP_NUM_THREADS=1 python tests/benchmarks/memory.py memory 0      # 64 to 10,000 images, 2,000 steps
     OMP_NUM_THREADS=1 python tests/benchmarks/memory.py scaling 0 1   # four widths, three budgets
     OMP_NUM_THREADS=1 python tests/benchmarks/memory.py families 0 1  # VAE, autoregression, diffusion: equal CPU time
 
@@ -47,7 +47,7 @@ from ddpm_helpers.lessons.memory import (
 from ddpm_helpers.losses import stratified_steps
 
 SCHEDULE, CALLS = cosine_schedule(1000), 30
-SIZES, CHECKPOINTS, DRAWN = (64, 10_000, 1000, 250), (60, 125, 250, 500, 1000), 200
+SIZES, CHECKPOINTS, DRAWN = (64, 10_000, 1000, 250), (60, 125, 250, 500, 1000, 2000), 200
 WIDTHS, BUDGETS = (16, 32, 64, 128), (100, 300, 900)
 SECONDS, JUDGED, LEVELS = 12, 500, 4  # of CPU time for each family; images for the feature network; grey levels
 
