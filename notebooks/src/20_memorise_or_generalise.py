@@ -10,7 +10,7 @@
 # **You will** see why the best possible network copies, compute when a copy becomes certain, build a test for copies
 # whose error you can state, watch a network learn its images by heart, and put diffusion beside two other families in
 # a table. **You need** the ideal denoiser of [notebook 13](13_debugging_clinic.ipynb), and standard errors. **Time**
-# 75 minutes of reading; the cells ran in 2 minutes on one slow CPU core.
+# 70 minutes of reading; the cells ran in 2 minutes on one slow CPU core.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
