@@ -459,13 +459,13 @@ panels = {
     for title, key in {"copies": "copies", "nearer to a training image": "share"}.items()
 }
 alt = "Two panels against training steps: copies and share nearer to a training image rise first for 64, then for 250"
-viz.plot_curves(panels, xlabel="training steps", ylabel="share of samples", log="x", level=0.5, alt=alt)
+viz.plot_curves(panels, xlabel="training steps", ylabel="share of samples", log="x", alt=alt)
 
 # %% [markdown]
-# *The chart leaves out the first column of the table, and that column is a lesson of its own: after 60 steps the
-# shares are anything from 0.05 to 0.89. Those networks draw the same smudge again and again, so a few images are
-# nearest to all samples. (20.11) knows it, and says 0.2 to 0.4; taking samples as independent, at 0.035, would have
-# called each of them a proof. From 125 steps on the errors are 0.04 to 0.07.*
+# *In the right panel chance is 0.5. The chart leaves out the first column of the table, and that column is a lesson
+# of its own: after 60 steps the shares are anything from 0.05 to 0.89. Those networks draw the same smudge again and
+# again, so a few images are nearest to all samples. (20.11) knows it, and says 0.2 to 0.4; taking samples as
+# independent, at 0.035, would have called each of them a proof. From 125 steps on the errors are 0.04 to 0.07.*
 #
 # *Now the transition. About half of the samples are copies after 500 steps with 64 images, and after 2,000 steps with
 # 250: four times the images, four times the steps, as (20.8) says. With 1,000 images the share ends five errors above
