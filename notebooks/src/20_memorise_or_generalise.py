@@ -491,8 +491,8 @@ viz.image_rows(rows, alt="Ten samples of each of four networks, and below each t
 # *Left, the loss on unseen digits has its lowest point early and then rises, while that on seen ones goes on falling.
 # Right, the two can hardly be told apart. In the picture, after 2,000 steps, the digits of 64 and 250 images are
 # drawn again, whole or nearly so. With 1,000 and 10,000 many samples are blurred and unfinished, but they are
-# nobody's. This network has no convolutions: here time alone keeps it from copying. One seed for each size, so take
-# the steps as rough.*
+# nobody's. This network has no convolutions: what keeps it from copying is the time it had, or its size. One seed for
+# each set, so take the steps as rough.*
 #
 # ## A scaling curve of one's own
 #
