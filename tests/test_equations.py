@@ -364,6 +364,22 @@ BREAKS["15_solvers"] = {
 }
 
 
+BREAKS["20_memorise_or_generalise"] = {
+    "20.1": [("+ (joint.sum(0)", "- (joint.sum(0)"), ("(f - ideal) ** 2", "(f - ideal).abs()")],
+    "20.2": [("* logs.exp(), logs)", ", logs)"), ("2 * math.log(5)", "math.log(5)")],
+    "20.3": [("v * (1 - 1 / n), v * (1 + 1 / n)", "v, v"), ("(unseen - mean)", "(unseen - seen)")],
+    "20.4": [("2 / (1 + h**2)", "2 / (1 + h)"), ("/ 0.8**2)", "/ 0.8)")],
+    "20.5": [(").sum() / 2)", ").sum())"), ("ratio * variances + 1)", "ratio * variances)")],
+    "20.6": [("n ** (2 / D)", "n ** (1 / D)"), ("- 1) / s**2", "- 1) / s")],
+    "20.7": [("0.6, 0.8, side)", "0.8, 0.6, side)"), ("w_1 @ images[:, 0, 6, 7]", "w @ images[:, 0, 6, 7]")],
+    "20.8": [("eta * B / N)", "eta / N)"), ("** k)", "** B)")],
+    "20.9": [("expected=n / (n + m)", "expected=m / (n + m)"), ("expected=n / (n + m)", "expected=0.5")],
+    "20.10": [("** d / (1 + u.double() ** d)", "** d"), ("expected=u.double() ** d", "expected=u.double()")],
+    "20.11": [("(shares - 0.5) ** 2", "(shares - 0.5).abs()"), ("null_error(counts) ** 2", "0.25 / counts.sum()")],
+    "20.12": [("a * (1 - floor / L)", "a + 0 * L"), ("-slope, a", "slope, a")],
+}
+
+
 def code_cells(name: str) -> list[str]:
     source = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
     cells = re.split(r"^# %%(.*)\n", source, flags=re.MULTILINE)[1:]  # header, cell, header, cell, ...

@@ -135,6 +135,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | autocast | Computing some operations in a number format with fewer digits. | [07](07_train_ddpm.ipynb) |
 # | autoencoder | A pair of networks that packs an image into fewer numbers and unpacks it. | [13](13_debugging_clinic.ipynb) |
 # | autograd | PyTorch's record of what was computed, from which it finds slopes. | [12](12_guidance.ipynb) |
+# | autoregressive | Of a model: it draws one number after another, each from a distribution given all before it. | [20](20_memorise_or_generalise.ipynb) |
 # | batch | Images that are computed together. | [01](01_corrupt_and_predict.ipynb) |
 # | Bayes' rule | How to turn the density of $a$ given $b$ into that of $b$ given $a$. | [03](03_likelihood_bound.ipynb) |
 # | bfloat16 | Numbers of 16 bits, with the range of float32 and about two and a half digits. | [07](07_train_ddpm.ipynb) |
@@ -150,6 +151,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | clipping | Cutting values off at the ends of a range. Of the predicted clean image: notebook 08; of the gradient, where the length is cut: notebook 07. | [08](08_sampling.ipynb) |
 # | closed-form sample | An $x_t$ drawn from $x_0$ at once, by the closed form [(2.13)](02_forward_process.ipynb), without the steps between. | [02](02_forward_process.ipynb) |
 # | code length | The bits that a good code spends on something: minus the logarithm of its probability. | [09](09_evaluation.ipynb) |
+# | collapse | The step from which on the ideal denoiser of $N$ images gives most weight to a single one. | [20](20_memorise_or_generalise.ipynb) |
 # | conditional density | The density of $a$ once $b$ is known, $q(a \mid b)$. | [03](03_likelihood_bound.ipynb) |
 # | conditioning | Giving a network something to predict from beside the image, such as the step or a label. | [05](05_time_conditioning.ipynb) |
 # | consistency models | Networks that name the end of a sampler's path at once. | [13](13_debugging_clinic.ipynb) |
@@ -193,6 +195,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | importance sampling | To draw often what counts much, and to correct for it: by an importance weight, or, where the weight was in the loss before, by leaving it out. | [16](16_targets_and_weights.ipynb) |
 # | importance weight | What a draw counts if it was drawn from another density. | [03](03_likelihood_bound.ipynb) |
 # | induction | A proof that goes from $t - 1$ to $t$. | [02](02_forward_process.ipynb) |
+# | inductive bias | What a network takes for granted before it has seen data, such as that neighbouring pixels belong together. | [20](20_memorise_or_generalise.ipynb) |
 # | intractable | Known as a formula, and out of reach of any computer. | [03](03_likelihood_bound.ipynb) |
 # | inversion | Running DDIM upwards: from an image to a start that leads to it. | [08](08_sampling.ipynb) |
 # | Jensen's inequality | The mean of logarithms is at most the logarithm of the mean. | [03](03_likelihood_bound.ipynb) |
@@ -214,6 +217,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | mixture | A density that is a weighted sum of others. | [03](03_likelihood_bound.ipynb) |
 # | MLP | Multilayer perceptron: linear layers with something bent between them. | [05](05_time_conditioning.ipynb) |
 # | multiply-adds | Work counted as multiplications, each with an addition. | [06](06_unet.ipynb) |
+# | mutual information | How much, in nats, one thing tells of another on average. | [20](20_memorise_or_generalise.ipynb) |
 # | naive | In notebook 10: of a network that predicts the clean image, as in notebook 01. | [10](10_libraries.ipynb) |
 # | nat | Unit of a natural logarithm; 1.44 bits. | [03](03_likelihood_bound.ipynb) |
 # | no label | A row of the table of labels that stands for none. | [12](12_guidance.ipynb) |
@@ -240,6 +244,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | sample | An image that a model made, or to make one. | [01](01_corrupt_and_predict.ipynb) |
 # | sampler | The rule that turns predictions into an image, step by step. | [08](08_sampling.ipynb) |
 # | scale | In notebook 12: how far guidance goes; 0 ignores the label, 1 takes the network at its word. | [12](12_guidance.ipynb) |
+# | scaling law | A loss that falls as a power of size, data or computing time, towards a floor. | [20](20_memorise_or_generalise.ipynb) |
 # | scheduler | In diffusers: schedule and sampler in one object. | [10](10_libraries.ipynb) |
 # | score | The slope of a log density in $x$: which way is more likely. (In statistics: the slope in the parameters.) | [04](04_bound_to_noise.ipynb) |
 # | self-attention | A layer in which every pixel looks at every other one. | [06](06_unet.ipynb) |
@@ -264,6 +269,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | U-Net | A network that goes down to coarse features and up again, with skip connections. | [06](06_unet.ipynb) |
 # | unbiased | Of an estimate: right on average. | [04](04_bound_to_noise.ipynb) |
 # | uniform | Of a random number: every value of a range is as likely as any other. | [01](01_corrupt_and_predict.ipynb) |
+# | variational autoencoder | An autoencoder whose few numbers are drawn at random, trained by a bound on the likelihood. | [20](20_memorise_or_generalise.ipynb) |
 # | variety | In notebook 12: mean distance of two samples of one digit, relative to real ones. | [12](12_guidance.ipynb) |
 # | velocity | A mixture of noise and clean image that is never easy to see; the direction in which $x_t$ moves along an arc. | [04](04_bound_to_noise.ipynb) |
 # | walk | From $x_0$ to $x_t$ one step at a time. | [02](02_forward_process.ipynb) |
@@ -370,6 +376,20 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #   step.
 # - **Bansal et al. 2022**, *Cold diffusion: inverting arbitrary image transforms without noise*, arXiv
 #   [2208.09392](https://arxiv.org/abs/2208.09392). Notebook 01 taken seriously: is the noise needed at all?
+# - **Biroli et al. 2024**, *Dynamical regimes of diffusion models (Nature Communications)*, arXiv
+#   [2402.18491](https://arxiv.org/abs/2402.18491). When a walk commits to a class, and when to one training image.
+# - **Kadkhodaie et al. 2024**, *Generalization in diffusion models arises from geometry-adaptive harmonic
+#   representations*, arXiv [2310.02557](https://arxiv.org/abs/2310.02557). Two networks, two halves of the data,
+#   the same samples.
+# - **Kamb & Ganguli 2025**, *An analytic theory of creativity in convolutional diffusion models*, arXiv
+#   [2412.20292](https://arxiv.org/abs/2412.20292). New images as mosaics of old ones.
+# - **Bonnaire et al. 2025**, *Why diffusion models don't memorize: the role of implicit dynamical regularization in
+#   training*, arXiv [2505.17638](https://arxiv.org/abs/2505.17638). The window of time between learning and
+#   memorising.
+# - **Carlini et al. 2023**, *Extracting training data from diffusion models*, arXiv
+#   [2301.13188](https://arxiv.org/abs/2301.13188). Copies in large models, found.
+# - **Somepalli et al. 2023**, *Diffusion art or digital forgery? Investigating data replication in diffusion
+#   models*, arXiv [2212.03860](https://arxiv.org/abs/2212.03860). Copied parts.
 
 # %% [markdown]
 # ### Also cited
@@ -384,14 +404,22 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #   Computation)*.
 # - **Dowson & Landau 1982**, *The Frechet distance between multivariate normal distributions (Journal of Multivariate
 #   Analysis)*.
+# - **Germain et al. 2015**, *MADE: masked autoencoder for distribution estimation*, arXiv
+#   [1502.03509](https://arxiv.org/abs/1502.03509).
 # - **Grathwohl et al. 2019**, *FFJORD*, arXiv [1810.01367](https://arxiv.org/abs/1810.01367).
+# - **Guo, Shamai & Verdú 2005**, *Mutual information and minimum mean-square error in Gaussian channels (IEEE
+#   Transactions on Information Theory)*, arXiv [cs/0412108](https://arxiv.org/abs/cs/0412108).
 # - **He et al. 2016**, *Deep residual learning for image recognition*, arXiv
 #   [1512.03385](https://arxiv.org/abs/1512.03385).
 # - **Heusel et al. 2017**, *GANs trained by a two time-scale update rule converge to a local Nash equilibrium (the
 #   source of FID)*, arXiv [1706.08500](https://arxiv.org/abs/1706.08500).
 # - **Hutchinson 1989**, *A stochastic estimator of the trace of the influence matrix (Communications in Statistics)*.
+# - **Kaplan et al. 2020**, *Scaling laws for neural language models*, arXiv
+#   [2001.08361](https://arxiv.org/abs/2001.08361).
 # - **Kingma & Ba 2015**, *Adam: a method for stochastic optimization*, arXiv
 #   [1412.6980](https://arxiv.org/abs/1412.6980).
+# - **Kingma & Welling 2014**, *Auto-encoding variational Bayes*, arXiv
+#   [1312.6114](https://arxiv.org/abs/1312.6114).
 # - **Krizhevsky 2009**, *Learning multiple layers of features from tiny images (the source of CIFAR-10)*.
 # - **LeCun et al. 1998**, *Gradient-based learning applied to document recognition (the source of MNIST)*.
 # - **Loshchilov & Hutter 2019**, *Decoupled weight decay regularization*, arXiv
@@ -402,6 +430,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #   [1709.07871](https://arxiv.org/abs/1709.07871).
 # - **Ronneberger et al. 2015**, *U-Net: convolutional networks for biomedical image segmentation*, arXiv
 #   [1505.04597](https://arxiv.org/abs/1505.04597).
+# - **Shannon 1948**, *A mathematical theory of communication (Bell System Technical Journal)*.
 # - **Shoemake 1985**, *Animating rotation with quaternion curves (SIGGRAPH)*.
 # - **Vaswani et al. 2017**, *Attention is all you need*, arXiv [1706.03762](https://arxiv.org/abs/1706.03762).
 # - **Wu & He 2018**, *Group normalization*, arXiv [1803.08494](https://arxiv.org/abs/1803.08494).
