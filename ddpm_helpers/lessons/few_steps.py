@@ -4,7 +4,6 @@ On the one-pixel world times are those of `sde`, numbers are float64; on images 
 """
 
 import json
-import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_counts
 from ..data import load_images, to_float
+from ..machine import default_device
 from ..metrics import evaluate, frechet_distance, load_feature_net
 from ..pretrained import load_pretrained
 from ..sampling import ddim_step, image_noise
@@ -20,6 +21,12 @@ from ..schedule import NoiseSchedule
 from . import sde
 from .ladder import RESULTS
 from .toy import Mixture
+
+
+def load_results() -> dict:
+    """What `tests/benchmarks/distil.py` measured: "samples", "command", ... and "rows"."""
+    return json.loads((RESULTS / "few_steps.json").read_text(encoding="utf-8"))
+
 
 CALLS = (4, 2, 1)  # label 0, 1, 2 of the shipped student says how many calls it has
 
@@ -91,13 +98,13 @@ def distance(features: Tensor, real: Tensor, times: int = 50) -> tuple[float, fl
 
 def precision_recall(features: Tensor, real: Tensor, k: int = 3) -> tuple[float, float]:
     """Share of samples that lie as near to some real image as its k-th neighbour does, and share of real images that
-    lie so near to some sample (Kynkaanniemi et al. 2019); features (N, D), as many of both."""
+    lie so near to some sample (Kynkäänniemi et al. 2019); features (N, D), as many of both."""
     if features.shape != real.shape:
         raise ValueError(f"precision_recall: as many samples as images, got {len(features)} and {len(real)}")
     apart = torch.cdist(features, real)  # (N, N)
     reach_real = torch.cdist(real, real).kthvalue(k + 1).values  # the nearest is the image itself
     reach = torch.cdist(features, features).kthvalue(k + 1).values
-    precision, recall = (apart <= reach_real).any(1), (apart.T <= reach).any(1)
+    precision, recall = (apart <= reach_real).any(1), (reach >= apart.T).any(1)
     return precision.float().mean().item(), recall.float().mean().item()
 
 
@@ -118,3 +125,55 @@ def step(x: Tensor, guess: Tensor, t: Tensor | float, s: Tensor | float) -> Tens
     """One DDIM step of the one-pixel world from t to s with this clean guess; all (N,) or numbers."""
     ratio = sde.sigma(s) / sde.sigma(t)
     return ratio * x + (sde.signal(s) - ratio * sde.signal(t)) * guess
+
+
+class Refused(RuntimeError):
+    """A sampler asked more, or otherwise, than the challenge allows: the message says how."""
+
+
+@torch.no_grad()
+def score(sampler: Callable, calls: int, count: int = 2_000, network: str | Path = "mnist_few", name="yours") -> str:
+    """Draw `count` digits with at most `calls` calls of the network for each batch, print their distance with its
+    error, and return the line for the table of records in docs/RESULTS.md.
+
+    `sampler(ask, schedule, x_T (B, 1, 28, 28))` returns images in [-1, 1]. `ask(x (B, 1, 28, 28), t (B,), *label (B,))`
+    answers with the noise; one call is one forward pass of one batch. The network is loaded here, from weights by name
+    or file, and any module that runs outside of `ask` is seen. Not seen: a network without modules, stored images.
+    """
+    check_counts("score", calls=calls, count=count)
+    device = default_device()
+    (model, schedule, _), asked, inside = load_pretrained(network, device), 0, False
+
+    def ask(x: Tensor, t: Tensor, *label: Tensor) -> Tensor:
+        nonlocal asked, inside
+        if x.shape != x_T.shape:
+            raise Refused(f"a call with images {tuple(x.shape)}: the batch was {tuple(x_T.shape)}")
+        if asked == calls:
+            raise Refused(f"call {asked + 1} for one batch, and {calls} are allowed")
+        asked, inside = asked + 1, True
+        try:
+            return model(x, t, *label)
+        finally:
+            inside = False
+
+    def look(module: nn.Module, _) -> None:
+        if not inside:
+            raise Refused(f"a {type(module).__name__} ran outside of `ask`, where no call is counted")
+
+    drawn = []
+    for images in torch.arange(count).split(100):
+        x_T, asked = image_noise(0, images.tolist(), (1, 28, 28), device)(), 0
+        hook = nn.modules.module.register_module_forward_pre_hook(look)
+        try:
+            x = sampler(ask, schedule, x_T.clone())
+        finally:
+            hook.remove()
+        if not isinstance(x, Tensor) or x.shape != x_T.shape or not x.isfinite().all():
+            raise Refused(f"the sampler must return images {tuple(x_T.shape)}, all finite")
+        drawn.append(x.clamp(-1, 1))
+    net = load_feature_net(device)
+    real = evaluate(net, to_float(load_images("mnist", train=False).images)).features
+    value, error = distance(evaluate(net, torch.cat(drawn)).features, real)
+    line = f"| {name} | {calls} | {value:.0f} ± {error:.0f} | {count:,} |"
+    print(line)
+    return line

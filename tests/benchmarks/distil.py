@@ -13,6 +13,7 @@ import argparse
 import copy
 import datetime
 import json
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -99,7 +100,7 @@ def batch(teacher, average, schedule, images: Tensor, shares: tuple[int, ...], s
     fresh = to_float(images[shuffled_indices(len(images), size, step, seed=0)])
     for label, (calls, share) in enumerate(zip(CALLS, shares, strict=True)):
         stops = [*ddim_steps(schedule.T, calls), 0]
-        for t, s in zip(stops, stops[1:], strict=False):
+        for t, s in pairwise(stops):
             if not share:
                 continue
             x0, fresh = fresh[:share], fresh[share:]
