@@ -96,16 +96,13 @@ def distance(features: Tensor, real: Tensor, times: int = 50) -> tuple[float, fl
     return frechet_distance(features, real), spread.item()
 
 
-def precision_recall(features: Tensor, real: Tensor, k: int = 3) -> tuple[float, float]:
-    """Share of samples that lie as near to some real image as its k-th neighbour does, and share of real images that
-    lie so near to some sample (Kynkäänniemi et al. 2019); features (N, D), as many of both."""
+def recall(features: Tensor, real: Tensor, k: int = 3) -> float:
+    """Share of real images that lie as near to some sample as that sample's k-th neighbour does (Kynkäänniemi et al.
+    2019); features (N, D), as many of both."""
     if features.shape != real.shape:
-        raise ValueError(f"precision_recall: as many samples as images, got {len(features)} and {len(real)}")
-    apart = torch.cdist(features, real)  # (N, N)
-    reach_real = torch.cdist(real, real).kthvalue(k + 1).values  # the nearest is the image itself
-    reach = torch.cdist(features, features).kthvalue(k + 1).values
-    precision, recall = (apart <= reach_real).any(1), (reach >= apart.T).any(1)
-    return precision.float().mean().item(), recall.float().mean().item()
+        raise ValueError(f"recall: as many samples as real images, got {len(features)} and {len(real)}")
+    reach = torch.cdist(features, features).kthvalue(k + 1).values  # the nearest is the sample itself
+    return (torch.cdist(real, features) <= reach).any(1).double().mean().item()
 
 
 class TinyStudent(nn.Module):

@@ -252,12 +252,12 @@ verify("18.8", guess, with_skip(x, -answer, schedule.sqrt_alpha_bar[400], schedu
 # %%
 x = torch.linspace(-2, 2, 101).double()
 solvers, errors = {"DDIM": sde.ddim, "Heun": sde.heun}, {}
+def f(x, solver, times):  # the student's answer at x is its answer one solver step on
+    return x if len(times) == 1 else f(solver(pixels, x, times[:2]), solver, times[1:])
+
 for name, solver in solvers.items():
-    errors[name] = []
-    for n in (128, 256):
-        f = lambda x, i, times=torch.linspace(0.7, 0.05, n + 1).double(): (
-            x if i == n else f(solver(pixels, x, times[i : i + 2]), i + 1))
-        errors[name].append((f(x, 0) - flow_map(pixels, x, 0.7, 0.05)).abs().mean())
+    ends = [f(x, solver, torch.linspace(0.7, 0.05, n + 1).double()) for n in (128, 256)]
+    errors[name] = [(end - flow_map(pixels, x, 0.7, 0.05)).abs().mean() for end in ends]
 
 # %% tags=["nbval-check-output"]
 orders = torch.stack([torch.log2(coarse / fine) for coarse, fine in errors.values()])
@@ -320,14 +320,9 @@ distilled_target = check(distilled_target)
 # $$\Phi^{(k)}_{t \to s} = \Phi^{(k-1)}_{u \to s} \circ \Phi^{(k-1)}_{t \to u} = \dots = \text{$2^k$ DDIM steps from $t$ to $s$} \tag{18.11}$$
 
 # %% tags=["nbval-check-output"]
-eps = lambda x, t: torch.sin(3 * x) + x * t / 1000  # any network will do
 x_t = torch.randn(5, 1, 4, 4, generator=generator)
-def ddim(x, *steps):
-    for t, s in pairwise(steps):
-        x = ddim_step(schedule, x, t, s, eps(x, t), clip=False)
-    return x
-
-two = ddim(x_t, 800, 600, 400)
+x_u = ddim_step(schedule, x_t, 800, 600, torch.sin(3 * x_t), clip=False)  # any network will do
+two = ddim_step(schedule, x_u, 600, 400, torch.sin(4 * x_u), clip=False)
 target = distilled_target(schedule, x_t, 800, two, 400)
 as_noise = (x_t - schedule.sqrt_alpha_bar[800] * target) / schedule.sigma[800]
 verify("18.10", ddim_step(schedule, x_t, 800, 400, as_noise, clip=False), two, tol=1e-5)
@@ -351,7 +346,7 @@ verify("18.11", student(start, 1.0, 0.2, rounds=3), eight, tol=1e-6)
 # ## What learning loses
 #
 # Now with a student that is a network: two hidden layers of 64, with the skip of (18.7). The teacher is exact, so all that goes wrong is the
-# student's. Five rounds: sixteen steps from 32, then eight, four, two, one. Guess before you run: which part of the staircase will it miss?
+# student's. Four rounds: eight steps from sixteen, then four, two, one. Guess before you run: which part of the staircase will it miss?
 
 # %%
 def draw(n):
@@ -365,7 +360,8 @@ def teach(student, teacher, n, steps):  # n intervals of the student, twice as m
         i = torch.randint(1, n + 1, (256,), generator=generator).double()
         t, u, s = i / n, (i - 0.5) / n, (i - 1) / n
         x = sde.signal(t) * draw(256) + sde.sigma(t) * torch.randn(256, generator=generator).double()
-        two = step(step(x, teacher(x, t), t, u), teacher(step(x, teacher(x, t), t, u), u), u, s)
+        middle = step(x, teacher(x, t), t, u)
+        two = step(middle, teacher(middle, u), u, s)
         loss = (step(x, student(x, t), t, s) - two).square().mean()
         loss.backward()
         optimizer.step()
@@ -382,18 +378,158 @@ torch.manual_seed(0)
 tiny, steps = few_steps.TinyStudent(), budget(gpu=400, cpu=400, quick=20)
 exact_guess = teacher = lambda x, t: sde.clean_guess(pixels, x, t)
 students = {}
-for n in (16, 8, 4, 2, 1):
+for n in (8, 4, 2, 1):
     teach(tiny, teacher, n, steps)
     teacher = students[n] = copy.deepcopy(tiny).requires_grad_(False)
 
 # %%
 exact = flow_map(pixels, noise, 1.0, 0.0)
-def row(name, x):
+def report(name, x):
     gap = ((x > -0.8) & (x < -0.5)).double().mean()
-    print(f"{name:20} away from the exact end {(x - exact).abs().mean():.3f}, in the gap {gap:.1%}")
+    print(f"{name:18} away from the exact end {(x - exact).abs().mean():.3f}, in the gap {gap:.1%}")
 
-row("exact", exact)
-for n in (32, *students):
-    row(f"DDIM, {n} calls", run(exact_guess, noise, n))
+report("exact", exact)
+for n in (16, *students):
+    report(f"DDIM, {n} calls", run(exact_guess, noise, n))
 for n, net in students.items():
-    row(f"student, {n} calls", run(net, noise, n))
+    report(f"student, {n} calls", run(net, noise, n))
+
+# %% [markdown]
+# *"Away" is the mean distance to where a grain should end, "the gap" is the stretch from -0.8 to -0.5 between the first two kinds of data. TOY*
+#
+# ## Digits in four calls, two, one
+#
+# Now the shipped network of digits. The script `tests/benchmarks/distil.py` made a student of it, by (18.10): first each of four intervals from four DDIM
+# steps of the teacher, then each of two from two steps of the student, then one from two. It is *one* network for all three: a label says how
+# many calls it has, as in the shortcut models of Frans et al. 2024. It starts from trained weights, those of
+# [notebook 12](12_guidance.ipynb) asked without a label, since they predict the velocity: at $t = T$ a predicted noise says nothing
+# about the image, and the one call of a student begins there.
+
+# %%
+results = few_steps.load_results()
+print(f"{results['command']}, {results['date']}, {results['device']}")
+rows = sorted(results["rows"], key=lambda row: (row["calls"], row["name"]))
+for row in rows:
+    values = f"{row['distance']:5.0f} +- {row['error']:3.0f}   recall {row['recall']:.0%}"
+    print(f"{row['calls'] or '':3} {row['name']:14} distance {values}   {row['samples']} samples")
+
+# %% tags=["figure-18_calls"]
+figure, axis = viz.subplots(size=(7, 3.4))
+for name in ("DDIM", "Heun", "DPM-Solver++", "student"):
+    chosen = [row for row in rows if row["name"] == name]
+    calls, distance, error = ([row[key] for row in chosen] for key in ("calls", "distance", "error"))
+    axis.errorbar(calls, distance, [2 * e for e in error], fmt="o-", markersize=4, capsize=2, label=name)
+[real] = (row["distance"] for row in rows if row["name"] == "real digits")
+axis.axhline(real, color="black", linewidth=0.8, label="real digits")
+axis.set(xscale="log", yscale="log", xlabel="calls of the network", ylabel="distance to real digits")
+axis.legend(ncols=2)
+viz.show(figure, "Distance to real digits against calls: three solvers with the teacher, and the student")
+
+# %% [markdown]
+# *The distance is that of [notebook 09](09_evaluation.ipynb), for 300 samples each, which alone costs most of what the line of real digits shows.
+# Bars are two standard errors, from 50 bootstrap samples; one training run. CHART*
+
+# %%
+teacher, schedule, _ = load_pretrained("mnist", device)
+net, _, recipe = load_pretrained("mnist_few", device)
+pictures = {}
+for calls in (1, 2, 4):
+    pictures[f"DDIM, {calls}"] = sample(teacher, schedule, 12, steps=calls, method="ddim")
+    label = torch.full((12,), few_steps.CALLS.index(calls), device=device)
+    pictures[f"student, {calls}"] = sample(net, schedule, 12, steps=calls, method="ddim", labels=label)
+pictures["DDIM, 50"] = sample(teacher, schedule, 12, steps=50, method="ddim")
+
+# %%
+pictures = {name: x.clamp(-1, 1).cpu() for name, x in pictures.items()}
+viz.image_rows(pictures, alt="Twelve digits a row from the same noise: teacher and student with one, two and four calls")
+
+# %% [markdown]
+# *All rows start from the same noise. PICTURES*
+#
+# ## What diversity costs
+#
+# A set of samples can be sharp and poor. **Recall** (Kynkäänniemi et al. 2019) asks from the other side: of the real digits, how many
+# have a sample near them? Near means: nearer than the sample's own third neighbour among the samples, in the space of the feature
+# network. It is in the table above; its standard error for 300 real digits is at most 3 points. DIVERSITY
+#
+# ### Exercise 18.4 - `fewest_calls`
+#
+# A decision. Several samplers were measured: `calls` (N,), `distance` (N,) and its standard `error` (N,), independent of each other. Return, as an `int`, the
+# smallest number of calls whose distance is not clearly above the smallest distance: the difference is at most twice *its own* standard
+# error.
+
+# %% tags=["exercise", "nbval-check-output"]
+def fewest_calls(calls, distance, error):
+    best = distance.argmin()
+    gap = ...
+    error_of_gap = ...
+    return ...
+
+
+fewest_calls = check(fewest_calls)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The variance of a difference of independent numbers is the sum of their variances. A mask chooses: `calls[mask]`.
+#
+# </details>
+
+# %%
+for names in (("DDIM", "Heun", "DPM-Solver++"), ("DDIM", "Heun", "DPM-Solver++", "student"), ("student",)):
+    chosen = [row for row in rows if row["name"] in names]
+    columns = (torch.tensor([row[key] for row in chosen]) for key in ("calls", "distance", "error"))
+    print(f"{fewest_calls(*columns):2} calls are worth it, of {', '.join(names)}")
+
+# %% [markdown]
+# *DECISION*
+#
+# ## The challenge
+#
+# Draw better digits with one, two or four calls than we do. `few_steps.score(sampler, calls)` makes the noise, hands it to your
+# `sampler(ask, schedule, x_T)` in batches of 100, and counts: `ask(x, t)`, or `ask(x, t, label)`, is one forward pass of one
+# batch, and all that a sampler gets of the network. It may be your own, trained as you like: `network="my_file.safetensors"`. Who asks too
+# often, sends a larger batch, or runs any module beside `ask`, is refused. (Nobody can refuse everything: a network written without modules, or
+# stored digits, would pass. You would know.) It draws 2,000 digits, unless told otherwise, and prints a line for the table of
+# records in [docs/RESULTS.md](../docs/RESULTS.md).
+
+# %%
+def student_sampler(calls):
+    def sampler(ask, schedule, x_T):
+        label = torch.full((len(x_T),), few_steps.CALLS.index(calls), device=x_T.device)
+        steps = [schedule.T * i // calls for i in range(calls, -1, -1)]
+        return few_steps.walk(ask, schedule, x_T, steps, label)
+
+    return sampler
+
+# %%
+count = budget(gpu=2000, cpu=300, quick=70, unit="samples")
+line = few_steps.score(student_sampler(2), calls=2, count=count, name="our student")
+for cheat in (student_sampler(4), lambda ask, schedule, x_T: teacher(x_T, torch.ones(len(x_T)).long())):
+    try:
+        few_steps.score(cheat, calls=2, count=70)
+    except few_steps.Refused as error:
+        print("refused:", error)
+
+# %% [markdown]
+# *With the number of samples in the last column: fewer samples, larger distance, so compare lines of equal columns.*
+#
+# ## What to remember, and what broke
+#
+# - One call of a diffusion network gives a mean. What its input leaves undecided is missing from it, (18.1).
+# - There is an exact map from noise to data; on a line it takes quantiles to quantiles. It is steep where data are sparse.
+# - A consistency model agrees with itself along a path, and the skip makes it right at the end. The velocity has that skip.
+# - Perfect distillation loses what the teacher's steps lose, and nothing else. Networks lose more, first at the cliffs.
+# - Count calls, and say how many samples and what error stand behind a distance.
+#
+# **What broke:** a student can be no better than its teacher, and it is as large: each call still runs over all pixels. What is
+# inside the call has not changed since [notebook 06](06_unet.ipynb): pixels in, convolutions, and no more to ask for than a
+# digit's class. Notebook 19 changes the network itself: patches, latents and words.
+#
+# ### Experiments to try
+#
+# - Give `TinyStudent` a width of 16, or of 256. Which changes more, the mean distance or the share in the gap?
+# - Train a tiny consistency model: one loss, between neighbours of sixteen times, and an average of weights as the target. How many steps does it take
+#   to come as far?
+# - Between two calls of the one-call student add fresh noise, as Song, Dhariwal et al. 2023 do: $m_s f + \sigma_s z$. Is that better than the student
+#   with two calls? `score` will tell.

@@ -1,7 +1,8 @@
 """Distil a shipped network to four, two and one calls, and measure what that costs.
 
-    python -m tests.benchmarks.distil train     the student: ddpm_helpers/weights/mnist_few.safetensors
-    python -m tests.benchmarks.distil measure   both, by distance, precision and recall: few_steps.json
+    python -m tests.benchmarks.distil train              the student: ddpm_helpers/weights/mnist_few.safetensors
+    python -m tests.benchmarks.distil measure teacher    distance and recall: ddpm_helpers/results/few_steps.json
+    python -m tests.benchmarks.distil measure student
 
 The teacher is "mnist". The student starts from "mnist_labels", which predicts the velocity, asked without a label.
 Progressive distillation (Salimans & Ho 2022) into one network: its label says how many calls it has (0: four, 1: two,
@@ -21,7 +22,7 @@ from torch import Tensor
 from ddpm_helpers import UNet, VelocityNet, load_images, load_pretrained, sample, to_float
 from ddpm_helpers.data import shuffled_indices
 from ddpm_helpers.files import WEIGHTS, write_bytes
-from ddpm_helpers.lessons.few_steps import CALLS, RESULTS, distance, distilled_target, precision_recall, walk
+from ddpm_helpers.lessons.few_steps import CALLS, RESULTS, distance, distilled_target, recall, walk
 from ddpm_helpers.losses import ema_update
 from ddpm_helpers.machine import device_name
 from ddpm_helpers.metrics import evaluate, load_feature_net
@@ -114,50 +115,49 @@ def batch(teacher, average, schedule, images: Tensor, shares: tuple[int, ...], s
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
-SAMPLERS = [("DDIM", "ddim", calls) for calls in (1, 2, 4, 8, 16)]
-SAMPLERS += [("Heun", "heun", 3), ("Heun", "heun", 7), ("DPM-Solver++", "dpm_solver", 4)]
-SAMPLERS += [("DPM-Solver++", "dpm_solver", 8), ("DDIM", "ddim", 50)]
+SAMPLERS = [("DDIM", calls, "sqrt") for calls in (1, 2, 4, 8, 16)]  # "sqrt" is the network's own spacing
+SAMPLERS += [("DPM-Solver++", 4, "sqrt"), ("DPM-Solver++", 8, "sqrt")]
+SAMPLERS += [("Heun", 3, "log-snr"), ("Heun", 7, "log-snr"), ("DDIM", 50, "sqrt")]
+METHODS = {"DDIM": "ddim", "Heun": "heun", "DPM-Solver++": "dpm_solver"}
 
 
 @torch.no_grad()
-def measure(count: int, who: str) -> None:
-    teacher, schedule, _ = load_pretrained("mnist")
-    feature_net = load_feature_net()
-    test = to_float(load_images("mnist", train=False, strict=True).images)
-    real, rows = evaluate(feature_net, test).features, []
-
-    def add(name: str, calls: int, images: Tensor) -> None:
-        seen = evaluate(feature_net, images.clamp(-1, 1))
-        value, error = distance(seen.features, real)
-        precision, recall = precision_recall(seen.features, real[:count])
-        row = {"name": name, "calls": calls, "samples": count, "distance": value, "error": error}
-        row |= {"precision": precision, "recall": recall, "recognisable": seen.recognisable, "entropy": seen.entropy}
-        rows.append(row)
-        print(row, flush=True)
-
-    if who == "teacher":
-        for name, method, calls in SAMPLERS:
-            steps = (calls + 1) // 2 if method == "heun" else calls
-            add(name, calls, sample(teacher, schedule, count, steps=steps, method=method, batch_size=100))
-        add("real digits", 0, to_float(load_images("mnist", strict=True).images[:count]))
-    else:
-        student, *_ = load_pretrained("mnist_few")
-        for label, calls in enumerate(CALLS):
-            labels = torch.full((count,), label)
-            images = sample(student, schedule, count, steps=calls, method="ddim", labels=labels, batch_size=100)
-            add("student", calls, images)
+def measure(who: str, count: int) -> None:
+    """Each row is written at once; rows that were measured before stay."""
+    feature_net, rows = load_feature_net(), []
+    real = evaluate(feature_net, to_float(load_images("mnist", train=False, strict=True).images)).features
     path = RESULTS / "few_steps.json"
     kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     kept = [row for row in kept if (row["name"] == "student") == (who == "teacher")]
     about = {
-        "command": f"{COMMAND} measure teacher --samples {count}; the same with student",
+        "command": f"{COMMAND} measure teacher --samples {count}; then the same with student",
         "device": device_name(CPU),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
-        "data": "MNIST; distance to the features of 10,000 test images, error by 50 bootstrap samples",
-        "seed": 0,
+        "data": "MNIST; distance to the features of 10,000 test images, its error by 50 bootstrap samples",
+        "seeds": "one, 0",
     }
-    write_bytes(path, (json.dumps({**about, "rows": kept + rows}, indent=1) + "\n").encode())
+
+    def add(name: str, calls: int, images: Tensor) -> None:
+        seen = evaluate(feature_net, images.clamp(-1, 1))
+        value, error = distance(seen.features, real)
+        row = {"name": name, "calls": calls, "samples": count, "distance": value, "error": error}
+        row |= {"recall": recall(seen.features, real[:count]), "recognisable": seen.recognisable}
+        rows.append(row)
+        write_bytes(path, (json.dumps({**about, "rows": kept + rows}, indent=1) + "\n").encode())
+        print(row, flush=True)
+
+    if who == "student":
+        student, schedule, _ = load_pretrained("mnist_few")
+        for label, calls in enumerate(CALLS):
+            labels = torch.full((count,), label)
+            add("student", calls, sample(student, schedule, count, steps=calls, method="ddim", labels=labels))
+        return
+    add("real digits", 0, to_float(load_images("mnist", strict=True).images[:count]))
+    teacher, schedule, _ = load_pretrained("mnist")
+    for name, calls, spacing in SAMPLERS:
+        options = {"steps": (calls + 1) // 2 if name == "Heun" else calls, "method": METHODS[name]}
+        add(name, calls, sample(teacher, schedule, count, spacing=spacing, **options))
 
 
 def main() -> None:
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=300)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    train() if options.what == "train" else measure(options.samples, options.who)
+    train() if options.what == "train" else measure(options.who, options.samples)
 
 
 if __name__ == "__main__":
