@@ -72,12 +72,14 @@ for calls in (1, 2, 4, 8, 50):
     x = sde.ddim(pixels, noise, torch.linspace(1, 0, calls + 1).double())
     print(f"{calls:2} calls: standard deviation {x.std():.3f}")
 
-# %% tags=["nbval-check-output"]
+# %%
 grid, x = torch.linspace(-4, 4, 2001).double(), torch.linspace(-7, 7, 1401).double()
 m, sigma = sde.signal(0.5), sde.sigma(0.5)
 likely = (pixels.log_density(grid) + log_normal(x[:, None], m * grid, sigma**2)).softmax(1)  # q(x_0 | x)
 mean = likely @ grid
 spread = likely @ grid**2 - mean**2
+
+# %% tags=["nbval-check-output"]
 weight = sde.log_density(pixels, x, 0.5).exp() * 0.01  # of each x in the integral
 every = (pixels.log_density(grid).exp() * grid**2).sum() * 0.004 - (weight @ mean) ** 2
 verify("18.1", weight @ (mean - weight @ mean) ** 2, every - weight @ spread, tol=1e-5)
@@ -95,10 +97,12 @@ verify("18.1", weight @ (mean - weight @ mean) ** 2, every - weight @ spread, to
 # with the derivative *along* the path. Fifty steps are a way to keep $h^2$ small. There are two others: straighter paths, which is the
 # reflow of [notebook 14](14_flow_matching.ipynb), and a network that knows where the path *ends*. This notebook is about the second.
 
-# %% tags=["nbval-check-output"]
+# %%
 t, h = torch.tensor(0.3).double(), 1e-3
 rho, x = sde.sigma(t) / sde.signal(t), torch.linspace(-1.5, 1.5, 61).double()
 s = sde.time_of(-(rho - h).log())
+
+# %% tags=["nbval-check-output"]
 y, first = sde.heun(pixels, x, torch.linspace(t, s, 9, dtype=torch.float64)), sde.noise_guess(pixels, x, t)
 turn = (sde.noise_guess(pixels, y, s) - first) / -h  # of the slope, along the path
 missed = y / sde.signal(s) - (x / sde.signal(t) - h * first)
@@ -142,6 +146,8 @@ x, t = torch.linspace(-2.5, 2.5, 101).double(), torch.tensor(0.4).double()
 growth = torch.autograd.functional.jacobian(lambda t: distribution(pixels, x, t), t)
 flux = sde.slope(pixels, x, 0.4) * sde.log_density(pixels, x, 0.4).exp()
 verify("18.3", growth, -flux, tol=1e-6)
+
+# %% tags=["nbval-check-output"]
 ode = sde.heun(pixels, x, torch.linspace(1, 0, 1001).double())
 verify("18.4", flow_map(pixels, x, 1.0, 0.0), ode, tol=1e-3)
 
@@ -177,8 +183,8 @@ viz.plot_curves(curves, xlabel="noise, x at time 1", ylabel="where it ends", alt
 #
 # $$f(x_t, t) = f(x_s, s) \quad \text{for } x_t, x_s \text{ on one path}, \qquad f(x, 0) = x \tag{18.6}$$
 #
-# A network that answers alike at neighbouring points of a path, and right at its end, is right everywhere: this is a
-# **consistency model** (Song, Dhariwal et al. 2023). Without the second half of (18.6) it could answer 0 everywhere and be perfectly consistent. So
+# A network that answers alike at neighbouring points of a path, and right at its end, is right everywhere: this is the idea of
+# **consistency models** (Song, Dhariwal et al. 2023). Without the second half of (18.6) it could answer 0 everywhere and be perfectly consistent. So
 # the second half is built in. Let the network's answer $F$ be added to a multiple of the input,
 #
 # $$f_\theta(x, t) = c_{\text{skip}}\, x + c_{\text{out}}\, {\color{#009E73}{F_\theta(x, t)}}, \qquad c_{\text{skip}} = \frac{m\, s^2}{m^2 s^2 + \sigma^2}, \quad c_{\text{out}} = \frac{s\, \sigma}{\sqrt{m^2 s^2 + \sigma^2}} \tag{18.7}$$
@@ -209,11 +215,13 @@ with_skip = check(with_skip)
 #
 # </details>
 
-# %% tags=["nbval-check-output"]
+# %%
 path = [torch.linspace(-2, 2, 41).double()]
 times = torch.linspace(1, 0, 801).double()
 for ends in pairwise(times):
     path.append(sde.heun(pixels, path[-1], torch.stack(ends)))
+
+# %% tags=["nbval-check-output"]
 for place in (0, 400, 700):
     verify("18.6", flow_map(pixels, path[place], times[place], 0.0), path[-1], tol=1e-3)
 verify("18.6", flow_map(pixels, path[-1], 0.0, 0.0), path[-1], tol=1e-9)
@@ -273,9 +281,11 @@ verify("18.9", orders, torch.tensor([1.0, 2.0]), tol=0.1)
 # the teacher does in two; then the student is the teacher. In the plane of $\rho$ and $y$ the target can be drawn.
 
 # %%
-figure, axis = viz.subplots(size=(7, 3))
 rho, y = torch.tensor([2.0, 1.1, 0.5]), torch.tensor([1.2, 0.62, 0.45])
 end = (y[2] * rho[0] - y[0] * rho[2]) / (rho[0] - rho[2])
+
+# %%
+figure, axis = viz.subplots(size=(7, 3))
 axis.plot(rho, y, color=viz.COLOURS[0], marker="o", label="two steps of the teacher")
 straight = {"color": viz.COLOURS[1], "linestyle": "--"}
 axis.plot([rho[0], 0], [y[0], end], **straight, label="one step of the student")
@@ -407,8 +417,10 @@ for n, net in students.items():
 
 # %%
 results = few_steps.load_results()
-print(f"{results['command']}, {results['date']}, {results['device']}")
 rows = sorted(results["rows"], key=lambda row: (row["calls"], row["name"]))
+print(f"{results['command']}, {results['date']}, {results['device']}")
+
+# %%
 for row in rows:
     values = f"{row['distance']:5.0f} +- {row['error']:3.0f}   recall {row['recall']:.0%}"
     print(f"{row['calls'] or '':3} {row['name']:14} distance {values}   {row['samples']} samples")
