@@ -135,4 +135,10 @@ def fill(readme: str, name: str, text: str) -> str:
     return re.sub(pattern, lambda match: f"{match[1]}{text}\n{match[2]}", readme, flags=re.S)
 
 
-TABLES = {"times": times_table, "speed": speed_table, "quality": quality_table, "few_steps": few_steps_table, "soak": soak_table}
+TABLES = {
+    "times": times_table,
+    "speed": speed_table,
+    "quality": quality_table,
+    "few_steps": few_steps_table,
+    "soak": soak_table,
+}

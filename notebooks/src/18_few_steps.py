@@ -405,7 +405,11 @@ for n, net in students.items():
     report(f"student, {n} calls", run(net, noise, n))
 
 # %% [markdown]
-# *"Away" is the mean distance to where a grain should end, "the gap" is the stretch from -0.8 to -0.5 between the first two kinds of data. TOY*
+# *"Away" is the mean distance to where a grain should end, "the gap" is the stretch from -0.8 to -0.5 between the first two kinds of
+# data. One run, 20,000 grains (a share of 6 % is good to 0.2 points). After a full run the student with one call ends where its teacher with sixteen does, nearly:
+# an eleventh of the distance that DDIM with one call leaves, and only a quarter more than the teacher leaves. From eight calls down to one nothing gets
+# worse. What it misses is the cliff: three times as many grains as the teacher's end in the gap, twelve times as many as there should. On digits
+# such samples would lie between two kinds.*
 #
 # ## Digits in four calls, two, one
 #

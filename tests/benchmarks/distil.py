@@ -123,12 +123,10 @@ METHODS = {"DDIM": "ddim", "Heun": "heun", "DPM-Solver++": "dpm_solver"}
 
 @torch.no_grad()
 def measure(who: str, count: int) -> None:
-    """Each row is written at once; rows that were measured before stay."""
+    """Each row is written at once; those of the other one stay."""
     feature_net, rows = load_feature_net(), []
     real = evaluate(feature_net, to_float(load_images("mnist", train=False, strict=True).images)).features
     path = RESULTS / "few_steps.json"
-    kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    kept = [row for row in kept if (row["name"] == "student") == (who == "teacher")]
     about = {
         "command": f"{COMMAND} measure teacher --samples {count}; then the same with student",
         "device": device_name(CPU),
@@ -144,6 +142,8 @@ def measure(who: str, count: int) -> None:
         row = {"name": name, "calls": calls, "samples": count, "distance": value, "error": error}
         row |= {"recall": recall(seen.features, real[:count]), "recognisable": seen.recognisable}
         rows.append(row)
+        kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+        kept = [row for row in kept if (row["name"] == "student") == (who == "teacher")]
         write_bytes(path, (json.dumps({**about, "rows": kept + rows}, indent=1) + "\n").encode())
         print(row, flush=True)
 
