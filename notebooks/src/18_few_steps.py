@@ -8,7 +8,7 @@
 #
 # **You will** see why few steps fail, write down the function that a perfect single step computes, derive two ways of teaching
 # it to a network, and measure what a network of one, two or four calls has lost. **You need**
-# [notebook 15](15_solvers.ipynb). **Time** 70 minutes of reading; the cells ran in 5 minutes on one slow CPU core.
+# [notebook 15](15_solvers.ipynb). **Time** 65 minutes of reading; the cells ran in 5 minutes on one slow CPU core.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -85,8 +85,8 @@ every = (pixels.log_density(grid).exp() * grid**2).sum() * 0.004 - (weight @ mea
 verify("18.1", weight @ (mean - weight @ mean) ** 2, every - weight @ spread, tol=1e-5)
 
 # %% [markdown]
-# *With one call nothing is left of the variance, and everything ends at the mean of the data, which lies where there is hardly any
-# data. With two and four calls samples are too close together.*
+# *With one call nothing is left of the variance: whatever the noise was, it ends at the mean of the data. With two and four calls
+# samples are too close together.*
 #
 # After the first call the trouble goes on. In $y = x / m$ and $\rho = \sigma / m$ a DDIM step is a straight line,
 # [(8.9)](08_sampling.ipynb), with the slope $\hat\epsilon$ that the path has where the step begins. The path turns; the line does not. For a
@@ -193,7 +193,7 @@ viz.plot_curves(curves, xlabel="noise, x at time 1", ylabel="where it ends", alt
 # and $f_\theta(x, 0) = x$ whatever the network says. In between, Karras et al. 2022 chose them by this rule: what is left for $F$, $(x_0 - c_{\text{skip}}\, x) / c_{\text{out}}$,
 # should have variance 1, and $c_{\text{out}}$, by which the network's errors count, should be as small as possible. That makes $c_{\text{skip}}$ the
 # coefficient of a linear regression of $x_0$ on $x$, $\operatorname{Cov}(x_0, x) / \operatorname{Var}(x)$, so what is left is not
-# correlated with the input. (They have $m = 1$, a world in which noise is added and nothing shrinks.)
+# correlated with the input (for data of mean 0; and they have $m = 1$, a world in which noise is added and nothing shrinks).
 #
 # ### Exercise 18.2 - `with_skip`
 #
@@ -350,8 +350,8 @@ eight = sde.ddim(pixels, start, torch.linspace(1, 0.2, 9).double())
 verify("18.11", student(start, 1.0, 0.2, rounds=3), eight, tol=1e-6)
 
 # %% [markdown]
-# Again nothing is lost but what the first teacher's steps lose, and in every round the student learns only twice a step, which is easier
-# than to learn the end of a path at once.
+# Again nothing is lost but what the first teacher's steps lose, and in every round the student has
+# only to double a step.
 #
 # ## What learning loses
 #
