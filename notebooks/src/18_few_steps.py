@@ -8,7 +8,7 @@
 #
 # **You will** see why few steps fail, write down the function that a perfect single step computes, derive two ways of teaching
 # it to a network, and measure what a network of one, two or four calls has lost. **You need**
-# [notebook 15](15_solvers.ipynb). **Time** 65 minutes of reading; the cells ran in 5 minutes on one slow CPU core.
+# [notebook 15](15_solvers.ipynb). **Time** 65 minutes of reading; the cells take a minute or two on one CPU core.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
@@ -444,7 +444,8 @@ viz.show(figure, "Distance to real digits against calls: three solvers with the 
 # %% [markdown]
 # *The distance is that of [notebook 09](09_evaluation.ipynb), for 300 samples each, which alone costs most of what the line of real digits shows.
 # Bars are two standard errors, from 50 bootstrap samples; one training run, of 210 steps with 24 digits each, which is little. With one call the student
-# has less than half of DDIM's distance, with two little more than half. CHART4 Heun with three calls ends in noise, as in [notebook 15](15_solvers.ipynb).*
+# has less than half of DDIM's distance, with two little more than half. With four calls the two are within
+# each other's errors, so distillation has won nothing there, and DDIM with four calls is ahead of the student with two. Heun with three calls ends in noise, as in [notebook 15](15_solvers.ipynb).*
 
 # %%
 teacher, schedule, _ = load_pretrained("mnist", device)
@@ -504,7 +505,7 @@ for names in (("DDIM", "Heun", "DPM-Solver++"), ("DDIM", "Heun", "DPM-Solver++",
 
 # %% [markdown]
 # *Of all that was measured eight calls are enough, and nothing with fewer comes within two standard errors of the best, this student
-# included. Its gain is where only one or two calls can be paid.*
+# included. Its gain is where only one or two calls can be paid; of the student alone two are worth it, for four are not clearly better.*
 #
 # ## The challenge
 #
