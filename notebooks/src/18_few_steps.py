@@ -407,8 +407,8 @@ for n, net in students.items():
 # %% [markdown]
 # *"Away" is the mean distance to where a grain should end, "the gap" is the stretch from -0.8 to -0.5 between the first two kinds of
 # data. One run, 20,000 grains (a share of 6 % is good to 0.2 points). After a full run the student with one call ends where its teacher with sixteen does, nearly:
-# an eleventh of the distance that DDIM with one call leaves, and only a quarter more than the teacher leaves. From eight calls down to one nothing gets
-# worse. What it misses is the cliff: three times as many grains as the teacher's end in the gap, twelve times as many as there should. On digits
+# an eleventh of the distance that DDIM with one call leaves, and a third more than the teacher leaves. From eight calls down to one nothing gets
+# worse. What it misses is the cliff: three times as many grains as the teacher's end in the gap, where hardly any should. On digits
 # such samples would lie between two kinds.*
 #
 # ## Digits in four calls, two, one
@@ -430,7 +430,7 @@ for row in rows:
     print(f"{row['calls'] or '':3} {row['name']:14} distance {values}   {row['samples']} samples")
 
 # %% tags=["figure-18_calls"]
-figure, axis = viz.subplots(size=(7, 3.4))
+figure, axis = viz.subplots(size=(8, 3.4))
 for name in ("DDIM", "Heun", "DPM-Solver++", "student"):
     chosen = [row for row in rows if row["name"] == name]
     calls, distance, error = ([row[key] for row in chosen] for key in ("calls", "distance", "error"))
@@ -438,7 +438,7 @@ for name in ("DDIM", "Heun", "DPM-Solver++", "student"):
 [real] = (row["distance"] for row in rows if row["name"] == "real digits")
 axis.axhline(real, color="black", linewidth=0.8, label="real digits")
 axis.set(xscale="log", yscale="log", xlabel="calls of the network", ylabel="distance to real digits")
-axis.legend(ncols=2)
+figure.legend(loc="outside right upper")
 viz.show(figure, "Distance to real digits against calls: three solvers with the teacher, and the student")
 
 # %% [markdown]
@@ -462,16 +462,18 @@ pictures = {name: x.clamp(-1, 1).cpu() for name, x in pictures.items()}
 viz.image_rows(pictures, alt="Twelve digits a row from the same noise: teacher and student with one, two and four calls")
 
 # %% [markdown]
-# *All rows start from the same noise, so columns can be compared. One call of DDIM is a blur, the same in each column; one call of the student is a blur
-# of its own in each, and in some a digit.*
+# *All rows start from the same noise, so columns can be compared. One call of DDIM is not even a mean here: this teacher predicts the noise, at $t = T$ its clean guess
+# is a small difference divided by a tiny signal, and clipping makes black and white of it. So a part of the student's lead with one call is that of the velocity.
+# In the student's rows some columns are digits, and some, such as the fourth, fifth and ninth, lie between two: the cliffs again. And its three rows nearly agree, column
+# by column, which is (18.6).*
 #
 # ## What diversity costs
 #
 # A set of samples can be sharp and poor. **Recall** (Kynkäänniemi et al. 2019) asks from the other side: of the real digits, how many
 # have a sample near them? Near means: nearer than the sample's own third neighbour among the samples, in the space of the feature
 # network. It is in the table above; its standard error for 300 real digits is at most 3 points. Real digits
-# among themselves reach 84 %. One call of DDIM reaches 31 %, the student 63 %, and with two calls 82 % against 53 %. So one call costs a fifth of the
-# diversity, and two calls next to nothing that this measure could see. (It is no perfect measure: samples that lie far apart reach far, and DDIM
+# among themselves reach 84 %. One call of DDIM reaches 31 %, the student 63 %, and with two calls 82 % against 53 %. So one call costs twenty points of
+# recall, and two calls next to nothing that this measure could see. (It is no perfect measure: samples that lie far apart reach far, and DDIM
 # with sixteen calls comes out above the real digits.)
 #
 # ### Exercise 18.4 - `fewest_calls`
