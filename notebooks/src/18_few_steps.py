@@ -465,7 +465,7 @@ viz.image_rows(pictures, alt="Twelve digits a row from the same noise: teacher a
 # *All rows start from the same noise, so columns can be compared. One call of DDIM is not even a mean here: this teacher predicts the noise, at $t = T$ its clean guess
 # is a small difference divided by a tiny signal, and clipping makes black and white of it. So a part of the student's lead with one call is that of the velocity.
 # In the student's rows some columns are digits, and some, such as the fourth, fifth and ninth, lie between two: the cliffs again. And its three rows nearly agree, column
-# by column, which is (18.6).*
+# by column, as (18.6) asks.*
 #
 # ## What diversity costs
 #
