@@ -117,7 +117,7 @@ def batch(teacher, average, schedule, images: Tensor, shares: tuple[int, ...], s
 
 SAMPLERS = [("DDIM", calls, "sqrt") for calls in (1, 2, 4, 8, 16)]  # "sqrt" is the network's own spacing
 SAMPLERS += [("DPM-Solver++", 4, "sqrt"), ("DPM-Solver++", 8, "sqrt")]
-SAMPLERS += [("Heun", 3, "log-snr"), ("Heun", 7, "log-snr"), ("DDIM", 50, "sqrt")]
+SAMPLERS += [("Heun", 3, "log-snr"), ("Heun", 7, "log-snr")]
 METHODS = {"DDIM": "ddim", "Heun": "heun", "DPM-Solver++": "dpm_solver"}
 
 
