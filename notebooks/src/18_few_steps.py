@@ -66,6 +66,9 @@ for axis, calls in zip(axes, (1, 2, 4), strict=True):
 axes[0].set_ylabel("x")
 viz.show(figure, "Exact paths in grey and DDIM with one, two and four calls in orange")
 
+# %% [markdown]
+# *Grey: the exact paths, from noise at the left to data at the right. Orange: DDIM, from dot to dot; the lines between are for the eye.*
+
 # %%
 noise = torch.randn(20_000, generator=generator).double()
 for calls in (1, 2, 4, 8, 50):
