@@ -363,6 +363,20 @@ BREAKS["15_solvers"] = {
     "15.14": [("(old[1] - old[-1]))[1", "old[1])[1"), ("((old - old[-1])", "(old")],
 }
 
+BREAKS["18_few_steps"] = {
+    "18.1": [("every - weight @", "every + weight @"), ("(mean - weight @ mean) ** 2", "mean**2")],
+    "18.2": [("turn / 2", "turn"), ("- first) / -h", "- first) / h")],
+    "18.3": [("growth, -flux", "growth, flux"), ("log_density(pixels, x, 0.4).exp()", "log_density(pixels, x, 0.4)")],
+    "18.4": [("x, 1.0, 0.0), ode", "x, 0.9, 0.0), ode"), ("x, 1.0, 0.0), ode", "x, 1.0, 0.1), ode")],
+    "18.5": [("log_density(ends)", "log_density(x)"), ("x, 1.0) - pixels", "x, 0.0) - pixels")],
+    "18.6": [("times[place], 0.0)", "times[place] * 0.9, 0.0)"), ("path[-1], tol=1e-3", "path[0], tol=1e-3")],
+    "18.7": [("x = m * x0 +", "x = x0 +"), ("m, sigma, 0.5)", "m, sigma, 1.0)")],
+    "18.8": [("x, -answer", "x, answer"), ("sigma[400], 1.0)", "sigma[400], 0.5)")],
+    "18.9": [("[1.0, 2.0]", "[1.0, 1.0]"), ("coarse / fine", "fine / coarse")],
+    "18.10": [("two, 400)", "two, 600)"), ("x_t, 800, two", "x_u, 600, two")],
+    "18.11": [("rounds=3", "rounds=2"), ("0.2, 9)", "0.2, 5)")],
+}
+
 
 BREAKS["20_memorise_or_generalise"] = {
     "20.1": [("+ (joint.sum(0)", "- (joint.sum(0)"), ("(f - ideal) ** 2", "(f - ideal).abs()")],

@@ -69,6 +69,19 @@ def in_units(row: dict, units: dict[int, float]) -> str:
     return f"{row['frechet']:.0f}{share}"
 
 
+def few_steps_table() -> str:
+    """What `distil` measured, of up to four calls: the first records of notebook 18's challenge."""
+    path = ROOT / "ddpm_helpers" / "results" / "few_steps.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    rows = ["| sampler | calls | distance | samples |", "|---|---|---|---|"]
+    for row in sorted(result["rows"], key=lambda row: (row["calls"], row["distance"])):
+        if 0 < row["calls"] <= 4:
+            value = f"{row['distance']:.0f} ± {row['error']:.0f}"
+            rows.append(f"| {row['name']} | {row['calls']} | {value} | {row['samples']:,} |")
+    machine = f"{result['device']}, torch {result['torch']}, {result['date']}"
+    return "\n".join([*rows, "", f"*{machine}; repeat with `{result['command']}`.*"])
+
+
 SOAK = {  # part -> what was done, with its count
     "kill": "training killed {:,} times by SIGKILL, and resumed",
     "torchrun": "one of two processes of torchrun killed, {} times",
@@ -122,4 +135,10 @@ def fill(readme: str, name: str, text: str) -> str:
     return re.sub(pattern, lambda match: f"{match[1]}{text}\n{match[2]}", readme, flags=re.S)
 
 
-TABLES = {"times": times_table, "speed": speed_table, "quality": quality_table, "soak": soak_table}
+TABLES = {
+    "times": times_table,
+    "speed": speed_table,
+    "quality": quality_table,
+    "few_steps": few_steps_table,
+    "soak": soak_table,
+}

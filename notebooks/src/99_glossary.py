@@ -154,7 +154,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | collapse | The step from which on the ideal denoiser of $N$ images gives most weight to a single one. | [20](20_memorise_or_generalise.ipynb) |
 # | conditional density | The density of $a$ once $b$ is known, $q(a \mid b)$. | [03](03_likelihood_bound.ipynb) |
 # | conditioning | Giving a network something to predict from beside the image, such as the step or a label. | [05](05_time_conditioning.ipynb) |
-# | consistency models | Networks that name the end of a sampler's path at once. | [13](13_debugging_clinic.ipynb) |
+# | consistency models | Networks that name the end of a sampler's path at once, and agree with themselves along it. | [18](18_few_steps.ipynb) |
 # | continuity equation | Density changes by what flows in, less what flows out: conservation of mass. | [14](14_flow_matching.ipynb) |
 # | convolution | A layer: each output pixel is a weighted sum of the pixels around it, with the same learned weights everywhere. | [01](01_corrupt_and_predict.ipynb) |
 # | corrupt | In notebook 01: to mix an image with uniform noise. | [01](01_corrupt_and_predict.ipynb) |
@@ -166,6 +166,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | decoder | The last term of the bound: what it costs to name the exact grey. | [09](09_evaluation.ipynb) |
 # | density | How likely values are, as the height of an infinitely fine histogram; the area under it is 1. | [03](03_likelihood_bound.ipynb) |
 # | diagnose | The clinic's list of measurements, as one function. | [13](13_debugging_clinic.ipynb) |
+# | distillation | Training a network on what another one computes. | [18](18_few_steps.ipynb) |
 # | eigenvectors | Of a covariance: directions along which coordinates have covariance 0 with each other. The variances along them are the eigenvalues. | [04](04_bound_to_noise.ipynb) |
 # | ELBO | See evidence lower bound. | [03](03_likelihood_bound.ipynb) |
 # | EMA | See exponential moving average. | [07](07_train_ddpm.ipynb) |
@@ -180,6 +181,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | FID | The Frechet distance with the features of one network trained on photographs. Ours is not that. | [09](09_evaluation.ipynb) |
 # | FiLM | Scaling and shifting features by numbers that depend on what the network is conditioned on. | [05](05_time_conditioning.ipynb) |
 # | floor | The best that a measure can reach. Of a loss: what the best answer leaves [(4.7)](04_bound_to_noise.ipynb). Of a distance: real images against real images. | [04](04_bound_to_noise.ipynb) |
+# | flow map | Where a path ends, as a function of where it is now. | [18](18_few_steps.ipynb) |
 # | flow matching | Learning the velocity along straight lines from images to noise. | [13](13_debugging_clinic.ipynb) |
 # | Fokker-Planck | How drift and noise together change a density. | [15](15_solvers.ipynb) |
 # | forward process | The noise process $q$, from the clean image to noise. | [02](02_forward_process.ipynb) |
@@ -234,6 +236,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | prior | The density that sampling starts from, $p(x_T)$, and not one of $x_0$; also the first term of the bound. | [03](03_likelihood_bound.ipynb) |
 # | probability-flow ODE | The smooth path whose density at each time is that of the noising walk. | [15](15_solvers.ipynb) |
 # | published | In notebook 10: with network, data range, noise schedule, target and sampler as published. | [10](10_libraries.ipynb) |
+# | recall | Share of real images that have a sample near them. | [18](18_few_steps.ipynb) |
 # | receptive field | The input pixels that can change one output pixel. | [06](06_unet.ipynb) |
 # | recognisable | Of an image: the feature network is at least 95 % sure of its class. | [09](09_evaluation.ipynb) |
 # | rectified flow | Noise and image mixed along a straight line, and a mean followed back. | [01](01_corrupt_and_predict.ipynb) |
@@ -404,6 +407,8 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #   Computation)*.
 # - **Dowson & Landau 1982**, *The Frechet distance between multivariate normal distributions (Journal of Multivariate
 #   Analysis)*.
+# - **Frans et al. 2024**, *One step diffusion via shortcut models*, arXiv
+#   [2410.12557](https://arxiv.org/abs/2410.12557).
 # - **Germain et al. 2015**, *MADE: masked autoencoder for distribution estimation*, arXiv
 #   [1502.03509](https://arxiv.org/abs/1502.03509).
 # - **Grathwohl et al. 2019**, *FFJORD*, arXiv [1810.01367](https://arxiv.org/abs/1810.01367).
@@ -421,6 +426,8 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # - **Kingma & Welling 2014**, *Auto-encoding variational Bayes*, arXiv
 #   [1312.6114](https://arxiv.org/abs/1312.6114).
 # - **Krizhevsky 2009**, *Learning multiple layers of features from tiny images (the source of CIFAR-10)*.
+# - **Kynkäänniemi et al. 2019**, *Improved precision and recall metric for assessing generative models*, arXiv
+#   [1904.06991](https://arxiv.org/abs/1904.06991).
 # - **LeCun et al. 1998**, *Gradient-based learning applied to document recognition (the source of MNIST)*.
 # - **Loshchilov & Hutter 2019**, *Decoupled weight decay regularization*, arXiv
 #   [1711.05101](https://arxiv.org/abs/1711.05101).
