@@ -1,7 +1,7 @@
 """A diffusion model as a prior: answers x to a measurement y = operator(x) + noise (notebook 17).
 
-Points of the exact worlds are (N, D) in float64, images (B, C, H, W). An `operator` takes clean images or points to what
-is measured of them; a `model` is a callable (x, t (B,)) -> noise, as in `sampling`; `noise` is a callable () -> noise.
+Points of the exact worlds are (N, D) in float64, images (B, C, H, W). An `operator` takes clean images or points to
+what is measured of them; a `model` is a callable (x, t (B,)) -> noise, as in `sampling`; `noise` is a callable () -> noise.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..checks import _check_images, check_counts
+from ..checks import check_counts
 from ..sampling import Model, Noise, ddim_step, ddim_steps, ddim_trajectory
 from ..schedule import NoiseSchedule, per_image, predict_eps, predict_x0, q_sample
 
@@ -176,3 +177,44 @@ def answers(model: Model, schedule: NoiseSchedule, noise: Noise, steps=50, clip:
     """Samples (B, ...) by DDIM with as much fresh noise as DDPM has."""
     *_, last = ddim_trajectory(model, schedule, noise(), steps, 1.0, noise, clip)
     return last.x
+
+
+def calibrated(answers: Tensor, truth: Tensor) -> bool:
+    """A test of coverage: each truth (N,) lies between the least and the largest of its own 19 answers (19, N) with
+    probability 18/20, if they are drawn from its posterior. True if the share found is within 3 standard errors."""
+    inside = (truth > answers.amin(0)) & (truth < answers.amax(0))
+    return abs(inside.double().mean().item() - 0.9) <= 3 * (0.9 * 0.1 / len(truth)) ** 0.5
+
+
+def trial(method: Callable, world: World, operator: Operator, s: float, y: float, n: int, N: int, generator) -> dict:
+    """How far a `method`, measurements (B, 1) -> answers (B, D), is from the exact posterior of the last pixel: from
+    the same question y n times, mean (in the exact standard deviation) and variance (relative); from N questions with
+    19 answers, the coverage of 90 % intervals. Each is (value, standard error)."""
+    D = world.means.shape[1]
+    mean, variance = (
+        moment[-1] for moment in world.given(torch.tensor([y]).double(), matrix_of(operator, D), s).moments()
+    )
+    x = (method(torch.full((n, 1), y).double())[:, -1] - mean) / variance.sqrt()
+    squares, truth = (x - x.mean()) ** 2, world.draw(N, generator)
+    questions = operator(truth) + s * torch.randn(N, 1, generator=generator).double()
+    answers, truth = method(questions.repeat(19, 1))[:, -1].reshape(19, N), truth[:, -1]
+    inside = ((truth > answers.amin(0)) & (truth < answers.amax(0))).double()
+    values = {"mean": x, "variance": squares - 1, "coverage": inside}
+    return {name: (value.mean().item(), value.std().item() / len(value) ** 0.5) for name, value in values.items()}
+
+
+def edit_start(schedule: NoiseSchedule, guide: Tensor, strength: float, steps: list[int], noise: Tensor):
+    """Where SDEdit begins (Meng et al. 2022): of falling `steps` those up to strength T, strength in (0, 1], and the
+    guide (B, ...) noised to the first of them: x_t (B, ...), steps."""
+    if not 0 < strength <= 1 or min(steps) > strength * schedule.T:
+        raise ValueError(f"edit_start: strength must lie in (0, 1] and leave some of the steps, got {strength!r}")
+    left = [t for t in steps if t <= strength * schedule.T]
+    t = torch.full((len(guide),), left[0], device=guide.device)
+    return q_sample(schedule, guide, t, noise), left
+
+
+def scribble() -> Tensor:
+    """A crude two, drawn with a ruler: (1, 1, 28, 28) in [-1, 1]."""
+    picture = Image.new("L", (28, 28))
+    ImageDraw.Draw(picture).line([(7, 9), (12, 5), (20, 7), (7, 22), (21, 22)], fill=255, width=3)
+    return torch.tensor(picture.getdata()).reshape(1, 1, 28, 28) / 127.5 - 1
