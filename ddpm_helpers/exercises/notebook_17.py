@@ -107,6 +107,7 @@ Exercise(
         _asked(1000, 1.0, shift=1.5),
         _asked(40, 0.9, seed=1),
         _asked(4000, 1.02, seed=2),
+        _asked(1000, 1.0, seed=4),
     ],
     table="""
 inside = (truth > answers.amin(0)) & (truth < answers.amax(0))
@@ -119,16 +120,16 @@ share <= 0.9 + 3 * (0.9 * 0.1 / len(truth)) ** 0.5
   intervals that are too narrow pass your test: it looks on one side only.
 abs(share - 0.9) <= 3 * 0.9 * 0.1 / len(truth)
   the root is missing in the standard error: a right sampler fails.
+True
 abs(share - 0.9) <= 3 * (0.9 * 0.1) ** 0.5
-  the variance of one question was taken. That of a mean of N is N times smaller.
+  everything passes, and a test must be able to fail. Is the variance that of one question? That of a mean of N is N
+  times smaller.
 abs(share - 0.95) <= 3 * (0.9 * 0.1 / len(truth)) ** 0.5
   95 % were expected. Two of twenty places lie outside of the interval, one at each end.
 abs(share - 0.9) > 3 * (0.9 * 0.1 / len(truth)) ** 0.5
   the answer is the wrong way round: True is for a sampler that passes.
 share >= 0.9
   chance was not allowed for: a right sampler has more or less than 90 % from run to run.
-True
-  everything passes: a test must be able to fail.
 False
   nothing passes.
 """,
@@ -140,7 +141,7 @@ Exercise(
     names={"q_sample": q_sample},
     cases=lambda: [
         _edit(cosine_schedule(), 0.5, list(range(950, 0, -50)), 4, 1, 3, 2),
-        _edit(linear_schedule(100), 0.32, [100, 70, 32, 20, 5], 3, 2, 2, 5),
+        _edit(linear_schedule(100), 0.32, [100, 60, 32, 20, 5], 3, 2, 2, 5),
     ],
     table="""
 left = [t for t in steps if t <= strength * schedule.T]

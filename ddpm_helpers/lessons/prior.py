@@ -1,7 +1,7 @@
 """A diffusion model as a prior: answers x to a measurement y = operator(x) + noise (notebook 17).
 
 Points of the exact worlds are (N, D) in float64, images (B, C, H, W). An `operator` takes clean images or points to
-what is measured of them; a `model` is a callable (x, t (B,)) -> noise, as in `sampling`; `noise` is a callable () -> noise.
+what is measured of them; `model`, a callable (x, t (B,)) -> noise, and `noise`, () -> noise, are as in `sampling`.
 """
 
 from collections.abc import Callable, Iterable
