@@ -34,12 +34,12 @@ class World:
 
     def noised(self, schedule: NoiseSchedule, t: int) -> "World":
         """The distribution of x_t."""
-        eye = torch.eye(self.means.shape[1]).double()
+        eye = torch.eye(self.means.shape[1], dtype=torch.float64)
         return self.seen(schedule.sqrt_alpha_bar[t] * eye, schedule.sigma[t] ** 2 * eye.diag())
 
     def given(self, y: Tensor, matrix: Tensor, s: float) -> "World":
         """The exact posterior, for one measurement y (M,) = matrix x + noise of standard deviation s."""
-        measured = self.seen(matrix, torch.full((len(matrix),), s**2).double())
+        measured = self.seen(matrix, torch.full((len(matrix),), s**2, dtype=torch.float64))
         gain = self.covariances @ matrix.T @ measured.covariances.inverse()  # (K, D, M)
         weights = measured._log_peaks(y[None])[0].softmax(0)
         means = self.means + (gain @ (y - measured.means)[..., None])[..., 0]
@@ -58,10 +58,10 @@ class World:
         away = (x[:, None] - self.means).transpose(0, 1)  # (K, N, D)
         return (away @ self.covariances.inverse()).transpose(0, 1)
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each pixel, (D,) and (D,)."""
-        mean = self.weights @ self.means
-        return mean, self.weights @ (self.covariances.diagonal(dim1=1, dim2=2) + (self.means - mean) ** 2)
+    def covariance(self) -> Tensor:
+        """(D, D), of the whole mixture."""
+        away = self.means - self.weights @ self.means
+        return torch.einsum("k,kij->ij", self.weights, self.covariances + away[:, :, None] * away[:, None])
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """(count, D) points."""
@@ -81,8 +81,8 @@ class World:
     def log_likelihood(self, schedule: NoiseSchedule, x_t: Tensor, t: int, y: Tensor, matrix: Tensor, s: float):
         """log p(y | x_t) of measurements y (N, M): (N,), the density of both less that of x_t."""
         M, D = matrix.shape
-        both = torch.cat([schedule.sqrt_alpha_bar[t] * torch.eye(D).double(), matrix])
-        variances = torch.cat([(schedule.sigma[t] ** 2).expand(D), torch.full((M,), s**2).double()])
+        both = torch.cat([schedule.sqrt_alpha_bar[t] * torch.eye(D, dtype=torch.float64), matrix])
+        variances = torch.cat([(schedule.sigma[t] ** 2).expand(D), torch.full((M,), s**2, dtype=torch.float64)])
         joint = self.seen(both, variances).log_density(torch.cat([x_t, y], 1))
         return joint - self.noised(schedule, t).log_density(x_t)
 
@@ -95,7 +95,7 @@ def matrix_of(operator: Operator, D: int) -> Tensor:
             "matrix_of: this operator is not linear: of 2u - 3v it does not make 2 and -3 times what it makes of u and "
             "v. The exact posterior needs a matrix; guidance through the clean guess takes any differentiable operator"
         )
-    return operator(torch.eye(D).double()).T
+    return operator(torch.eye(D, dtype=torch.float64)).T
 
 
 def replaced(schedule: NoiseSchedule, x_t: Tensor, t: int, y: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
@@ -135,10 +135,11 @@ def inpaint(
     return torch.where(mask, y, x)
 
 
-def data_term(y: Tensor, operator: Operator, variance: float | Tensor) -> Callable[[Tensor], Tensor]:
-    """The function of clean images: log N(y; operator(images), variance) of each, (B,), but for a constant."""
+def data_term(y: Tensor, operator: Operator, variance: float | Tensor) -> Callable:
+    """The function of clean images: log N(y; operator(images), variance) of each, (B,), but for a constant; `variance`
+    is a number, or one for each image, and no step t counts."""
 
-    def log_p(images: Tensor) -> Tensor:
+    def log_p(images: Tensor, t: Tensor | None = None) -> Tensor:
         measured = operator(images)
         if measured.shape != y.shape:
             raise ValueError(f"data_term: y has shape {tuple(y.shape)}, the operator gives {tuple(measured.shape)}")
@@ -190,15 +191,13 @@ def trial(method: Callable, world: World, operator: Operator, s: float, y: float
     """How far a `method`, measurements (B, 1) -> answers (B, D), is from the exact posterior of the last pixel: from
     the same question y n times, mean (in the exact standard deviation) and variance (relative); from N questions with
     19 answers, the coverage of 90 % intervals. Each is (value, standard error)."""
-    D = world.means.shape[1]
-    mean, variance = (
-        moment[-1] for moment in world.given(torch.tensor([y]).double(), matrix_of(operator, D), s).moments()
-    )
-    x = (method(torch.full((n, 1), y).double())[:, -1] - mean) / variance.sqrt()
-    squares, truth = (x - x.mean()) ** 2, world.draw(N, generator)
+    posterior = world.given(torch.tensor([y], dtype=torch.float64), matrix_of(operator, world.means.shape[1]), s)
+    mean, std = posterior.weights @ posterior.means[:, -1], posterior.covariance()[-1, -1].sqrt()
+    truth = world.draw(N, generator)
     questions = operator(truth) + s * torch.randn(N, 1, generator=generator).double()
-    answers, truth = method(questions.repeat(19, 1))[:, -1].reshape(19, N), truth[:, -1]
-    inside = ((truth > answers.amin(0)) & (truth < answers.amax(0))).double()
+    found = method(torch.cat([torch.full((n, 1), y, dtype=torch.float64), questions.repeat(19, 1)]))[:, -1]
+    x, answers, truth = (found[:n] - mean) / std, found[n:].reshape(19, N), truth[:, -1]
+    squares, inside = (x - x.mean()) ** 2, ((truth > answers.amin(0)) & (truth < answers.amax(0))).double()
     values = {"mean": x, "variance": squares - 1, "coverage": inside}
     return {name: (value.mean().item(), value.std().item() / len(value) ** 0.5) for name, value in values.items()}
 

@@ -1,0 +1,343 @@
+# %% [markdown]
+# # A prior at work: mend, sharpen, edit
+#
+# ![Upper halves of a few digits, and under each four answers to the question how it goes on below](../figures/17_answers.png)
+#
+# *The upper half of a digit is known, and a network that was trained on nothing but whole digits is asked for the rest,
+# four times each. Which answers are right? And do they come as often as they should?*
+#
+# **You will** ask a trained network questions that it was never trained for, measure on worlds with a known answer
+# which of four ways to ask are wrong and by how much, and edit pictures with them. **You need** the score
+# [(4.20)](04_bound_to_noise.ipynb), the samplers of [notebook 08](08_sampling.ipynb) and guidance, [(12.4)](12_guidance.ipynb).
+# **Time** 75 minutes of reading; the cells ran in XX minutes on one slow CPU core.
+
+# %% tags=["setup"]
+REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
+try:
+    import ddpm_helpers
+except ImportError:
+    assert REPO, "The helper module is missing: start this notebook with `make lab`, or see Colab in the README."
+    get_ipython().run_line_magic("pip", f"install -q git+https://github.com/{REPO}")
+
+import torch
+import torch.nn.functional as F
+
+from ddpm_helpers import budget, check, cosine_schedule, ddim_invert, ddim_trajectory, default_device, guide
+from ddpm_helpers import evaluate, image_noise, linear_schedule, load_feature_net, load_images, load_pretrained
+from ddpm_helpers import q_sample, sample, to_float, verify, viz
+from ddpm_helpers.lessons import prior
+from ddpm_helpers.lessons.prior import World, answers, data_term, guided, inpaint, matrix_of
+from ddpm_helpers.lessons.toy import double, log_normal
+from ddpm_helpers.metrics import FeatureNet
+
+device = default_device()
+generator = torch.Generator().manual_seed(0)
+
+# %% [markdown]
+# ## The rest of this digit
+#
+# In Part I the network was asked for "a digit", and in [notebook 12](12_guidance.ipynb) for "a seven", which it had been
+# trained for with labels. Now the question is: what is the rest of **this** digit, of which I have a half? What was it
+# before somebody blurred it? One could train a network for each question. But by **Bayes' rule** an answer needs two things
+# only: how likely an image is, the **prior**, and how likely the measurement is if that was the image:
+#
+# $$q(x_0 \mid y) = \frac{{\color{#0072B2}{q(x_0)}}\; p(y \mid x_0)}{p(y)}, \qquad y = A x_0 + n, \quad n \sim \mathcal{N}(0, s^2 I) \tag{17.1}$$
+#
+# (In [notebook 03](03_likelihood_bound.ipynb) the prior was that of $x_T$; here it is that of images.) The first factor is
+# what a diffusion model has learned. The second we know ourselves: $A$ is the **operator** that takes an image to what is
+# measured of it, a half, a blur. On the left stands the **posterior** of images: not one answer but a distribution of
+# them.
+#
+# For digits nobody knows the posterior. So we begin where it can be written down, with a mixture of Gaussians in one
+# pixel, and one in two pixels. Two questions to the second: *the first pixel is known, what is the other?* and *the mean of both is
+# known*. One to the first: *what was it without the noise?*
+
+# %%
+def world(weights, means, covariances):
+    return World(*(torch.tensor(values, dtype=torch.float64) for values in (weights, means, covariances)))
+
+one = world([0.4, 0.3, 0.3], [[-1.2], [0.2], [1.1]], [[[0.09]], [[0.09]], [[0.04]]])
+two = world([0.4, 0.3, 0.3], [[-1.0, -0.6], [0.2, 0.9], [0.6, -0.5]],
+            [[[0.09, 0.072], [0.072, 0.09]], [[0.12, -0.04], [-0.04, 0.06]], [[0.09, 0.036], [0.036, 0.04]]])
+
+# %%
+def itself(x):
+    return x
+
+def first(x):
+    return x[:, :1]
+
+def mean(x):
+    return x.mean(1, keepdim=True)
+
+# %% tags=["nbval-check-output"]
+A, s, y = matrix_of(first, 2), 0.1, torch.tensor([0.4], dtype=torch.float64)
+posterior = two.given(y, A, s)
+x = torch.randn(1000, 2, generator=generator).double()
+evidence = two.seen(A, torch.tensor([s**2], dtype=torch.float64)).log_density(y[None])
+log_p_y = log_normal(y, first(x), s**2)[:, 0]
+verify("17.1", posterior.log_density(x).exp(), (two.log_density(x) + log_p_y - evidence).exp(), tol=1e-9)
+
+# %% [markdown]
+# `matrix_of` finds the matrix of an operator by asking it. It has one only if it is linear; the exact posterior needs that,
+# and some of the ways below do not:
+
+# %%
+try:
+    matrix_of(lambda x: x.square(), 2)
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# ## The score of an answer
+#
+# To draw from the posterior with the sampler of notebook 08 we need the score of *its* noisy versions. Bayes' rule
+# holds for $x_t$ as well, and in the slope of a logarithm $p(y)$ disappears, as in [(12.3)](12_guidance.ipynb):
+#
+# $$\nabla \log q_t(x_t \mid y) = {\color{#0072B2}{\nabla \log q_t(x_t)}} + {\color{#D55E00}{\nabla \log p(y \mid x_t)}} \tag{17.2}$$
+#
+# The first term the network has. In the second stands the catch of this whole notebook: $p(y \mid x_0)$ is known, and
+# $p(y \mid x_t)$ is wanted, the probability of the measurement when only the *noisy* image is known. All ways to ask
+# differ in what they put there. In our worlds it is a formula, `log_likelihood`.
+#
+# Written with clean guesses the same line says: the measurement moves the guess.
+#
+# $$\mathbb{E}[x_0 \mid x_t, y] = {\color{#009E73}{\hat x_0}} + \frac{\sigma_t^2}{\sqrt{\bar\alpha_t}}\, {\color{#D55E00}{\nabla \log p(y \mid x_t)}} \tag{17.3}$$
+
+# %%
+exact, at = double(cosine_schedule(200)), 100
+
+def slope(log_p, x):
+    return prior.data_gradient(itself, x, log_p)[0]
+
+def pull(x, y=0.4):  # the second term of (17.2)
+    ys = torch.full((len(x), 1), y, dtype=torch.float64)
+    return slope(lambda x: two.log_likelihood(exact, x, at, ys, A, s), x)
+
+def guess(world, x):
+    t = torch.full((len(x),), at)
+    return (x - exact.sigma[at] * world.model(exact)(x, t)) / exact.sqrt_alpha_bar[at]
+
+# %% tags=["nbval-check-output"]
+left = slope(posterior.noised(exact, at).log_density, x)
+verify("17.2", left, slope(two.noised(exact, at).log_density, x) + pull(x), tol=1e-9)
+ratio = exact.sigma[at] ** 2 / exact.sqrt_alpha_bar[at]
+verify("17.3", guess(posterior, x), guess(two, x) + ratio * pull(x), tol=1e-9)
+
+# %% [markdown]
+# ## First way: replacement
+#
+# Some pixels are known. So, while sampling, put the known pixels in at each step, with the noise that pixels have
+# at that step (Song, Sohl-Dickstein et al. 2021):
+#
+# $$x_t \leftarrow \begin{cases} \sqrt{\bar\alpha_t}\; {\color{#0072B2}{y}} + \sigma_t\, {\color{#D55E00}{z}} & \text{where known} \\ x_t & \text{where missing} \end{cases} \tag{17.4}$$
+#
+# ### Exercise 17.1 - `replaced`
+#
+# `x_t`, `y` and `noise` have one shape (B, ...), `mask` too: it is boolean, True where `y` is known. `t` is an integer.
+
+# %% tags=["exercise", "nbval-check-output"]
+def replaced(schedule, x_t, t, y, mask, noise):
+    steps = torch.full((len(y),), t, device=y.device)
+    known = ...  # y, with the noise of step t
+    return ...
+
+
+replaced = check(replaced)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `q_sample` takes the steps as a tensor. `torch.where(mask, a, b)` is `a` where the mask is True.
+#
+# </details>
+#
+# One thing is odd about it. The missing pixels come from a step that knew the old noise of the known ones; then those get
+# fresh noise, and the two no longer belong together. **Resampling** (Lugmayr et al. 2022) lets them settle: go one step back up,
+# from $s$ to $t$, and down again, several rounds at each step. Up means
+#
+# $$x_t = \sqrt{\frac{\bar\alpha_t}{\bar\alpha_s}}\; x_s + \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}}\; z \tag{17.5}$$
+#
+# which makes an image with the noise of step $s$ one with the noise of step $t$. It costs a call of the network for each round.
+
+# %% tags=["nbval-check-output"]
+n, mask = 100_000, torch.tensor([[True, False]]).expand(100_000, 2)
+x_t, z, clean = torch.randn(3, n, 2, generator=generator).double()
+clean[:] = torch.tensor([0.4, -0.5])
+both = replaced(exact, x_t, at, clean, mask, z)
+fresh = torch.cat([both, (both - both.mean(0)) ** 2], 1)
+known = [exact.sqrt_alpha_bar[at] * 0.4, exact.sigma[at] ** 2]  # mean and variance
+verify("17.4", samples=fresh, expected=[known[0], 0.0, known[1], 1.0])
+
+# %% tags=["nbval-check-output"]
+lower = q_sample(exact, clean, torch.full((n,), 90), z)
+keep = exact.sqrt_alpha_bar[at] / exact.sqrt_alpha_bar[90]
+upper = keep * lower + (1 - keep**2).sqrt() * x_t
+squares = (upper - exact.sqrt_alpha_bar[at] * clean) ** 2
+verify("17.5", samples=torch.cat([upper, squares], 1), expected=[known[0], -known[0] * 5 / 4, known[1], known[1]])
+
+# %% [markdown]
+# ## Second way: the gradient of a guess
+#
+# Replacement needs known *pixels*. A blurred image has none. Chung et al. (2023) put the clean guess where the clean image
+# belongs, $p(y \mid x_t) \approx p(y \mid \hat x_0(x_t))$, and let autograd find the slope, through the network
+# (**DPS**, diffusion posterior sampling):
+#
+# $${\color{#D55E00}{\nabla \log p(y \mid x_t)}} \approx -\nabla_{x_t} \frac{\lVert y - A\, {\color{#009E73}{\hat x_0}}(x_t) \rVert^2}{2 s^2} = J^\top A^\top\, \frac{y - A\, {\color{#009E73}{\hat x_0}}}{s^2}, \qquad J = \frac{\partial {\color{#009E73}{\hat x_0}}}{\partial x_t} \tag{17.6}$$
+#
+# ### Exercise 17.2 - `data_gradient`
+#
+# `denoise` takes `x_t` (B, ...) to clean guesses, `log_p` takes those to one number for each image, (B,). Return the gradient of
+# `log_p(denoise(x_t))` in `x_t`, each image's own, and the guess, as a pair.
+
+# %% tags=["exercise", "nbval-check-output"]
+def data_gradient(denoise, x_t, log_p):
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        guess = ...
+        gradient = ...
+    return gradient, guess.detach()
+
+
+data_gradient = check(data_gradient)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `torch.autograd.grad(scalar, x_t)` returns a list with one entry. No image's number depends on another image, so their sum
+# has each image's own gradient.
+#
+# </details>
+#
+# What is $J$? How much a guess follows $x_t$ is how uncertain it is: for *any* data
+#
+# $$J = \frac{\sqrt{\bar\alpha_t}}{\sigma_t^2}\, C_t, \qquad C_t = \operatorname{Cov}[x_0 \mid x_t] \tag{17.7}$$
+#
+# so the pull of one pixel's measurement reaches others through their covariance. And here is what the guess forgets. Suppose that $x_0$
+# given $x_t$ is Gaussian. Then $y$ is its mean $A \hat x_0$, plus what $x_0$ may differ from it, plus the noise:
+#
+# $$p(y \mid x_t) = \mathcal{N}\big(y;\; A\, {\color{#009E73}{\hat x_0}},\; s^2 I + A\, C_t A^\top\big) \tag{17.8}$$
+#
+# DPS has $s^2$ alone. It takes its guess for the truth, and while there is much noise, $A C_t A^\top$ is far larger than $s^2$.
+
+# %% tags=["nbval-check-output"]
+some, eye = x[:20], torch.eye(2).double()
+J = torch.stack([torch.autograd.functional.jacobian(lambda v: guess(two, v[None])[0], v) for v in some])
+seeing = exact.sqrt_alpha_bar[at] * eye  # x_t, taken as a measurement of x_0
+C = torch.stack([two.given(v, seeing, exact.sigma[at].item()).covariance() for v in some])
+verify("17.7", J, exact.sqrt_alpha_bar[at] / exact.sigma[at] ** 2 * C, tol=1e-9)
+
+# %% tags=["nbval-check-output"]
+ys = torch.full((20, 1), 0.4, dtype=torch.float64)
+gradient, x0_hat = data_gradient(lambda v: guess(two, v), some, data_term(ys, first, s**2))
+back = (ys - first(x0_hat)) / s**2 @ A  # (20, 2): A^T (y - A guess) / s^2
+verify("17.6", gradient, torch.einsum("ni,nij->nj", back, J), tol=1e-9)
+
+# %% tags=["nbval-check-output"]
+peak = World(torch.ones(1).double(), two.means[:1], two.covariances[:1])
+C_t = peak.given(some[0], seeing, exact.sigma[at].item()).covariance()
+left = peak.log_likelihood(exact, some, at, ys, A, s)
+right = log_normal(ys, first(guess(peak, some)), s**2 + A @ C_t @ A.T)
+verify("17.8", left, right[:, 0], tol=1e-9)
+
+# %%
+grid = torch.linspace(-2.5, 2.5, 15).double()
+where = torch.cartesian_prod(grid, grid)
+log_p = data_term(torch.full((225, 1), 0.4).double(), first, s**2)
+arrows = {"the prior": slope(two.noised(exact, at).log_density, where), "the measurement, exactly": pull(where),
+          "the measurement, by DPS": data_gradient(lambda v: guess(two, v), where, log_p)[0]}
+figure, axes = viz.subplots(1, 3, size=(8, 3), sharey=True)
+density = two.noised(exact, at).log_density(torch.cartesian_prod(*[torch.linspace(-2.5, 2.5, 80).double()] * 2))
+for axis, (title, arrow), colour in zip(axes, arrows.items(), viz.COLOURS, strict=False):
+    axis.contour(*[torch.linspace(-2.5, 2.5, 80)] * 2, density.exp().reshape(80, 80).T, colors="0.8", linewidths=0.8)
+    axis.quiver(*where.T, *arrow.T, color=colour, angles="xy", scale=25 if "DPS" not in title else 250, width=0.006)
+    axis.set(title=title, xlabel="first pixel of $x_t$", aspect="equal")
+axes[0].set_ylabel("second pixel")
+alt = "Three fields of arrows over the density of noisy pixels: to its peaks, to a band, and to a band ten times as hard"
+viz.show(figure, alt)
+
+# %% [markdown]
+# *The two terms of (17.2) at half of the steps, on the density of $x_t$ (grey), for the question "the first pixel is 0.4". The arrows of DPS are
+# drawn ten times shorter: it pulls that much harder.*
+#
+# ## Which of them are right?
+#
+# A right sampler gives the posterior: its mean, its spread, and its shape. The first two we can compare with the formula,
+# at one question. The third has a test that needs no formula at all, only truths: draw $x_0$ from the prior, measure $y$, and ask
+# for 19 answers. If they are drawn from the posterior, the truth is one draw more of the same kind, and each of the
+# twenty places among them is equally likely. Two places lie outside of the interval from least to largest answer:
+#
+# $$P\big( \min_i x^{(i)} < x_0 < \max_i x^{(i)} \big) = \frac{18}{20}, \qquad i = 1, \dots, 19 \tag{17.9}$$
+#
+# So this is a 90 % interval, and its **coverage** can be counted.
+#
+# ### Exercise 17.3 - `calibrated`
+#
+# Write a test that a right sampler passes and a wrong one fails. `answers` has shape (19, N), `truth` (N,): N questions. Return True if
+# the share of truths inside is 0.9, give or take three standard errors of such a share. Which ways to be wrong must it notice?
+
+# %% tags=["exercise", "nbval-check-output"]
+def calibrated(answers, truth):
+    inside = ...  # (N,) booleans
+    return ...
+
+
+calibrated = check(calibrated)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# A coin that is 1 with probability $p$ has the variance $p (1 - p)$. Intervals can be too narrow and too wide.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+draws = torch.randn(20, 50_000, generator=generator).double()
+least, largest = draws[1:].amin(0), draws[1:].amax(0)
+verify("17.9", samples=((draws[0] > least) & (draws[0] < largest)).double(), expected=0.9)
+for name, given in {"right": draws[1:], "too narrow": 0.8 * draws[1:], "too wide": 1.2 * draws[1:]}.items():
+    print(f"{name:10} passes: {calibrated(given, draws[0])}")
+
+# %% [markdown]
+# Now the four ways, with 200 steps each. Guess before you run: which have the right mean, and whose intervals are too narrow? And
+# what about somebody who does not look at $y$ and draws from the prior?
+
+# %%
+walk = double(cosine_schedule(budget(gpu=200, cpu=200, quick=20)))
+def start(y, D=2):
+    return lambda: torch.randn(len(y), D, generator=generator).double()
+
+def replacement(y, rounds=1):
+    known, mask = torch.cat([y, 0 * y], 1), torch.tensor([[True, False]]).expand(len(y), 2)
+    return inpaint(two.model(walk), walk, known, mask, start(y), walk.T, rounds, clip=False)
+
+def dps(world, operator, s, y):
+    model = guided(world.model(walk), walk, data_term(y, operator, s**2))
+    return answers(model, walk, start(y, world.means.shape[1]), walk.T, clip=False)
+
+def exactly(world, operator, s, y):
+    matrix = matrix_of(operator, world.means.shape[1])
+    log_p = lambda x, t: world.log_likelihood(walk, x, int(t[0]), y, matrix, s)  # noqa: E731
+    model = guided(world.model(walk), walk, log_p, of_guess=False)
+    return answers(model, walk, start(y, world.means.shape[1]), walk.T, clip=False)
+
+# %%
+questions = {"one pixel, noise": (one, itself, 0.5, 0.6), "first of two known": (two, first, 0.1, 0.4), "mean of two known": (two, mean, 0.1, 0.2)}
+ways = {"DPS": dps, "exact": exactly}
+rows = [(name, way, *question, ways[way]) for name, question in questions.items() for way in ways]
+only = ("first of two known", two, first, 0.1, 0.4)
+rows[2:2] = [(only[0], way, *only[1:], lambda w, o, s, y, f=f: f(y)) for way, f in {
+    "prior alone": lambda y: two.draw(len(y), generator), "replacement": replacement,
+    "replacement, 5 rounds": lambda y: replacement(y, 5)}.items()]
+
+# %%
+N = budget(gpu=500, cpu=500, quick=20, unit="questions")
+table = {}
+for name, way, world, operator, s, y, method in rows:
+    asked = lambda ys, m=method, w=world, o=operator, s=s: m(w, o, s, ys)  # noqa: E731
+    table[name, way] = prior.trial(asked, world, operator, s, y, 8 * N, N, generator)
+
+# %%
+print(f"{'':42} mean          variance      coverage")
+for (name, way), row in table.items():
+    print(f"{name:19} {way:21} " + "  ".join(f"{value:+6.0%} +- {error:3.0%}" for value, error in row.values()))
