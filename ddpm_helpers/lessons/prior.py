@@ -216,4 +216,4 @@ def scribble() -> Tensor:
     """A crude two, drawn with a ruler: (1, 1, 28, 28) in [-1, 1]."""
     picture = Image.new("L", (28, 28))
     ImageDraw.Draw(picture).line([(7, 9), (12, 5), (20, 7), (7, 22), (21, 22)], fill=255, width=3)
-    return torch.tensor(picture.getdata()).reshape(1, 1, 28, 28) / 127.5 - 1
+    return torch.tensor(list(picture.tobytes())).reshape(1, 1, 28, 28) / 127.5 - 1

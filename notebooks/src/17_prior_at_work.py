@@ -241,16 +241,16 @@ right = log_normal(ys, first(guess(peak, some)), s**2 + A @ C_t @ A.T)
 verify("17.8", left, right[:, 0], tol=1e-9)
 
 # %%
-grid = torch.linspace(-2.5, 2.5, 15).double()
+grid, fine = torch.linspace(-2.4, 2.4, 13).double(), torch.linspace(-2.5, 2.5, 80).double()
 where = torch.cartesian_prod(grid, grid)
-log_p = data_term(torch.full((225, 1), 0.4).double(), first, s**2)
+log_p = data_term(torch.full((169, 1), 0.4).double(), first, s**2)
 arrows = {"the prior": slope(two.noised(exact, at).log_density, where), "the measurement, exactly": pull(where),
           "the measurement, by DPS": data_gradient(lambda v: guess(two, v), where, log_p)[0]}
-figure, axes = viz.subplots(1, 3, size=(8, 3), sharey=True)
-density = two.noised(exact, at).log_density(torch.cartesian_prod(*[torch.linspace(-2.5, 2.5, 80).double()] * 2))
+figure, axes = viz.subplots(1, 3, size=(8, 3.4), sharey=True)
+density = two.noised(exact, at).log_density(torch.cartesian_prod(fine, fine))
 for axis, (title, arrow), colour in zip(axes, arrows.items(), viz.COLOURS, strict=False):
-    axis.contour(*[torch.linspace(-2.5, 2.5, 80)] * 2, density.exp().reshape(80, 80).T, colors="0.8", linewidths=0.8)
-    axis.quiver(*where.T, *arrow.T, color=colour, angles="xy", scale=25 if "DPS" not in title else 250, width=0.006)
+    axis.contour(fine, fine, density.exp().reshape(80, 80).T, colors="0.8", linewidths=0.8)
+    axis.quiver(*where.T, *arrow.T, color=colour, angles="xy", scale=300 if "DPS" in title else 30, width=0.006)
     axis.set(title=title, xlabel="first pixel of $x_t$", aspect="equal")
 axes[0].set_ylabel("second pixel")
 alt = "Three fields of arrows over the density of noisy pixels: to its peaks, to a band, and to a band ten times as hard"
@@ -341,3 +341,275 @@ for name, way, world, operator, s, y, method in rows:
 print(f"{'':42} mean          variance      coverage")
 for (name, way), row in table.items():
     print(f"{name:19} {way:21} " + "  ".join(f"{value:+6.0%} +- {error:3.0%}" for value, error in row.values()))
+
+# %% [markdown]
+# TABLE
+#
+# ## On digits
+#
+# The network of [notebook 08](08_sampling.ipynb), which has never been asked anything. Two test digits, the upper half of each, and four
+# answers by each way. (Sampling starts at $t = 950$: at $T$ the guess has an error multiplied by 20,000.)
+
+# %%
+net, schedule, _ = load_pretrained("mnist", device)
+net.requires_grad_(False)  # autograd is to go to the image, not to the weights
+feature_net = load_feature_net(device)
+test = load_images("mnist", train=False)
+print(test.source)
+each = budget(gpu=4, cpu=4, quick=1, unit="answers to a question")
+steps = range(950, 0, -19 if each > 1 else -95)
+
+# %%
+two_digits = to_float(test.images[[9, 18]]).to(device).repeat_interleave(each, 0)  # (8, 1, 28, 28)
+
+def noise(count, seed=0):
+    return image_noise(seed, range(count), (1, 28, 28), device)
+
+def ask(y, operator, weight, seed=0, steps=steps):
+    model = guided(net, schedule, data_term(y, operator, 1 / weight))
+    return answers(model, schedule, noise(len(y), seed), steps).clamp(-1, 1)
+
+def upper(x):
+    return x[..., :14, :]
+
+# %%
+mask = (torch.arange(28, device=device) < 14)[:, None].expand_as(two_digits)
+known = torch.where(mask, two_digits, 0.0)
+rows = {"known": known}
+for rounds in (1, 5):
+    rows[f"replacement, {rounds} round{'s' * (rounds > 1)}"] = inpaint(net, schedule, known, mask, noise(2 * each), steps, rounds).clamp(-1, 1)
+rows["DPS, weight 10"] = ask(upper(two_digits), upper, 10)
+
+# %%
+for name, x in rows.items():
+    off = (upper(x) - upper(two_digits)).square().mean().sqrt()
+    print(f"{name:22} known half off by {off:.2f}; read as {feature_net(x).argmax(1).tolist()}")
+
+# %% tags=["figure-17_answers"]
+alt = "Upper halves of two digits, and under each four completions by replacement, with five rounds, and by guidance"
+viz.image_rows(rows, alt=alt)
+
+# %% [markdown]
+# HALF
+#
+# A question that replacement cannot be asked: no pixel is known, only means of 4x4 of them, or a blur. The network is
+# the same, `operator` is another.
+
+# %%
+curve = torch.exp(-(torch.arange(-6.0, 7.0, device=device) ** 2) / (2 * 2.5**2))
+kernel = (curve[:, None] * curve / curve.sum() ** 2)[None, None]  # (1, 1, 13, 13)
+
+def small(x):
+    return F.avg_pool2d(x, 4)
+
+def blurred(x):
+    return F.conv2d(x, kernel, padding=6)
+
+# %%
+tiny, soft = small(two_digits), blurred(two_digits)
+rows = {"7x7": tiny.repeat_interleave(4, 2).repeat_interleave(4, 3), "to 28x28": ask(tiny, small, 10), "blurred": soft, "sharpened": ask(soft, blurred, 10), "true": two_digits}
+viz.image_rows(rows, alt="Digits of 7x7 pixels and blurred ones, four answers to each, and the true digits")
+
+# %% [markdown]
+# SHARP
+#
+# ### How much does the measurement weigh?
+#
+# (17.6) has the weight $1 / s^2$, and our measurements have no noise at all. But an infinite weight cannot be computed, and the
+# table showed that even the right one pulls too hard. So the weight is a knob. Guess before you run: what does a small one do, and
+# what a very large one?
+
+# %%
+weights = (0.1, 1, 10, 100, 1000)
+some = two_digits[:: max(1, each // 2)]  # (4, 1, 28, 28), two answers to each of two questions
+y = small(some)
+per_answer = torch.tensor(weights, device=device).repeat_interleave(len(y))
+tries = ask(y.repeat(len(weights), 1, 1, 1), small, per_answer, seed=1, steps=steps[::2])
+
+# %%
+frames, rows = [], {}
+for weight, x in zip(weights, tries.split(len(y)), strict=True):
+    off = (small(x) - y).square().mean().sqrt()
+    frames.append((f"weight {weight:g}: the 7x7 picture is off by {off:.3f}", [x]))
+    rows[f"weight {weight:g}"] = x
+viz.explore({"": frames}, slider="weight")
+
+# %%
+viz.image_rows(rows | {"true": some}, alt="Answers to two 7x7 digits at five weights: at 0.1 other digits, at 10 the right ones, at 1000 broken ones")
+
+# %% [markdown]
+# WEIGHT
+#
+# What does not fit is refused:
+
+# %%
+for wrong in (lambda: inpaint(net, schedule, known, mask[:, :, :14], noise(2)), lambda: ask(tiny, blurred, 10)):
+    try:
+        wrong()
+    except ValueError as error:
+        print(error)
+
+# %% [markdown]
+# ## From a scribble
+#
+# You need not measure anything to ask. **SDEdit** (Meng et al. 2022) takes a crude drawing, adds noise up to a step $t$, and
+# lets the sampler come down from there. Noise drowns what is crude about it first, and what is large last. How much is kept? For Gaussian data, of
+# mean $m$ and variance $v$ for each pixel, the path is linear: a drawing $g$ leads to an image with
+#
+# $$\mathbb{E}[x_0] = m + \kappa\, (g - m), \qquad \operatorname{Var}[x_0] = (1 - \kappa^2)\, v, \qquad \kappa = \sqrt{\frac{\bar\alpha_t\, v}{\bar\alpha_t\, v + \sigma_t^2}} \tag{17.10}$$
+#
+# $\kappa$ is what is left of the drawing, and $1 - \kappa^2$ the share of the variance that is new. So faithfulness and variety are one number, and the **strength**
+# $t / T$ sets it. There is no free choice of both.
+#
+# ### Exercise 17.4 - `edit_start`
+#
+# `steps` is a falling list. Keep those that are at most `strength` times $T$, and noise `guide` (B, ...) to the first of them. Return $x_t$ and the
+# list.
+
+# %% tags=["exercise", "nbval-check-output"]
+def edit_start(schedule, guide, strength, steps, noise):
+    left = ...
+    t = ...  # (B,), the first of them
+    return q_sample(schedule, guide, t, noise), left
+
+
+edit_start = check(edit_start)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `torch.full((B,), left[0], device=guide.device)` makes the steps.
+#
+# </details>
+
+# %% tags=["nbval-check-output"]
+m, v, g, long = -0.5, 0.49, 0.8, double(cosine_schedule(1000))
+pixel, z = world([1.0], [[m]], [[[v]]]), torch.linspace(-2, 2, 9).double()[:, None]
+x_t, left = edit_start(long, torch.full_like(z, g), 0.6, list(range(1000, 0, -1)), z)
+*_, end = ddim_trajectory(pixel.model(long), long, x_t, left, clip=False)
+part = long.alpha_bar[600] * v
+kappa = (part / (part + long.sigma[600] ** 2)).sqrt()
+new = (1 - kappa**2).sqrt() * v**0.5 * z  # z is N(0, 1), so this has the variance of (17.10)
+verify("17.10", end.x, m + kappa * (g - m) + new, tol=2e-3)
+
+# %%
+drawing, strengths = prior.scribble().to(device), [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+n, edits, alike = budget(gpu=32, cpu=16, quick=3, unit="images"), {}, {}
+for strength in strengths:
+    x_t, left = edit_start(schedule, drawing.expand(n, -1, -1, -1), strength, list(steps[::2]), noise(n)())
+    *_, last = ddim_trajectory(net, schedule, x_t, left, 1.0, noise(n, 1))
+    edits[strength] = last.x.clamp(-1, 1)
+    pairs = torch.cat([edits[strength], drawing]).flatten(1).corrcoef()
+    alike[strength] = pairs[-1, :-1]  # (n,), correlation with the drawing
+
+# %%
+for strength, x in edits.items():
+    found, value = evaluate(feature_net, x), alike[strength]
+    twos = (feature_net(x).argmax(1) == 2).float().mean()
+    print(f"strength {strength}: like the drawing {value.mean():.2f} +- {value.std() / n**0.5:.2f}; recognisable {found.recognisable:4.0%}; read as two {twos:4.0%}")
+
+# %%
+frames = [(f"strength {strength}, correlation with the drawing {alike[strength].mean():.2f}", [x[:8]]) for strength, x in edits.items()]
+viz.explore({"": frames}, slider="strength")
+
+# %%
+rows = {"drawing": drawing} | {f"strength {strength}": edits[strength][:8] for strength in (0.2, 0.4, 0.5, 0.6, 0.8)}
+viz.image_rows(rows, alt="A crude two, and eight images made from it at each of five strengths: from the drawing itself to any digit")
+
+# %% [markdown]
+# EDIT
+#
+# ## The same hand, another digit
+#
+# An edit of a real image should keep all that it does not change. [Notebook 08](08_sampling.ipynb) led an image up to a start that leads
+# back to it. With labels, [notebook 12](12_guidance.ipynb), one can go up with the image's own label and come down with another. What is kept? For
+# Gaussian classes, $\mathcal{N}(m_k, v_k)$, a path up keeps the number of standard deviations from the mean, and so does the
+# path down:
+#
+# $$\frac{x' - m_l}{\sqrt{v_l}} = \frac{x - m_k}{\sqrt{v_k}} \tag{17.11}$$
+#
+# Who was unusually slanted for a four becomes unusually slanted for a nine, if slant is how they differ.
+
+# %% tags=["nbval-check-output"]
+to_noise = double(linear_schedule(1000))  # almost nothing of the image is left at its end
+four, nine = world([1.0], [[-0.5]], [[[0.09]]]), world([1.0], [[0.8]], [[[0.49]]])
+x = torch.linspace(-1.5, 0.5, 21).double()[:, None]
+up = ddim_invert(four.model(to_noise), to_noise, x, 500)
+*_, down = ddim_trajectory(nine.model(to_noise), to_noise, up, 500, clip=False)
+verify("17.11", (down.x - 0.8) / 0.7, (x + 0.5) / 0.3, tol=0.03)
+
+# %%
+labelled, schedule_l, _ = load_pretrained("mnist_labels", device)
+picked = [4, 0, 3]  # a four, a seven, a nought
+real, own = to_float(test.images[picked]).to(device), test.labels[picked].to(device)
+up = ddim_invert(lambda x, t: labelled(x, t, own), schedule_l, real, steps)
+
+# %%
+rows = {}
+for image, start_x, label in zip(real, up, own, strict=True):
+    asked, many = torch.arange(10, device=device), start_x.expand(10, -1, -1, -1)
+    *_, last = ddim_trajectory(lambda x, t, asked=asked: labelled(x, t, asked), schedule_l, many, steps, clip=False)
+    rows[f"a {label}"] = torch.cat([image[None], last.x])
+viz.image_rows(rows, titles=["image", *map(str, range(10))], alt="Three real digits, led up with their own label and down with each of the ten")
+
+# %% [markdown]
+# INVERT
+#
+# ## A label by somebody else's gradient
+#
+# A label is a measurement, too: $p(y \mid x_0)$ is what a classifier says of a clean image. [Notebook 12](12_guidance.ipynb) held that
+# the classifier of (12.4) has to read noisy images (Dhariwal & Nichol 2021), so the feature network will not do. But the
+# trick of (17.6) works for any $p(y \mid x_0)$ that autograd can go through: ask it about the clean *guess*. Then the network without labels, and
+# a classifier that never met noise, draw what is asked for.
+#
+# Who is to judge? Not the feature network, for the images were pushed until it agreed. A second reader, trained here, has no
+# part in it.
+
+# %%
+train, reader = load_images("mnist"), FeatureNet().to(device)
+optimizer = torch.optim.Adam(reader.parameters(), 1e-3)
+for _ in range(budget(gpu=1000, cpu=300, quick=30)):
+    some = torch.randint(len(train.images), (64,), generator=generator)
+    x, label = to_float(train.images[some]).to(device), train.labels[some].to(device)
+    optimizer.zero_grad()
+    F.cross_entropy(reader(x), label).backward()
+    optimizer.step()
+reader.eval()
+right = (reader(to_float(test.images[:1000]).to(device)).argmax(1).cpu() == test.labels[:1000]).float().mean()
+print(f"the second reader reads {right:.1%} of 1,000 test digits")
+
+# %%
+n, short = budget(gpu=100, cpu=40, quick=10, unit="images"), steps[::2]
+asked = torch.arange(n, device=device) % 10
+
+def classifier(scale):
+    return lambda images, t: scale * feature_net(images).log_softmax(1)[range(n), asked]
+
+rows, samples = {}, {"no guidance": answers(net, schedule, noise(n), short)}
+for scale in (1, 5, 20):
+    samples[f"classifier, {scale}"] = answers(guided(net, schedule, classifier(scale)), schedule, noise(n), short)
+for scale in (1, 3):
+    model = guide(labelled, scale)
+    samples[f"classifier-free, {scale}"] = answers(lambda x, t, model=model: model(x, t, asked), schedule_l, noise(n), short)
+
+# %%
+for name, x in samples.items():
+    x = x.clamp(-1, 1)
+    guiding, second = ((net_(x).argmax(1) == asked).float().mean() for net_ in (feature_net, reader))
+    error = (second * (1 - second) / n) ** 0.5
+    print(f"{name:18} as asked: {guiding:4.0%} by the feature network, {second:4.0%} +- {error:.0%} by the second reader")
+    rows[name] = x[:10]
+viz.image_rows(rows, titles=[str(k) for k in range(10)], alt="Ten digits asked for, by a classifier's gradient at three scales and by classifier-free guidance")
+
+# %% [markdown]
+# CLASSIFIER
+#
+# ## What to remember, and what broke
+#
+# - REM
+#
+# **What broke:** nothing here was fast. BROKE
+#
+# ### Experiments to try
+#
+# - TRY
