@@ -213,7 +213,7 @@ def edit_start(schedule: NoiseSchedule, guide: Tensor, strength: float, steps: l
 
 
 def scribble() -> Tensor:
-    """A crude two, drawn with a ruler: (1, 1, 28, 28) in [-1, 1]."""
+    """A two as if drawn with a ruler, three strokes like a Z: (1, 1, 28, 28) in [-1, 1]."""
     picture = Image.new("L", (28, 28))
-    ImageDraw.Draw(picture).line([(7, 9), (12, 5), (20, 7), (7, 22), (21, 22)], fill=255, width=3)
+    ImageDraw.Draw(picture).line([(7, 7), (20, 7), (7, 21), (21, 21)], fill=255, width=3)
     return torch.tensor(list(picture.tobytes())).reshape(1, 1, 28, 28) / 127.5 - 1

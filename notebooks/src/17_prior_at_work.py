@@ -53,11 +53,11 @@ generator = torch.Generator().manual_seed(0)
 # known*. One to the first: *what was it without the noise?*
 
 # %%
-def world(weights, means, covariances):
+def mixture(weights, means, covariances):
     return World(*(torch.tensor(values, dtype=torch.float64) for values in (weights, means, covariances)))
 
-one = world([0.4, 0.3, 0.3], [[-1.2], [0.2], [1.1]], [[[0.09]], [[0.09]], [[0.04]]])
-two = world([0.4, 0.3, 0.3], [[-1.0, -0.6], [0.2, 0.9], [0.6, -0.5]],
+one = mixture([0.4, 0.3, 0.3], [[-1.2], [0.2], [1.1]], [[[0.09]], [[0.09]], [[0.04]]])
+two = mixture([0.4, 0.3, 0.3], [[-1.0, -0.6], [0.2, 0.9], [0.6, -0.5]],
             [[[0.09, 0.072], [0.072, 0.09]], [[0.12, -0.04], [-0.04, 0.06]], [[0.09, 0.036], [0.036, 0.04]]])
 
 # %%
@@ -303,7 +303,7 @@ for name, given in {"right": draws[1:], "too narrow": 0.8 * draws[1:], "too wide
 # what about somebody who does not look at $y$ and draws from the prior?
 
 # %%
-walk = double(cosine_schedule(budget(gpu=200, cpu=200, quick=20)))
+walk = double(cosine_schedule(budget(gpu=200, cpu=200, quick=10)))
 def start(y, D=2):
     return lambda: torch.randn(len(y), D, generator=generator).double()
 
@@ -354,6 +354,26 @@ for (name, way), row in table.items():
 # *And the prior alone? It has never looked at $y$, its mean is the worst, and its coverage is perfect. (17.9) holds for it, because
 # on average over all questions it claims no more than it knows. A test of coverage finds who is too sure. It does not find who is idle; for
 # that one needs the mean.*
+#
+# ## Grey to colour
+#
+# A pixel with three channels, of which only the mean is known: is it brick or slate? `operator` takes the mean, and the rest stays.
+
+# %%
+bricks = torch.diag_embed(torch.full((2, 3), 0.02))
+colours = mixture([0.6, 0.4], [[0.5, -0.3, -0.4], [-0.5, -0.1, 0.4]], bricks.tolist())
+grey = torch.full((200, 1), -0.07).double()
+rows = {"grey": grey.expand(200, 3), "exact": exactly(colours, mean, 0.05, grey), "DPS": dps(colours, mean, 0.05, grey)}
+posterior_mean = colours.given(grey[0], matrix_of(mean, 3), 0.05)
+rows["mean answer"] = (posterior_mean.weights @ posterior_mean.means).expand(200, 3)
+print(f"brick has the probability {posterior_mean.weights[0]:.0%}")
+for name in ("exact", "DPS"):
+    print(f"{name:5} says brick in {(rows[name][:, 0] > 0).float().mean():.0%} of 200 answers")
+viz.image_rows({k: x[:14, :, None, None].float() for k, x in rows.items()}, alt="A row of grey squares; two rows of squares in brick and in slate; a row of the mean, grey again")
+
+# %% [markdown]
+# *Each square is an answer. The mean of all answers, which a network trained with a squared error would give, is no answer: nothing in this world
+# has that colour.*
 #
 # ## On digits
 #
@@ -501,7 +521,7 @@ edit_start = check(edit_start)
 
 # %% tags=["nbval-check-output"]
 m, v, g, long = -0.5, 0.49, 0.8, double(cosine_schedule(1000))
-pixel, z = world([1.0], [[m]], [[[v]]]), torch.linspace(-2, 2, 9).double()[:, None]
+pixel, z = mixture([1.0], [[m]], [[[v]]]), torch.linspace(-2, 2, 9).double()[:, None]
 x_t, left = edit_start(long, torch.full_like(z, g), 0.6, list(range(1000, 0, -1)), z)
 *_, end = ddim_trajectory(pixel.model(long), long, x_t, left, clip=False)
 part = long.alpha_bar[600] * v
@@ -526,11 +546,16 @@ for strength, x in edits.items():
     print(f"strength {strength}: like the drawing {value.mean():.2f} +- {value.std() / n**0.5:.2f}; recognisable {found.recognisable:4.0%}; read as two {twos:4.0%}")
 
 # %%
+twos = [(feature_net(x).argmax(1) == 2).float().mean() for x in edits.values()]
+curves = {"correlation with the drawing": (strengths, [a.mean() for a in alike.values()]), "share read as a two": (strengths, twos)}
+viz.plot_curves(curves, xlabel="strength", alt="Correlation with the drawing falls slowly with the strength, then faster; the share read as a two holds and then falls")
+
+# %%
 frames = [(f"strength {strength}, correlation with the drawing {alike[strength].mean():.2f}", [x[:8]]) for strength, x in edits.items()]
 viz.explore({"": frames}, slider="strength")
 
 # %%
-rows = {"drawing": drawing} | {f"strength {strength}": edits[strength][:8] for strength in (0.2, 0.4, 0.5, 0.6, 0.8)}
+rows = {"drawing": drawing} | {f"strength {strength}": edits[strength][:8] for strength in (0.2, 0.4, 0.6, 0.8, 0.9)}
 viz.image_rows(rows, alt="A crude two, and eight images made from it at each of five strengths: from the drawing itself to any digit")
 
 # %% [markdown]
@@ -549,7 +574,7 @@ viz.image_rows(rows, alt="A crude two, and eight images made from it at each of 
 
 # %% tags=["nbval-check-output"]
 to_noise = double(linear_schedule(1000))  # almost nothing of the image is left at its end
-four, nine = world([1.0], [[-0.5]], [[[0.09]]]), world([1.0], [[0.8]], [[[0.49]]])
+four, nine = mixture([1.0], [[-0.5]], [[[0.09]]]), mixture([1.0], [[0.8]], [[[0.49]]])
 x = torch.linspace(-1.5, 0.5, 21).double()[:, None]
 up = ddim_invert(four.model(to_noise), to_noise, x, 500)
 *_, down = ddim_trajectory(nine.model(to_noise), to_noise, up, 500, clip=False)
@@ -596,7 +621,7 @@ right = (reader(to_float(test.images[:1000]).to(device)).argmax(1).cpu() == test
 print(f"the second reader reads {right:.1%} of 1,000 test digits")
 
 # %%
-n, short = budget(gpu=100, cpu=40, quick=10, unit="images"), steps[::2]
+n, short = budget(gpu=100, cpu=30, quick=10, unit="images"), steps[::2]
 asked = torch.arange(n, device=device) % 10
 
 def classifier(scale):
