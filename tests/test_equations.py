@@ -348,7 +348,7 @@ BREAKS["17_prior_at_work"] = {
     "17.6": [("/ s**2 @ A", "@ A"), ("(ys - first(x0_hat))", "(first(x0_hat) - ys)")],
     "17.7": [("sigma[at] ** 2 * C", "sigma[at] * C"), ("two.given(v, seeing", "two.given(v, eye")],
     "17.8": [("s**2 + A @", "A @"), ("+ A @ C_t @ A.T", "")],
-    "17.9": [("draws[1:].amin(0)", "draws[2:].amin(0)"), ("> least) &", "> least) |")],
+    "17.9": [("draws[1:].amin(0)", "draws[1:10].amin(0)"), ("> least) &", "> least) |")],
     "17.10": [("kappa * (g - m)", "kappa * g"), ("(1 - kappa**2).sqrt()", "(1 - kappa)")],
     "17.11": [("- 0.8) / 0.7", "- 0.8) / 0.3"), ("(x + 0.5)", "(x - 0.5)")],
 }
