@@ -557,6 +557,9 @@ curves = {"correlation with the drawing": (strengths, [a.mean() for a in alike.v
 alt = "Correlation with the drawing falls with the strength, and ever faster; so does the share of twos, from 0.7 on"
 viz.plot_curves(curves, xlabel="strength", alt=alt)
 
+# %% [markdown]
+# *Strength against faithfulness. Move the slider, or look at the rows below it, and find the strength at which the ruler is gone and the two is not.*
+
 # %%
 frames = [(f"strength {strength}, correlation with the drawing {alike[strength].mean():.2f}", [x[:8]])
           for strength, x in edits.items()]
@@ -645,7 +648,8 @@ rows, samples = {}, {"no guidance": answers(net, schedule, noise(n), short)}
 for scale in (1, 5, 20):
     samples[f"classifier, {scale}"] = answers(guided(net, schedule, classifier(scale)), schedule, noise(n), short)
 for scale in (1, 3):
-    free = lambda x, t, model=guide(labelled, scale): model(x, t, asked)  # noqa: E731
+    model = guide(labelled, scale)
+    free = lambda x, t, model=model: model(x, t, asked)  # noqa: E731
     samples[f"classifier-free, {scale}"] = answers(free, schedule_l, noise(n), short)
 
 # %%
