@@ -394,6 +394,21 @@ BREAKS["20_memorise_or_generalise"] = {
 }
 
 
+BREAKS["17_prior_at_work"] = {
+    "17.1": [("two.log_density(x) + log_p_y", "two.log_density(x) - log_p_y"), (" - evidence", "")],
+    "17.2": [("log_density, x) + pull(x)", "log_density, x) - pull(x)"), ("+ pull(x), tol", ", tol")],
+    "17.3": [("ratio * pull(x)", "pull(x)"), ("sigma[at] ** 2 /", "sigma[at] /")],
+    "17.4": [("sqrt_alpha_bar[at] * 0.4,", "alpha_bar[at] * 0.4,"), ("sigma[at] ** 2]", "sigma[at]]")],
+    "17.5": [("(1 - keep**2).sqrt() * x_t", "(1 - keep) * x_t"), ("keep * lower", "keep**2 * lower")],
+    "17.6": [("/ s**2 @ A", "@ A"), ("(ys - first(x0_hat))", "(first(x0_hat) - ys)")],
+    "17.7": [("sigma[at] ** 2 * C", "sigma[at] * C"), ("two.given(v, seeing", "two.given(v, eye")],
+    "17.8": [("s**2 + A @", "A @"), ("+ A @ C_t @ A.T", "")],
+    "17.9": [("draws[1:].amin(0)", "draws[1:10].amin(0)"), ("> least) &", "> least) |")],
+    "17.10": [("kappa * (g - m)", "kappa * g"), ("(1 - kappa**2).sqrt()", "(1 - kappa)")],
+    "17.11": [("- 0.8) / 0.7", "- 0.8) / 0.3"), ("(x + 0.5)", "(x - 0.5)")],
+}
+
+
 def code_cells(name: str) -> list[str]:
     source = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
     cells = re.split(r"^# %%(.*)\n", source, flags=re.MULTILINE)[1:]  # header, cell, header, cell, ...

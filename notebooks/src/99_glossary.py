@@ -89,6 +89,7 @@ from ddpm_helpers import cosine_schedule, linear_schedule, snr
 # | $\eta$ | in notebook 07 the learning rate | `learning_rate` | [(7.7)](07_train_ddpm.ipynb) |
 # | $\eta$, $\varphi$ | in notebook 08 the share of fresh noise in a step of DDIM, and its standard deviation | `eta` | [(8.7)](08_sampling.ipynb) |
 # | $z$ | fresh noise in a step of a sampler | `noise` | [(8.4)](08_sampling.ipynb) |
+# | $y$, $A$, $s$ | in notebook 17 a measurement, its operator, and the standard deviation of its noise | `data_term` | [(17.1)](17_prior_at_work.ipynb) |
 # | $s$ | in notebook 12 the guidance scale | `guide(model, s)` | [(12.4)](12_guidance.ipynb) |
 #
 # ### Everywhere
@@ -160,6 +161,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | corrupt | In notebook 01: to mix an image with uniform noise. | [01](01_corrupt_and_predict.ipynb) |
 # | cosine schedule | A schedule whose $\bar\alpha_t$ falls like a squared cosine. | [02](02_forward_process.ipynb) |
 # | covariance | For each two pixels or features, the mean product of their deviations from their means: a matrix with the variances on its diagonal. | [04](04_bound_to_noise.ipynb) |
+# | coverage | How often an interval holds the truth; a 90 % interval should in 90 of 100 questions. | [17](17_prior_at_work.ipynb) |
 # | DDIM | A sampler that may skip steps and adds no noise, unless $\eta$ asks for it; without, it is Euler's method in $\rho_t$. | [08](08_sampling.ipynb) |
 # | DDPM | Denoising diffusion probabilistic model: trained by Algorithm 1, sampled by Algorithm 2. | [07](07_train_ddpm.ipynb) |
 # | decay | What an exponential moving average keeps of itself in each training step. | [07](07_train_ddpm.ipynb) |
@@ -167,6 +169,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | density | How likely values are, as the height of an infinitely fine histogram; the area under it is 1. | [03](03_likelihood_bound.ipynb) |
 # | diagnose | The clinic's list of measurements, as one function. | [13](13_debugging_clinic.ipynb) |
 # | distillation | Training a network on what another one computes. | [18](18_few_steps.ipynb) |
+# | DPS | Diffusion posterior sampling: guidance by how well the clean guess fits a measurement. | [17](17_prior_at_work.ipynb) |
 # | eigenvectors | Of a covariance: directions along which coordinates have covariance 0 with each other. The variances along them are the eigenvalues. | [04](04_bound_to_noise.ipynb) |
 # | ELBO | See evidence lower bound. | [03](03_likelihood_bound.ipynb) |
 # | EMA | See exponential moving average. | [07](07_train_ddpm.ipynb) |
@@ -227,13 +230,14 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | noise schedule | The list $\beta_1, \dots, \beta_T$; in short schedule. | [02](02_forward_process.ipynb) |
 # | noisy image | The image $x_t$: the clean image shrunk, with noise added. | [02](02_forward_process.ipynb) |
 # | objective | The loss that is minimised; an argument of the trainer. | [07](07_train_ddpm.ipynb) |
+# | operator | What takes an image to what is measured of it, such as a blur. | [17](17_prior_at_work.ipynb) |
 # | optimizer | What turns gradients into steps of the weights; here Adam. | [07](07_train_ddpm.ipynb) |
 # | order | Of a solver: the power of the step with which its error falls. | [15](15_solvers.ipynb) |
 # | patch | A square of $p \times p$ pixels that becomes one place with $C p^2$ channels, `patch` = $p$. | [06](06_unet.ipynb) |
 # | path | All $x_0, \dots, x_T$ of one walk; without fresh noise, the line that DDIM follows. | [03](03_likelihood_bound.ipynb) |
 # | posterior | $q(x_{t-1} \mid x_t, x_0)$: the step down of somebody who knows the clean image. | [04](04_bound_to_noise.ipynb) |
 # | preconditioning | Numbers before, behind and around a network that give its input and its target one size at every noise level. | [16](16_targets_and_weights.ipynb) |
-# | prior | The density that sampling starts from, $p(x_T)$, and not one of $x_0$; also the first term of the bound. | [03](03_likelihood_bound.ipynb) |
+# | prior | The density that sampling starts from, $p(x_T)$, and not one of $x_0$; also the first term of the bound. In notebook 17 that of images, before anything is measured. | [03](03_likelihood_bound.ipynb) |
 # | probability-flow ODE | The smooth path whose density at each time is that of the noising walk. | [15](15_solvers.ipynb) |
 # | published | In notebook 10: with network, data range, noise schedule, target and sampler as published. | [10](10_libraries.ipynb) |
 # | recall | Share of real images that have a sample near them. | [18](18_few_steps.ipynb) |
@@ -242,6 +246,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | rectified flow | Noise and image mixed along a straight line, and a mean followed back. | [01](01_corrupt_and_predict.ipynb) |
 # | reflow | Training anew on the pairs of noise and image that a sampler made: the paths become straighter. | [14](14_flow_matching.ipynb) |
 # | repaired | In notebook 10: without the faults of the published design. | [10](10_libraries.ipynb) |
+# | resampling | Taking a step of a sampler back with fresh noise, and making it again. | [17](17_prior_at_work.ipynb) |
 # | residual block | Layers that add to their input instead of replacing it. | [06](06_unet.ipynb) |
 # | root | Of a symmetric matrix: the one in the same directions with the roots of its eigenvalues; its square is the matrix. | [09](09_evaluation.ipynb) |
 # | sample | An image that a model made, or to make one. | [01](01_corrupt_and_predict.ipynb) |
@@ -250,6 +255,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | scaling law | A loss that falls as a power of size, data or computing time, towards a floor. | [20](20_memorise_or_generalise.ipynb) |
 # | scheduler | In diffusers: schedule and sampler in one object. | [10](10_libraries.ipynb) |
 # | score | The slope of a log density in $x$: which way is more likely. (In statistics: the slope in the parameters.) | [04](04_bound_to_noise.ipynb) |
+# | SDEdit | Sampling from a drawing with noise, not from noise alone. | [17](17_prior_at_work.ipynb) |
 # | self-attention | A layer in which every pixel looks at every other one. | [06](06_unet.ipynb) |
 # | shortcut | The way past the layers of a residual block. | [06](06_unet.ipynb) |
 # | signal-to-noise ratio | Variance of the signal over variance of the noise. | [02](02_forward_process.ipynb) |
@@ -262,6 +268,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | step | From $t$ to $t - 1$ or back. A step of the optimizer is called a training step where both occur. | [02](02_forward_process.ipynb) |
 # | straight line | The simplest competitor of a network: for each pixel and step $a\, x_t + b$. | [13](13_debugging_clinic.ipynb) |
 # | stratified | Drawn one from each of equal stretches, not independently. | [07](07_train_ddpm.ipynb) |
+# | strength | Of an edit by SDEdit: how far up the noise goes, as a share of all steps. | [17](17_prior_at_work.ipynb) |
 # | stride | How many pixels a convolution moves on from one output pixel to the next. | [05](05_time_conditioning.ipynb) |
 # | target | What a network is trained to predict: noise, clean image or velocity. Choosing one is choosing a weight for each step. | [16](16_targets_and_weights.ipynb) |
 # | telescopes | Of a product or sum: all but the first and last part cancel. | [03](03_likelihood_bound.ipynb) |
@@ -351,6 +358,12 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #   Short, and the source of [(12.4)](12_guidance.ipynb).
 # - **Bradley & Nakkiran 2024**, *Classifier-free guidance is a predictor-corrector*, arXiv
 #   [2408.09000](https://arxiv.org/abs/2408.09000). What guidance is, if not what its derivation says.
+# - **Meng et al. 2022**, *SDEdit: guided image synthesis and editing with stochastic differential equations*, arXiv
+#   [2108.01073](https://arxiv.org/abs/2108.01073). From a scribble to a picture; [(17.10)](17_prior_at_work.ipynb).
+# - **Lugmayr et al. 2022**, *RePaint: inpainting using denoising diffusion probabilistic models*, arXiv
+#   [2201.09865](https://arxiv.org/abs/2201.09865). Replacement with resampling.
+# - **Chung et al. 2023**, *Diffusion posterior sampling for general noisy inverse problems*, arXiv
+#   [2209.14687](https://arxiv.org/abs/2209.14687). The gradient of a guess; [(17.6)](17_prior_at_work.ipynb).
 # - **Karras et al. 2024**, *Guiding a diffusion model with a bad version of itself*, arXiv
 #   [2406.02507](https://arxiv.org/abs/2406.02507). Guidance without losing variety.
 #
