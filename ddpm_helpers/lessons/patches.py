@@ -1,4 +1,4 @@
-"""Patches and latents (notebook 19): a diffusion transformer (Peebles & Xie 2023), an autoencoder, one training loop."""
+"""Patches and latents (notebook 19): a diffusion transformer (Peebles & Xie 2023), an autoencoder, a loop."""
 
 import time
 from collections.abc import Callable
@@ -44,8 +44,8 @@ def adaln_zero(x: Tensor, branch: Callable, shift: Tensor, scale: Tensor, gate: 
 
 
 def cross_attention(q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of q (B, N, d) a weighted mean of v (B, L, e), with weights (B, N, L) by how well k (B, L, d) fits; words
-    that are not `real` (B, L), bool, get the weight 0. Returns means (B, N, e) and weights (Vaswani et al. 2017)."""
+    """For each of q (B, N, d) a weighted mean of v (B, L, e), with weights (B, N, L) by how well k (B, L, d) fits; what
+    is not `real` (B, L), bool, has weight 0. Returns means (B, N, e) and weights (Vaswani et al. 2017, eq. 1)."""
     fit = q @ k.mT / q.shape[-1] ** 0.5
     weights = fit.masked_fill(~real[:, None], -torch.inf).softmax(-1)
     return weights @ v, weights

@@ -12,14 +12,14 @@ from ..nets import VelocityNet
 from ..schedule import NoiseSchedule, cosine_schedule
 from .patches import Autoencoder, DiT, cross_attention
 
-DIGITS = "zero one two three four five six seven eight nine".split()
-LEVELS = {  # property -> thirds of the resized MNIST digits, and the words below the first and above the second
-    "thickness": (1.9, 2.3, "thin", "thick"),
-    "slant": (0.01, 0.27, "slanted left", "slanted right"),
-    "size": (5.1, 5.9, "small", "large"),
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+LEVELS = {  # property -> the ends of the middle third of the resized MNIST digits, and the words for each third
+    "thickness": ((1.9, 2.3), ("thin", "", "thick")),
+    "slant": ((0.01, 0.27), ("slanted left", "", "slanted right")),
+    "size": ((5.1, 5.9), ("small", "", "large")),
 }
 VOCABULARY = ["", "<begin>", "small", "large", "thin", "thick", *DIGITS, "slanted", "left", "right"]  # "" fills up
-LONGEST = 7  # tokens: begin, two adjectives, digit, slanted left or right, and room for one more
+LONGEST = 7  # tokens of a caption, the beginning included
 
 
 def measure(images: Tensor) -> dict[str, Tensor]:
@@ -39,19 +39,18 @@ def measure(images: Tensor) -> dict[str, Tensor]:
 
 def levels(images: Tensor) -> dict[str, Tensor]:
     """Property -> 0, 1 or 2 (N,): below, within, above the middle third."""
-    return {name: torch.bucketize(value, torch.tensor(LEVELS[name][:2])) for name, value in measure(images).items()}
+    return {name: torch.bucketize(value, torch.tensor(LEVELS[name][0])) for name, value in measure(images).items()}
 
 
 def caption(digit: int, thickness: int = 1, slant: int = 1, size: int = 1) -> str:
-    """ "a small thick seven, slanted left": a digit and its levels, 0, 1 or 2; of the middle nothing is said."""
-    chosen = {"thickness": thickness, "slant": slant, "size": size}
-    said = {name: (LEVELS[name][2], "", LEVELS[name][3])[level] for name, level in chosen.items()}
-    words = " ".join(filter(None, [said["size"], said["thickness"], DIGITS[digit]]))
-    return f"{'an' if words == 'eight' else 'a'} {words}" + (f", {said['slant']}" if said["slant"] else "")
+    """A digit and its levels in words, "a small thick seven, slanted left"; of the middle nothing is said."""
+    thick, lean, big = (LEVELS[name][1][i] for name, i in zip(LEVELS, (thickness, slant, size), strict=True))
+    text = " ".join(filter(None, [big, thick, DIGITS[digit]]))
+    return ("an " if text == "eight" else "a ") + text + (f", {lean}" if lean else "")
 
 
 def tokens(captions: list[str]) -> Tensor:
-    """Captions as places in `VOCABULARY`, (B, LONGEST) int64, each after a "<begin>"; articles and commas say nothing."""
+    """Captions as numbers of `VOCABULARY`, (B, LONGEST) int64, each after a "<begin>", without articles and commas."""
     rows = []
     for text in captions:
         words = [word for word in text.lower().replace(",", " ").split() if word not in ("a", "an")]
@@ -98,8 +97,8 @@ class TextEncoder(nn.Module):
 
 
 class WordNet(nn.Module):
-    """Latents (B, 4, 7, 7), steps (B,), tokens (B, L) -> velocity (B, 4, 7, 7): a `DiT` that reads by cross-attention, or
-    with `bag` gets the mean of the table's rows with the time."""
+    """Latents (B, 4, 7, 7), steps (B,), tokens (B, L) -> velocity (B, 4, 7, 7): a `DiT` with cross-attention to the
+    words, or with `bag` one that gets their mean, added to the embedding of the time."""
 
     def __init__(self, bag: bool = False, width: int = 64, depth: int = 4):
         super().__init__()
@@ -114,8 +113,8 @@ class WordNet(nn.Module):
 
 
 def prompted(model: nn.Module, wanted: list[str], avoided: list[str] | str = "", scale: float = 1.0):
-    """A function (x, t) -> noise (B, ...) for `sample`, with as large a batch as there are captions: away from the
-    prediction for the captions `avoided` (one for all, or one each), `scale` times as far as to that of the `wanted`."""
+    """A function (x, t) -> noise (B, ...) for `sample`, whose batch has as many images as there are captions: from the
+    prediction for what is `avoided` (one caption, or one each) `scale` times the way to that for what is `wanted`."""
     avoided = [avoided] * len(wanted) if isinstance(avoided, str) else avoided
     both = tokens([*avoided, *wanted])
 
@@ -133,22 +132,12 @@ def prompted(model: nn.Module, wanted: list[str], avoided: list[str] | str = "",
 
 
 @torch.no_grad()
-def obedience(images: Tensor, captions: list[str], feature_net: nn.Module) -> dict[str, Tensor]:
-    """What each image (N, 1, 28, 28) has of what its caption asks for, (N,) bool: digit (as the feature network reads
-    it), thickness, slant, size (by `levels`), and "all" of them."""
+def obedience(images: Tensor, asked: dict[str, Tensor], feature_net: nn.Module) -> dict[str, Tensor]:
+    """Whether images (N, 1, 28, 28) have the digit (as the feature network reads it) and the levels of thickness, slant
+    and size that were asked for, each int64 (N,), and "all" of them: bool (N,)."""
     found = {"digit": feature_net(images).argmax(1), **levels(images)}
-    rows = zip(*(value.tolist() for value in found.values()), strict=True)
-    said = [dict(zip(found, row, strict=True)) for row in rows]
-    got = {
-        "digit": torch.tensor(
-            [DIGITS[row["digit"]] in text.split(", ")[0].split() for row, text in zip(said, captions)]
-        )
-    }
-    for name, (_, _, low, high) in LEVELS.items():
-        asked = torch.tensor([0 if low in text else 2 if high in text else 1 for text in captions])
-        got[name] = found[name] == asked
-    got["all"] = torch.stack(list(got.values())).all(0)
-    return got
+    got = {name: found[name] == wanted for name, wanted in asked.items()}
+    return {**got, "all": torch.stack(list(got.values())).all(0)}
 
 
 class LoRA(nn.Module):

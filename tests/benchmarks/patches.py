@@ -3,8 +3,8 @@ and one in the latents of the shipped autoencoder (whose own training, once, is 
 
     python tests/benchmarks/patches.py SEED [SEED ...]      100 seconds each
 
-adds to ddpm_helpers/results/patches.json, for each network and seed: steps, last loss, and of 500 samples by DPM-Solver++
-with 20 calls the Frechet distance to the first 500 test images, and the share that is recognised.
+adds to ddpm_helpers/results/patches.json, for each network and seed: steps, last loss, and of 500 samples by
+DPM-Solver++ with 20 calls the Frechet distance to the first 500 test images, and the share that is recognised.
 """
 
 import argparse

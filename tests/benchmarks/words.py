@@ -23,7 +23,6 @@ IMAGES, DROPPED = 20_000, 0.1
 
 def train_autoencoder(steps: int) -> tuple[Autoencoder, dict]:
     net, x = Autoencoder(), to_float(load_images("mnist", strict=True).images[:IMAGES])
-    shape = (64, net.channels, 7, 7)
     noise = lambda i, g: torch.randn(len(i), net.channels, 7, 7, generator=g)  # noqa: E731
     losses = fit(net, lambda i, g: autoencoder_loss(net, x[i], noise(i, g)), len(x), steps, batch=64)
     net.scale /= encoded(net, x).std()
