@@ -140,6 +140,14 @@ def obedience(images: Tensor, asked: dict[str, Tensor], feature_net: nn.Module) 
     return {**got, "all": torch.stack(list(got.values())).all(0)}
 
 
+def smallest_scale(scales: Tensor, shares: Tensor, count: int) -> Tensor:
+    """The smallest of `scales` (S,) whose share of `count` images, (S,), lies at most two standard errors of their
+    difference below the best share."""
+    best = shares.max()
+    error = ((shares * (1 - shares) + best * (1 - best)) / count).sqrt()
+    return scales[shares >= best - 2 * error].min()
+
+
 class LoRA(nn.Module):
     """A linear layer that is kept, and beside it a product of two thin matrices that is learned: W + B A, with A (rank,
     in) random and B (out, rank) zero at the start (Hu et al. 2022)."""
