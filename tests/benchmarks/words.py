@@ -1,7 +1,7 @@
 """Train what notebook 19 ships: an autoencoder of digits, and two networks in its latents that read captions.
 
     python tests/benchmarks/words.py autoencoder      1,200 steps
-    python tests/benchmarks/words.py attention        then: cross-attention, for 360 seconds of one core
+    python tests/benchmarks/words.py attention        then: cross-attention, for 200 seconds of one core
     python tests/benchmarks/words.py bag              the mean of the words, for as long
 
 writes ddpm_helpers/weights/words_autoencoder.safetensors, words.safetensors and words_bag.safetensors.
@@ -52,7 +52,7 @@ def train_words(autoencoder: Autoencoder, bag: bool, seconds: float) -> tuple[wo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("autoencoder", "attention", "bag"))
-    parser.add_argument("--seconds", type=float, default=360, help="of one core (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=200, help="of one core (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
