@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..checks import check_counts, check_step_batch
 from ..losses import stratified_steps, velocity_loss
-from ..nets import attention, conv3x3, sinusoidal_embedding
+from ..nets import attention, conv3x3, sinusoidal_embedding, start_at_zero
 from ..schedule import NoiseSchedule
 
 
@@ -59,10 +59,10 @@ class DiTBlock(nn.Module):
         self.heads, self.weights = heads, None  # where each token looked last, (B, N, L)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.adaln = nn.Sequential(nn.SiLU(), at_zero(nn.Linear(width, 6 * width)))
+        self.adaln = nn.Sequential(nn.SiLU(), start_at_zero(nn.Linear(width, 6 * width)))
         if words is not None:
             self.query, self.key_value = nn.Linear(width, width), nn.Linear(words, 2 * width)
-            self.read = at_zero(nn.Linear(width, width))
+            self.read = start_at_zero(nn.Linear(width, width))
 
     def forward(self, x: Tensor, known: Tensor, words: Tensor | None = None, real: Tensor | None = None) -> Tensor:
         """Tokens (B, N, width), conditioning (B, width), words (B, L, e), which are real (B, L) -> (B, N, width)."""
@@ -89,10 +89,11 @@ class DiT(nn.Module):
         if side % patch or width % 4 or width % heads:
             raise ValueError(f"DiT: {patch} must divide {side}, and 4 and {heads}, the heads, must divide {width}")
         self.patch, self.width, self.classes = patch, width, None
-        self.stem, self.last = (nn.Linear(channels * patch**2, width), at_zero(nn.Linear(width, channels * patch**2)))
+        self.stem = nn.Linear(channels * patch**2, width)
+        self.last = start_at_zero(nn.Linear(width, channels * patch**2))
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(DiTBlock(width, heads, words) for _ in range(depth))
-        self.adaln = nn.Sequential(nn.SiLU(), at_zero(nn.Linear(width, 2 * width)))
+        self.adaln = nn.Sequential(nn.SiLU(), start_at_zero(nn.Linear(width, 2 * width)))
         self.register_buffer("positions", positions(side // patch, side // patch, width), persistent=False)
 
     def forward(self, x: Tensor, t: Tensor, words=None, real=None, hint: Tensor | float = 0.0) -> Tensor:
@@ -104,13 +105,6 @@ class DiT(nn.Module):
             tokens = block(tokens, known, words, real)
         shift, scale = self.adaln(known).chunk(2, dim=1)
         return unpatchify(self.last(modulate(tokens, shift, scale)), self.patch, x.shape[2])
-
-
-def at_zero(linear: nn.Linear) -> nn.Linear:
-    """The same layer with weight and bias 0."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
 
 
 class Autoencoder(nn.Module):

@@ -40,9 +40,9 @@ schedule, feature_net = cosine_schedule(), load_feature_net()
 # %% [markdown]
 # ## An image as a sentence
 #
-# [Notebook 18](18_few_steps.ipynb) made the calls few. What a call costs was left as it was, and so was what one can
-# ask for. Large models that draw from a text changed three things, and each fits into small code: a transformer in place of the
-# U-Net, an autoencoder around it, and words.
+# [Notebook 18](18_few_steps.ipynb) ended with few calls, of which each still runs over all pixels, and with no more to ask for
+# than a digit's class. Large models that draw from a text changed three things, and each fits into small code: a transformer
+# in place of the U-Net, an autoencoder around it, and words.
 #
 # A **transformer** is a stack of blocks that work on a list of vectors, the **tokens**. An image becomes such a list when it is cut
 # into square patches of $p$ by $p$ pixels, and each patch is written as one vector of $C p^2$ numbers:
@@ -136,7 +136,14 @@ print("with positions the two sides differ:", bool(apart > 0.01))
 #
 # $$\gamma(c) = 0 \quad \Rightarrow \quad \operatorname{block}(x, c) = x \quad \text{for every } x \text{ and } c \tag{19.5}$$
 #
-# and a deep stack begins as a shallow one. It is not stuck: the gradient for $\gamma$ is what $f$ says, which is not zero.
+# ```
+#  tokens x ───┬───────────────────────────────────────────(+)──┬──────────────────────────────────────────(+)──▶ x
+#              └─ LN ─ (1 + s₁)· + b₁ ─ attention ─ γ₁· ────┘   └─ LN ─ (1 + s₂)· + b₂ ─ two layers ─ γ₂· ───┘
+#                          ▲       ▲                ▲                         ▲       ▲                 ▲
+#  embedding c ─ linear, starts at 0 ──────── six vectors (d) for each image ───────────────────────────┘
+# ```
+#
+# A deep stack begins as a shallow one. It is not stuck: the gradient for $\gamma$ is what $f$ says, which is not zero.
 #
 # ### Exercise 19.2 - `adaln_zero`
 #
@@ -171,7 +178,7 @@ print("the layer that gives the gates has a gradient:", bool(block.adaln[1].weig
 # %% [markdown]
 # ### Patches or convolutions, for the same time?
 #
-# A fair race needs equal time, more than one seed, and the same judge. `tests/benchmarks/patches.py` gave each network 100 seconds
+# A fair race needs equal time, more than one seed, and the same judge. `tests/benchmarks/patches.py` gave each network 40 seconds
 # of one slow core (batches of 32, the same data, the same loss, the same sampler). Guess the order before you run; the
 # rows are in the file's order.
 
@@ -390,7 +397,7 @@ verify("19.12", negative + s * (positive - negative), -exact.sigma[t] * score, t
 # %% [markdown]
 # ## Does it obey?
 #
-# `tests/benchmarks/words.py` trained a DiT with cross-attention on the latents, for six minutes of one core; it is shipped. Rows of one picture
+# `tests/benchmarks/words.py` trained a DiT with cross-attention on the latents, for 200 seconds of one slow core; it is shipped. Rows of one picture
 # start from one noise.
 
 # %%
@@ -416,7 +423,7 @@ viz.image_rows({text: draw([text] * n) for text in prompts}, alt=alt)
 # measurement that wrote the captions finds the same third. By luck a third of the images obey each of the three, and one in 270 all.
 
 # %%
-n = budget(gpu=500, cpu=200, quick=6, unit="images for each scale")
+n = budget(gpu=500, cpu=150, quick=6, unit="images for each scale")
 asked = {"digit": torch.randint(10, (n,), generator=generator)}
 asked |= {name: torch.randint(3, (n,), generator=generator) for name in words.LEVELS}
 captions = [words.caption(*row) for row in zip(*(part.tolist() for part in asked.values()), strict=True)]
