@@ -40,12 +40,12 @@ schedule, feature_net = cosine_schedule(), load_feature_net()
 # %% [markdown]
 # ## An image as a sentence
 #
-# [Notebook 18](18_few_steps.ipynb) ended with few calls, of which each still runs over all pixels, and with no more to ask for
-# than a digit's class. Large models that draw from a text changed three things, and each fits into small code: a transformer
-# in place of the U-Net, an autoencoder around it, and words.
+# [Notebook 18](18_few_steps.ipynb) ended with few calls, of which each still runs over all pixels, and with no more to
+# ask for than a digit's class. Large models that draw from a text changed three things, and each fits into small code:
+# a transformer in place of the U-Net, an autoencoder around it, and words.
 #
-# A **transformer** is a stack of blocks that work on a list of vectors, the **tokens**. An image becomes such a list when it is cut
-# into square patches of $p$ by $p$ pixels, and each patch is written as one vector of $C p^2$ numbers:
+# A **transformer** is a stack of blocks that work on a list of vectors, the **tokens**. An image becomes such a list
+# when it is cut into square patches of $p$ by $p$ pixels, and each patch is written as one vector of $C p^2$ numbers:
 #
 # $$N = \frac{H}{p} \cdot \frac{W}{p} \tag{19.1}$$
 #
@@ -54,8 +54,8 @@ schedule, feature_net = cosine_schedule(), load_feature_net()
 #
 # ### Exercise 19.1 - `patchify`
 #
-# Cut `x` (B, C, H, W) into patches of `side` pixels. Return tokens (B, N, C side²): patches row by row, as text is read, and in a token the
-# channels first, then rows, then columns.
+# Cut `x` (B, C, H, W) into patches of `side` pixels. Return tokens (B, N, C side²): patches row by row, as text is
+# read, and in a token the channels first, then rows, then columns.
 
 # %% tags=["exercise", "nbval-check-output"]
 def patchify(x, side):
@@ -79,9 +79,10 @@ print("and back without loss:", torch.equal(patches.unpatchify(tokens, 4, 28), x
 
 # %% [markdown]
 # In a **diffusion transformer** (DiT; Peebles & Xie 2023) a linear layer makes $d$ numbers of each token, some blocks
-# follow, and another linear layer makes pixels again. A block is self-attention, then two layers for each token alone, $d \to 4d
-# \to d$. Count the multiplications. Queries, keys, values and the way out: $4 N d^2$. The two layers: $8 N d^2$. Every token with
-# every other, once for the weights and once for the means: $2 N^2 d$. And $6 d^2$ once an image, to which we come below:
+# follow, and another linear layer makes pixels again. A block is self-attention, then two layers for each token alone,
+# $d \to 4d \to d$. Count the multiplications. Queries, keys, values and the way out: $4 N d^2$. The two layers: $8 N
+# d^2$. Every token with every other, once for the weights and once for the means: $2 N^2 d$. And $6 d^2$ once an image,
+# to which we come below:
 #
 # $$\text{multiplications of a block} = 12\, N d^2 + 2\, N^2 d + 6\, d^2 \tag{19.2}$$
 #
@@ -102,18 +103,18 @@ for side in (2, 4, 7, 14):
     print(f"patches of {side:2}: {count:3} tokens, {total / 1e6:5.1f} million multiplications")
 
 # %% [markdown]
-# *Fewer, larger patches cost less. What they lose is told by no formula: within a patch there is one linear layer, and no
-# attention.*
+# *Fewer, larger patches cost less. What they lose is told by no formula: within a patch there is one linear layer, and
+# no attention.*
 #
 # ### It does not know where anything is
 #
-# Attention treats its tokens as a set. Let $P$ be a matrix that reorders them. Queries, keys and values are reordered alike, the
-# weights in rows and columns, and the means come out in the new order:
+# Attention treats its tokens as a set. Let $P$ be a matrix that reorders them. Queries, keys and values are reordered
+# alike, the weights in rows and columns, and the means come out in the new order:
 #
 # $$\operatorname{Attention}(P X) = P \operatorname{Attention}(X) \tag{19.3}$$
 #
-# An image with shuffled patches would get the same answer, shuffled. So a token is told its place: sines and
-# cosines of its row and of its column, as for the time in [notebook 05](05_time_conditioning.ipynb), are added to it.
+# An image with shuffled patches would get the same answer, shuffled. So a token is told its place: sines and cosines of
+# its row and of its column, as for the time in [notebook 05](05_time_conditioning.ipynb), are added to it.
 
 # %% tags=["nbval-check-output"]
 order = torch.randperm(196, generator=generator)
@@ -125,14 +126,14 @@ print("with positions the two sides differ:", bool(apart > 0.01))
 # %% [markdown]
 # ## A block that begins by doing nothing
 #
-# How is the time told? In the U-Net by FiLM, a scale and a shift for each channel. The DiT does the same to the tokens, after a
-# norm without numbers of its own, and adds a third: a **gate** on what the branch adds. All three are linear in the
-# embedding $c$ of the time:
+# How is the time told? In the U-Net by FiLM, a scale and a shift for each channel. The DiT does the same to the tokens,
+# after a norm without numbers of its own, and adds a third: a **gate** on what the branch adds. All three are linear in
+# the embedding $c$ of the time:
 #
 # $$x \leftarrow x + {\color{#D55E00}{\gamma(c)}} \odot f\big( (1 + {\color{#0072B2}{s(c)}}) \odot \operatorname{LN}(x) + {\color{#0072B2}{b(c)}} \big) \tag{19.4}$$
 #
-# $f$ is attention, then the two layers, each with its own three: that is where $6 d^2$ came from. The linear layer that gives
-# them starts at zero: **adaLN-Zero**. So at the start
+# $f$ is attention, then the two layers, each with its own three: that is where $6 d^2$ came from. The linear layer that
+# gives them starts at zero: **adaLN-Zero**. So at the start
 #
 # $$\gamma(c) = 0 \quad \Rightarrow \quad \operatorname{block}(x, c) = x \quad \text{for every } x \text{ and } c \tag{19.5}$$
 #
@@ -178,9 +179,9 @@ print("the layer that gives the gates has a gradient:", bool(block.adaln[1].weig
 # %% [markdown]
 # ### Patches or convolutions, for the same time?
 #
-# A fair race needs equal time, more than one seed, and the same judge. `tests/benchmarks/patches.py` gave each network 40 seconds
-# of one slow core (batches of 32, the same data, the same loss, the same sampler). Guess the order before you run; the
-# rows are in the file's order.
+# A fair race needs equal time, more than one seed, and the same judge. `tests/benchmarks/patches.py` gave each network
+# 40 seconds of one slow core (batches of 32, the same data, the same loss, the same sampler). Guess the order before
+# you run; the rows are in the file's order.
 
 # %%
 table = json.loads((WEIGHTS.parent / "results" / "patches.json").read_text())
@@ -207,10 +208,11 @@ print(f"loss {sum(losses[:tenth]) / tenth:.2f} at the start, {sum(losses[-tenth:
 # %% [markdown]
 # ## Diffusion on what matters
 #
-# A patch of 4 by 4 pixels is 16 numbers, and most of what they can say is never said: strokes are smooth. An **autoencoder**
-# learns to say it in fewer. Ours turns 28x28 into 4x7x7, 4 numbers for each patch of 16, and back; it was trained for two
-# minutes to rebuild digits, with a little noise on the latents so that neighbours decode alike. Then diffusion is done on
-# the latents alone (**latent diffusion**, Rombach et al. 2022), and the decoder is asked once, at the end.
+# A patch of 4 by 4 pixels is 16 numbers, and most of what they can say is never said: strokes are smooth. An
+# **autoencoder** learns to say it in fewer. Ours turns 28x28 into 4x7x7, 4 numbers for each patch of 16, and back; it
+# was trained for two minutes to rebuild digits, with a little noise on the latents so that neighbours decode alike.
+# Then diffusion is done on the latents alone (**latent diffusion**, Rombach et al. 2022), and the decoder is asked
+# once, at the end.
 
 # %%
 autoencoder = words.load_autoencoder()
@@ -222,7 +224,8 @@ with torch.no_grad():
 # %%
 few = z[:10].transpose(0, 1)  # (4, 10, 7, 7)
 rows = {"image": test[:10], **{f"latent {i + 1}": F.interpolate(few[i][:, None] / 2, size=28) for i in range(4)}}
-viz.image_rows({**rows, "rebuilt": rebuilt[:10]}, alt="Ten digits, their four latents as 7x7 pictures, and the digits rebuilt")
+alt = "Ten digits, their four latents as 7x7 pictures, and the digits rebuilt"
+viz.image_rows({**rows, "rebuilt": rebuilt[:10]}, alt=alt)
 
 # %%
 real, again = evaluate(feature_net, test), evaluate(feature_net, rebuilt)
@@ -232,19 +235,19 @@ print(f"distance of rebuilt and real, other images: {frechet_distance(again.feat
 print(f"distance of real and real, other images:    {frechet_distance(real.features[:half], real.features[half:]):.1f}")
 
 # %% [markdown]
-# *What is lost is fine ends and thin gaps. The first distance is the **reconstruction floor**: a perfect model of the latents would score it, and
-# none does better. It is the price; what does it buy?*
+# *What is lost is fine ends and thin gaps. The first distance is the **reconstruction floor**: a perfect model of the
+# latents would score it, and none does better. It is the price; what does it buy?*
 #
 # ### The scale factor
 #
-# A schedule is made for data of variance about 1. If latents have the variance $v$, the signal-to-noise ratio at each step is $v$ times
-# what it was meant to be, and with it the task changes: for Gaussian latents the least error that any network can
-# reach at step $t$ is
+# A schedule is made for data of variance about 1. If latents have the variance $v$, the signal-to-noise ratio at each
+# step is $v$ times what it was meant to be, and with it the task changes: for Gaussian latents the least error that any
+# network can reach at step $t$ is
 #
 # $$\mathbb{E}\big[(\epsilon - \hat\epsilon)^2\big] = \frac{v\, \bar\alpha_t}{v\, \bar\alpha_t + \sigma_t^2} \tag{19.6}$$
 #
-# ($\hat\epsilon$ is a line in $x_t$, and this is 1 less the squared correlation of noise and $x_t$.) So latents are divided by their
-# standard deviation, once, by one number for all:
+# ($\hat\epsilon$ is a line in $x_t$, and this is 1 less the squared correlation of noise and $x_t$.) So latents are
+# divided by their standard deviation, once, by one number for all:
 #
 # $$k = \frac{1}{\sqrt{\mathbb{E}[z^2] - \mathbb{E}[z]^2}} \quad \Rightarrow \quad \operatorname{Var}(k z) = 1 \tag{19.7}$$
 
@@ -268,20 +271,22 @@ for t in (200, 500, 800, 950):
     print(f"t = {t}: least error with variance 1: {a_bar:.2f}; with 0.01: {0.01 * a_bar / (0.01 * a_bar + 1 - a_bar):.3f}")
 
 # %% [markdown]
-# *Latents that are too small drown early: with a variance of 0.01 most of the schedule is spent where nothing can be seen, and the error of
-# the noise, which is all that the loss tells, looks better there.*
+# *Latents that are too small drown early: with a variance of 0.01 most of the schedule is spent where nothing can be
+# seen, and the error of the noise, which is all that the loss tells, looks better there.*
 #
 # LATENT
 #
 # ## Captions that measure themselves
 #
-# To learn words, a network needs captions; to know whether it obeys, we need to measure. We do both with one ruler. The **thickness** of a stroke
-# is twice its area over the length of its outline. For a bar of width $w$ and length $L$ that is
+# To learn words, a network needs captions; to know whether it obeys, we need to measure. We do both with one ruler. The
+# **thickness** of a stroke is twice its area over the length of its outline. For a bar of width $w$ and length $L$ that
+# is
 #
 # $$\frac{2 A}{P} = \frac{2\, w L}{2\, (w + L)} = \frac{w}{1 + w / L} \tag{19.8}$$
 #
-# a little less than $w$. The **slant** is how far ink moves to the right for each pixel upwards, on average: with $x$ to the right and $y$ downwards,
-# $-\operatorname{Cov}(x, y) / \operatorname{Var}(y)$. Push each row by $a$ more than the row below it, and
+# a little less than $w$. The **slant** is how far ink moves to the right for each pixel upwards, on average: with $x$
+# to the right and $y$ downwards, $-\operatorname{Cov}(x, y) / \operatorname{Var}(y)$. Push each row by $a$ more than
+# the row below it, and
 #
 # $$\text{slant}' = \text{slant} + a \tag{19.9}$$
 #
@@ -307,8 +312,9 @@ for text in captions:
 viz.image_rows({"": images}, alt="Five digits of several sizes, to which the captions above belong")
 
 # %% [markdown]
-# *Images are made smaller at random, or size would say little. Of each property, the lower and the upper third of the training images get a
-# word; about the middle nothing is said. There are 16 words. A word that is none of them gets an answer:*
+# *Images are made smaller at random, or size would say little. Of each property, the lower and the upper third of the
+# training images get a word; about the middle nothing is said. There are 16 words. A word that is none of them gets an
+# answer:*
 
 # %%
 try:
@@ -319,29 +325,30 @@ except ValueError as error:
 # %% [markdown]
 # ### A bag of words
 #
-# Each word is a row $e_w$ of a table, learned with the rest. The simplest reader takes their mean, and adds it to the embedding of
-# the time, as the label in [(12.1)](12_guidance.ipynb):
+# Each word is a row $e_w$ of a table, learned with the rest. The simplest reader takes their mean, and adds it to the
+# embedding of the time, as the label in [(12.1)](12_guidance.ipynb):
 #
 # $$\bar e = \frac{1}{L} \sum_{j=1}^{L} e_{w_j} \tag{19.10}$$
 #
-# A mean forgets the order. "Thin, slanted left" and "left slanted, thin" are one to it, and so would be "a one left of a seven" and "a
-# seven left of a one". And every place in the image is told the same.
+# A mean forgets the order. "Thin, slanted left" and "left slanted, thin" are one to it, and so would be "a one left of
+# a seven" and "a seven left of a one". And every place in the image is told the same.
 #
 # ### Each place asks for itself
 #
-# Let each token of the image make its own mean. It has a question, the **query** $q$, and each word has a **key** $k_j$ and a **value** $v_j$, all
-# linear in the vectors. A word counts the more, the nearer its key is to the query. With a Gaussian for "near":
+# Let each token of the image make its own mean. It has a question, the **query** $q$, and each word has a **key** $k_j$
+# and a **value** $v_j$, all linear in the vectors. A word counts the more, the nearer its key is to the query. With a
+# Gaussian for "near":
 #
 # $$\frac{\sum_j e^{-|q - k_j|^2 / 2 \tau}\, v_j}{\sum_j e^{-|q - k_j|^2 / 2 \tau}} = \sum_j \operatorname{softmax}_j\Big( \frac{q \cdot k_j}{\sqrt d} \Big)\, v_j \qquad \text{for } \tau = \sqrt d \text{ and keys of one length} \tag{19.11}$$
 #
-# since $|q|^2$ and $|k_j|^2$ cancel. The left is a weighted mean as old as statistics; the right is **cross-attention**. (Keys of several lengths
-# add a bonus to long ones.) The text encoder before it is that table, the places of the words, and one attention among the words: 4,000
-# numbers.
+# since $|q|^2$ and $|k_j|^2$ cancel. The left is a weighted mean as old as statistics; the right is
+# **cross-attention**. (Keys of several lengths add a bonus to long ones.) The text encoder before it is that table, the
+# places of the words, and one attention among the words: 4,000 numbers.
 #
 # ### Exercise 19.3 - `cross_attention`
 #
-# `q` (B, N, d), `k` (B, L, d), `v` (B, L, e). Captions differ in length, so `real` (B, L), boolean, says which words there are. Return the means (B, N, e) and the weights
-# (B, N, L); words that are not there must weigh nothing.
+# `q` (B, N, d), `k` (B, L, d), `v` (B, L, e). Captions differ in length, so `real` (B, L), boolean, says which words
+# there are. Return the means (B, N, e) and the weights (B, N, L); words that are not there must weigh nothing.
 
 # %% tags=["exercise", "nbval-check-output"]
 def cross_attention(q, k, v, real):
@@ -377,12 +384,14 @@ verify("19.11", cross_attention(q, k, v, everything)[0], near @ v / near.sum(-1,
 # %% [markdown]
 # ### Empty and negative
 #
-# One caption in ten was left empty in training, so guidance of [notebook 12](12_guidance.ipynb) works: from the prediction for "" past that for the caption. Nothing demands
-# that the first one be empty. With another caption there, the **negative prompt**,
+# One caption in ten was left empty in training, so guidance of [notebook 12](12_guidance.ipynb) works: from the
+# prediction for "" past that for the caption. Nothing demands that the first one be empty. With another caption there,
+# the **negative prompt**,
 #
 # $${\color{#009E73}{\hat\epsilon_{\text{neg}}}} + s\, \big( {\color{#009E73}{\hat\epsilon_{\text{pos}}}} - {\color{#009E73}{\hat\epsilon_{\text{neg}}}} \big) = - \sigma_t \nabla \log \big[ p_{\text{pos}}(x_t)^{s}\; p_{\text{neg}}(x_t)^{1 - s} \big] \tag{19.12}$$
 #
-# and for $s > 1$ the second exponent is negative: what is likely under the unwanted caption is avoided. On the one-pixel world, with two captions whose images are known:
+# and for $s > 1$ the second exponent is negative: what is likely under the unwanted caption is avoided. On the
+# one-pixel world, with two captions whose images are known:
 
 # %% tags=["nbval-check-output"]
 wanted = Mixture(*torch.tensor([[0.5, 0.5], [-1.0, 0.3], [0.2, 0.3]]).double())
@@ -397,8 +406,8 @@ verify("19.12", negative + s * (positive - negative), -exact.sigma[t] * score, t
 # %% [markdown]
 # ## Does it obey?
 #
-# `tests/benchmarks/words.py` trained a DiT with cross-attention on the latents, for 200 seconds of one slow core; it is shipped. Rows of one picture
-# start from one noise.
+# `tests/benchmarks/words.py` trained a DiT with cross-attention on the latents, for 200 seconds of one slow core; it is
+# shipped. Rows of one picture start from one noise.
 
 # %%
 model, schedule = words.load_words(autoencoder)
@@ -407,7 +416,8 @@ options = {"shape": (4, 7, 7), "steps": 16, "method": "dpm_solver", "spacing": "
 def draw(captions, avoided="", scale=3.0, net=model, seed=0):
     prompted = words.prompted(net, captions, avoided, scale)
     with torch.no_grad():
-        return autoencoder.decode(sample(prompted, schedule, len(captions), batch_size=len(captions), seed=seed, **options))
+        drawn = sample(prompted, schedule, len(captions), batch_size=len(captions), seed=seed, **options)
+        return autoencoder.decode(drawn)
 
 # %% tags=["figure-19_words"]
 prompts = ["a seven", "a thick seven", "a thin seven", "a seven, slanted left", "a large thick seven, slanted left"]
@@ -419,8 +429,9 @@ viz.image_rows({text: draw([text] * n) for text in prompts}, alt=alt)
 # %% [markdown]
 # LOOK
 #
-# Now with the ruler. Each image is asked for a random digit, thickness, slant and size. It obeys if the feature network reads the digit, and if the
-# measurement that wrote the captions finds the same third. By luck a third of the images obey each of the three, and one in 270 all.
+# Now with the ruler. Each image is asked for a random digit, thickness, slant and size. It obeys if the feature network
+# reads the digit, and if the measurement that wrote the captions finds the same third. By luck a third of the images
+# obey each of the three, and one in 270 all.
 
 # %%
 n = budget(gpu=500, cpu=150, quick=6, unit="images for each scale")
@@ -445,9 +456,10 @@ shares = torch.stack([report(f"{s:.0f}", draw(captions, scale=s)) for s in scale
 #
 # ### Exercise 19.4 - `smallest_scale`
 #
-# Which scale would you ship? More guidance costs variety (notebook 12), so take the smallest one that is as good as the best, as far as this
-# measurement can tell: `shares` (S,) of `count` images each. A scale is good enough if it lies at most two standard errors of the *difference* below the best share.
-# Return that scale. (The same starts were used for all scales, so the true error of a difference is smaller; we ignore that.)
+# Which scale would you ship? More guidance costs variety (notebook 12), so take the smallest one that is as good as the
+# best, as far as this measurement can tell: `shares` (S,) of `count` images each. A scale is good enough if it lies at
+# most two standard errors of the *difference* below the best share. Return that scale. (The same starts were used for
+# all scales, so the true error of a difference is smaller; we ignore that.)
 
 # %% tags=["exercise", "nbval-check-output"]
 def smallest_scale(scales, shares, count):
@@ -490,8 +502,8 @@ for avoided in ("", "a thick seven", "a thin seven", "a seven, slanted right"):
 #
 # ### Where does it look?
 #
-# The weights of (19.11), for one image and one step, as a mean over the four blocks: one 7x7 picture for each word, in which white is the largest weight of that
-# word.
+# The weights of (19.11), for one image and one step, as a mean over the four blocks: one 7x7 picture for each word, in
+# which white is the largest weight of that word.
 
 # %%
 text, t = "a large thick seven, slanted left", 500
@@ -506,20 +518,24 @@ maps = rearrange(weights / weights.amax(0).clamp(min=1e-6), "(h w) l -> l 1 h w"
 # %%
 titles = ["drawn", "begin", *["large", "thick", "seven", "slanted", "left"]]
 shown = torch.cat([(seven + 1) / 2, F.interpolate(maps, size=28)])
-viz.image_rows({"": shown}, titles=titles, value_range=(0, 1), alt="A seven, and for each word of its caption where it is looked at")
-print("mean weight of each word:", *(f"{name} {w:.2f}" for name, w in zip(titles[1:], weights.mean(0)[:6], strict=True)))
+alt = "A seven, and for each word of its caption where it is looked at"
+viz.image_rows({"": shown}, titles=titles, value_range=(0, 1), alt=alt)
+means = [f"{name} {w:.2f}" for name, w in zip(titles[1:], weights.mean(0)[:6], strict=True)]
+print("mean weight of each word:", *means)
 
 # %% [markdown]
 # MAPS
 #
 # ## A new style for a few thousand numbers
 #
-# You have 200 digits in another style, and a network that knows words. Training all of it on 200 pictures would be slow, and would
-# forget. **LoRA** (Hu et al. 2022) keeps each weight matrix $W$ ($m$ by $n$) and learns a correction of rank $r$:
+# You have 200 digits in another style, and a network that knows words. Training all of it on 200 pictures would be
+# slow, and would forget. **LoRA** (Hu et al. 2022) keeps each weight matrix $W$ ($m$ by $n$) and learns a correction of
+# rank $r$:
 #
 # $$W' = W + B A, \qquad B \in \mathbb{R}^{m \times r},\; A \in \mathbb{R}^{r \times n}, \qquad r\,(m + n) \text{ numbers in place of } m n \tag{19.13}$$
 #
-# $A$ is random, $B$ zero: at the start nothing is changed. Why not both zero? With $G$ for the gradient of the loss by $W'$, the chain rule gives
+# $A$ is random, $B$ zero: at the start nothing is changed. Why not both zero? With $G$ for the gradient of the loss by
+# $W'$, the chain rule gives
 #
 # $$\frac{\partial \mathcal{L}}{\partial B} = G A^\top, \qquad \frac{\partial \mathcal{L}}{\partial A} = B^\top G \tag{19.14}$$
 #
@@ -529,7 +545,8 @@ print("mean weight of each word:", *(f"{name} {w:.2f}" for name, w in zip(titles
 linear = torch.nn.Linear(64, 192).double()
 lora = words.LoRA(copy.deepcopy(linear), 4).double()
 seen = torch.randn(10, 64, generator=generator).double()
-print("identity at the start:", torch.equal(lora(seen), linear(seen)), "| numbers:", count_parameters(lora), "of", 64 * 192)
+print("identity at the start:", torch.equal(lora(seen), linear(seen)))
+print("numbers:", count_parameters(lora), "of", linear.weight.numel())
 torch.nn.init.normal_(lora.B)
 verify("19.13", lora(seen), seen @ (linear.weight + lora.B @ lora.A).T + linear.bias, tol=1e-9)
 lora(seen).square().sum().backward()
@@ -538,7 +555,8 @@ found, derived = (lora.B.grad, lora.A.grad.T), (G @ lora.A.T, G.T @ lora.B)
 verify("19.14", torch.cat(found), torch.cat(derived), tol=1e-9)
 
 # %% [markdown]
-# The new style: digits that [the course draws](11_colour_and_scale.ipynb), printed in stripes, two rows of ink and two of none. 200 of them, with their captions.
+# The new style: digits that [the course draws](11_colour_and_scale.ipynb), printed in stripes, two rows of ink and two
+# of none. 200 of them, with their captions.
 
 # %%
 striped, labels = synthetic_digits(200, seed=5)
@@ -552,7 +570,8 @@ with torch.no_grad():
 styled = words.add_lora(copy.deepcopy(model), rank=4)
 print(f"{count_parameters(styled):,} numbers learn, of {sum(p.numel() for p in model.parameters()):,}")
 steps = budget(gpu=400, cpu=150, quick=3)
-losses = patches.fit(styled, lambda i, g: patches.diffusion_loss(styled, schedule, z[i], g, told[i]), 200, steps, lr=1e-2)
+loss = lambda i, g: patches.diffusion_loss(styled, schedule, z[i], g, told[i])  # noqa: E731
+losses = patches.fit(styled, loss, 200, steps, lr=1e-2)
 
 # %%
 asking = [f"a {digit}" for digit in words.DIGITS]
@@ -570,16 +589,20 @@ viz.image_rows(rows, alt="Striped examples, digits drawn before, and digits draw
 # - Patches make an image a list; $p$ sets its length, and the price. Attention knows no places unless they are told.
 # - adaLN-Zero: time by scale, shift and gate, and a start at which each block does nothing.
 # - Latents are fewer numbers, of variance 1 by one factor. Their decoder sets a floor.
-# - Cross-attention is a weighted mean over words, made anew at each place. A negative prompt is guidance from another caption.
+# - Cross-attention is a weighted mean over words, made anew at each place. A negative prompt is guidance from another
+#   caption.
 # - Obedience can be measured, if captions are measurements. Say the error, and choose the scale by it.
 # - LoRA: $W + BA$, identity at the start, few numbers.
 #
-# **What broke:** nothing looks wrong. But our last model saw 200 pictures. How much of what it drew is theirs? And the others: does a network that draws like
-# its training images draw *new* ones, or does it hand them back? [Notebook 20](20_memorise_or_generalise.ipynb) measures it.
+# **What broke:** nothing looks wrong. But our last model saw 200 pictures. How much of what it drew is theirs? And the
+# others: does a network that draws like its training images draw *new* ones, or does it hand them back? [Notebook
+# 20](20_memorise_or_generalise.ipynb) measures it.
 #
 # ### Experiments to try
 #
 # - Train `DiT(patch=4)` without positions (`net.positions.zero_()`). Which digits survive?
-# - Multiply the latents by 0.1 in `diffusion_loss` and train anew. Where in the schedule is the loss different, and what do the samples lose?
+# - Multiply the latents by 0.1 in `diffusion_loss` and train anew. Where in the schedule is the loss different, and
+#   what do the samples lose?
 # - Ask for what never was: "a thin thick seven". Which word wins, and is it the one with more weight in the maps?
-# - LoRA with rank 1 and rank 16, the same steps: share of ink in the dark rows, and obedience of the words that it was not taught?
+# - LoRA with rank 1 and rank 16, the same steps: share of ink in the dark rows, and obedience of the words that it was
+#   not taught?
