@@ -313,7 +313,7 @@ viz.image_rows({"": images}, alt="Five digits of several sizes, to which the cap
 
 # %% [markdown]
 # *Images are made smaller at random, or size would say little. Of each property, the lower and the upper third of the
-# training images get a word; about the middle nothing is said. There are 16 words. A word that is none of them gets an
+# training images get a word; about the middle nothing is said. There are 17 words. A word that is none of them gets an
 # answer:*
 
 # %%
@@ -447,7 +447,7 @@ def report(name, images):
     return shares[-1]
 
 # %%
-scales = torch.tensor([0.0, 1.0, 2.0, 4.0, 8.0])
+scales = torch.tensor([0.0, 1.0, 2.0, 3.0, 5.0])
 print("scale" + " " * 7 + "".join(f"  {name:>11}" for name in (*asked, "all")))
 shares = torch.stack([report(f"{s:.0f}", draw(captions, scale=s)) for s in scales.tolist()])
 
