@@ -194,11 +194,12 @@ for name in dict.fromkeys(row["net"] for row in table["rows"]):
     print(f"{name:16}  {size:10,}  {cost:13.1f} M  {several('steps')}  {several('distance')}  {several('recognised')}")
 
 # %% [markdown]
-# *Two seeds a row. After 40 seconds nobody draws digits: real ones score about 30 on this scale, as printed further
-# down. In this first stretch the U-Net is ahead of both networks that see pixels in patches, with fewer steps, in both
-# seeds. A convolution knows from the start that neighbours belong together; a transformer has to learn it from data.
-# Among the patches the larger ones are ahead, for they had twice the steps. What an hour would say is another question,
-# and two seeds are few: change `SECONDS` in that file, and see. (The row "latents" belongs to the next section.)*
+# *Two seeds a row. After 40 seconds nobody draws digits: of real ones, 500 score about 30, as printed further down. In
+# this first stretch the U-Net is ahead of both networks that see pixels in patches, with fewer steps, in both seeds. A
+# likely reason: a convolution knows from the start that neighbours belong together, and a transformer has to learn it
+# from data. Among the patches the larger ones are ahead; they had twice the steps. What an hour would say is another
+# question, and two seeds are few: change `SECONDS` in that file, and see. (The row "latents" belongs to the next
+# section.)*
 #
 # Here is a run of your own, short:
 
@@ -240,7 +241,7 @@ print(f"distance of real and real, other images:    {frechet_distance(real.featu
 
 # %% [markdown]
 # *What is lost is fine ends and thin gaps. The first distance is the **reconstruction floor**: a perfect model of the
-# latents would score it, and none does better. It is the price; what does it buy?*
+# latents would score it. It is the price; what does it buy?*
 #
 # ### The scale factor
 #
@@ -435,8 +436,7 @@ viz.image_rows({text: draw([text] * n) for text in prompts}, alt=alt)
 
 # %% [markdown]
 # *Columns share their noise: compare the rows in one of them. Stroke, lean and size follow the words. The last row
-# fails: in several columns you may read a five, or nothing. The network was trained for minutes, and three demands at
-# once on a small digit leave it few latents to draw with.*
+# fails: in several columns you may read a five, or nothing. The network was trained for minutes.*
 #
 # Now with the ruler. Each image is asked for a random digit, thickness, slant and size. It obeys if the feature network
 # reads the digit, and if the measurement that wrote the captions finds the same third. By luck a third of the images
@@ -466,17 +466,16 @@ with torch.no_grad():
 
 # %% [markdown]
 # *At scale 0 the caption does not count, and obedience is luck. At 1 the network is taken at its word, and one image in
-# five obeys in all. Guidance more than doubles that, up to scale 2 or 3; the two cannot be told apart here. At 5 size
-# is obeyed less: exaggerated strokes make large digits of small ones, or spill. Read the columns apart: slant is easy,
-# the digit is hard. The last row is what could be had, real digits through the autoencoder: the rest is the network's
-# to learn.*
+# five obeys in all. Guidance more than doubles that, up to scale 2 or 3; the two cannot be told apart here. At 5 it is
+# less again, and the column of size says where. Read the columns apart: at scales 1 to 3 the digit is obeyed least. The
+# last row is what could be had, real digits through the autoencoder: the rest is the network's to learn.*
 #
 # ### Exercise 19.4 - `smallest_scale`
 #
 # Which scale would you ship? More guidance costs variety (notebook 12), so take the smallest one that is as good as the
 # best, as far as this measurement can tell: `shares` (S,) of `count` images each. A scale is good enough if it lies at
 # most two standard errors of the *difference* below the best share. Return that scale. (The same starts were used for
-# all scales, so the true error of a difference is smaller; we ignore that.)
+# all scales, so the true error of a difference is probably smaller; we ignore that.)
 
 # %% tags=["exercise", "nbval-check-output"]
 def smallest_scale(scales, shares, count):
@@ -553,8 +552,8 @@ print("mean weight of each word:", *means)
 #
 # ## A new style for a tenth of the numbers
 #
-# You have 200 digits in another style, and a network that knows words. Training all of it on 200 pictures would be
-# slow, and would forget. **LoRA** (Hu et al. 2022) keeps each weight matrix $W$ ($m$ by $n$) and learns a correction of
+# You have 200 digits in another style, and a network that knows words. To train all of it would make a second file as
+# large as the first. **LoRA** (Hu et al. 2022) keeps each weight matrix $W$ ($m$ by $n$) and learns a correction of
 # rank $r$:
 #
 # $$W' = W + B A, \qquad B \in \mathbb{R}^{m \times r},\; A \in \mathbb{R}^{r \times n}, \qquad r\,(m + n) \text{ numbers in place of } m n \tag{19.13}$$

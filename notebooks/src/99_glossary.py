@@ -235,7 +235,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | published | In notebook 10: with network, data range, noise schedule, target and sampler as published. | [10](10_libraries.ipynb) |
 # | receptive field | The input pixels that can change one output pixel. | [06](06_unet.ipynb) |
 # | recognisable | Of an image: the feature network is at least 95 % sure of its class. | [09](09_evaluation.ipynb) |
-# | reconstruction floor | The distance that an autoencoder's rebuilt images have from real ones: no model of its latents does better. | [19](19_patches_latents_words.ipynb) |
+# | reconstruction floor | The distance that an autoencoder's rebuilt images have from real ones: a perfect model of its latents would score it. | [19](19_patches_latents_words.ipynb) |
 # | rectified flow | Noise and image mixed along a straight line, and a mean followed back. | [01](01_corrupt_and_predict.ipynb) |
 # | reflow | Training anew on the pairs of noise and image that a sampler made: the paths become straighter. | [14](14_flow_matching.ipynb) |
 # | repaired | In notebook 10: without the faults of the published design. | [10](10_libraries.ipynb) |
