@@ -280,8 +280,8 @@ for t in (200, 500, 800, 950):
 # seen, and the error of the noise, which is all that the loss tells, looks better there.*
 #
 # *Latents against pixels, for the same time, is in the table above. Compare "patches of 4" with "latents": 49 tokens
-# both, the same blocks, about as many steps. The latents' distance is lower with both seeds, though just as far from
-# real digits. (Their loss is of other numbers, and must not be compared.) The bill for it: the autoencoder's own 1,200
+# both, the same blocks, about as many steps. The latents' distance is lower with both seeds, though very far from real
+# digits. (Their loss is of other numbers, and must not be compared.) The bill for it: the autoencoder's own 1,200
 # steps, once, and the floor.*
 #
 # ## Captions that measure themselves
