@@ -16,6 +16,7 @@ OLD = "docs/CHANGELOG.md has the few lines that turn an old file into a new one"
 KINDS = {  # and what is said of a file where another kind is wanted
     "weights": "weights, and no training state: load_pretrained reads them",
     "feature network": "the weights of a feature network: load_feature_net reads them",
+    "lesson": "a network of one lesson: its own loader reads it",
     "training state": "a training state, and not a network's weights. To get at those, make the network as it was, "
     "then net.load_state_dict(files.read(path)['ema']); save_pretrained writes a file of weights",
 }

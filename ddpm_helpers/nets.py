@@ -265,8 +265,8 @@ def conv3x3(c_in: int, c_out: int) -> nn.Conv2d:
     return nn.Conv2d(c_in, c_out, kernel_size=3, padding=1)
 
 
-def start_at_zero(conv: nn.Conv2d) -> nn.Conv2d:
-    """The same convolution with weight and bias 0: what it feeds starts unchanged (Ho et al. 2020, their code)."""
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
-    return conv
+def start_at_zero(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    """The same layer with weight and bias 0: what it feeds starts unchanged (Ho et al. 2020, their code)."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

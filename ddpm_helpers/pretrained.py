@@ -59,7 +59,8 @@ def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cp
     names no sampler of its own gets `SAMPLER`, or for T below 100 all steps; `sample` says which."""
     path = place(name if Path(name).suffix else WEIGHTS / f"{name}.safetensors")
     if not os.path.isfile(path):  # False also for a name that no file can have
-        shipped = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors") if not p.stem.endswith("_features")))
+        stems = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))  # of lessons or of the feature network: left out
+        shipped = ", ".join(stem for stem in stems if not stem.endswith("_features") and not stem.startswith("words"))
         raise CheckpointError(f"{path}: there is no such file; the shipped weights are {shipped}")
     state = read(path, "weights")
     try:

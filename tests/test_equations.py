@@ -406,6 +406,25 @@ BREAKS["17_prior_at_work"] = {
     "17.9": [("draws[1:].amin(0)", "draws[1:10].amin(0)"), ("> least) &", "> least) |")],
     "17.10": [("kappa * (g - m)", "kappa * g"), ("(1 - kappa**2).sqrt()", "(1 - kappa)")],
     "17.11": [("- 0.8) / 0.7", "- 0.8) / 0.3"), ("(x + 0.5)", "(x - 0.5)")],
+
+BREAKS["19_patches_latents_words"] = {
+    "19.1": [("28 / 4 * 28 / 4", "28 / 4"), ("patchify(x[:8], 4)", "patchify(x[:8], 7)")],
+    "19.2": [("12 * N", "8 * N"), ("2 * N**2 * d", "N**2 * d"), (" + 6 * d**2", "")],
+    "19.3": [("block.look(h)[:, order],", "block.look(h),"), ("block.look(h[:, order]),", "block.look(told),")],
+    "19.4": [("(1 + scale[0])", "scale[0]"), ("gate[0] * torch", "torch"), ("one.var(corr", "one.std(corr")],
+    "19.5": [
+        ("block(h, torch.randn", "block.look(h) + block(h, torch.randn"),
+        (")), h)", ")), F.layer_norm(h, (d,)))"),
+    ],
+    "19.6": [("v * a_bar / (v * a_bar +", "a_bar / (a_bar +"), ("v**0.5 * z_0", "z_0")],
+    "19.7": [(" - raw.mean() ** 2", ""), (").sqrt()", ")")],
+    "19.8": [("wide / (1 + wide / long)", "wide"), ("1 + wide / long", "1 + long / wide")],
+    "19.9": [('"slant"] + 1', '"slant"] - 1'), ("14 - row", "row - 14")],
+    "19.10": [("told[:5]) / 5", "told) / 7"), (") / 5", ")")],
+    "19.11": [("(2 * 8**0.5)", "8**0.5"), ("** 2 / (2", "/ (2"), ("k / k.norm(dim=-1, keepdim=True)", "k")],
+    "19.12": [("(1 - s) * avoided", "s * avoided"), ("negative + s * (", "positive + s * (")],
+    "19.13": [("lora.B @ lora.A)", "lora.B @ lora.A / 4)"), ("linear.weight + lora.B", "lora.B")],
+    "19.14": [("G = 2 *", "G ="), ("(G @ lora.A.T, G.T", "(G @ lora.A.T / 4, G.T")],
 }
 
 

@@ -301,9 +301,9 @@ def test_wrong_descriptions(path, change):
 def test_shipped_weights():
     shipped = list(WEIGHTS.glob("*"))
     assert {file.suffix for file in shipped} == {".safetensors"}
-    assert sum(file.stat().st_size for file in shipped) < 12e6
+    assert sum(file.stat().st_size for file in shipped) < 30e6
     x_t, t = torch.randn(4, 3, 28, 28, generator=torch.Generator().manual_seed(0)), torch.full((4,), 1000)
-    for name in {file.stem for file in shipped} - {"mnist_features"}:
+    for name in {file.stem for file in shipped if not file.stem.startswith("words")} - {"mnist_features"}:
         model, _, recipe = load_pretrained(name)
         assert {"data", "steps", "device", "loss", "date", "command"} <= recipe.keys()
         if not model.classes and name != "cifar10":

@@ -130,6 +130,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | accuracy | In notebook 12: share of samples that the feature network reads as the digit asked for. | [12](12_guidance.ipynb) |
 # | activation | A fixed curve that bends each number on its own, such as SiLU. | [01](01_corrupt_and_predict.ipynb) |
 # | activations | What the backward pass needs of the forward pass, and so is kept in memory. | [11](11_colour_and_scale.ipynb) |
+# | adaLN-Zero | Telling a block by scale, shift and gate; the gate starts at 0. | [19](19_patches_latents_words.ipynb) |
 # | Adam | Gradient descent that divides the step of each weight by the recent size of its gradient. AdamW also pulls all weights towards 0. | [07](07_train_ddpm.ipynb) |
 # | Algorithm 1 | The training loop of Ho et al. (2020): draw an image, a step and noise, take a gradient step on the squared error of the predicted noise. | [07](07_train_ddpm.ipynb) |
 # | Algorithm 2 | Their sampler: $T$ steps down, each with fresh noise but the last. | [08](08_sampling.ipynb) |
@@ -137,6 +138,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | autoencoder | A pair of networks that packs an image into fewer numbers and unpacks it. | [13](13_debugging_clinic.ipynb) |
 # | autograd | PyTorch's record of what was computed, from which it finds slopes. | [12](12_guidance.ipynb) |
 # | autoregressive | Of a model: it draws one number after another, each from a distribution given all before it. | [20](20_memorise_or_generalise.ipynb) |
+# | bag of words | A text as the mean of its words' vectors, without their order. | [19](19_patches_latents_words.ipynb) |
 # | batch | Images that are computed together. | [01](01_corrupt_and_predict.ipynb) |
 # | Bayes' rule | How to turn the density of $a$ given $b$ into that of $b$ given $a$. | [03](03_likelihood_bound.ipynb) |
 # | bfloat16 | Numbers of 16 bits, with the range of float32 and about two and a half digits. | [07](07_train_ddpm.ipynb) |
@@ -162,12 +164,14 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | cosine schedule | A schedule whose $\bar\alpha_t$ falls like a squared cosine. | [02](02_forward_process.ipynb) |
 # | covariance | For each two pixels or features, the mean product of their deviations from their means: a matrix with the variances on its diagonal. | [04](04_bound_to_noise.ipynb) |
 # | coverage | How often an interval holds the truth; a 90 % interval should in 90 of 100 questions. | [17](17_prior_at_work.ipynb) |
+# | cross-attention | A weighted mean of other vectors, of words say, that each token makes for itself. | [19](19_patches_latents_words.ipynb) |
 # | DDIM | A sampler that may skip steps and adds no noise, unless $\eta$ asks for it; without, it is Euler's method in $\rho_t$. | [08](08_sampling.ipynb) |
 # | DDPM | Denoising diffusion probabilistic model: trained by Algorithm 1, sampled by Algorithm 2. | [07](07_train_ddpm.ipynb) |
 # | decay | What an exponential moving average keeps of itself in each training step. | [07](07_train_ddpm.ipynb) |
 # | decoder | The last term of the bound: what it costs to name the exact grey. | [09](09_evaluation.ipynb) |
 # | density | How likely values are, as the height of an infinitely fine histogram; the area under it is 1. | [03](03_likelihood_bound.ipynb) |
 # | diagnose | The clinic's list of measurements, as one function. | [13](13_debugging_clinic.ipynb) |
+# | diffusion transformer | A transformer on patches of noisy images or latents; DiT. | [19](19_patches_latents_words.ipynb) |
 # | distillation | Training a network on what another one computes. | [18](18_few_steps.ipynb) |
 # | DPS | Diffusion posterior sampling: guidance by how well the clean guess fits a measurement. | [17](17_prior_at_work.ipynb) |
 # | eigenvectors | Of a covariance: directions along which coordinates have covariance 0 with each other. The variances along them are the eigenvalues. | [04](04_bound_to_noise.ipynb) |
@@ -213,6 +217,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | learning rate | How far a training step moves the weights. | [07](07_train_ddpm.ipynb) |
 # | likelihood | The density that a model gives to an image. | [03](03_likelihood_bound.ipynb) |
 # | linear schedule | A schedule whose $\beta_t$ lie on a straight line. | [02](02_forward_process.ipynb) |
+# | LoRA | A frozen matrix, and beside it a product of two thin ones that is learned. | [19](19_patches_latents_words.ipynb) |
 # | loss by t | The loss at one step at a time; a mean over all steps hides where it is bad. | [13](13_debugging_clinic.ipynb) |
 # | marginal density | The density of one thing, whatever the others are. | [03](03_likelihood_bound.ipynb) |
 # | Markov | Of a chain: given the present, the future does not depend on the past. | [03](03_likelihood_bound.ipynb) |
@@ -225,6 +230,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | mutual information | How much, in nats, one thing tells of another on average. | [20](20_memorise_or_generalise.ipynb) |
 # | naive | In notebook 10: of a network that predicts the clean image, as in notebook 01. | [10](10_libraries.ipynb) |
 # | nat | Unit of a natural logarithm; 1.44 bits. | [03](03_likelihood_bound.ipynb) |
+# | negative prompt | The caption that guidance starts from, in place of the empty one. | [19](19_patches_latents_words.ipynb) |
 # | no label | A row of the table of labels that stands for none. | [12](12_guidance.ipynb) |
 # | noise level | For some libraries: the noise per signal, in place of a step. | [10](10_libraries.ipynb) |
 # | noise schedule | The list $\beta_1, \dots, \beta_T$; in short schedule. | [02](02_forward_process.ipynb) |
@@ -243,6 +249,7 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | recall | Share of real images that have a sample near them. | [18](18_few_steps.ipynb) |
 # | receptive field | The input pixels that can change one output pixel. | [06](06_unet.ipynb) |
 # | recognisable | Of an image: the feature network is at least 95 % sure of its class. | [09](09_evaluation.ipynb) |
+# | reconstruction floor | The distance that an autoencoder's rebuilt images have from real ones: a perfect model of its latents would score it. | [19](19_patches_latents_words.ipynb) |
 # | rectified flow | Noise and image mixed along a straight line, and a mean followed back. | [01](01_corrupt_and_predict.ipynb) |
 # | reflow | Training anew on the pairs of noise and image that a sampler made: the paths become straighter. | [14](14_flow_matching.ipynb) |
 # | repaired | In notebook 10: without the faults of the published design. | [10](10_libraries.ipynb) |
@@ -274,8 +281,10 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 # | telescopes | Of a product or sum: all but the first and last part cancel. | [03](03_likelihood_bound.ipynb) |
 # | tensor | PyTorch's array. | [00](00_start_here.ipynb) |
 # | timestep | The libraries' step, counted from 0. | [10](10_libraries.ipynb) |
+# | token | One vector of a transformer's list: a patch, or a word. | [19](19_patches_latents_words.ipynb) |
 # | torchrun | PyTorch's launcher for several processes. | [11](11_colour_and_scale.ipynb) |
 # | trace | Sum of the diagonal of a matrix; of a covariance, the sum of all variances. | [09](09_evaluation.ipynb) |
+# | transformer | A stack of blocks of attention and of layers for each token. | [19](19_patches_latents_words.ipynb) |
 # | U-Net | A network that goes down to coarse features and up again, with skip connections. | [06](06_unet.ipynb) |
 # | unbiased | Of an estimate: right on average. | [04](04_bound_to_noise.ipynb) |
 # | uniform | Of a random number: every value of a range is as likely as any other. | [01](01_corrupt_and_predict.ipynb) |
@@ -431,6 +440,8 @@ for schedule in (linear_schedule(1000), cosine_schedule(1000)):
 #   [1512.03385](https://arxiv.org/abs/1512.03385).
 # - **Heusel et al. 2017**, *GANs trained by a two time-scale update rule converge to a local Nash equilibrium (the
 #   source of FID)*, arXiv [1706.08500](https://arxiv.org/abs/1706.08500).
+# - **Hu et al. 2022**, *LoRA: low-rank adaptation of large language models*, arXiv
+#   [2106.09685](https://arxiv.org/abs/2106.09685).
 # - **Hutchinson 1989**, *A stochastic estimator of the trace of the influence matrix (Communications in Statistics)*.
 # - **Kaplan et al. 2020**, *Scaling laws for neural language models*, arXiv
 #   [2001.08361](https://arxiv.org/abs/2001.08361).
