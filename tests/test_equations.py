@@ -91,51 +91,6 @@ BREAKS["04_bound_to_noise"] = {
     ],
 }
 
-BREAKS["07_train_ddpm"] = {
-    "7.1": [("(1 - c * tables.sigma[1:]) ** 2 + ", "(1 - tables.sigma[1:]) ** 2 + "), ("+ c**2 * tables", "+ tables")],
-    "7.2": [("expected=variance / B)", "expected=variance)"), ("exact[independent - 1]", "exact[spread - 1]")],
-    "7.3": [("(variance - between) / B)", "variance / B)"), ("exact[spread - 1]", "exact[independent - 1]")],
-    "7.4": [
-        ("ema_update(start, value, 0.9)", "ema_update(value, start, 0.9)"),
-        ("value, start, 0.9))", "value, start, 0.99))"),
-    ],
-    "7.5": [("(1 - d) * powers", "powers"), ("(n - 1, -1, -1", "(n, 0, -1")],
-    "7.6": [("(1 - d) / (1 + d)", "(1 - d)"), ("samples=average**2", "samples=average.abs()")],
-    "7.7": [("ramps.min(0)", "ramps.max(0)"), ("0, -1) / 750", "0, -1) / 3000")],
-    "7.8": [("min(1, 1 / g", "min(1, 2 / g"), (".square().sum().sqrt()", ".square().sum()")],
-}
-
-BREAKS["16_targets_and_weights"] = {
-    "16.1": [("(b - a * rho) ** 2", "(b + a * rho) ** 2"), ("(b - a * rho) ** 2", "(b - a * rho).abs() ** 1.5")],
-    "16.2": [("(noise_error + clean", "(noise_error - clean"), ("velocity_loss(*batch), (", "ddpm_loss(*batch), (")],
-    "16.3": [("torch.minimum(noise", "torch.maximum(noise"), ("min_snr_loss(*batch)", "velocity_loss(*batch)")],
-    "16.4": [("samples=weight.mean() * exact", "samples=exact"), ("expected=(weight * exact)", "expected=exact")],
-    "16.5": [
-        ("(1 - u) * weight", "weight * 0"),
-        ("p = u / 1000", "p = u**2 / 1000"),
-        ("(mixed[", "(by_weight["),
-    ],
-    "16.6": [("(c_in * x) ** 2", "(c_in * x).abs()"), ("(c_in * x) ** 2", "(c_in**2 * x) ** 2")],
-    "16.7": [
-        ("c_skip**2 * r**2", "c_skip * r**2"),
-        ("(1 - c_skip) ** 2", "(1 + c_skip) ** 2"),
-        ("s**2 - 2 *", "s**2 - "),
-    ],
-    "16.8": [("tried.min().sqrt()", "tried.min()"), ("choices**2 * r**2", "choices * r**2")],
-    "16.9": [
-        ("/ c_out, -velocity", "/ c_out, velocity"),
-        ("c_in * x, x_t", "x, x_t"),
-        (".flatten(), 1.0)", ".flatten(), 0.9)"),
-    ],
-    "16.10": [
-        ("K[:-1] - K[1:]", "K[1:] - K[:-1]"),
-        ("sigma[1:] ** 2) - b", "sigma[1:]) - b"),
-        ("- bounds[1:]", "- bounds[:-1]"),
-    ],
-    "16.11": [("omega.diff()", "-omega.diff()"), ("-omega[-1:]", "omega[-1:]"), ("omega[:1],", "0 * omega[:1],")],
-    "16.12": [("lam[500]) / 2", "lam[500])"), ('omegas["velocity"]', 'omegas["noise"]')],
-}
-
 BREAKS["05_time_conditioning"] = {
     "5.1": [
         ("- price, expected", ", expected"),
@@ -179,6 +134,19 @@ BREAKS["06_unet"] = {
     ],
 }
 
+BREAKS["07_train_ddpm"] = {
+    "7.1": [("(1 - c * tables.sigma[1:]) ** 2 + ", "(1 - tables.sigma[1:]) ** 2 + "), ("+ c**2 * tables", "+ tables")],
+    "7.2": [("expected=variance / B)", "expected=variance)"), ("exact[independent - 1]", "exact[spread - 1]")],
+    "7.3": [("(variance - between) / B)", "variance / B)"), ("exact[spread - 1]", "exact[independent - 1]")],
+    "7.4": [
+        ("ema_update(start, value, 0.9)", "ema_update(value, start, 0.9)"),
+        ("value, start, 0.9))", "value, start, 0.99))"),
+    ],
+    "7.5": [("(1 - d) * powers", "powers"), ("(n - 1, -1, -1", "(n, 0, -1")],
+    "7.6": [("(1 - d) / (1 + d)", "(1 - d)"), ("samples=average**2", "samples=average.abs()")],
+    "7.7": [("ramps.min(0)", "ramps.max(0)"), ("0, -1) / 750", "0, -1) / 3000")],
+    "7.8": [("min(1, 1 / g", "min(1, 2 / g"), (".square().sum().sqrt()", ".square().sum()")],
+}
 
 BREAKS["08_sampling"] = {
     "8.1": [
@@ -285,6 +253,7 @@ BREAKS["11_colour_and_scale"] = {
     ],
     "11.7": [(".mean(0), tol", ".sum(0), tol"), ("rank, 3) for part", "0, 3) for part"), ("range(3)", "range(2)")],
 }
+
 BREAKS["12_guidance"] = {
     "12.1": [("net.label.weight[7] -", "net.label.weight[6] -"), (" - net.label.weight[none])", ")")],
     "12.2": [
@@ -327,7 +296,6 @@ BREAKS["13_debugging_clinic"] = {
     "13.4": [("expected=1 / 16", "expected=1 / 4"), ("eps.mean(1)", "eps.sum(1)"), ("eps[:, 0]", "eps.mean(1)**0")],
 }
 
-
 BREAKS["14_flow_matching"] = {
     "14.1": [("torch.lerp(x0, eps,", "torch.lerp(eps, x0,")],
     "14.2": [("(later - x_a) /", "(x_a - later) /")],
@@ -344,7 +312,6 @@ BREAKS["14_flow_matching"] = {
     "14.13": [("torch.pi * s / 2", "torch.pi * s")],
     "14.14": [("without + 2.5", "without - 2.5"), ("with_label)[1], 2.5", "with_label)[1], 1.5")],
 }
-
 
 BREAKS["15_solvers"] = {
     "15.1": [("(m - 1) * x", "m * x"), ("1 - m**2]", "1 - m]")],
@@ -363,36 +330,36 @@ BREAKS["15_solvers"] = {
     "15.14": [("(old[1] - old[-1]))[1", "old[1])[1"), ("((old - old[-1])", "(old")],
 }
 
-BREAKS["18_few_steps"] = {
-    "18.1": [("every - weight @", "every + weight @"), ("(mean - weight @ mean) ** 2", "mean**2")],
-    "18.2": [("turn / 2", "turn"), ("- first) / -h", "- first) / h")],
-    "18.3": [("growth, -flux", "growth, flux"), ("log_density(pixels, x, 0.4).exp()", "log_density(pixels, x, 0.4)")],
-    "18.4": [("x, 1.0, 0.0), ode", "x, 0.9, 0.0), ode"), ("x, 1.0, 0.0), ode", "x, 1.0, 0.1), ode")],
-    "18.5": [("log_density(ends)", "log_density(x)"), ("x, 1.0) - pixels", "x, 0.0) - pixels")],
-    "18.6": [("times[place], 0.0)", "times[place] * 0.9, 0.0)"), ("path[-1], tol=1e-3", "path[0], tol=1e-3")],
-    "18.7": [("x = m * x0 +", "x = x0 +"), ("m, sigma, 0.5)", "m, sigma, 1.0)")],
-    "18.8": [("x, -answer", "x, answer"), ("sigma[400], 1.0)", "sigma[400], 0.5)")],
-    "18.9": [("[1.0, 2.0]", "[1.0, 1.0]"), ("coarse / fine", "fine / coarse")],
-    "18.10": [("two, 400)", "two, 600)"), ("x_t, 800, two", "x_u, 600, two")],
-    "18.11": [("rounds=3", "rounds=2"), ("0.2, 9)", "0.2, 5)")],
+BREAKS["16_targets_and_weights"] = {
+    "16.1": [("(b - a * rho) ** 2", "(b + a * rho) ** 2"), ("(b - a * rho) ** 2", "(b - a * rho).abs() ** 1.5")],
+    "16.2": [("(noise_error + clean", "(noise_error - clean"), ("velocity_loss(*batch), (", "ddpm_loss(*batch), (")],
+    "16.3": [("torch.minimum(noise", "torch.maximum(noise"), ("min_snr_loss(*batch)", "velocity_loss(*batch)")],
+    "16.4": [("samples=weight.mean() * exact", "samples=exact"), ("expected=(weight * exact)", "expected=exact")],
+    "16.5": [
+        ("(1 - u) * weight", "weight * 0"),
+        ("p = u / 1000", "p = u**2 / 1000"),
+        ("(mixed[", "(by_weight["),
+    ],
+    "16.6": [("(c_in * x) ** 2", "(c_in * x).abs()"), ("(c_in * x) ** 2", "(c_in**2 * x) ** 2")],
+    "16.7": [
+        ("c_skip**2 * r**2", "c_skip * r**2"),
+        ("(1 - c_skip) ** 2", "(1 + c_skip) ** 2"),
+        ("s**2 - 2 *", "s**2 - "),
+    ],
+    "16.8": [("tried.min().sqrt()", "tried.min()"), ("choices**2 * r**2", "choices * r**2")],
+    "16.9": [
+        ("/ c_out, -velocity", "/ c_out, velocity"),
+        ("c_in * x, x_t", "x, x_t"),
+        (".flatten(), 1.0)", ".flatten(), 0.9)"),
+    ],
+    "16.10": [
+        ("K[:-1] - K[1:]", "K[1:] - K[:-1]"),
+        ("sigma[1:] ** 2) - b", "sigma[1:]) - b"),
+        ("- bounds[1:]", "- bounds[:-1]"),
+    ],
+    "16.11": [("omega.diff()", "-omega.diff()"), ("-omega[-1:]", "omega[-1:]"), ("omega[:1],", "0 * omega[:1],")],
+    "16.12": [("lam[500]) / 2", "lam[500])"), ('omegas["velocity"]', 'omegas["noise"]')],
 }
-
-
-BREAKS["20_memorise_or_generalise"] = {
-    "20.1": [("+ (joint.sum(0)", "- (joint.sum(0)"), ("(f - ideal) ** 2", "(f - ideal).abs()")],
-    "20.2": [("* logs.exp(), logs)", ", logs)"), ("2 * math.log(5)", "math.log(5)")],
-    "20.3": [("v * (1 - 1 / n), v * (1 + 1 / n)", "v, v"), ("(unseen - mean)", "(unseen - seen)")],
-    "20.4": [("2 / (1 + h**2)", "2 / (1 + h)"), ("/ 0.8**2)", "/ 0.8)")],
-    "20.5": [(").sum() / 2)", ").sum())"), ("ratio * variances + 1)", "ratio * variances)")],
-    "20.6": [("n ** (2 / D)", "n ** (1 / D)"), ("- 1) / s**2", "- 1) / s")],
-    "20.7": [("0.6, 0.8, side)", "0.8, 0.6, side)"), ("w_1 @ images[:, 0, 6, 7]", "w @ images[:, 0, 6, 7]")],
-    "20.8": [("eta * B / N)", "eta / N)"), ("** k)", "** B)")],
-    "20.9": [("expected=n / (n + m)", "expected=m / (n + m)"), ("expected=n / (n + m)", "expected=0.5")],
-    "20.10": [("** d / (1 + u.double() ** d)", "** d"), ("expected=u.double() ** d", "expected=u.double()")],
-    "20.11": [("(shares - 0.5) ** 2", "(shares - 0.5).abs()"), ("null_error(counts) ** 2", "0.25 / counts.sum()")],
-    "20.12": [("a * (1 - floor / L)", "a + 0 * L"), ("-slope, a", "slope, a")],
-}
-
 
 BREAKS["17_prior_at_work"] = {
     "17.1": [("two.log_density(x) + log_p_y", "two.log_density(x) - log_p_y"), (" - evidence", "")],
@@ -406,6 +373,21 @@ BREAKS["17_prior_at_work"] = {
     "17.9": [("draws[1:].amin(0)", "draws[1:10].amin(0)"), ("> least) &", "> least) |")],
     "17.10": [("kappa * (g - m)", "kappa * g"), ("(1 - kappa**2).sqrt()", "(1 - kappa)")],
     "17.11": [("- 0.8) / 0.7", "- 0.8) / 0.3"), ("(x + 0.5)", "(x - 0.5)")],
+}
+
+BREAKS["18_few_steps"] = {
+    "18.1": [("every - weight @", "every + weight @"), ("(mean - weight @ mean) ** 2", "mean**2")],
+    "18.2": [("turn / 2", "turn"), ("- first) / -h", "- first) / h")],
+    "18.3": [("growth, -flux", "growth, flux"), ("log_density(pixels, x, 0.4).exp()", "log_density(pixels, x, 0.4)")],
+    "18.4": [("x, 1.0, 0.0), ode", "x, 0.9, 0.0), ode"), ("x, 1.0, 0.0), ode", "x, 1.0, 0.1), ode")],
+    "18.5": [("log_density(ends)", "log_density(x)"), ("x, 1.0) - pixels", "x, 0.0) - pixels")],
+    "18.6": [("times[place], 0.0)", "times[place] * 0.9, 0.0)"), ("path[-1], tol=1e-3", "path[0], tol=1e-3")],
+    "18.7": [("x = m * x0 +", "x = x0 +"), ("m, sigma, 0.5)", "m, sigma, 1.0)")],
+    "18.8": [("x, -answer", "x, answer"), ("sigma[400], 1.0)", "sigma[400], 0.5)")],
+    "18.9": [("[1.0, 2.0]", "[1.0, 1.0]"), ("coarse / fine", "fine / coarse")],
+    "18.10": [("two, 400)", "two, 600)"), ("x_t, 800, two", "x_u, 600, two")],
+    "18.11": [("rounds=3", "rounds=2"), ("0.2, 9)", "0.2, 5)")],
+}
 
 BREAKS["19_patches_latents_words"] = {
     "19.1": [("28 / 4 * 28 / 4", "28 / 4"), ("patchify(x[:8], 4)", "patchify(x[:8], 7)")],
@@ -425,6 +407,21 @@ BREAKS["19_patches_latents_words"] = {
     "19.12": [("(1 - s) * avoided", "s * avoided"), ("negative + s * (", "positive + s * (")],
     "19.13": [("lora.B @ lora.A)", "lora.B @ lora.A / 4)"), ("linear.weight + lora.B", "lora.B")],
     "19.14": [("G = 2 *", "G ="), ("(G @ lora.A.T, G.T", "(G @ lora.A.T / 4, G.T")],
+}
+
+BREAKS["20_memorise_or_generalise"] = {
+    "20.1": [("+ (joint.sum(0)", "- (joint.sum(0)"), ("(f - ideal) ** 2", "(f - ideal).abs()")],
+    "20.2": [("* logs.exp(), logs)", ", logs)"), ("2 * math.log(5)", "math.log(5)")],
+    "20.3": [("v * (1 - 1 / n), v * (1 + 1 / n)", "v, v"), ("(unseen - mean)", "(unseen - seen)")],
+    "20.4": [("2 / (1 + h**2)", "2 / (1 + h)"), ("/ 0.8**2)", "/ 0.8)")],
+    "20.5": [(").sum() / 2)", ").sum())"), ("ratio * variances + 1)", "ratio * variances)")],
+    "20.6": [("n ** (2 / D)", "n ** (1 / D)"), ("- 1) / s**2", "- 1) / s")],
+    "20.7": [("0.6, 0.8, side)", "0.8, 0.6, side)"), ("w_1 @ images[:, 0, 6, 7]", "w @ images[:, 0, 6, 7]")],
+    "20.8": [("eta * B / N)", "eta / N)"), ("** k)", "** B)")],
+    "20.9": [("expected=n / (n + m)", "expected=m / (n + m)"), ("expected=n / (n + m)", "expected=0.5")],
+    "20.10": [("** d / (1 + u.double() ** d)", "** d"), ("expected=u.double() ** d", "expected=u.double()")],
+    "20.11": [("(shares - 0.5) ** 2", "(shares - 0.5).abs()"), ("null_error(counts) ** 2", "0.25 / counts.sum()")],
+    "20.12": [("a * (1 - floor / L)", "a + 0 * L"), ("-slope, a", "slope, a")],
 }
 
 
