@@ -958,8 +958,8 @@ found = diagnose(model, schedule_1000, to_float(data.images[:n]).to(device), sam
 #   digits at a glance.
 #
 # **What broke:** nothing in this notebook that was not meant to. What Part I leaves broken is larger: pictures a few
-# dozen pixels wide, networks that know no words, and a clinic that cannot tell a copy from an original. [Notebook
-# 99](99_glossary.ipynb) has the words, the symbols, and what to read next.
+# dozen pixels wide, networks that know no words ([19](19_patches_latents_words.ipynb)), and a clinic that cannot tell a copy from an
+# original ([20](20_memorise_or_generalise.ipynb)). [Notebook 99](99_glossary.ipynb) has the words, the symbols, and what to read next.
 #
 # ### Experiments to try
 #

@@ -674,7 +674,8 @@ read_aloud(recipe)
 #
 # **What broke:** three seeds tell a large difference from chance and a small one not; and every number here is a distance of
 # samples drawn from nothing. A model that knows what digits look like could do more: mend a torn one, or sharpen a blurred
-# one. Nothing so far says how to ask it.
+# one. Nothing so far says how to ask it:
+# [notebook 17](17_prior_at_work.ipynb) does.
 #
 # ### Experiments to try
 #

@@ -681,7 +681,7 @@ viz.image_rows(rows, titles=[str(k) for k in range(10)], alt=alt)
 #
 # **What broke:** every answer took 25 to 125 calls of the network, many of them with a backward pass, and one answer is not enough.
 # Four answers to a few questions took minutes. A program that mends pictures while somebody waits, or a table with small standard errors for
-# digits and not for two pixels, needs samplers with four calls, or one. That is the subject of notebook 18, few steps.
+# digits and not for two pixels, needs samplers with four calls, or one. That is the subject of [notebook 18](18_few_steps.ipynb).
 #
 # ### Experiments to try
 #

@@ -552,7 +552,7 @@ for cheat in (student_sampler(4), lambda ask, schedule, x_T: teacher(x_T, torch.
 #
 # **What broke:** a student can be no better than its teacher, and it is as large: each call still runs over all pixels. What is
 # inside the call has not changed since [notebook 06](06_unet.ipynb): pixels in, convolutions, and no more to ask for than a
-# digit's class. Notebook 19 changes the network itself: patches, latents and words.
+# digit's class. [Notebook 19](19_patches_latents_words.ipynb) changes the network itself: patches, latents and words.
 #
 # ### Experiments to try
 #

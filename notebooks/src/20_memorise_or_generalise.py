@@ -37,7 +37,7 @@ train, held = (to_float(images) for images in memory.split(digits, 64))
 # %% [markdown]
 # ## The optimum copies
 #
-# The last model of notebook 19 saw 200 pictures. How much of what it draws is theirs? By its loss, all of it should
+# The last model of [notebook 19](19_patches_latents_words.ipynb) saw 200 pictures. How much of what it draws is theirs? By its loss, all of it should
 # be. Training shows $N$ images, each as likely as the others, and asks for the clean image $x_0$ behind $x_t$. The
 # best answer is the **ideal denoiser** $\hat x_0^*$, the mean of the $N$ images with the weights of
 # [(13.1)](13_debugging_clinic.ipynb), and like each squared error the loss of any other answer $f$ splits:
@@ -586,7 +586,7 @@ viz.image_rows(drawn, alt="Ten samples of a VAE, an autoregressive model and a d
 # What the table cannot show: the VAE draws in one call, the autoregressive model in 196, one for each pixel, and
 # knows an exact likelihood. A GAN (not trained here) draws in one call and has no likelihood at all; a flow has both,
 # and pays with its architecture, or is the ODE of [notebook 15](15_solvers.ipynb). Diffusion stands between: tens of
-# calls, a few after notebook 18, a stable loss, a bound, and, since it works on the whole image in any state of
+# calls, a few after [notebook 18](18_few_steps.ipynb), a stable loss, a bound, and, since it works on the whole image in any state of
 # noise, a prior that can be asked questions it was not trained for.
 #
 # ## Where you are now
