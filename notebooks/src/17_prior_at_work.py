@@ -97,10 +97,10 @@ except ValueError as error:
 # $$\nabla \log q_t(x_t \mid y) = {\color{#0072B2}{\nabla \log q_t(x_t)}} + {\color{#D55E00}{\nabla \log p(y \mid x_t)}} \tag{17.2}$$
 #
 # The first term the network has. In the second stands the catch of this whole notebook: $p(y \mid x_0)$ is known, and
-# $p(y \mid x_t)$ is wanted, the probability of the measurement when only the *noisy* image is known. All ways to ask
-# differ in what they put there. In our worlds it is a formula, `log_likelihood`.
+# $p(y \mid x_t)$ is wanted, the probability of the measurement when only the *noisy* image is known. The ways to ask
+# differ in what they put there, or in how they go round it. In our worlds it is a formula, `log_likelihood`.
 #
-# Written with clean guesses the same line says: the measurement moves the guess.
+# Multiply by $\sigma_t^2 / \sqrt{\bar\alpha_t}$, add $x_t / \sqrt{\bar\alpha_t}$, and by (4.20) the scores become clean guesses. The measurement moves the guess:
 #
 # $$\mathbb{E}[x_0 \mid x_t, y] = {\color{#009E73}{\hat x_0}} + \frac{\sigma_t^2}{\sqrt{\bar\alpha_t}}\, {\color{#D55E00}{\nabla \log p(y \mid x_t)}} \tag{17.3}$$
 
@@ -154,7 +154,7 @@ replaced = check(replaced)
 #
 # One thing is odd about it. The missing pixels come from a step that knew the old noise of the known ones; then those get
 # fresh noise, and the two no longer belong together. **Resampling** (Lugmayr et al. 2022) lets them settle: go one step back up,
-# from $s$ to $t$, and down again, several rounds at each step. Up means
+# from $s$ to $t$ (here $s$ is the step below $t$, as in notebook 08, not the noise of (17.1)), and down again, several rounds at each step. Up means
 #
 # $$x_t = \sqrt{\frac{\bar\alpha_t}{\bar\alpha_s}}\; x_s + \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}}\; z \tag{17.5}$$
 #
@@ -209,16 +209,18 @@ data_gradient = check(data_gradient)
 #
 # </details>
 #
-# What is $J$? How much a guess follows $x_t$ is how uncertain it is: for *any* data
+# What is $J$? The less certain a guess is, the more it follows $x_t$: for *any* data
 #
 # $$J = \frac{\sqrt{\bar\alpha_t}}{\sigma_t^2}\, C_t, \qquad C_t = \operatorname{Cov}[x_0 \mid x_t] \tag{17.7}$$
 #
 # so the pull of one pixel's measurement reaches others through their covariance. And here is what the guess forgets. Suppose that $x_0$
-# given $x_t$ is Gaussian. Then $y$ is its mean $A \hat x_0$, plus what $x_0$ may differ from it, plus the noise:
+# given $x_t$ is Gaussian. Then $y$ is $A \hat x_0$, plus $A (x_0 - \hat x_0)$, which has the covariance $A\, C_t A^\top$, plus the noise:
 #
 # $$p(y \mid x_t) = \mathcal{N}\big(y;\; A\, {\color{#009E73}{\hat x_0}},\; s^2 I + A\, C_t A^\top\big) \tag{17.8}$$
 #
-# DPS has $s^2$ alone. It takes its guess for the truth, and while there is much noise, $A C_t A^\top$ is far larger than $s^2$.
+# (17.6) has $s^2$ alone. It takes its guess for the truth, and while there is much noise, $A C_t A^\top$ is far larger than $s^2$.
+# (The algorithm of Chung et al. puts a step size, tuned by hand and divided by $\lVert y - A \hat x_0 \rVert$, in the place of $1 / s^2$. What we call
+# DPS and measure below is the formula as it stands.)
 
 # %% tags=["nbval-check-output"]
 some, eye = x[:20], torch.eye(2).double()
@@ -257,13 +259,13 @@ alt = "Three fields of arrows over the density of noisy pixels: to its peaks, to
 viz.show(figure, alt + "to a band ten times as hard")
 
 # %% [markdown]
-# *The two terms of (17.2) at half of the steps, on the density of $x_t$ (grey), for the question "the first pixel is 0.4". The arrows of DPS are
-# drawn ten times shorter: it pulls that much harder.*
+# *The two terms of (17.2) at $t = T/2$, the second one also as DPS has it, on the density of $x_t$ (grey), for the question "the first pixel is 0.4". The arrows of DPS are
+# drawn ten times shorter, and most are still longer: it pulls far harder than it should.*
 #
 # ## Which of them are right?
 #
-# A right sampler gives the posterior: its mean, its spread, and its shape. The first two we can compare with the formula,
-# at one question. The third has a test that needs no formula at all, only truths: draw $x_0$ from the prior, measure $y$, and ask
+# A right sampler gives the posterior. Its mean and its spread we can compare with the formula, at one question. Whether its
+# answers spread as far as they should over many questions has a test that needs no formula at all, only truths: draw $x_0$ from the prior, measure $y$, and ask
 # for 19 answers. If they are drawn from the posterior, the truth is one draw more of the same kind, and each of the
 # twenty places among them is equally likely. Two places lie outside of the interval from least to largest answer:
 #
@@ -274,7 +276,7 @@ viz.show(figure, alt + "to a band ten times as hard")
 # ### Exercise 17.3 - `calibrated`
 #
 # Write a test that a right sampler passes and a wrong one fails. `answers` has shape (19, N), `truth` (N,): N questions. Return True if
-# the share of truths inside is 0.9, give or take three standard errors of such a share. Which ways to be wrong must it notice?
+# the share of truths inside is 0.9, give or take three standard errors that a share of N has if 0.9 is right. Which ways to be wrong must it notice?
 
 # %% tags=["exercise", "nbval-check-output"]
 def calibrated(answers, truth):
@@ -287,7 +289,7 @@ calibrated = check(calibrated)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# A coin that is 1 with probability $p$ has the variance $p (1 - p)$. Intervals can be too narrow and too wide.
+# A coin that is 1 with probability $p$ has the variance $p (1 - p)$, the mean of $N$ coins one $N$-th of it. Here $p = 0.9$. Intervals can be too narrow and too wide.
 #
 # </details>
 
@@ -299,7 +301,7 @@ for name, given in {"right": draws[1:], "too narrow": 0.8 * draws[1:], "too wide
     print(f"{name:10} passes: {calibrated(given, draws[0])}")
 
 # %% [markdown]
-# Now the four ways, with 200 steps each. Guess before you run: which have the right mean, and whose intervals are too narrow? And
+# Now four ways, with 200 steps each: replacement, replacement with five rounds, DPS, and the exact second term of (17.2). Guess before you run: which have the right mean, and whose intervals are too narrow? And
 # what about somebody who does not look at $y$ and draws from the prior?
 
 # %%
@@ -348,16 +350,16 @@ for (name, way), row in table.items():
 # coverage of intervals that should hold 90 %. Each with one standard error.*
 #
 # *Exact guidance is right, as far as these numbers can tell. Replacement leans to the prior: the prior alone is off by 30 % of a standard deviation,
-# replacement by half of that, to the same side. Five rounds take most of it away, at five times the calls. DPS is off to the other side, by 16 to
-# 29 %. In the first question it also loses a third of the variance, and what it calls 90 % holds 84.*
+# replacement by half of that, to the same side. Five rounds take most of it away, at five times the calls. DPS is off to the other side, by 29 %, and by
+# 16 and 20 % in the other two questions. In the first one it also loses a third of the variance, and what it calls 90 % holds 84.*
 #
 # *The other coverages cannot be told from 90 % with 300 questions, though means and variances are off. And look at the prior alone. It has
-# never seen $y$, its mean is the worst, and its coverage is perfect: (17.9) holds for it, because on average over all questions it claims no
+# never seen $y$, its mean is as far off as that of DPS, and its coverage cannot be told from 90 %: (17.9) holds for it, because on average over all questions it claims no
 # more than it knows. A test of coverage finds who is too sure. It does not find who is idle; for that one needs the mean.*
 #
 # ## Grey to colour
 #
-# A pixel with three channels, of which only the mean is known: is it brick or slate? `operator` takes the mean, and the rest stays.
+# A pixel with three channels, of which only the mean is known: is it brick or slate? `operator` takes the mean, and the rest of the code stays as it was.
 
 # %%
 bricks = torch.diag_embed(torch.full((2, 3), 0.02))
@@ -374,7 +376,7 @@ squares = {name: x[:14, :, None, None].float() for name, x in rows.items()}
 viz.image_rows(squares, alt="Grey squares; two rows of squares in brick and slate; the mean, a dull violet")
 
 # %% [markdown]
-# *Each square is an answer. DPS, too, says "brick" about as often as it should (one standard error is 3 %). The mean of all answers, which a network trained with a squared error would give, is no answer: nothing in this world
+# *Each square is an answer. Both colours have the same grey on average, so the 60 % are those of the prior, and DPS, too, says "brick" about as often as it should (one standard error is 3 %); so would somebody who ignores the grey. The mean of all answers, which a network trained with a squared error would give, is no answer: nothing in this world
 # has that colour.*
 #
 # ## On digits
@@ -478,7 +480,7 @@ alt = "Answers to two 7x7 digits at five weights: at 0.1 other digits, at 10 som
 viz.image_rows(rows | {"true": some}, alt=alt + "at 1000 frayed ones")
 
 # %% [markdown]
-# *At 0.1 the prior draws what it likes. At 10 the answers fit nearly, and are whole digits. At 1000 they fit best, and strokes fray. What fits best
+# *At 0.1 the prior draws what it likes. At 10 the answers fit nearly, and three of the four are whole digits. At 1000 they fit best, and strokes fray. What fits best
 # is not what is most likely: (17.1) has two factors.*
 #
 # What does not fit is refused:
@@ -495,11 +497,12 @@ for wrong in (lambda: inpaint(net, schedule, known, mask[:, :, :14], noise(2)), 
 #
 # You need not measure anything to ask. **SDEdit** (Meng et al. 2022) takes a crude drawing, adds noise up to a step $t$, and
 # lets the sampler come down from there. Noise drowns what is crude about it first, and what is large last. How much is kept? For Gaussian data, of
-# mean $m$ and variance $v$ for each pixel, the path is linear: a drawing $g$ leads to an image with
+# mean $m$ and variance $v$ for each pixel, the path of DDIM without fresh noise is linear: a drawing $g$ leads to an image with
 #
 # $$\mathbb{E}[x_0] = m + \kappa\, (g - m), \qquad \operatorname{Var}[x_0] = (1 - \kappa^2)\, v, \qquad \kappa = \sqrt{\frac{\bar\alpha_t\, v}{\bar\alpha_t\, v + \sigma_t^2}} \tag{17.10}$$
 #
-# $\kappa$ is what is left of the drawing, and $1 - \kappa^2$ the share of the variance that is new. So faithfulness and variety are one number, and the **strength**
+# $\kappa$ is what is left of the drawing's distance from the mean, and $1 - \kappa^2$ is the variance of the images from one drawing, as a share of $v$. (With as much
+# fresh noise as DDPM, which the digits below get, $\kappa^2$ takes the place of $\kappa$ in both.) So faithfulness and variety are one number, and the **strength**
 # $t / T$ sets it. There is no free choice of both.
 #
 # ### Exercise 17.4 - `edit_start`
@@ -519,7 +522,7 @@ edit_start = check(edit_start)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `torch.full((B,), left[0], device=guide.device)` makes the steps.
+# `torch.full((len(guide),), left[0], device=guide.device)` makes the steps; $T$ is `schedule.T`.
 #
 # </details>
 
@@ -571,16 +574,16 @@ alt = "A two drawn with a ruler, and eight images made from it at each of five s
 viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
-# *With little noise the ruler stays: at 0.4 you still see its corners. At 0.8 most images are a two by somebody's hand. At 0.9 most are another digit. (16
-# images for each strength.) Where to stop is a matter of taste, and (17.10) says why nothing can choose for you: what is new and what is kept
-# add up to one. The feature network is no help here: it takes the ruler's Z for a two, too.*
+# *With little noise the ruler stays: at 0.4 you still see its corners. At 0.8 most images are a two by somebody's hand. At 0.9 the feature network reads 6 of the 16 as a two (the eight shown
+# happen to hold most of them), and others have become a one or a three. Where to stop is a matter of taste, and (17.10) says why nothing can choose for you: what is new and what is kept
+# hang on one number. The feature network is no help here: it takes the ruler's Z for a two, too.*
 #
 # ## The same hand, another digit
 #
 # An edit of a real image should keep all that it does not change. [Notebook 08](08_sampling.ipynb) led an image up to a start that leads
 # back to it. With labels, [notebook 12](12_guidance.ipynb), one can go up with the image's own label and come down with another. What is kept? For
 # Gaussian classes, $\mathcal{N}(m_k, v_k)$, a path up keeps the number of standard deviations from the mean, and so does the
-# path down:
+# path down. If nothing of the image is left at the top, then
 #
 # $$\frac{x' - m_l}{\sqrt{v_l}} = \frac{x - m_k}{\sqrt{v_k}} \tag{17.11}$$
 #
@@ -610,8 +613,8 @@ alt = "Three real digits, led up with their own label and down with each of the 
 viz.image_rows(rows, titles=["image", *map(str, range(10))], alt=alt)
 
 # %% [markdown]
-# *Read along a row. In the columns of their own label the images come back. In the others the thin stroke of the four and the heavy one of the nought
-# go along, and so does some of the slant. Some of the new digits are broken: the start that was found is none that anybody would have
+# *Read along a row. In the columns of their own label the images come back. In the others the thin stroke of the four goes along, the heavy one of the nought
+# in about half of them, and so does some of the slant. Some of the new digits are broken: the start that was found is none that anybody would have
 # drawn, as in notebook 08, and three images are no measurement.*
 #
 # ## A label by somebody else's gradient
@@ -665,21 +668,21 @@ viz.image_rows(rows, titles=[str(k) for k in range(10)], alt=alt)
 
 # %% [markdown]
 # *30 images each. From scale 5 on the feature network sees what it wanted in nearly all of them. The second reader does not follow: it stays at about 70 to
-# 77 %, whatever the scale. The gradient found strokes that tip one network's reading, and a push is not a digit: look at the ones. Classifier-free
-# guidance, which was trained for the question, convinces both. A classifier trained on noisy images may do better than ours; that we have
+# 77 %, whatever the scale. The gradient found strokes that tip one network's reading, and a push is not a digit: look at the ones. The network with
+# labels, which was trained for the question, convinces both, at scale 1, where nothing is pushed, and at 3. A classifier trained on noisy images may do better than ours; that we have
 # not tried.*
 #
 # ## What to remember, and what broke
 #
 # - A prior and a measurement make a posterior. The network has the score of the prior; the rest is $\nabla \log p(y \mid x_t)$, and there the ways
 #   differ.
-# - Replacement needs known pixels, and leans to the prior; resampling mends it, for more calls. DPS takes any operator with a
+# - Replacement needs known pixels, and leans to the prior; resampling takes most of that away, for more calls. DPS takes any operator with a
 #   gradient, and is too sure of its guess.
-# - Measure samplers where the answer is known: mean, variance, coverage. A test of coverage passes who ignores the question.
+# - Measure samplers where the answer is known: mean, variance, coverage. A test of coverage alone is also passed by whoever ignores the question.
 # - One answer hides what is not known. Ask for several.
-# - SDEdit keeps $\kappa$ and draws $1 - \kappa^2$ anew; inversion keeps what the labels share.
+# - In SDEdit one number, the strength, sets what is kept and what is new. Inversion keeps how far an image is from the mean of its class.
 #
-# **What broke:** every answer took 25 to 125 calls of the network, many of them with a backward pass, and one answer is not enough.
+# **What broke:** every answer to a measurement of a digit took 25 to 125 calls of the network, many of them with a backward pass, and one answer is not enough.
 # Four answers to a few questions took minutes. A program that mends pictures while somebody waits, or a table with small standard errors for
 # digits and not for two pixels, needs samplers with four calls, or one. That is the subject of [notebook 18](18_few_steps.ipynb).
 #
