@@ -57,8 +57,8 @@ def flow_map(data: Mixture, x: Tensor, t: Tensor | float, s: Tensor | float) -> 
 
 
 def with_skip(x: Tensor, answer: Tensor, signal: Tensor, sigma: Tensor, spread: float) -> Tensor:
-    """A clean image from the input x = signal x_0 + sigma noise and a network's answer, both of unit variance apart:
-    the skip of Karras et al. 2022 and Song et al. 2023, in our signal and sigma; `spread` is the data's standard
+    """A clean image from the input x = signal x_0 + sigma noise and a network's answer, which has unit variance: the
+    skip of Karras et al. 2022 and Song, Dhariwal et al. 2023, in our signal and sigma; `spread` is the data's standard
     deviation. Without noise it returns x."""
     variance = signal**2 * spread**2 + sigma**2
     return signal * spread**2 / variance * x + spread * sigma / variance.sqrt() * answer

@@ -46,7 +46,7 @@ generator = torch.Generator().manual_seed(0)
 
 # %%
 model, schedule, _ = load_pretrained("mnist", device)
-n = budget(gpu=1000, cpu=1000, quick=200, unit="samples of each kind")
+n = budget(gpu=1000, cpu=1000, quick=140, unit="samples of each kind")
 samples = {}  # number of steps -> (n, 1, 28, 28)
 for steps in (50, 10, 5):
     samples[steps] = sample(model, schedule, n, steps=steps, batch_size=100).cpu()

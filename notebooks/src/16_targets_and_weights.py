@@ -126,7 +126,7 @@ average = to_float(data.images).mean(0).to(device)  # of all digits
 print(f"the mean of all digits scores {(average - test[:64]).square().mean():.5f}")
 
 # %% [markdown]
-# *The squared error of the clean image, on 64 test images. Early the two are close. Late the error of the noise network runs
+# *The squared error of the clean image, on 64 test images. At t = 1 the two are equal, at 100 the velocity is worse by almost a half, at 500 a little better. Late the error of the noise network runs
 # away, since a small error of the noise is divided by a tiny signal-to-noise ratio. The velocity network stays near what the
 # mean of all digits scores: so late, little more can be known.*
 #
@@ -149,7 +149,7 @@ print(f"the mean of all digits scores {(average - test[:64]).square().mean():.5f
 # $$\min\!\Big(\big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2,\; \big\lVert x_0 - \hat x_0 \big\rVert^2\Big) = \min\!\Big(1,\; \frac{1}{\mathrm{SNR}_t}\Big)\, \big\lVert {\color{#D55E00}{\epsilon}} - {\color{#009E73}{\hat\epsilon}} \big\rVert^2 \tag{16.3}$$
 #
 # This is min-SNR weighting (Hang et al. 2023), whose weight is $\min(1, \gamma / \mathrm{SNR}_t)$, with $\gamma = 1$; they
-# found 5 best for photos.
+# take 5, for photos.
 #
 # ### Exercise 16.1 - `min_snr_loss`
 #
@@ -206,7 +206,7 @@ print(f"{light:.0%} of the steps weigh less than a fifth of what the middle ones
 # ### Exercise 16.2 - `weighted_steps`
 #
 # Lay the weights on a line, end to end: step $t$ owns a stretch as long as `weight[t - 1]`. As in
-# [Exercise 7.2](07_train_ddpm.ipynb) the batch is spread evenly: `u` has shape (B,), uniform in [0, 1), and image `i` lands at $(i + u_i) / B$ of the whole length. Return the steps that own these places, (B,) int64 in
+# [Exercise 7.2](07_train_ddpm.ipynb) the batch is spread evenly: `u` has shape (B,), uniform in [0, 1), and image $i = 0, \dots, B - 1$ lands at $(i + u_i) / B$ of the whole length. Return the steps that own these places, (B,) int64 in
 # $1 \dots T$. (Who owns the very point between two stretches does not matter.) `weight` has shape (T,); all weights are
 # positive, and they need not add up to 1.
 
@@ -275,8 +275,8 @@ for name, (objective, choose) in ways.items():
     print(f"{name:28} gradient scatters by {scatter(net, objective, choose, tries):.4f}")
 
 # %% [markdown]
-# *The second scatters less, at no cost. Scatter falls with the root of the batch size: a seventh less is worth a batch larger by
-# a third.*
+# *The second scatters less, at no cost. Scatter falls with the root of the batch size: here it is almost a fifth less,
+# which is worth a batch larger by a half (40 batches, so roughly).*
 #
 # ## The steps that never come
 #
@@ -473,7 +473,7 @@ viz.plot_curves(costs, xlabel="noise per signal", ylabel="error of the image\npe
 # With $F$ all levels start alike: an untrained network that answers 0 has the error 1. EDM's recipe is then a
 # measurement: see where a short training lowers the error, and draw the levels there. We measure the error of $F$ by
 # log-SNR for four networks: untrained, half of the third short run, all of it, and the shipped one. Guess before you run:
-# where are they all alike?
+# where does training lower the error first, and where last?
 
 # %%
 shipped, _, recipe = load_pretrained("mnist", device)
@@ -519,12 +519,13 @@ for name, gain in gains.items():
 
 # %% [markdown]
 # *Bars: two standard errors over the images; one seed. The first half of the short run lowers the error most around log-SNR -1, and
-# nearly as much wherever there is more noise: to know the mean image is a gain there. The second half wins most around 4, and what
-# the shipped network is ahead by lies around 6. So there is no one hill: as training goes on, it moves to less noise. Karras et
+# three quarters as much or more wherever there is more noise: to know the mean image is a gain there. The second half wins most around 4, and what
+# the shipped network is ahead by lies around 6. So there is no one hill: as training goes on, it moves to less noise. (The last curve compares two networks: the shipped one is larger, predicts the noise and was drawn by weight alone. In the table negative gains count as 0.) Karras et
 # al. 2022 draw their levels from a bell curve around log-SNR 2.4; the logit-normal amounts of
 # [notebook 14](14_flow_matching.ipynb) are another. Our weights put most draws around 0, where the outline of a digit is
-# settled. At 6 an error of $F$ is an error of the image divided by about 20, which is hard to see; a likelihood would see it. (A
-# network that rises far above 1 at the left edge was trained by weight alone: the last steps never came.)*
+# settled. At 6 an error of $F$ becomes an error of the image about a twentieth as large, which is hard to see; a likelihood would see it. (The
+# shipped network rises far above 1 at the left edge for two reasons that this figure cannot part: it predicts the noise, and it was
+# trained by weight alone, so the last steps never came.)*
 #
 # ## When is a weighted loss still a bound?
 #
@@ -565,7 +566,7 @@ parts = torch.cat([omega[:1], omega.diff(), -omega[-1:]])  # what K_1 ... K_8 co
 verify("16.11", (omega * L[2:]).sum(), (parts * K).sum(), tol=1e-9)
 
 # %% [markdown]
-# What is $\omega_t$ for the losses of this notebook? By (4.12) the bound weighs a squared error of the noise by half of the step in
+# What is $\omega_t$ for the losses of this notebook? By (4.12), so with the variance $\tilde\beta_t$, and for small steps the bound weighs a squared error of the noise by half of the step in
 # log-SNR, $\lambda_t = \log \mathrm{SNR}_t$. So $\omega_t$ is what a loss puts in front of that error, divided by half the step. For the
 # velocity with a cosine schedule and uniform steps, with $\sqrt{\bar\alpha_t} = \cos \varphi$ and $\lambda = -2 \log \tan \varphi$, where $\varphi$
 # grows evenly, $d\lambda = -2\, d\varphi / (\sin\varphi \cos\varphi)$, and
@@ -647,17 +648,17 @@ read_aloud(recipe)
 # | line | what it decides | where |
 # |:--|:--|:--|
 # | the first line | the target: what the output stands for | (16.1), (16.9) |
-# | `command`, `data` | what to type to repeat it, and the images | [00](00_start_here.ipynb) |
+# | `command`, `data` | what was typed (today `ddpm_helpers.cli`, and `--weighted` for `--middle`), and the images | [00](00_start_here.ipynb) |
 # | `steps`, `batch_size` | how many images are seen: their product | [07](07_train_ddpm.ipynb) |
 # | `learning_rate`, `warmup`, `clip_norm` | how far a step goes | [(7.7)](07_train_ddpm.ipynb), [(7.8)](07_train_ddpm.ipynb) |
 # | `ema_decay` | the average that samples are drawn with | [(7.4)](07_train_ddpm.ipynb) |
 # | `weighted` | the share of draws by weight, $1 - u$; `True` under its old name `middle` is all of them | (16.4), (16.5) |
-# | `seed`, `device`, `torch`, `date` | what else a repetition depends on | [07](07_train_ddpm.ipynb) |
+# | `seed`, `device`, `processes`, `torch`, `date` | what else a repetition depends on | [07](07_train_ddpm.ipynb) |
 # | `label_dropout`, `flip` | nothing here: there are no labels, and digits are not mirrored | [12](12_guidance.ipynb), [11](11_colour_and_scale.ipynb) |
 # | `loss`, `loss is` | the error of the velocity over the steps that were drawn: comparable with no other choice of either | (16.2), (16.5) |
 # | `started from`, if it is there | the recipe of the run whose weights this one began with; the same weights can learn another target | (16.1) |
 #
-# To train such a network, type into a terminal:
+# To train one as this notebook advises, for the velocity and with uniform draws mixed in, type into a terminal:
 #
 # ```
 # python -m ddpm_helpers.cli --target velocity --weighted 0.9 --steps 20000 --checkpoint runs/velocity.safetensors

@@ -97,7 +97,7 @@ verify("18.1", weight @ (mean - weight @ mean) ** 2, every - weight @ spread, to
 #
 # $$y_{\text{exact}} - y_{\text{DDIM}} = \frac{h^2}{2}\, \frac{d\hat\epsilon}{d\rho} + O(h^3) \tag{18.2}$$
 #
-# with the derivative *along* the path. Fifty steps are a way to keep $h^2$ small. There are two others: straighter paths, which is the
+# with the derivative *along* the path. Fifty steps are a way to keep $h^2$ small, and the solvers of [notebook 15](15_solvers.ipynb) allow for the turn. Two ways change what is asked: straighter paths, which is the
 # reflow of [notebook 14](14_flow_matching.ipynb), and a network that knows where the path *ends*. This notebook is about the second.
 
 # %%
@@ -155,7 +155,7 @@ ode = sde.heun(pixels, x, torch.linspace(1, 0, 1001).double())
 verify("18.4", flow_map(pixels, x, 1.0, 0.0), ode, tol=1e-3)
 
 # %% [markdown]
-# A thousand steps of Heun's method, two thousand calls, and one line with two table look-ups: the same numbers. So there is a
+# A thousand steps of Heun's method, two thousand calls, and two calls of a function: the same numbers. So there is a
 # function that draws in one call without any loss. What does it look like? Grains are conserved, so where $f$ is steep the data
 # are sparse:
 #
@@ -176,7 +176,7 @@ alt = "The flow map from noise to data is a staircase; one call of DDIM is nearl
 viz.plot_curves(curves, xlabel="noise, x at time 1", ylabel="where it ends", alt=alt)
 
 # %% [markdown]
-# *A staircase: a landing for each kind of data, and a cliff at each gap between them. The mean, which is what a diffusion network says
+# *A staircase: a landing for each narrow kind of data, a slope for the broad one in the middle, and a cliff at each gap between them. The mean, which is what a diffusion network says
 # here, is a smooth line. A network that is to draw in one call has to learn the cliffs.*
 #
 # ## Consistency
@@ -192,7 +192,7 @@ viz.plot_curves(curves, xlabel="noise, x at time 1", ylabel="where it ends", alt
 #
 # $$f_\theta(x, t) = c_{\text{skip}}\, x + c_{\text{out}}\, {\color{#009E73}{F_\theta(x, t)}}, \qquad c_{\text{skip}} = \frac{m\, s^2}{m^2 s^2 + \sigma^2}, \quad c_{\text{out}} = \frac{s\, \sigma}{\sqrt{m^2 s^2 + \sigma^2}} \tag{18.7}$$
 #
-# where $s$ is the standard deviation of the data. At time 0 we have $m = 1$ and $\sigma = 0$, so $c_{\text{skip}} = 1$, $c_{\text{out}} = 0$,
+# where $s$ is the standard deviation of the data, as in [notebook 16](16_targets_and_weights.ipynb), and no time, and $F_\theta$ a network, not the share $F_t$. At time 0 we have $m = 1$ and $\sigma = 0$, so $c_{\text{skip}} = 1$, $c_{\text{out}} = 0$,
 # and $f_\theta(x, 0) = x$ whatever the network says. In between, Karras et al. 2022 chose them by this rule: what is left for $F$, $(x_0 - c_{\text{skip}}\, x) / c_{\text{out}}$,
 # should have variance 1, and $c_{\text{out}}$, by which the network's errors count, should be as small as possible. That makes $c_{\text{skip}}$ the
 # coefficient of a linear regression of $x_0$ on $x$, $\operatorname{Cov}(x_0, x) / \operatorname{Var}(x)$, so what is left is not
@@ -254,8 +254,8 @@ verify("18.8", guess, with_skip(x, -answer, schedule.sqrt_alpha_bar[400], schedu
 
 # %% [markdown]
 # **Consistency distillation** takes a teacher, the diffusion network. From $x_t$ the teacher takes one solver step $\Phi$ to $x_s$, and the student's answer at $x_t$ is
-# pulled to its own at $x_s$ (kept fixed, an average of its weights). Suppose that works perfectly on a grid of $N$ times. Then
-# $f_N(x, t_n) = f_N(\Phi(x), t_{n-1})$, all the way down, so the best student *is* $N$ steps of the teacher's solver, and inherits
+# pulled to its own at $x_s$, given by an average of its weights through which no gradient flows. Suppose that works perfectly on a grid of $N$ intervals,
+# where $\Phi_n$ is the step from $t_n$ to $t_{n-1}$. Then $f_N(x, t_n) = f_N(\Phi_n(x), t_{n-1})$, all the way down, so the best student *is* $N$ steps of the teacher's solver, and inherits
 # its error, of the solver's order $p$:
 #
 # $$f_N(\cdot, t_N) = \Phi_1 \circ \Phi_2 \circ \dots \circ \Phi_N, \qquad \mathbb{E}\, \big| f_N - f \big| \propto N^{-p} \tag{18.9}$$
@@ -275,8 +275,8 @@ orders = torch.stack([torch.log2(coarse / fine) for coarse, fine in errors.value
 verify("18.9", orders, torch.tensor([1.0, 2.0]), tol=0.1)
 
 # %% [markdown]
-# So on an exact world consistency loses nothing that the teacher's steps do not lose. That is worth keeping in mind: what is
-# lost with a network is lost in *learning*, not in the idea.
+# The check goes from $t = 0.7$ to $0.05$: halving the steps halves DDIM's error and quarters Heun's. So perfect consistency
+# loses only what the teacher's steps lose. Whatever more a network loses is lost in *learning*.
 #
 # ## Two steps in one
 #
@@ -328,7 +328,7 @@ distilled_target = check(distilled_target)
 #
 # </details>
 #
-# Three rounds make one step of eight. With a perfect student in each round, one step ends where eight steps of the first teacher do:
+# Three rounds make one step of eight. Let $u$ be the time between $t$ and $s$ where the first of the two steps ends. With a perfect student in each round, one step ends where eight steps of the first teacher do:
 #
 # $$\Phi^{(k)}_{t \to s} = \Phi^{(k-1)}_{u \to s} \circ \Phi^{(k-1)}_{t \to u} = \dots = \text{$2^k$ DDIM steps from $t$ to $s$} \tag{18.11}$$
 
@@ -358,8 +358,8 @@ verify("18.11", student(start, 1.0, 0.2, rounds=3), eight, tol=1e-6)
 #
 # ## What learning loses
 #
-# Now with a student that is a network: two hidden layers of 64, with the skip of (18.7). The teacher is exact, so all that goes wrong is the
-# student's. Four rounds: eight steps from sixteen, then four, two, one. Guess before you run: which part of the staircase will it miss?
+# Now with a student that is a network: two hidden layers of 64, with the skip of (18.7). The first teacher's clean guess is exact, so what goes
+# wrong is either its sixteen DDIM steps or the student. Four rounds: eight steps from sixteen, then four, two, one. Guess before you run: which part of the staircase will it miss?
 
 # %%
 def draw(n):
@@ -409,7 +409,7 @@ for n, net in students.items():
 
 # %% [markdown]
 # *"Away" is the mean distance to where a grain should end, "the gap" is the stretch from -0.8 to -0.5 between the first two kinds of
-# data. One run, 20,000 grains (a share of 6 % is good to 0.2 points). After a full run the student with one call ends where its teacher with sixteen does, nearly:
+# data. One run, 20,000 grains (the standard error of a share of 6 % is 0.2 points). After a full run the student with one call ends nearly as close to the exact ends as its teacher with sixteen:
 # an eleventh of the distance that DDIM with one call leaves, and a third more than the teacher leaves. From eight calls down to one nothing gets
 # worse. What it misses is the cliff: three times as many grains as the teacher's end in the gap, where hardly any should. On digits
 # such samples would lie between two kinds.*
@@ -510,7 +510,7 @@ for names in (("DDIM", "Heun", "DPM-Solver++"), ("DDIM", "Heun", "DPM-Solver++",
 
 # %% [markdown]
 # *Of all that was measured eight calls are enough, and nothing with fewer comes within two standard errors of the best, this student
-# included. Its gain is where only one or two calls can be paid; of the student alone two are worth it, for four are not clearly better.*
+# included. (The rows share their noise and the real digits, so their errors are not quite independent; the rule takes them as if they were.) Its gain is where only one or two calls can be paid; of the student alone two are worth it, for four are not clearly better.*
 #
 # ## The challenge
 #
@@ -540,7 +540,7 @@ for cheat in (student_sampler(4), lambda ask, schedule, x_T: teacher(x_T, torch.
         print("refused:", error)
 
 # %% [markdown]
-# *With the number of samples in the last column: fewer samples, larger distance, so compare lines of equal columns.*
+# *With the number of samples in the last column: fewer samples, larger distance, so compare only lines with the same number of samples.*
 #
 # ## What to remember, and what broke
 #
@@ -550,7 +550,7 @@ for cheat in (student_sampler(4), lambda ask, schedule, x_T: teacher(x_T, torch.
 # - Perfect distillation loses what the teacher's steps lose, and nothing else. Networks lose more, first at the cliffs.
 # - Count calls, and say how many samples and what error stand behind a distance.
 #
-# **What broke:** a student can be no better than its teacher, and it is as large: each call still runs over all pixels. What is
+# **What broke:** a student trained this way aims no higher than its teacher's many steps, and it is as large: each call still runs over all pixels. What is
 # inside the call has not changed since [notebook 06](06_unet.ipynb): pixels in, convolutions, and no more to ask for than a
 # digit's class. [Notebook 19](19_patches_latents_words.ipynb) changes the network itself: patches, latents and words.
 #
@@ -559,5 +559,5 @@ for cheat in (student_sampler(4), lambda ask, schedule, x_T: teacher(x_T, torch.
 # - Give `TinyStudent` a width of 16, or of 256. Which changes more, the mean distance or the share in the gap?
 # - Train a tiny consistency model: one loss, between neighbours of sixteen times, and an average of weights as the target. How many steps does it take
 #   to come as far?
-# - Between two calls of the one-call student add fresh noise, as Song, Dhariwal et al. 2023 do: $m_s f + \sigma_s z$. Is that better than the student
-#   with two calls? `score` will tell.
+# - Ask at $T$ with the label of one call, add fresh noise, $m_s f + \sigma_s z$ with $s = 500$, as Song, Dhariwal et al. 2023 do, and ask there with the
+#   label of two. (That of one call was trained at $T$ alone.) Is it better than the student with two calls? `score` will tell.
