@@ -79,7 +79,7 @@ variance = signal**2 + sigma**2
 skip, out = signal, sigma
   this is the velocity's skip, for data of standard deviation 1. Here it is `spread`.
 skip, out = 1 / signal, sigma / signal
-  this is, up to a sign, the clean image of a network that predicts the noise: it divides by the signal, which is tiny at the end.
+  this is, up to a sign, the clean image of a noise network: it divides by the signal, which is tiny at the end.
 skip, out = signal * spread**2 / variance, spread * sigma / variance
   the second fraction has the variance below. Its square root belongs there.
 skip, out = signal * spread**2 / variance.sqrt(), spread * sigma / variance.sqrt()

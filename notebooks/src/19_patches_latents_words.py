@@ -103,8 +103,8 @@ for side in (2, 4, 7, 14):
     print(f"patches of {side:2}: {count:3} tokens, {total / 1e6:5.1f} million multiplications")
 
 # %% [markdown]
-# *Fewer, larger patches cost less. What they lose is told by no formula: within a patch there is one linear layer, and
-# no attention.*
+# *Fewer, larger patches cost less. What they lose is told by no formula: between the pixels of one patch there is no
+# attention, and all $p^2$ of them (196 for 14) have to fit into $d = 64$ numbers.*
 #
 # ### It does not know where anything is
 #
@@ -127,8 +127,8 @@ print("with positions the two sides differ:", bool(apart > 0.01))
 # ## A block that begins by doing nothing
 #
 # How is the time told? In the U-Net by FiLM, a scale and a shift for each channel. The DiT does the same to the tokens,
-# after a norm without numbers of its own, and adds a third: a **gate** on what the branch adds. All three are linear in
-# the embedding $c$ of the time:
+# after a norm without numbers of its own, and adds a third: a **gate** on what the branch adds. All three come from
+# one linear layer, after a SiLU, of the embedding $c$ of the time:
 #
 # $$x \leftarrow x + {\color{#D55E00}{\gamma(c)}} \odot f\big( (1 + {\color{#0072B2}{s(c)}}) \odot \operatorname{LN}(x) + {\color{#0072B2}{b(c)}} \big) \tag{19.4}$$
 #
@@ -144,7 +144,7 @@ print("with positions the two sides differ:", bool(apart > 0.01))
 #  embedding c ─ linear, starts at 0 ──────── six vectors (d) for each image ───────────────────────────┘
 # ```
 #
-# A deep stack begins as a shallow one. It is not stuck: the gradient for $\gamma$ is what $f$ says, which is not zero.
+# A deep stack begins as a shallow one. It is not stuck: the gradient for $\gamma$ is what $f$ says, times the gradient that arrives at the block. (The last layer of the whole network starts at zero, too; it moves first, and from then on the gates do.)
 #
 # ### Exercise 19.2 - `adaln_zero`
 #
@@ -195,9 +195,10 @@ for name in dict.fromkeys(row["net"] for row in table["rows"]):
 
 # %% [markdown]
 # *Two seeds a row. After 40 seconds nobody draws digits: of real ones, 500 score about 30, as printed further down. In
-# this first stretch the U-Net is ahead of both networks that see pixels in patches, with fewer steps, in both seeds. A
+# this first stretch the U-Net, whose own patches are of 2, is ahead of both transformers on pixels, with fewer steps, in
+# both seeds. A
 # likely reason: a convolution knows from the start that neighbours belong together, and a transformer has to learn it
-# from data. Among the patches the larger ones are ahead; they had twice the steps. What an hour would say is another
+# from data. Between the two the larger patches have the smaller distance, after twice the steps, and the smaller patches are recognised more often. What an hour would say is another
 # question, and two seeds are few: change `SECONDS` in that file, and see. (The row "latents" belongs to the next
 # section.)*
 #
@@ -349,7 +350,7 @@ except ValueError as error:
 #
 # $$\frac{\sum_j e^{-|q - k_j|^2 / 2 \tau}\, v_j}{\sum_j e^{-|q - k_j|^2 / 2 \tau}} = \sum_j \operatorname{softmax}_j\Big( \frac{q \cdot k_j}{\sqrt d} \Big)\, v_j \qquad \text{for } \tau = \sqrt d \text{ and keys of one length} \tag{19.11}$$
 #
-# since $|q|^2$ and $|k_j|^2$ cancel. The left is a weighted mean as old as statistics; the right is
+# since $|q|^2$ and $|k_j|^2$ cancel. The left is a kernel-weighted mean, known from statistics; the right is
 # **cross-attention**. (Keys of several lengths add a bonus to long ones.) The text encoder before it is that table, the
 # places of the words, and one attention among the words: 4,000 numbers.
 #
@@ -465,10 +466,10 @@ with torch.no_grad():
     report("real, rebuilt", autoencoder.decode(autoencoder.encode(real)), truth)
 
 # %% [markdown]
-# *At scale 0 the caption does not count, and obedience is luck. At 1 the network is taken at its word, and one image in
+# *At scale 0 the caption does not count, and obedience is luck (thickness, over two errors below a third, had little of it). At 1 the network is taken at its word, and one image in
 # five obeys in all. Guidance more than doubles that, up to scale 2 or 3; the two cannot be told apart here. At 5 it is
-# less again, and the column of size says where. Read the columns apart: at scales 1 to 3 the digit is obeyed least. The
-# last row is what could be had, real digits through the autoencoder: the rest is the network's to learn.*
+# less again, and the column of size says where. Read the columns apart: at scales 1 and 2 the digit is obeyed least. The
+# last row is a yardstick, real digits through the autoencoder, many of which lie near the border of a third.*
 #
 # ### Exercise 19.4 - `smallest_scale`
 #
@@ -502,9 +503,9 @@ report("bag of words", draw(captions, scale=max(chosen, 1.0), net=bag))
 
 # %% [markdown]
 # *The bag, trained for the same time and drawn at the same scale, obeys as well as attention: the shares of all lie
-# within their errors, and slant is obeyed rather more often. It has to be said: for captions whose words each speak of
-# the whole digit, and whose order means nothing, the mean is enough, and the time that attention costs buys nothing
-# here. It is needed where "a one left of a seven" has to differ from the reverse.*
+# within their errors. (Slant is two errors ahead, one of five columns: a hint at most.) It has to be said: for captions whose words each speak of
+# the whole digit, and whose order means nothing, the mean is enough, and the time that attention costs buys nothing that
+# 150 images could show. It is needed where "a one left of a seven" has to differ from the reverse.*
 #
 # ### What a negative prompt does
 #
@@ -520,7 +521,8 @@ for avoided in ("", "a thick seven", "a thin seven", "a seven, slanted right"):
 # %% [markdown]
 # *Steered away from "thick", sevens get thinner, and away from "thin" bolder, by many standard errors; away from
 # "slanted right" they lean to the left. The other columns move, too: what differs from the avoided caption in anything
-# is exaggerated, wanted or not.*
+# is exaggerated, wanted or not. And since both captions say "seven", nothing is gained towards the digit any more; the
+# ruler does not tell whether these still are sevens.*
 #
 # ### Where does it look?
 #
@@ -546,8 +548,8 @@ means = [f"{name} {w:.2f}" for name, w in zip(titles[1:], weights.mean(0)[:6], s
 print("mean weight of each word:", *means)
 
 # %% [markdown]
-# *"Begin" gets most of the weight: places with nothing to ask look there, above all the black ones around. "Thick" and
-# "seven" are looked at where the strokes are. That is one image, and one step; a map shows where a word was read, and
+# *"Begin" gets most of the weight: places with nothing to ask look there, above all the black ones around. "Thick" is
+# looked at along the strokes, "seven" in the middle, ink or not, "slanted" at the foot. That is one image, and one step; a map shows where a word was read, and
 # not what it did.*
 #
 # ## A new style for a tenth of the numbers
@@ -607,8 +609,9 @@ viz.image_rows(rows, alt="Striped examples, digits drawn before, and digits draw
 
 # %% [markdown]
 # *The upper row shows some of the 200, in their own order; below it the digits 0 to 9 from one noise. After 150 steps
-# most of the ink has left the dark rows, and many digits are still the ones asked for, though broken. The examples are
-# drawn with a share of 0; the rest of the way is steps, or rank.*
+# most of the ink has left the dark rows, and many digits are still the ones asked for, though broken. The examples have a
+# share of 0, but no network in these latents gets there: the decoder never saw stripes, and rebuilds even the examples
+# with some ink between them. That is most of what is left; the reconstruction floor again.*
 #
 # ## What to remember, and what broke
 #

@@ -167,12 +167,12 @@ verify("20.4", images_in_play(two, x.reshape(99, 1, 1, 1), signal, sigma), 2 / (
 #
 # $$I = \mathbb{E} \left[ \log \frac{q(x_t \mid x_0)}{q(x_t)} \right] = \frac{1}{2} \sum_{k=1}^{D} \log \big( 1 + \lambda_k\, \mathrm{SNR}_t \big) \tag{20.5}$$
 #
-# A copy is certain once $x_t$ tells more than the $\log N$ nats that single out one of $N$. If all $\lambda_k = s^2$
+# On average, the copy is decided once $x_t$ tells more than the $\log N$ nats that single out one of $N$; the larger $D$, the sharper this is. If all $\lambda_k = s^2$
 # this can be solved, and is the **collapse** of Biroli et al. 2024:
 #
 # $$I = \log N \quad \text{at} \quad \mathrm{SNR}_c = \frac{N^{2/D} - 1}{s^2} \tag{20.6}$$
 #
-# To delay the collapse to half the noise takes exponentially many images: $\log N$ grows like $D$.
+# Solved for $N$: to delay the collapse to a given $\mathrm{SNR}_c$ takes $N = (1 + s^2\, \mathrm{SNR}_c)^{D/2}$ images, exponentially many in $D$.
 
 # %% tags=["nbval-check-output"]
 variances, ratio = torch.tensor([2.0, 0.5, 0.1]).double(), 1.7
@@ -237,8 +237,8 @@ viz.plot_curves(curves, ylabel="share decided", level=0.5, alt=alt)
 
 # %% [markdown]
 # *The predictions know nothing of the digits but their covariance, and the measured curves cross one half close to
-# them. From the noise, at 1000, with 64 digits the copy is decided before a third of the steps is done; the rest only
-# sharpens it. Sixteen times as many images delay that by about a hundred steps. More images of the same kind are no
+# them. From the noise, at 1000, with 64 digits half of the copies are decided before a third of the steps is done, nearly
+# all at half-way (step 500). Sixteen times as many images delay that by about a hundred steps. More images of the same kind are no
 # cure for the ideal denoiser.*
 #
 # ## Why trained networks do not
@@ -246,7 +246,8 @@ viz.plot_curves(curves, ylabel="share decided", level=0.5, alt=alt)
 # Yet networks draw new digits. They fall short of the optimum, in two ways. The first is what they *can* be. A
 # convolution looks at a neighbourhood and knows little of the rest. Take this to the extreme: a denoiser that, for
 # each pixel $p$, sees only a square of $x_t$ around it, and weighs the images by what they have in this square (Kamb
-# & Ganguli 2025, in a simpler form):
+# & Ganguli 2025; here with squares of one size, and pieces from the same place only, where a convolution can take them
+# from anywhere):
 #
 # $$\hat x_0(p) = \sum_i w_i(p)\; x^{(i)}(p), \qquad w(p) = \mathrm{softmax}_i \left( -\frac{\lVert x_t - \sqrt{\bar\alpha_t}\, x^{(i)} \rVert^2_{\text{square around } p}}{2\, \sigma_t^2} \right) \tag{20.7}$$
 #
@@ -284,8 +285,9 @@ alt = "Ten samples for squares of 27, 7 and 5 pixels: copies, then new digits, t
 viz.image_rows(rows, alt=alt)
 
 # %% [markdown]
-# *Nothing is trained here. The first row is copied whole. With squares of 7 pixels most are digits that stand in no
-# data set, put together from pieces of many; with 5 they begin to fall apart. An **inductive bias**, what a network
+# *Nothing is trained here. The first row is copied whole. With squares of 7 pixels most are none of the
+# 500, but put together from pieces of them: nearer to these (a distance of 0.32) than to others (one of 0.38). Two look like the copy
+# above them, and some are no digits; with 5 more fall apart. An **inductive bias**, what a network
 # takes for granted, makes the new out of the old. For convolutional networks Kadkhodaie et al. 2024 show that two of
 # them, trained on different halves of enough pictures, draw nearly the same samples from the same noise: what they
 # draw comes from the bias and the distribution, not from the pictures.*
@@ -311,9 +313,8 @@ verify("20.8", samples=error.mean(1), expected=(1 - eta * B / N) ** k)
 # %% [markdown]
 # ## A test with an error
 #
-# Large networks copy now and then: Carlini et al. 2023 drew about a hundred training pictures out of Stable
-# Diffusion, nearly all of them pictures that stood in the data many times, and Somepalli et al. 2023 found parts of
-# pictures copied. "It looks new" is no test. Hold back as many images as you train on, drawn from the same pile, and
+# Large networks copy now and then: Carlini et al. 2023 asked Stable Diffusion for the pictures that stood most often in
+# its data, and got about a hundred of them back. Somepalli et al. 2023 found parts of pictures copied. "It looks new" is no test. Hold back as many images as you train on, drawn from the same pile, and
 # ask for each sample which is nearer, a training image or a held-out one. A model that never looked at either cannot
 # prefer one; with $n$ and $m$ of them
 #
@@ -378,7 +379,7 @@ verify("20.10", samples=((a / b)[:, None] <= u).double(), expected=u.double() **
 # %% [markdown]
 # And the error of a share? Not $1 / (2 \sqrt M)$ for $M$ samples: they look at the same few images, and one image in
 # the middle of the pile can be nearest to many of them. But if nothing was copied, the $2N$ images are alike, and
-# which $N$ of them we call "training" is a coin's business. Let $c_j$ of the samples be nearest to image $j$. Over
+# which $N$ of them we call "training" is decided by lot. Let $c_j$ of the samples be nearest to image $j$. Over
 # all such choices
 #
 # $$\operatorname{Var}[\text{share}] = \frac{1}{4 M^2}\; \frac{2N}{2N - 1} \left( \sum_j c_j^2 - \frac{M^2}{2N} \right) \tag{20.11}$$
@@ -399,7 +400,7 @@ null_error = check(null_error)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `every` is $2N$. Do not forget the root, and that $M$ is outside of it.
+# `every` is $2N$. The root of $1 / (4 M^2)$ is $1 / (2 M)$; the $M^2$ in the bracket stays under the root.
 #
 # </details>
 
@@ -470,7 +471,7 @@ viz.plot_curves(panels, xlabel="training steps", ylabel="share of samples", log=
 # *Now the transition. About half of the samples are copies after 500 steps with 64 images, and after 2,000 steps with
 # 250: four times the images, four times the steps, as (20.8) says. With 1,000 images the share ends five errors above
 # one half, without a copy yet. With 10,000 it stays at one half; the one value that is more than two errors off is a
-# hint at most, among so many.*
+# hint at most, among five.*
 
 # %%
 curves = {f"{n:,} images": {name: ([row["steps"] for row in of[n]], [row[name] for row in of[n]])
@@ -489,16 +490,16 @@ viz.image_rows(rows, alt="Ten samples of each of four networks, and below each t
 
 # %% [markdown]
 # *Left, the loss on unseen digits has its lowest point early and then rises, while that on seen ones goes on falling.
-# Right, the two can hardly be told apart. In the picture, after 2,000 steps, the digits of 64 and 250 images are
-# drawn again, whole or nearly so. With 1,000 and 10,000 many samples are blurred and unfinished, but they are
-# nobody's. This network has no convolutions: what keeps it from copying is the time it had, or its size. One seed for
+# Right, the two can hardly be told apart. In the picture, after 2,000 steps, the network with 64 images draws
+# them again; that with 250 does so in about half of its samples. With 1,000 and 10,000 many samples are blurred and unfinished, but none is a
+# copy by our measure. This network has no convolutions: what keeps it from copying is the time it had, or its size. One seed for
 # each set, so take the steps as rough.*
 #
 # ## A scaling curve of one's own
 #
 # How much better does a larger network get? A **scaling law** says that the loss on unseen images falls as a power of
-# the number $P$ of parameters, or of the training budget (Kaplan et al. 2020), towards a floor that no model can
-# pass, for the noise hides the image:
+# the number $P$ of parameters, or of the training budget (Kaplan et al. 2020, for language, and without a floor). Here
+# there must be a floor that no model can pass, for the noise hides the image:
 #
 # $$L(P) = L_\infty + c\, P^{-a}, \qquad -\frac{d \log L}{d \log P} = a\, \Big( 1 - \frac{L_\infty}{L} \Big) \tag{20.12}$$
 #
@@ -547,7 +548,7 @@ viz.plot_curves(curves, xlabel="parameters", ylabel="loss, unseen", log="xy", al
 
 # %% [markdown]
 # *Each larger network is better, at each budget. But the slopes do not stay the same. With 300 and 900 steps they
-# fall from left to right, as (20.12) says of a curve that nears a floor, though the first two carry large errors;
+# fall from left to right, as (20.12) says of a curve that nears a floor, though the first two carry large errors. (Unfinished training would bend it, too: all these losses still fall with the steps.) And
 # with 100 there is no order in them. A line through three sizes promises for the fourth, in the two larger budgets, a
 # loss about a tenth below what is found. So: four sizes, a decade of parameters, two seeds (a standard error from two
 # is itself only good to a factor of two or three), and no power law without a floor. One with a floor has three
@@ -555,7 +556,7 @@ viz.plot_curves(curves, xlabel="parameters", ylabel="loss, unseen", log="xy", al
 #
 # ## Why diffusion
 #
-# The same digits, 10,000 of them, twelve seconds of CPU time each, networks of about the same size, two seeds
+# The same digits, 10,000 of them, twelve seconds of CPU time each, networks of 350,000 to 550,000 parameters, two seeds
 # (`python tests/benchmarks/memory.py families 0 1`). A **variational autoencoder** (Kingma & Welling 2014) learns 16
 # hidden numbers and draws in one call. An **autoregressive** model draws pixel by pixel, each from a distribution
 # over four grey levels given all before it (here as a masked network, Germain et al. 2015). Both maximise a
@@ -580,12 +581,13 @@ viz.image_rows(drawn, alt="Ten samples of a VAE, an autoregressive model and a d
 # %% [markdown]
 # *The number behind +- is half the difference of two seeds. Twelve seconds of one core is little, and all three are
 # far from real digits. Within it the diffusion model comes nearest, the VAE, whose decoder answers with a blurred
-# mean, last; the grey levels cost the autoregressive one next to nothing. Nobody has copied. But look at the third
+# mean, last; the grey levels cost the autoregressive one next to nothing. There is no sign of copies. But look at the third
 # row: 64 training images, repeated, beat every model by far. A distance between distributions rewards the copier.*
 #
-# What the table cannot show: the VAE draws in one call, the autoregressive model in 196, one for each pixel, and
-# knows an exact likelihood. A GAN (not trained here) draws in one call and has no likelihood at all; a flow has both,
-# and pays with its architecture, or is the ODE of [notebook 15](15_solvers.ipynb). Diffusion stands between: tens of
+# The first column is a price: one call for the VAE, 196 for the autoregressive model, one for each pixel. What the
+# table does not show: the autoregressive model knows an exact likelihood, the VAE a bound. A GAN (not trained here)
+# draws in one call and has no likelihood at all. A normalizing flow has one call and an exact likelihood, and pays with
+# its architecture; the ODE of [notebook 15](15_solvers.ipynb) is free in its architecture, and pays with calls. Diffusion stands between: tens of
 # calls, a few after [notebook 18](18_few_steps.ipynb), a stable loss, a bound, and, since it works on the whole image in any state of
 # noise, a prior that can be asked questions it was not trained for.
 #
@@ -602,7 +604,7 @@ viz.image_rows(drawn, alt="Ten samples of a VAE, an autoregressive model and a d
 #
 # - The loss that we minimise has its optimum at a copier. That it draws new images is owed to what a network cannot
 #   do, and to when we stop.
-# - A copy is certain as soon as the noisy image tells more than $\log N$ nats, and that is early.
+# - Half of the copies are decided about where the noisy image tells $\log N$ nats, and that is early.
 # - Hold back as many images as you train on. Then chance is one half, and its error is (20.11).
 # - Memorising takes a time that grows with the number of images; what all share is learned before.
 # - Loss on unseen images is the number to watch; a good distance is no sign that nothing was copied.
