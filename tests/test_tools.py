@@ -154,7 +154,10 @@ def test_every_requirement_has_a_lower_bound():
 
 
 def test_pieces_of_a_stream_are_joined_and_progress_bars_keep_their_end():
-    pieces = [new_output("stream", text=text) for text in ("a\n", " 0%|  |", "\r50%|# |", "\r100%|##|\n")]
+    pieces = [
+        new_output("stream", text=text)
+        for text in ("a\n", " 0%|  |", "\r50%|# |", "\r100%|##| [00:02<00:00, 9step/s]\n")
+    ]
     errors = new_output("stream", name="stderr", text="note\n")
     joined = build.joined([*pieces, errors])
     assert [output.text for output in joined] == ["a\n100%|##|\n", "note\n"]

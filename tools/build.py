@@ -95,7 +95,8 @@ def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
             result.append(output)
     for output in result:
         if output.output_type == "stream":
-            output.text = re.sub(r"[^\n]*\r", "", output.text)
+            # Of a bar its end, without the time that this machine took: the header says how long it takes.
+            output.text = re.sub(r" \[[\d:]+<[^]\n]*\]", "", re.sub(r"[^\n]*\r", "", output.text))
     return result
 
 
