@@ -150,6 +150,8 @@ def mark(app, doctree) -> None:
     for formula in doctree.findall(nodes.math_block):
         if tag := re.search(r"\\tag\{([\d.]+)\}", formula.astext()):
             place(formula, f"({tag[1]})", page, f"equation-{tag[1]}")
+        if r"\begin{aligned}" in formula.astext():  # Sphinx would put it into a `split`, in which no \tag may stand
+            formula["no-wrap"], formula[:] = True, [nodes.Text(rf"\[{formula.astext()}\]")]
     for word in doctree.findall(nodes.strong):
         place(word, (word.astext().lower(), page), page, "word-" + nodes.make_id(word.astext()))
     if page.endswith("99_glossary"):

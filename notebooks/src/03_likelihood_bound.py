@@ -390,9 +390,9 @@ viz.show(figure, "Log-likelihood and ELBO of three models against x0; the gap be
 # The gap asks: do the paths by which the model could have produced this $x_0$ look like the paths of $q$? For a
 # number, read the model's path the other way round, from $x_0$ up to $x_T$. The density of $x_0, \dots, x_t$ is
 # $p_\theta(x_t)\, p_\theta(x_{t-1} \mid x_t) \cdots p_\theta(x_0 \mid x_1)$. Divide it by that of
-# $x_0, \dots, x_{t-1}$: all steps below $x_{t-1}$ cancel. With $T = 2$ and $t = 2$:
-#
-# $$\frac{p_\theta(x_2)\; p_\theta(x_1 \mid x_2)\; p_\theta(x_0 \mid x_1)}{p_\theta(x_1)\; p_\theta(x_0 \mid x_1)} = \frac{p_\theta(x_1 \mid x_2)\; p_\theta(x_2)}{p_\theta(x_1)}$$
+# $x_0, \dots, x_{t-1}$: all steps below $x_{t-1}$ cancel. With $T = 2$ and $t = 2$ one divides
+# $p_\theta(x_2)\, p_\theta(x_1 \mid x_2)\, p_\theta(x_0 \mid x_1)$ by $p_\theta(x_1)\, p_\theta(x_0 \mid x_1)$, and
+# $p_\theta(x_1 \mid x_2)\, p_\theta(x_2) / p_\theta(x_1)$ remains.
 #
 # What is left, the density of $x_t$ given all that lies below it, holds $x_t$ and $x_{t-1}$ only. So the conditional
 # path density is a product of steps upwards:
