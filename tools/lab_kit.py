@@ -54,8 +54,8 @@ SESSIONS = {
     "Noise, and its closed form": [Part("02", ("2.1", "2.2", "2.3"))],
     "Training": [Part("07", ("7.1", "7.2"), 0.37, "up to lever 3")],
     "Training, the real run": [Part("07", ("7.3",), 0.63, "from lever 4 on")],
-    "What the training learns from": [Part("16", ("16.1", "16.2"))],
-    "Sampling": [Part("08", ("8.1", "8.2"))],
+    "What the training learns from": [Part("16", ("16.1", "16.2", "16.3"), 0.5, "up to unit variance")],
+    "Sampling": [Part("08", ("8.1", "8.2"), 0.75, "up to the few steps that are enough")],
 }
 
 

@@ -193,7 +193,7 @@ class Block(nn.Module):
 
 # %% [markdown]
 # The whole: patches of 2 x 2 pixels become channels, so the picture is 14 x 14; one block looks at that, three at its
-# 7 x 7 half, and the last joins both.
+# 7 x 7 half, and the last joins both (still [notebook 06](06_unet.ipynb)).
 
 # %%
 class UNet(nn.Module):
