@@ -54,8 +54,6 @@ def from_source(source: Path) -> NotebookNode:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for place, cell in enumerate(notebook.cells):
         cell.id = f"{source.stem[:2]}-{place:03d}"
-        if "setup" in cell.metadata.get("tags", []):
-            cell.metadata["jupyter"] = {"source_hidden": True}  # JupyterLab folds it
     return notebook
 
 
