@@ -71,8 +71,10 @@ patchify = check(patchify)
 #
 # </details>
 
-# %% tags=["nbval-check-output"]
+# %%
 x = to_float(load_images("mnist").images[:2000])
+
+# %% tags=["nbval-check-output"]
 tokens = patchify(x[:8], 4)
 verify("19.1", torch.tensor([tokens.shape[1]]), 28 / 4 * 28 / 4)
 print("and back without loss:", torch.equal(patches.unpatchify(tokens, 4, 28), x[:8]))
