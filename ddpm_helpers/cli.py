@@ -119,9 +119,11 @@ def only(data: ImageData, kinds: list[str]) -> ImageData:
 
 def start_from(name: str, model: torch.nn.Module) -> dict:
     """Give the model the averaged weights of a checkpoint or of a file of weights; what a recipe says of that."""
-    state = read(name if Path(name).suffix else WEIGHTS / f"{name}.safetensors", None)
+    path = name if Path(name).suffix else WEIGHTS / f"{name}.safetensors"
+    state = read(path, "training state", "weights")
     net = model.net if isinstance(model, VelocityNet) else model  # the same weights can learn the other target
-    weights = {key.removeprefix("net."): value.float() for key, value in state.get("ema", state.get("weights")).items()}
+    averaged = state["ema"] if "ema" in state else state["weights"]
+    weights = {key.removeprefix("net."): value.float() for key, value in averaged.items()}
     if problem := difference(net.state_dict(), weights):
         raise CheckpointError(f"--start-from {name}: that is another network: {problem}")
     net.load_state_dict(weights)

@@ -53,9 +53,9 @@ def write(path: str | Path, kind: str, state: dict) -> None:
     write_bytes(place(path), content.replace(SEAL.encode(), f"crc32 {zlib.crc32(content):08x}".encode(), 1))
 
 
-def read(path: str | Path, kind: str | None = "training state") -> dict:
-    """What `write` wrote, on the CPU; a CheckpointError if it is anything else, or of another kind (None: any kind but
-    the feature network's), or altered in a single bit."""
+def read(path: str | Path, *kinds: str) -> dict:
+    """What `write` wrote, on the CPU; a CheckpointError if it is anything else, or altered in a single bit. It may be
+    of any of these kinds; if none is named, a training state."""
     path = place(path)
     try:
         with open(path, "rb"), safetensors.safe_open(path, framework="pt") as file:  # reads the header alone
@@ -79,7 +79,7 @@ def read(path: str | Path, kind: str | None = "training state") -> dict:
     if version != FORMAT:
         advice = OLD if version in (1, 2) else "update ddpm_helpers"
         raise CheckpointError(f"{path}: format {version!r}, and this version of ddpm_helpers reads {FORMAT}; {advice}")
-    if found not in ([kind] if kind else ("weights", "training state")):
+    if found not in (kinds or ("training state",)):
         raise CheckpointError(f"{path} holds {KINDS.get(str(found), 'something else')}")
     return state
 

@@ -6,6 +6,7 @@ of the mistakes below written into it.
 
 import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -436,16 +437,22 @@ def needed(cells: list[str]) -> list[str]:
     kept, wanted = [], set()
     for cell in reversed(cells):
         tree = ast.parse(re.sub(r"^%.*", "", cell, flags=re.MULTILINE))
-        made = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        made = stored(tree.body)
         made |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         if "verify(" in cell or "import " in cell or (made | changed(tree)) & wanted:
             kept.append(cell)
-            for node in tree.body:
-                if isinstance(node, ast.Assign):
-                    wanted -= {name.id for target in node.targets for name in ast.walk(target) if hasattr(name, "id")}
+            wanted -= stored(target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
             wanted |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - made
-            wanted |= made if re.search(r"^\s+\w+ [-+*/]= |^\w+ [-+*/]= ", cell, flags=re.MULTILINE) else set()
+            wanted |= stored(
+                node.target for node in tree.body if isinstance(node, ast.AugAssign)
+            )  # it was there before
     return kept[::-1]
+
+
+def stored(nodes: Iterable[ast.AST]) -> set[str]:
+    """The names that are assigned in these."""
+    names = [name for node in nodes for name in ast.walk(node) if isinstance(name, ast.Name)]
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
 
 
 def changed(tree: ast.Module) -> set[str]:

@@ -501,7 +501,7 @@ smallest_scale = check(smallest_scale)
 chosen = smallest_scale(scales, shares, n).item()
 print("smallest scale that is good enough:", chosen)
 bag = words.load_words(autoencoder, WEIGHTS / "words_bag.safetensors")[0]
-report("bag of words", draw(captions, scale=max(chosen, 1.0), net=bag))
+_ = report("bag of words", draw(captions, scale=max(chosen, 1.0), net=bag))
 
 # %% [markdown]
 # *The bag, trained for the same time and drawn at the same scale, obeys as well as attention: the shares of all lie
@@ -516,8 +516,10 @@ report("bag of words", draw(captions, scale=max(chosen, 1.0), net=bag))
 # %%
 n = budget(gpu=100, cpu=40, quick=2, unit="sevens each")
 for avoided in ("", "a thick seven", "a thin seven", "a seven, slanted right"):
-    found = words.measure(draw(["a seven"] * n, avoided, 3.0))
+    images = draw(["a seven"] * n, avoided, 3.0)
+    found, sevens = words.measure(images), (feature_net(images).argmax(1) == 7).sum()
     means = [f"{name} {value.mean():5.2f} +- {value.std() / n**0.5:.2f}" for name, value in found.items()]
+    means.append(f"read as seven {sevens} of {n}")
     print(f"not {avoided or 'anything':24}", "  ".join(means))
 
 # %% [markdown]
@@ -603,14 +605,15 @@ losses = patches.fit(styled, loss, 200, steps, lr=1e-2)
 
 # %%
 asking = [f"a {digit}" for digit in words.DIGITS]
-rows = {"examples": striped[:10], "before": draw(asking, scale=2.0), "with LoRA": draw(asking, scale=2.0, net=styled)}
+rows = {"examples": striped[:10], "rebuilt": autoencoder.decode(z[:10]).detach()}
+rows |= {"before": draw(asking, scale=2.0), "with LoRA": draw(asking, scale=2.0, net=styled)}
 for name, drawn in rows.items():
     ink = (drawn + 1) / 2
     print(f"{name:10} share of the ink in the dark rows: {ink[:, :, dark].sum() / ink.sum():.2f}")
-viz.image_rows(rows, alt="Striped examples, digits drawn before, and digits drawn with LoRA, zero to nine")
+viz.image_rows(rows, alt="Striped examples, the same rebuilt, digits drawn before, and with LoRA, zero to nine")
 
 # %% [markdown]
-# *The upper row shows some of the 200, in their own order; below it the digits 0 to 9 from one noise. After 150 steps
+# *The upper rows show some of the 200, in their own order, and what the autoencoder makes of them; below, the digits 0 to 9 from one noise. After 150 steps
 # most of the ink has left the dark rows, and many digits are still the ones asked for, though broken. The examples have a
 # share of 0, but no network in these latents gets there: the decoder never saw stripes, and rebuilds even the examples
 # with some ink between them. That is most of what is left; the reconstruction floor again.*
