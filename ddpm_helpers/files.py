@@ -84,6 +84,13 @@ def read(path: str | Path, *kinds: str) -> dict:
     return state
 
 
+def holds(path: Path, kind: str) -> bool:
+    """Whether a file can be read as one of this kind."""
+    with suppress(CheckpointError):
+        return bool(read(path, kind))
+    return False
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside `path`, then renamed over it, so that a kill leaves the older one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

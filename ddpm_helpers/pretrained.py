@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .files import WEIGHTS, CheckpointError, difference, place, read, write
+from .files import WEIGHTS, CheckpointError, difference, holds, place, read, write
 from .nets import NETS, VelocityNet
 from .sampling import chosen_sampler
 from .schedule import NoiseSchedule, cosine_schedule, linear_schedule
@@ -59,8 +59,7 @@ def load_pretrained(name: str | Path = "mnist", device: str | torch.device = "cp
     names no sampler of its own gets `SAMPLER`, or for T below 100 all steps; `sample` says which."""
     path = place(name if Path(name).suffix else WEIGHTS / f"{name}.safetensors")
     if not os.path.isfile(path):  # False also for a name that no file can have
-        stems = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))  # of lessons or of the feature network: left out
-        shipped = ", ".join(stem for stem in stems if not stem.endswith("_features") and not stem.startswith("words"))
+        shipped = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors") if holds(p, "weights")))
         raise CheckpointError(f"{path}: there is no such file; the shipped weights are {shipped}")
     state = read(path, "weights")
     try:

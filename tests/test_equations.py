@@ -443,9 +443,7 @@ def needed(cells: list[str]) -> list[str]:
             kept.append(cell)
             wanted -= stored(target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
             wanted |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - made
-            wanted |= stored(
-                node.target for node in tree.body if isinstance(node, ast.AugAssign)
-            )  # it was there before
+            wanted |= stored(node.target for node in tree.body if isinstance(node, ast.AugAssign))  # it was there
     return kept[::-1]
 
 
