@@ -10,8 +10,8 @@
 # **You will** see all targets of a network as one family, derive the one that amplifies its errors least, learn how a
 # weight of each step can be drawn instead of multiplied, measure which noise levels deserve training, and find out when a
 # weighted loss is still a bound. **You need** [notebook 07](07_train_ddpm.ipynb) for the training loop, and
-# [notebook 04](04_bound_to_noise.ipynb) for the bound and for (4.21). **Time** 75 minutes of reading; the cells took
-# about 3 minutes of one slow CPU core.
+# [notebook 04](04_bound_to_noise.ipynb) for the bound and for (4.21). **Time** 75 minutes of reading; the cells ran
+# in 2 minutes on one slow CPU core.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in

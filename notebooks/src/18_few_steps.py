@@ -8,7 +8,7 @@
 #
 # **You will** see why few steps fail, write down the function that a perfect single step computes, derive two ways of teaching
 # it to a network, and measure what a network of one, two or four calls has lost. **You need**
-# [notebook 15](15_solvers.ipynb). **Time** 65 minutes of reading; the cells take a minute or two on one CPU core.
+# [notebook 15](15_solvers.ipynb). **Time** 65 minutes of reading; the cells ran in a minute on one slow CPU core.
 
 # %% tags=["setup"]
 REPO = ""  # owner/name on GitHub; `make badges REPO=owner/name` fills it in
